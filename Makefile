@@ -1,0 +1,29 @@
+# make test | lint | repro: each sets up .venv first; nothing but Python 3.11+ and make is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test lint golden repro clean
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+golden: .venv/installed
+	$(BIN)/python -m pytest -m golden
+
+lint: .venv/installed
+	$(BIN)/ruff check pipeline tests
+	$(BIN)/ruff format --check pipeline tests
+	$(BIN)/mypy
+
+repro: .venv/installed
+	@echo "The pipeline's stages are not built yet: dvc.yaml has none, so there is nothing to reproduce."
+	@echo "What works today: the model (README.md), 'sclip import', and 'make test'."
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

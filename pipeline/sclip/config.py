@@ -1,0 +1,203 @@
+"""params.yaml as types, checked before anything runs.
+
+An architecture is a composition, not a class: an attention layer, an utterance token or none, keyword slots
+(learned tokens, or Continuous Integrate-and-Fire, or none), and the weights of the losses. Fields named after
+something the published code does by accident default to off.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from sclip.errors import UserError
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """One post-norm self-attention layer over the learned tokens and the frames."""
+
+    heads: int
+    feed_forward: float = 0.0  # hidden width over the layer's; 0: attention, residual and norm alone
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.heads >= 1, f"heads: expected at least 1, found {self.heads}")
+        _require(self.feed_forward >= 0, f"feed_forward: expected 0 or more, found {self.feed_forward}")
+        _require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
+
+
+@dataclass(frozen=True)
+class CifConfig:
+    """Continuous Integrate-and-Fire: as many keyword slots as the weights of the frames add up to."""
+
+    layers: int = 1
+    kernel: int = 3
+    dropout: float = 0.5
+    threshold: float = 1.0
+    tail: float = 0.5  # evaluation: a leftover of at least this much fires too
+    max_slots: int = 75
+    frames_per_slot: int = 20  # the target in training: 2.5 slots a second at 50 frames a second
+    scaled_steps: int = 5000  # as long as this, training scales the weights so that they meet the target
+    convolves_padding: bool = False  # published: an utterance's last weight depends on its batch
+
+    def __post_init__(self) -> None:
+        _require(self.layers >= 1, f"layers: expected at least 1, found {self.layers}")
+        _require(self.kernel % 2 == 1, f"kernel: expected an odd width, found {self.kernel}")
+        _require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
+        _require(self.threshold > 0, f"threshold: expected more than 0, found {self.threshold}")
+        _require(0 < self.tail <= self.threshold, f"tail: expected up to the threshold, found {self.tail}")
+        _require(self.max_slots >= 1, f"max_slots: expected at least 1, found {self.max_slots}")
+        _require(self.frames_per_slot >= 1, f"frames_per_slot: expected at least 1, found {self.frames_per_slot}")
+
+
+@dataclass(frozen=True)
+class KeywordConfig:
+    """From slots to tokens of CLIP's vocabulary; the slots are learned tokens or come from CIF."""
+
+    slots: int | None = None
+    cif: CifConfig | None = None
+    hidden: tuple[int, ...] = ()  # widths between the layers of the projection to CLIP's tokens
+    dropout: float = 0.1  # between these layers
+    temperature: float = 0.1  # of the softmax that the quantiser's gradient goes through
+    norm_counts_padding: bool = False  # published, CIF: empty slots enter the BatchNorm's statistics
+    scrambled_norm_start: bool = False  # published, fixed slots: BatchNorm starts from shuffled statistics
+
+    def __post_init__(self) -> None:
+        _require((self.slots is None) != (self.cif is None), "expected one of slots and cif")
+        _require(self.slots is None or self.slots >= 1, f"slots: expected at least 1, found {self.slots}")
+        _require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
+        _require(
+            not (self.norm_counts_padding and self.cif is None),
+            "norm_counts_padding: fixed slots have no padding",
+        )
+        _require(
+            not (self.scrambled_norm_start and self.slots is None),
+            "scrambled_norm_start: only fixed slots have it",
+        )
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    attention: AttentionConfig
+    utterance: bool = False  # one more learned token, pooled into a vector beside the picture's
+    utterance_hidden: tuple[int, ...] = ()  # widths between the layers of its projection
+    keywords: KeywordConfig | None = None
+    normalize_states: bool = False  # each hidden state over its width, before the weighted sum
+
+    def __post_init__(self) -> None:
+        _require(self.utterance or self.keywords is not None, "expected utterance, keywords or both")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    parallel: float = 0.0
+    cascaded: float = 0.0
+    quantity: float = 0.0
+    temperature: float = 0.07
+    learn_temperature: bool = True
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
+        for name in ("parallel", "cascaded", "quantity"):
+            _require(getattr(self, name) >= 0, f"{name}: expected 0 or more, found {getattr(self, name)}")
+        _require(self.parallel + self.cascaded > 0, "expected a weight above 0 for parallel or cascaded")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    head: HeadConfig
+    objective: ObjectiveConfig
+
+    def __post_init__(self) -> None:
+        keywords = self.head.keywords
+        pairs = {
+            "parallel": self.head.utterance,
+            "cascaded": keywords is not None,
+            "quantity": keywords is not None and keywords.cif is not None,
+        }
+        for loss, possible in pairs.items():
+            _require(
+                possible or not getattr(self.objective, loss),
+                f"objective.{loss}: the head has no such output",
+            )
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of params.yaml."""
+
+    arch: dict[str, Architecture]
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return parse(Params, data, str(path))
+
+
+def parse(kind: Any, data: Any, where: str) -> Any:
+    """Plain data as `kind`, a dataclass or a type that its fields use; errors name the key they concern."""
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(kind, data, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):  # X | None is the only union in use
+        (present,) = (a for a in arguments if a is not types.NoneType)
+        return None if data is None else parse(present, data, where)
+    if origin is tuple:
+        _expect(isinstance(data, list | tuple), "a list", data, where)
+        return tuple(parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+    if origin is dict:
+        _expect(isinstance(data, Mapping), "a table", data, where)
+        return {key: parse(arguments[1], value, f"{where}: {key}") for key, value in data.items()}
+    if kind is float:
+        _expect(isinstance(data, int | float) and not isinstance(data, bool), "a number", data, where)
+        return float(data)
+    names = {int: "a whole number", bool: "true or false", str: "text"}
+    _expect(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), names[kind], data, where)
+    return data
+
+
+def _expect(condition: bool, expected: str, found: Any, where: str) -> None:
+    if not condition:
+        raise UserError(f"{where}: expected {expected}, found {found!r}")
+
+
+def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
+    _expect(isinstance(data, Mapping), "a table", data, where)
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    separator = "." if ": " in where else ": "
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0)
+            raise UserError(f"{where}{separator}{key}: no such key; did you mean {near[0]!r}?")
+    values = {key: parse(hints[key], value, f"{where}{separator}{key}") for key, value in data.items()}
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise UserError(f"{where}{separator}{name}: missing")
+    try:
+        return kind(**values)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{where}{separator}{error}") from None

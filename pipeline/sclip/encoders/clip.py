@@ -1,0 +1,240 @@
+"""CLIP, frozen: pictures, captions and keyword embeddings into one space. The one place that knows open_clip's insides.
+
+- from a hub repo (`hf-hub:org/name`), a local folder (`local-dir:path` or the path alone) or a model and a tag of
+  open_clip's (`ViT-B-32-quickgelu/openai`)
+- open_clip has no call that takes token embeddings, so `TextTower` puts one together; its attention is causal, so
+  it runs only as many positions as are read: keywords, start and end, not all 77
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.transformer import TextTransformer
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sclip.encoders.source import Source, fetch_repo
+from sclip.errors import UserError
+from sclip.padded import Padded
+
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+# OpenAI's own files carry these beside the weights; nobody else's do.
+OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
+
+
+class TextTower(nn.Module):
+    """CLIP's text transformer, fed with token embeddings. `start` and `end` are the ids around a sentence."""
+
+    tower: Any  # open_clip's CLIP, or the TextTransformer in its CustomTextCLIP
+
+    def __init__(self, tower: nn.Module, start: int, end: int):
+        super().__init__()
+        self.tower = tower
+        self.start, self.end = start, end
+
+    @property
+    def table(self) -> Tensor:
+        """(V, W): the embedding of every token"""
+        return self.tower.token_embedding.weight
+
+    @property
+    def context_length(self) -> int:
+        return len(self.tower.positional_embedding)
+
+    def forward(self, keywords: Padded) -> Tensor:
+        """(B, S, W) -> (B, J): the sentence `start keywords end`"""
+        batch, slots, width = keywords.values.shape
+        if slots + 2 > self.context_length:
+            raise UserError(f"{slots} keywords: CLIP's text tower has room for {self.context_length - 2}")
+        start, end = self.table[self.start], self.table[self.end]
+        x = torch.cat([start.expand(batch, 1, width), keywords.values, end.expand(batch, 1, width)], 1)
+        last = keywords.lengths + 1  # where the sentence ends
+        is_end = torch.arange(slots + 2, device=x.device) == last[:, None]
+        return self.run(torch.where(is_end[..., None], end, x), last)
+
+    def run(self, x: Tensor, last: Tensor) -> Tensor:
+        """Token embeddings (B, N, W), without positions, and where each sentence ends (B,) -> (B, J)"""
+        tower, count = self.tower, x.shape[1]
+        x = tower.transformer(x + tower.positional_embedding[:count], attn_mask=tower.attn_mask[:count, :count])
+        x = tower.ln_final(x[torch.arange(len(x), device=x.device), last])
+        return tower.text_projection(x) if isinstance(tower.text_projection, nn.Linear) else x @ tower.text_projection
+
+
+class ClipEncoder(nn.Module):
+    model: Any  # open_clip's CLIP or CustomTextCLIP
+
+    def __init__(self, model: nn.Module, config: dict[str, Any], tokenizer: Any, source: Source):
+        """`config`: what open_clip_config.json holds, the model's and the preprocessing's."""
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.config, self.tokenizer, self.source = config, tokenizer, source
+        self.preprocess = open_clip.image_transform_v2(
+            open_clip.PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False
+        )
+        tower = getattr(self.model, "text", self.model)
+        self.refusal = _keyword_refusal(tower, tokenizer)
+        self._text_tower = None
+        if self.refusal is None:
+            vocabulary = len(tower.token_embedding.weight)
+            self._text_tower = TextTower(tower, vocabulary - 2, vocabulary - 1)
+
+    @classmethod
+    def from_pretrained(cls, name: str, revision: str | None = None) -> "ClipEncoder":
+        if name.startswith("hf-hub:"):
+            folder, commit = fetch_repo(name.removeprefix("hf-hub:"), revision, ["open_clip*", "*token*", "*vocab*"])
+            return cls._from_folder(folder, Source(name, commit))
+        if revision is not None:
+            raise UserError(f"CLIP {name}: only a hub repo (hf-hub:…) has revisions, found {revision!r}")
+        folder = Path(name.removeprefix("local-dir:"))
+        if name.startswith("local-dir:") or folder.is_dir():
+            return cls._from_folder(folder, Source(str(folder)))
+        return cls._from_tag(name)
+
+    @classmethod
+    def _from_folder(cls, folder: Path, source: Source) -> "ClipEncoder":
+        path = folder / CONFIG_FILE
+        if not path.is_file():
+            raise UserError(f"CLIP {source.name}: {path} is missing")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        _warn_without_quick_gelu(source.name, config.get("model_cfg", {}), folder)
+        model, tokenizer = _open(f"local-dir:{folder}", None, source.name)
+        return cls(model, config, tokenizer, source)
+
+    @classmethod
+    def _from_tag(cls, name: str) -> "ClipEncoder":
+        architecture, _, tag = name.partition("/")
+        model_cfg = open_clip.get_model_config(architecture)
+        if model_cfg is None or not tag:
+            raise UserError(
+                f"CLIP {name}: expected a folder, hf-hub:ORG/NAME or MODEL/TAG such as ViT-B-32-quickgelu/openai"
+            )
+        _warn_without_quick_gelu(name, model_cfg, Path(tag))
+        model, tokenizer = _open(architecture, tag, name)
+        config = {"model_cfg": model_cfg, "preprocess_cfg": dict(model.visual.preprocess_cfg)}
+        return cls(model, config, tokenizer, Source(name))
+
+    @property
+    def text_tower(self) -> TextTower:
+        if self._text_tower is None:
+            raise UserError(f"CLIP {self.source.name}: {self.refusal}; keywords need CLIP's own layout")
+        return self._text_tower
+
+    @property
+    def joint_width(self) -> int:
+        return int(self.config["model_cfg"]["embed_dim"])
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.logit_scale.device
+
+    def encode_image(self, images: Sequence[Any]) -> Tensor:
+        """Paths, PIL pictures, arrays (H, W, 3) of bytes, or float tensors already preprocessed (3, H, W) -> (B, J)"""
+        pixels = torch.stack([self._pixels(image, i) for i, image in enumerate(images)])
+        return self.model.encode_image(pixels.to(self.device))
+
+    def _pixels(self, image: Any, index: int) -> Tensor:
+        if isinstance(image, Tensor) and image.is_floating_point():
+            return image
+        if isinstance(image, str | Path):
+            try:
+                with Image.open(image) as opened:
+                    return self.preprocess(opened.convert("RGB"))
+            except OSError as error:
+                raise UserError(f"image {image}: {error}") from None
+        if isinstance(image, Image.Image):
+            return self.preprocess(image.convert("RGB"))
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise UserError(f"image {index}: expected bytes (H, W, 3), found {array.dtype} {array.shape}")
+        return self.preprocess(Image.fromarray(array))
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """(B, J)"""
+        ids = self.tokenizer(list(texts)).to(self.device)  # (B, context)
+        if self._text_tower is None:
+            return self.model.encode_text(ids)
+        table = self._text_tower.table
+        if int(ids.max()) >= len(table):
+            raise UserError(f"CLIP {self.source.name}: its tokenizer gives ids past its {len(table)} tokens")
+        last = ids.argmax(-1)  # the end token has the highest id
+        return self._text_tower.run(table[ids[:, : int(last.max()) + 1]], last)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text's tokens, without start, end and padding."""
+        return [self.tokenizer.encode(text) for text in texts]
+
+    def piece(self, token: int) -> str:
+        """A token as its tokenizer writes it; `</w>` ends a word."""
+        return self.tokenizer.decoder[token]
+
+    def save(self, folder: Path) -> None:
+        """As a folder that open_clip and `from_pretrained` read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def _open(architecture: str, tag: str | None, name: str) -> tuple[Any, Any]:
+    try:
+        model = open_clip.create_model(architecture, tag, require_pretrained=True)
+        return model, open_clip.get_tokenizer(architecture)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}") from None
+
+
+def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:
+    """Why keywords cannot be fed to this text tower, if they cannot."""
+    if not hasattr(tower, "token_embedding") or not hasattr(tower, "positional_embedding"):
+        return f"its text tower is a {type(tower).__name__}, which does not take token embeddings"
+    pooling = tower.pool_type if isinstance(tower, TextTransformer) else tower.text_pool_type
+    if getattr(tower, "cls_emb", None) is not None:
+        return "its text tower reads a class token behind the sentence"
+    if tower.attn_mask is None:
+        return "its text tower is not causal"
+    if pooling != "argmax":
+        return f"its text tower pools by {pooling!r}, not at the end of the sentence"
+    if tower.text_projection is None:
+        return "its text tower has no projection to the joint space"
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        return f"its tokenizer is a {type(tokenizer).__name__}, not CLIP's"
+    return None
+
+
+def _warn_without_quick_gelu(name: str, model_cfg: dict[str, Any], weights: Path) -> None:
+    """OpenAI trained with QuickGELU. Without it the vectors are close enough to look right, and wrong."""
+    if model_cfg.get("quick_gelu", False):
+        return
+    if "openai" in name.lower() or _has_openai_marks(weights):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn(
+                f"CLIP {name}: OpenAI's weights need QuickGELU and this model has GELU; "
+                "use the -quickgelu model, or set quick_gelu in the folder's open_clip_config.json",
+                stacklevel=4,
+            )
+
+
+def _has_openai_marks(weights: Path) -> bool:
+    candidates = sorted(weights.glob("*.*")) if weights.is_dir() else [weights]
+    for path in candidates:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                if set(file.keys()) >= OPENAI_MARKS:
+                    return True
+        elif path.suffix in {".pt", ".pth", ".bin"} and path.is_file():
+            try:
+                if set(torch.load(path, map_location="meta", weights_only=True, mmap=True)) >= OPENAI_MARKS:
+                    return True
+            except Exception:  # not a plain file of tensors: open_clip will say what it makes of it
+                logging.getLogger(__name__).debug("no marks read from %s", path)
+    return False

@@ -1,0 +1,154 @@
+"""The speech encoder, frozen: waveforms in, every hidden state out, with true lengths.
+
+Any encoder of transformers' wav2vec 2.0 family. **An utterance's states do not depend on its batch**: beside the
+attention mask, which transformers applies by itself, that takes two repairs of what reads padding,
+- the first norm of group-norm models, whose statistics run over time (`ValidGroupNorm`)
+- data2vec's stacked positional convolutions, each of which reads what the one before it left in the padding
+
+Hidden states are the blocks' outputs: first what enters the first block, then what leaves each; large models' last
+one is before the final norm.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
+
+from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.source import Source, fetch_repo
+from sclip.errors import UserError
+from sclip.padded import Padded, valid_mask
+
+FAMILY = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
+# What a checkpoint may lack: only pre-training reads it.
+UNREAD = {"masked_spec_embed"}
+
+
+class ValidGroupNorm(nn.Module):
+    """One group a channel over an utterance's own frames, where nn.GroupNorm counts padding in."""
+
+    def __init__(self, norm: nn.GroupNorm):
+        super().__init__()
+        assert norm.num_groups == norm.num_channels
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.lengths: Tensor | None = None  # of the batch at hand
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T)"""
+        assert self.lengths is not None
+        valid, count = valid_mask(self.lengths, x.shape[-1])[:, None], self.lengths[:, None, None]
+        mean = (x.float() * valid).sum(-1, keepdim=True) / count
+        variance = ((x.float() - mean).square() * valid).sum(-1, keepdim=True) / count
+        scale = torch.rsqrt(variance + self.eps) * self.weight[:, None]
+        return (x * scale + (self.bias[:, None] - mean * scale)).to(x.dtype)
+
+
+class SpeechEncoder(nn.Module):
+    """`normalize_waveform`: each utterance to zero mean and unit variance first. By default as the model was
+    trained, that is where its norms are layer norms; a hub repo's preprocessor_config.json is not heeded, for
+    those of base models say what their training did not do."""
+
+    def __init__(self, model: Any, source: Source, normalize_waveform: bool | None = None):
+        super().__init__()
+        config = model.config
+        if config.model_type not in FAMILY:
+            raise UserError(f"speech encoder {source.name}: a {config.model_type}; expected one of {', '.join(FAMILY)}")
+        if getattr(config, "add_adapter", False):
+            raise UserError(f"speech encoder {source.name}: has an adapter, which changes lengths")
+        layer_norms = getattr(config, "feat_extract_norm", "layer") == "layer"
+        self.model, self.source = model.eval().requires_grad_(False), source
+        self.normalize_waveform = layer_norms if normalize_waveform is None else normalize_waveform
+        self._first_norm: ValidGroupNorm | None = None
+        if not layer_norms:
+            first = model.feature_extractor.conv_layers[0]
+            first.layer_norm = self._first_norm = ValidGroupNorm(first.layer_norm)
+        self._valid: Tensor | None = None  # (B, T) of the batch at hand
+        for convolution in list(getattr(model.encoder.pos_conv_embed, "layers", []))[1:]:
+            convolution.register_forward_pre_hook(self._zero_padding)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, revision: str | None = None, normalize_waveform: bool | None = None
+    ) -> "SpeechEncoder":
+        """A local folder, or a hub repo at a revision, in transformers' format."""
+        source, folder = Source(name), Path(name)
+        if not folder.is_dir():
+            folder, commit = fetch_repo(name, revision, ["*.json", "*.safetensors", "pytorch_model*.bin"])
+            source = Source(name, commit)
+        elif revision is not None:
+            raise UserError(f"speech encoder {name}: a folder has no revisions, found {revision!r}")
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            model, loading = AutoModel.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"speech encoder {name}: cannot be loaded: {' '.join(str(error).split())}") from None
+        missing = set(loading["missing_keys"]) - UNREAD
+        if missing:
+            raise UserError(f"speech encoder {name}: {len(missing)} tensors are missing, {min(missing)} among them")
+        return cls(model, source, normalize_waveform)
+
+    @property
+    def states(self) -> int:
+        return int(self.model.config.num_hidden_layers) + 1
+
+    @property
+    def width(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @property
+    def frame_seconds(self) -> float:
+        return math.prod(self.model.config.conv_stride) / SAMPLE_RATE
+
+    @property
+    def shortest(self) -> int:
+        """Samples that make one frame: the receptive field of the convolutions."""
+        samples = 1
+        layers = zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True)
+        for kernel, stride in reversed(list(layers)):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """How many frames come out of so many samples."""
+        return self.model._get_feat_extract_output_lengths(samples)
+
+    def forward(self, waveforms: Sequence[Tensor], states: Sequence[int] | None = None) -> Padded:
+        """16 kHz waveforms (N,) -> all hidden states, or the chosen ones: (B, L, T, D)"""
+        for i, waveform in enumerate(waveforms):
+            if len(waveform) < self.shortest:
+                raise UserError(f"utterance {i}: {len(waveform)} samples; a frame takes {self.shortest}")
+        device = self.model.device
+        waveforms = [w.to(device, torch.float32) for w in waveforms]
+        if self.normalize_waveform:
+            # The variance's 1e-5 is how the encoders were trained; it counts in quiet recordings.
+            waveforms = [F.layer_norm(w, w.shape) for w in waveforms]
+        samples = torch.tensor([len(w) for w in waveforms], device=device)
+        batch = pad_sequence(waveforms, batch_first=True)  # (B, N)
+        lengths = self.frames(samples)
+        self._valid = valid_mask(lengths, int(lengths.max()))
+        if self._first_norm is not None:
+            config = self.model.config
+            self._first_norm.lengths = (samples - config.conv_kernel[0]) // config.conv_stride[0] + 1
+        mask = valid_mask(samples, batch.shape[1]).long()
+        hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
+        return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
+
+    def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        """(B, D, T) -> (B, D, T)"""
+        assert self._valid is not None
+        return (arguments[0] * self._valid[:, None],)
+
+    def save(self, folder: Path) -> None:
+        """As a folder that transformers and `from_pretrained` read."""
+        self.model.save_pretrained(folder)
+        Wav2Vec2FeatureExtractor(do_normalize=self.normalize_waveform, return_attention_mask=True).save_pretrained(
+            folder
+        )

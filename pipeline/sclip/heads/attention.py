@@ -1,0 +1,95 @@
+"""The head's one attention layer, whole or only at its own learned tokens.
+
+- post-norm: norm(x + attention(x)); with a feed-forward part, norm(x + feed_forward(x)) and a last norm too
+- tokens first, then frames; padding is never attended to
+- `at_tokens` gives what the whole layer gives at its tokens, without projecting a single frame
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sclip.config import AttentionConfig
+from sclip.padded import Padded
+
+
+class AttentionLayer(nn.Module):
+    def __init__(self, width: int, config: AttentionConfig):
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, config) if config.feed_forward else None
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, tokens: Tensor, frames: Padded) -> tuple[Tensor, Padded]:
+        """tokens (K, D) and frames (B, T, D) -> the same two, attended: (B, K, D) and (B, T, D)"""
+        count, (batch, _, width) = len(tokens), frames.values.shape
+        x = torch.cat([tokens.expand(batch, -1, -1), frames.values], 1)  # (B, K+T, D)
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mask = self._attended(count, frames)[:, None, None]  # (B, 1, 1, K+T)
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        mixed = mixed.transpose(1, 2).reshape(x.shape)
+        x = self._residual(x, mixed)
+        return x[:, :count], Padded(x[:, count:], frames.lengths)
+
+    def at_tokens(self, tokens: Tensor, frames: Padded) -> Tensor:
+        """tokens (K, D) and frames (B, T, D) -> the attended tokens (B, K, D)
+
+        A token asks the same of every utterance, so its query is folded into the keys, q·(W x) = (Wᵀq)·x, and
+        the values are projected after their sum. The keys' bias adds the same to every score and drops out.
+        """
+        count, (batch, _, width) = len(tokens), frames.values.shape
+        query_weight, key_weight, value_weight = self.qkv.weight.view(3, self.heads, -1, width)  # (H, D/H, D)
+        query_bias, _, value_bias = self.qkv.bias.view(3, self.heads, -1)
+        query = torch.einsum("kd,hed->hke", tokens, query_weight) + query_bias[:, None]
+        folded = query @ key_weight / math.sqrt(width // self.heads)  # (H, K, D)
+
+        to_tokens = (folded @ tokens.T).expand(batch, -1, -1, -1)  # (B, H, K, K)
+        to_frames = torch.einsum("hkd,btd->bhkt", folded, frames.values)
+        scores = torch.cat([to_tokens, to_frames.float()], -1)
+        scores = scores.masked_fill(~self._attended(count, frames)[:, None, None], -math.inf)
+        attention = F.dropout(scores.softmax(-1), self.dropout, self.training)  # (B, H, K, K+T)
+
+        pooled = attention[..., :count] @ tokens  # (B, H, K, D)
+        pooled = pooled + torch.einsum("bhkt,btd->bhkd", attention[..., count:], frames.values)
+        mixed = torch.einsum("bhkd,hed->bkhe", pooled, value_weight)
+        # Dropout leaves attention that no longer sums to one, and the bias is weighted by that sum.
+        mixed = mixed + attention.sum(-1).transpose(1, 2)[..., None] * value_bias
+        return self._residual(tokens, mixed.reshape(batch, count, width))
+
+    def _residual(self, x: Tensor, mixed: Tensor) -> Tensor:
+        mixed = self.out(mixed)
+        if self.feed_forward is None:
+            return self.norm(x + mixed)
+        return self.feed_forward(self.norm(x + F.dropout(mixed, self.dropout, self.training)))
+
+    @staticmethod
+    def _attended(tokens: int, frames: Padded) -> Tensor:
+        """(B, K+T): tokens and true frames; for an empty utterance its padding, so that nothing is NaN."""
+        valid = frames.valid | (frames.lengths == 0)[:, None]
+        return F.pad(valid, (tokens, 0), value=True)
+
+
+class FeedForward(nn.Module):
+    """The second half of a transformer encoder layer, and the encoder's last norm."""
+
+    def __init__(self, width: int, config: AttentionConfig):
+        super().__init__()
+        hidden = round(width * config.feed_forward)
+        self.dropout = config.dropout
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+        self.last_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        hidden = F.dropout(F.gelu(self.up(x)), self.dropout, self.training)
+        x = self.norm(x + F.dropout(self.down(hidden), self.dropout, self.training))
+        return self.last_norm(x)

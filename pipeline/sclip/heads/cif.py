@@ -1,0 +1,126 @@
+"""Continuous Integrate-and-Fire: how many keywords an utterance has, and where each of them lies.
+
+Every frame gets a weight α between 0 and 1. The weights are summed along time; each time the sum passes the
+threshold a slot fires, and what it holds is the α-weighted sum of the frames since the last firing. A frame that
+passes the threshold is shared between the slot that it closes and the next.
+
+- all of it is one small matrix a batch row, `slot_weights` (S, T), whose columns sum to α; slots are its product
+  with the frames: no loop, no scatter, the same bits in whatever batch
+- sums along time are in fp64: the last firing in training rests on 1e-5 in a sum of up to 75
+- training: α may be scaled to meet a target length; what is left at the end never counts as a slot
+- evaluation: a leftover of at least `tail` becomes a whole slot, a smaller one is dropped
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sclip.config import CifConfig
+from sclip.padded import Padded
+
+# Added to a scaled sum so that rounding never costs the last slot.
+FIRING_MARGIN = 1e-5
+
+
+@dataclass(frozen=True)
+class Firing:
+    """Slots and where they come from."""
+
+    slots: Padded  # (B, S, D)
+    weights: Tensor  # (B, S, T): how much of each frame went into each slot
+    fired: Tensor  # (B, T), true at the frames that closed at least one slot
+
+
+@dataclass(frozen=True)
+class CifOutput:
+    firing: Firing
+    alpha: Tensor  # (B, T), as integrated: scaled in training
+    quantity: Tensor  # (B,), the sum of α before scaling
+    target: Tensor  # (B,), whole numbers
+
+
+class Cif(nn.Module):
+    def __init__(self, width: int, config: CifConfig):
+        super().__init__()
+        self.config = config
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(width, width, config.kernel, padding="same") for _ in range(config.layers)
+        )
+        self.score = nn.Linear(width, 1)
+
+    def alpha(self, frames: Padded) -> Tensor:
+        """(B, T, D) -> (B, T), zero on padding"""
+        x, valid = frames.values.transpose(1, 2), frames.valid[:, None]
+        for convolution in self.convolutions:
+            if not self.config.convolves_padding:
+                x = x * valid
+            x = F.relu(F.dropout(convolution(x), self.config.dropout, self.training))
+        x = F.dropout(x.transpose(1, 2), self.config.dropout, self.training)
+        return self.score(x).squeeze(-1).float().sigmoid() * frames.valid
+
+    def forward(self, frames: Padded, step: int = 0) -> CifOutput:
+        """(B, T, D) -> slots. `step` counts training steps and means nothing in evaluation."""
+        config = self.config
+        target = (frames.lengths / config.frames_per_slot).round()  # half to even, as published
+        alpha = self.alpha(frames)
+        quantity = alpha.sum(-1)
+        if self.training and step < config.scaled_steps:
+            wanted = config.threshold * target + FIRING_MARGIN
+            alpha = alpha * (wanted / torch.where(quantity > 0, quantity, 1.0))[:, None]
+        tail = None if self.training else config.tail
+        firing = integrate_and_fire(frames.values, alpha, config.threshold, config.max_slots, tail)
+        return CifOutput(firing, alpha, quantity, target.long())
+
+
+def integrate_and_fire(
+    frames: Tensor, alpha: Tensor, threshold: float = 1.0, max_slots: int = 75, tail: float | None = None
+) -> Firing:
+    """frames (B, T, D) and α (B, T), zero on padding -> slots (B, S, D), at least one an utterance.
+
+    With `tail` as in evaluation. Without, what is left after the last firing stays, uncounted, in the next slot if
+    another utterance makes the batch wide enough for it.
+    """
+    total = alpha.double().cumsum(-1)
+    lengths = (total[:, -1] / threshold).floor().clamp(1, max_slots).long()
+    weights, fired = slot_weights(total, threshold, int(lengths.max()))
+    if tail is not None:
+        weights, lengths = _fire_tail(weights, lengths, threshold, max_slots, tail)
+    weights = weights[:, : int(lengths.max())]
+    with torch.autocast(frames.device.type, enabled=False):
+        slots = weights.float() @ frames.float()
+    return Firing(Padded(slots, lengths), weights.float(), fired)
+
+
+def slot_weights(total: Tensor, threshold: float, slots: int) -> tuple[Tensor, Tensor]:
+    """Running sums of α (B, T) -> weights (B, slots + 1, T) whose columns sum to α, and which frames fire (B, T).
+
+    The last row takes whatever does not fit into the slots.
+    """
+    with torch.no_grad():
+        after = (total / threshold).floor().clamp(max=slots)  # the slot that is open behind each frame
+        before = F.pad(after, (1, 0))[:, :-1]  # and in front of it
+        fires = after - before
+    alpha = torch.diff(total, prepend=torch.zeros_like(total[:, :1]))
+    opens = torch.where(fires > 0, total - after * threshold, 0.0)  # the share of the slot that it opens
+    closes = alpha - opens - (fires - 1).clamp(min=0) * threshold  # and of the one that it found open
+    slot = torch.arange(slots + 1, device=total.device, dtype=total.dtype)[:, None]  # (S+1, 1)
+    before, after = before[:, None], after[:, None]  # (B, 1, T)
+    weights = (slot == before) * closes[:, None] + (slot == after) * opens[:, None]
+    weights = weights + ((before < slot) & (slot < after)) * threshold  # slots filled by this frame alone
+    return weights, fires > 0
+
+
+def _fire_tail(
+    weights: Tensor, lengths: Tensor, threshold: float, max_slots: int, tail: float
+) -> tuple[Tensor, Tensor]:
+    """Scale a large leftover up to a slot and drop a small one. Where nothing fired, the one slot stays as it is."""
+    slot = torch.arange(weights.shape[1], device=weights.device)  # (S+1,)
+    rest = weights.sum(-1).gather(1, lengths[:, None])  # (B, 1), what lies in the slot behind the last
+    large = rest >= tail
+    scale = torch.where(large, threshold / torch.where(large, rest, 1.0), 1.0)
+    is_rest = slot == lengths[:, None]  # (B, S+1)
+    weights = weights * torch.where(is_rest, scale, 1.0)[..., None]
+    lengths = (lengths + large[:, 0]).clamp(max=max_slots)
+    return weights * (slot < lengths[:, None])[..., None], lengths

@@ -1,0 +1,69 @@
+"""What the published SpeechCLIP and SpeechCLIP+ code calls things, and what sclip calls them.
+
+Names of the head's tensors are one table of patterns. Two things are not mere names: the learned tokens of a hybrid
+head are two tensors there and one here, and the BatchNorm of fixed slots runs width by width there, slot by slot
+here.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sclip.config import HeadConfig
+
+_ATTENTION = r"(?:parallel|cascaded)_branch\.self_att\.(?:multihead_attn_layer|model\.layers\.0\.self_attn)\."
+_ENCODER = r"(?:parallel|cascaded)_branch\.self_att\.model\."
+HEAD_NAMES: tuple[tuple[str, str], ...] = (
+    (r"audio_encoder\.weightedsum_layer\.weights", r"weighting.logits"),
+    (_ATTENTION + r"in_proj_(weight|bias)", r"attention.qkv.\1"),
+    (_ATTENTION + r"out_proj\.(weight|bias)", r"attention.out.\1"),
+    (r"cascaded_branch\.self_att\.attentionBlock_Norm\.(weight|bias)", r"attention.norm.\1"),
+    (_ENCODER + r"layers\.0\.norm1\.(weight|bias)", r"attention.norm.\1"),
+    (_ENCODER + r"layers\.0\.linear1\.(weight|bias)", r"attention.feed_forward.up.\1"),
+    (_ENCODER + r"layers\.0\.linear2\.(weight|bias)", r"attention.feed_forward.down.\1"),
+    (_ENCODER + r"layers\.0\.norm2\.(weight|bias)", r"attention.feed_forward.norm.\1"),
+    (_ENCODER + r"norm\.(weight|bias)", r"attention.feed_forward.last_norm.\1"),
+    (r"(?:parallel_branch\.linear_proj|cascaded_branch\.parallel_proj)\.(weight|bias)", r"utterance.0.\1"),
+    (r"cascaded_branch\.parallel_proj\.sequential\.(\d+)\.(weight|bias)", r"utterance.\1.\2"),
+    (r"cascaded_branch\.linear_proj\.(weight|bias)", r"keywords.project.0.\1"),
+    (r"cascaded_branch\.linear_proj\.sequential\.(\d+)\.(weight|bias)", r"keywords.project.\1.\2"),
+    (r"cascaded_branch\.bn_layer\.bn_layer\.(\w+)", r"keywords.norm.norm.\1"),
+    (r"cascaded_branch\.downsampling\.weight_proj\.1\.(weight|bias)", r"cif.score.\1"),
+)
+# A convolution, its dropout and its ReLU count as three there.
+_CONVOLUTION = r"cascaded_branch\.downsampling\.conv\.(\d+)\.(weight|bias)"
+_TOKENS = (
+    "parallel_branch.cls",
+    "cascaded_branch.parallel_cls",
+    "cascaded_branch.cls",
+    "cascaded_branch.cascaded_cls",
+)
+
+
+def head_tensors(published: Mapping[str, Tensor], config: HeadConfig) -> dict[str, Tensor]:
+    """The head's tensors out of a published state dict, or their gradients, under sclip's names."""
+    ours: dict[str, Tensor] = {}
+    for name, tensor in published.items():
+        renamed = head_name(name)
+        if renamed is not None:
+            slots = config.keywords.slots if config.keywords else None
+            if renamed.startswith("keywords.norm.") and slots and tensor.ndim:
+                tensor = tensor.view(-1, slots).T.reshape(-1)  # width by width -> slot by slot
+            ours[renamed] = tensor
+    tokens = [published[name][0] for name in _TOKENS if name in published]
+    if tokens:
+        ours["tokens"] = torch.cat(tokens)
+    return ours
+
+
+def head_name(name: str) -> str | None:
+    """sclip's name of one published tensor of the head, learned tokens apart."""
+    for pattern, replacement in HEAD_NAMES:
+        match = re.fullmatch(pattern, name)
+        if match:
+            return match.expand(replacement)
+    if match := re.fullmatch(_CONVOLUTION, name):
+        return f"cif.convolutions.{int(match[1]) // 3}.{match[2]}"
+    return None

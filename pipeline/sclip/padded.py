@@ -1,0 +1,44 @@
+"""Sequences of unequal length in one tensor: the lengths travel with what they measure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def valid_mask(lengths: Tensor, size: int) -> Tensor:
+    """(B,) -> (B, size), true where a sequence still runs. Every mask comes from here."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Padded:
+    """`values` (B, ..., T, D) with `lengths` (B,) along T. What lies past a length means nothing."""
+
+    values: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def stack(cls, sequences: Sequence[Tensor]) -> "Padded":
+        """From one (..., T, D) tensor a sequence; padding is zero."""
+        lengths = torch.tensor([s.shape[-2] for s in sequences], device=sequences[0].device)
+        *leading, _, width = sequences[0].shape
+        values = sequences[0].new_zeros(len(sequences), *leading, int(lengths.max()), width)
+        for row, sequence in zip(values, sequences, strict=True):
+            row[..., : sequence.shape[-2], :] = sequence
+        return cls(values, lengths)
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, T)"""
+        return valid_mask(self.lengths, self.values.shape[-2])
+
+    def zeroed(self) -> "Padded":
+        """The same with zeros for padding; for (B, T, D)."""
+        return Padded(self.values * self.valid[..., None], self.lengths)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Each sequence without its padding."""
+        for row, length in zip(self.values, self.lengths.tolist(), strict=True):
+            yield row[..., :length, :]

@@ -9,13 +9,15 @@
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
 from safetensors import safe_open
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from sclip.encoders.source import Source, fetch_repo
 from sclip.errors import UserError
 from sclip.padded import Padded
+from sclip.tensors import fill
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 # OpenAI's own files carry these beside the weights; nobody else's do.
@@ -77,9 +80,7 @@ class ClipEncoder(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.config, self.tokenizer, self.source = config, tokenizer, source
-        self.preprocess = open_clip.image_transform_v2(
-            open_clip.PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False
-        )
+        self.preprocess = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
         tower = getattr(self.model, "text", self.model)
         self.refusal = _keyword_refusal(tower, tokenizer)
         self._text_tower = None
@@ -98,6 +99,16 @@ class ClipEncoder(nn.Module):
         if name.startswith("local-dir:") or folder.is_dir():
             return cls._from_folder(folder, Source(str(folder)))
         return cls._from_tag(name)
+
+    @classmethod
+    def from_tensors(cls, model_cfg: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -> "ClipEncoder":
+        """With CLIP's tokenizer and open_clip's default preprocessing, which are OpenAI's."""
+        model = open_clip.CLIP(**model_cfg)
+        fill(model, tensors, name)
+        preprocess = {**vars(PreprocessCfg()), "size": model_cfg["vision_cfg"]["image_size"]}
+        set_model_preprocess_cfg(model, preprocess)
+        tokenizer = open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"]["context_length"])
+        return cls(model, {"model_cfg": model_cfg, "preprocess_cfg": preprocess}, tokenizer, Source(name))
 
     @classmethod
     def _from_folder(cls, folder: Path, source: Source) -> "ClipEncoder":

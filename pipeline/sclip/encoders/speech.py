@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
@@ -148,7 +149,8 @@ class SpeechEncoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """As a folder that transformers and `from_pretrained` read."""
-        self.model.save_pretrained(folder)
-        Wav2Vec2FeatureExtractor(do_normalize=self.normalize_waveform, return_attention_mask=True).save_pretrained(
-            folder
-        )
+        self.model.config.save_pretrained(folder)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=self.normalize_waveform, return_attention_mask=True)
+        extractor.save_pretrained(folder)

@@ -30,7 +30,7 @@ class Sizes:
 
     states: int  # hidden states of the speech encoder
     speech_width: int
-    token_width: int  # of CLIP's token embeddings
+    token_width: int | None  # of CLIP's token embeddings, where there are keywords
     joint_width: int  # of the space that images and sentences share
 
 

@@ -34,7 +34,7 @@ HEAD_NAMES: tuple[tuple[str, str], ...] = (
 )
 # A convolution, its dropout and its ReLU count as three there.
 _CONVOLUTION = r"cascaded_branch\.downsampling\.conv\.(\d+)\.(weight|bias)"
-_TOKENS = (
+TOKENS = (
     "parallel_branch.cls",
     "cascaded_branch.parallel_cls",
     "cascaded_branch.cls",
@@ -52,7 +52,7 @@ def head_tensors(published: Mapping[str, Tensor], config: HeadConfig) -> dict[st
             if renamed.startswith("keywords.norm.") and slots and tensor.ndim:
                 tensor = tensor.view(-1, slots).T.reshape(-1)  # width by width -> slot by slot
             ours[renamed] = tensor
-    tokens = [published[name][0] for name in _TOKENS if name in published]
+    tokens = [published[name][0] for name in TOKENS if name in published]
     if tokens:
         ours["tokens"] = torch.cat(tokens)
     return ours

@@ -1,0 +1,50 @@
+"""What a model folder holds."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sclip.config import HeadConfig, ObjectiveConfig, parse
+from sclip.errors import UserError
+from sclip.heads.head import Sizes
+
+FORMAT = "sclip model 1"
+CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"
+
+
+@dataclass(frozen=True)
+class EncoderReference:
+    """An encoder in a model folder's config.json."""
+
+    name: str  # a hub repo, a tag, a path, or `speech` and `clip` for the folder's own
+    revision: str | None
+    hash: str
+    normalize_waveform: bool | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model folder's config.json."""
+
+    format: str
+    arch: str  # the architecture's name
+    head: HeadConfig
+    objective: ObjectiveConfig
+    sizes: Sizes
+    speech_encoder: EncoderReference
+    clip_encoder: EncoderReference
+    origin: dict[str, str]  # where the weights come from
+
+
+def read_config(folder: Path) -> ModelConfig:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
+    return parse(ModelConfig, data, str(path))

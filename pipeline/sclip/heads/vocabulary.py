@@ -1,0 +1,54 @@
+"""The reduced vocabulary: the tokens of CLIP's that a keyword may be, those that a corpus's captions use.
+
+Padding, start and end come first, as blocked rows: never a keyword. Words follow, the commonest first. (A published
+list begins with padding, a word, start, end; what is blocked is said by row, so both are read alike.)
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sclip.errors import UserError
+
+if TYPE_CHECKING:
+    from sclip.encoders.clip import ClipEncoder
+
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    ids: tuple[int, ...]  # of CLIP's tokens, a row each
+    pieces: tuple[str, ...]  # how CLIP's tokenizer writes them; `</w>` ends a word
+    blocked: tuple[int, ...]  # rows that are never a keyword
+
+    @classmethod
+    def from_captions(cls, captions: Iterable[str], clip: "ClipEncoder") -> "Vocabulary":
+        counts = Counter(token for caption in captions for token in clip.token_ids([caption])[0])
+        if not counts:
+            raise UserError("vocabulary: the captions have no words")
+        counts.pop(PADDING, None)  # "!", which CLIP pads with
+        special = [PADDING, clip.text_tower.start, clip.text_tower.end]
+        words = sorted(counts, key=lambda token: (-counts[token], token))
+        ids = special + words
+        return cls(tuple(ids), tuple(clip.piece(i) for i in ids), tuple(range(len(special))))
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        try:
+            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{name: tuple(data[name]) for name in ("ids", "pieces", "blocked")})
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a vocabulary: {error!r}") from None
+
+    def save(self, path: Path) -> None:
+        data = {"ids": self.ids, "pieces": self.pieces, "blocked": self.blocked}
+        path.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def __len__(self) -> int:
+        return len(self.ids)

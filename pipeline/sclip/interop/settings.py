@@ -1,0 +1,190 @@
+"""A published checkpoint's own configuration, as sclip's: its architecture, its objective, what its audio went through.
+
+Only what the published runs set is read; a setting that would need code of theirs that sclip lacks is refused, by
+its name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sclip.config import Architecture, AttentionConfig, CifConfig, HeadConfig, KeywordConfig, ObjectiveConfig
+from sclip.errors import UserError
+
+_BRANCHES = {
+    "CascadedBranch": "cascaded",
+    "CascadedBranch_dynamic": "cascaded-cif",
+    "CascadedBranch_plus": "cascaded-cif",
+    "HybridBranch": "hybrid",
+    "HybridBranch_dynamic": "hybrid-cif",
+    "HybridBranch_plus": "hybrid-cif",
+}
+# CIF's dropout is 0.5 whatever conv_cif_dropout says.
+_CIF_DROPOUT = 0.5
+_ABSENT = object()
+
+
+class Settings:
+    """Nested settings with dotted names."""
+
+    def __init__(self, data: Any, where: str):
+        self._data, self._where = data, where
+
+    def get(self, name: str, default: Any = _ABSENT) -> Any:
+        value: Any = self._data
+        for key in name.split("."):
+            value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        if value is _ABSENT:
+            if default is _ABSENT:
+                raise UserError(f"{self._where}: its configuration has no {name}")
+            return default
+        return value
+
+    def only(self, name: str, *supported: Any, default: Any = _ABSENT) -> Any:
+        """The value, which must be one of those that sclip knows how to compute with."""
+        value = self.get(name, default)
+        if value not in supported:
+            known = " or ".join(repr(v) for v in supported)
+            raise UserError(f"{self._where}: {name}: expected {known}, found {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a checkpoint's configuration says."""
+
+    arch: str
+    architecture: Architecture
+    normalize_waveform: bool
+    speech_name: str
+    clip_name: str
+
+
+def published_settings(settings: Settings, tensors: Mapping[str, Tensor]) -> Published:
+    """`tensors` tell the widths, which the configuration repeats and at times gets wrong."""
+    _refuse_unknown_parts(settings)
+    arch = _architecture(settings)
+    parallel = arch == "parallel"
+    keywords = None if parallel else _keywords(settings, tensors, arch.endswith("cif"))
+    head = HeadConfig(
+        attention=_attention(settings, "parallel_branch" if parallel else "cascaded_branch"),
+        utterance=parallel or arch.startswith("hybrid"),
+        utterance_hidden=_hidden_widths(tensors, "cascaded_branch.parallel_proj."),
+        keywords=keywords,
+        normalize_states=bool(settings.get("audio_encoder.normalize_hiddenstates", False)),
+    )
+    return Published(
+        arch,
+        Architecture(head, _objective(settings, head)),
+        bool(settings.get("data.dataset.normalize_waveform", False)),
+        settings.get("audio_encoder.name"),
+        settings.get("clip.name"),
+    )
+
+
+def _refuse_unknown_parts(settings: Settings) -> None:
+    settings.only("audio_encoder.type", "FairseqHubert")
+    settings.only("audio_encoder.feat_select_idx", "weighted_sum")
+    settings.only("audio_encoder.normalize_type", "s3prl", default="s3prl")
+    for extra in ("image_encoder_projection", "parallel_branch_projection", "cascaded_branch_projection"):
+        settings.only(f"model_settings.{extra}", None, default=None)
+
+
+def _architecture(settings: Settings) -> str:
+    if settings.get("model_settings.cascaded_objective_weight") <= 0:
+        return "parallel"
+    kind = str(settings.get("model_settings.cascaded_branch.type"))
+    name = _BRANCHES.get(kind.removeprefix("KW_"))
+    if name is None:
+        settings.only("model_settings.cascaded_branch.type", *_BRANCHES)
+    assert name is not None
+    if name.startswith("cascaded"):  # two branches with an attention layer each is another model
+        settings.only("model_settings.parallel_objective_weight", 0, default=0)
+    return name
+
+
+def _attention(settings: Settings, branch: str) -> AttentionConfig:
+    place = f"model_settings.{branch}"
+    arguments = f"{place}.transformer_args"
+    kind = settings.get(f"{place}.transformer_type", None) or settings.get(f"{arguments}.type")
+    if kind not in {"TransformerEncoder", "MultiheadAttentionAndNorm"}:
+        settings.only(f"{arguments}.type", "TransformerEncoder", "MultiheadAttentionAndNorm")
+    settings.only(f"{arguments}.n_layers", 1)
+    settings.only(f"{arguments}.norm_first", False, default=False)
+    settings.only(f"{arguments}.activation", "gelu", default="gelu")
+    settings.only(f"{arguments}.layer_norm_eps", 1e-5, default=1e-5)
+    ratio = settings.get(f"{arguments}.dim_feedforward") / settings.get(f"{arguments}.d_model")
+    return AttentionConfig(
+        heads=settings.get(f"{arguments}.nhead"),
+        feed_forward=ratio if kind == "TransformerEncoder" else 0.0,
+        dropout=settings.get(f"{arguments}.dropout", 0.1),
+    )
+
+
+def _keywords(settings: Settings, tensors: Mapping[str, Tensor], cif: bool) -> KeywordConfig:
+    place = "model_settings.cascaded_branch"
+    settings.only(f"{place}.vq.type", "SimpleVectorQuantizer")
+    settings.only(f"{place}.vq.args.use_gumbel", False, default=False)
+    settings.only(f"{place}.vq.args.hard", True, default=True)
+    temperature = str(settings.get(f"{place}.vq.args.temp"))
+    if not temperature.startswith("fixed="):
+        settings.only(f"{place}.vq.args.temp", "fixed=0.1")
+    if not cif:
+        settings.only(f"{place}.keyword.batchnorms.type", "eachKw")
+        settings.only(f"{place}.keyword.batchnorms.parallel", True)
+    return KeywordConfig(
+        slots=None if cif else settings.get(f"{place}.keyword.number", 8),
+        cif=_cif(settings, tensors) if cif else None,
+        hidden=_hidden_widths(tensors, "cascaded_branch.linear_proj."),
+        dropout=settings.get(f"{place}.keyword.kw_projection.dropout", 0.1),
+        temperature=float(temperature.removeprefix("fixed=")),
+        norm_counts_padding=cif,
+        scrambled_norm_start=not cif,
+    )
+
+
+def _cif(settings: Settings, tensors: Mapping[str, Tensor]) -> CifConfig:
+    settings.only("model_settings.cascaded_branch.downsampling.type", "cif")
+    place = "model_settings.cascaded_branch.downsampling.cif"
+    settings.only(f"{place}.produce_weight_type", "conv", default="conv")
+    settings.only(f"{place}.apply_tail_handling", True, default=True)
+    prefix = "cascaded_branch.downsampling.conv."
+    convolutions = [t for name, t in tensors.items() if name.startswith(prefix) and name.endswith(".weight")]
+    steps = settings.get(f"{place}.scaling_step", -1) if settings.get(f"{place}.apply_scaling", True) else 0
+    return CifConfig(
+        layers=len(convolutions),
+        kernel=convolutions[0].shape[-1] if convolutions else 3,
+        dropout=_CIF_DROPOUT,
+        threshold=settings.get(f"{place}.cif_threshold", 1.0),
+        tail=settings.get(f"{place}.tail_handling_firing_threshold", 0.5),
+        scaled_steps=steps if steps >= 0 else 2**62,  # -1: as long as training goes on
+    )
+
+
+def _hidden_widths(tensors: Mapping[str, Tensor], prefix: str) -> tuple[int, ...]:
+    """The widths between the layers of a projection; none where it is a single Linear."""
+    weights = {
+        int(name.split(".")[-2]): len(tensor)
+        for name, tensor in tensors.items()
+        if name.startswith(f"{prefix}sequential.") and name.endswith(".weight")
+    }
+    return tuple(weights[i] for i in sorted(weights))[:-1]
+
+
+def _objective(settings: Settings, head: HeadConfig) -> ObjectiveConfig:
+    settings.only("cl_loss.type", "MaskedContrastiveLoss")
+    settings.only("cl_loss.args.dcl", False, default=False)
+    for direction in ("a2b", "b2a"):
+        settings.only(f"cl_loss.args.{direction}", True, default=True)
+    cif = head.keywords is not None and head.keywords.cif is not None
+    quantity = "model_settings.cascaded_branch.downsampling.cif.quantity_loss_weight"
+    return ObjectiveConfig(
+        parallel=settings.get("model_settings.parallel_objective_weight") if head.utterance else 0.0,
+        cascaded=settings.get("model_settings.cascaded_objective_weight") if head.keywords else 0.0,
+        quantity=settings.get(quantity, 1.0) if cif else 0.0,
+        temperature=settings.get("cl_loss.args.temperature", 0.07),
+        learn_temperature=settings.get("cl_loss.args.temperature_trainable", False),
+        margin=settings.get("cl_loss.args.margin", 0.0),
+    )

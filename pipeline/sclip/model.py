@@ -1,0 +1,279 @@
+"""A trained model as one object, and the folder it lives in.
+
+A folder holds `config.json` (architecture, sizes, encoders, origin), `model.safetensors` (what was trained),
+`vocabulary.json` (where there are keywords), `README.md` (the card) and, unless they come by reference, the encoders
+in their own libraries' formats under `speech/` and `clip/`. An encoder by reference is named by repo, revision and
+the hash of its weights, which loading checks.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sclip.config import Architecture
+from sclip.encoders.audio import SAMPLE_RATE, as_waveform
+from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.source import Source, fetch_repo
+from sclip.encoders.speech import SpeechEncoder
+from sclip.errors import UserError
+from sclip.folder import (
+    CONFIG_FILE,
+    FORMAT,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+    EncoderReference,
+    ModelConfig,
+    read_config,
+)
+from sclip.heads.head import HeadOutput, Sizes, SpeechHead
+from sclip.heads.vocabulary import Vocabulary
+from sclip.interop.card import model_card
+from sclip.objective import Objective
+from sclip.tensors import fill, read_tensors, weights_hash, with_prefix
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A word piece of CLIP's that a slot may stand for."""
+
+    text: str
+    token: int  # its id in CLIP's whole vocabulary
+    score: float  # cosine
+    ends_word: bool
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """One slot: the nearest pieces, best first, and for CIF the seconds it was gathered from."""
+
+    pieces: tuple[Piece, ...]
+    span: tuple[float, float] | None
+
+
+class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["speech", "clip"]):
+    """Speech encoder, head and CLIP. Vectors that it gives are of unit length, in CLIP's joint space."""
+
+    def __init__(
+        self,
+        name: str,
+        architecture: Architecture,
+        speech: SpeechEncoder,
+        clip: ClipEncoder,
+        vocabulary: Vocabulary | None = None,
+        origin: dict[str, str] | None = None,
+        encoders_inside: bool = False,
+    ):
+        """`origin`: where the weights come from, for the card. `encoders_inside`: saving copies the encoders."""
+        super().__init__()
+        self.name, self.architecture, self.vocabulary, self.origin = name, architecture, vocabulary, origin or {}
+        self.speech, self.clip, self.encoders_inside = speech, clip, encoders_inside
+        keywords = architecture.head.keywords
+        self.text_tower = clip.text_tower if keywords else None
+        table, blocked = None, None
+        if self.text_tower is not None:
+            if vocabulary is None:
+                raise UserError(f"architecture {name}: has keywords, and no vocabulary was given")
+            table, blocked = self.text_tower.table[list(vocabulary.ids)], list(vocabulary.blocked)
+        token_width = None if table is None else table.shape[1]
+        sizes = Sizes(speech.states, speech.width, token_width, clip.joint_width)
+        self.head = SpeechHead(architecture.head, sizes, table, blocked)
+        self.objective = Objective(architecture.objective)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.tokens.device
+
+    @torch.inference_mode()
+    def encode_speech(
+        self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, branch: str | None = None, batch_size: int = 16
+    ) -> Tensor:
+        """Paths, arrays or tensors -> (B, J). `branch` of a hybrid: `parallel` (the default) or `cascaded`."""
+        branch = branch or ("parallel" if self.architecture.head.utterance else "cascaded")
+        vectors: dict[int, Tensor] = {}
+        for indices, output in self._run(audio, sample_rate, batch_size):
+            found = {"parallel": output.utterance, "cascaded": output.sentence}.get(branch)
+            if found is None:
+                raise UserError(f"architecture {self.name}: no branch {branch!r}")
+            vectors |= zip(indices, F.normalize(found, dim=-1), strict=True)
+        return self._rows(vectors)
+
+    @torch.inference_mode()
+    def encode_image(self, images: Sequence[Any], *, batch_size: int = 64) -> Tensor:
+        """Paths, PIL pictures, byte arrays (H, W, 3), or float tensors (3, H, W) already preprocessed -> (B, J)"""
+        vectors = [self.clip.encode_image(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+        return self._rows(dict(enumerate(F.normalize(row, dim=-1) for rows in vectors for row in rows)))
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
+        """(B, J)"""
+        vectors = [self.clip.encode_text(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
+        return self._rows(dict(enumerate(F.normalize(row, dim=-1) for rows in vectors for row in rows)))
+
+    @torch.inference_mode()
+    def keywords(
+        self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, top: int = 5, batch_size: int = 16
+    ) -> list[list[Keyword]]:
+        """What each recording's slots stand for: the `top` nearest pieces of each."""
+        if self.vocabulary is None or self.architecture.head.keywords is None:
+            raise UserError(f"architecture {self.name}: has no keywords")
+        found: dict[int, list[Keyword]] = {}
+        for indices, output in self._run(audio, sample_rate, batch_size):
+            found |= zip(indices, self._keywords(output, min(top, len(self.vocabulary))), strict=True)
+        return [found[i] for i in range(len(audio))]
+
+    def _keywords(self, output: HeadOutput, top: int) -> Iterator[list[Keyword]]:
+        assert output.keywords is not None
+        assert self.vocabulary is not None
+        allowed = output.keywords.cosines.index_fill(
+            -1, torch.tensor(self.vocabulary.blocked, device=self.device), -torch.inf
+        )
+        scores, rows = (t.tolist() for t in allowed.topk(top))  # (B, S, top)
+        for b, slots in enumerate(output.keywords.embeddings.lengths.tolist()):
+            spans: list[tuple[float, float] | None] = [None] * slots
+            if output.cif is not None:
+                spans = list(self._spans(output.cif.firing.weights[b, :slots]))
+            yield [
+                Keyword(tuple(self._piece(r, s) for r, s in zip(rows[b][k], scores[b][k], strict=True)), spans[k])
+                for k in range(slots)
+            ]
+
+    def _piece(self, row: int, score: float) -> Piece:
+        assert self.vocabulary is not None
+        text = self.vocabulary.pieces[row]
+        return Piece(text.removesuffix("</w>"), self.vocabulary.ids[row], score, text.endswith("</w>"))
+
+    def _spans(self, weights: Tensor) -> Iterator[tuple[float, float]]:
+        """(S, T) -> from the first to the last frame that went into each slot, in seconds"""
+        used = weights > 0
+        first = used.int().argmax(-1)
+        last = used.shape[-1] - used.flip(-1).int().argmax(-1)
+        for start, end in zip(first.tolist(), last.tolist(), strict=True):
+            yield start * self.speech.frame_seconds, end * self.speech.frame_seconds
+
+    def _run(self, audio: Sequence[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], HeadOutput]]:
+        """The head's output for batches of similar length, with the places of their recordings."""
+        waveforms = [as_waveform(item, rate, f"recording {i}") for i, item in enumerate(audio)]
+        order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
+        short = [i for i in order if len(waveforms[i]) < self.speech.shortest]
+        if short:
+            name = audio[short[0]] if isinstance(audio[short[0]], str | Path) else f"recording {short[0]}"
+            raise UserError(f"{name}: {len(waveforms[short[0]])} samples; a frame takes {self.speech.shortest}")
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            states = self.speech([waveforms[i] for i in indices])
+            yield indices, self.head(states, self.text_tower)
+
+    def _rows(self, vectors: dict[int, Tensor]) -> Tensor:
+        if not vectors:
+            return torch.empty(0, self.clip.joint_width, device=self.device)
+        return torch.stack([vectors[i] for i in range(len(vectors))])
+
+    def train(self, mode: bool = True) -> "SpeechCLIP":
+        """The encoders are frozen, and stay as they compute in evaluation."""
+        super().train(mode)
+        self.speech.eval()
+        self.clip.eval()
+        return self
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a model folder; whole, or not at all."""
+        folder = Path(folder)
+        if folder.exists():
+            raise UserError(f"{folder}: already exists")
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self.save_pretrained(unfinished)
+        unfinished.rename(folder)
+        return folder
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """PyTorchModelHubMixin's save_pretrained and push_to_hub end here."""
+        if self.encoders_inside:
+            self.speech.save(save_directory / "speech")
+            self.clip.save(save_directory / "clip")
+        config = ModelConfig(
+            FORMAT,
+            self.name,
+            self.architecture.head,
+            self.architecture.objective,
+            self.head.sizes,
+            self._reference("speech", self.speech),
+            self._reference("clip", self.clip),
+            self.origin,
+        )
+        text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+        (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+        if self.vocabulary is not None:
+            self.vocabulary.save(save_directory / VOCABULARY_FILE)
+        (save_directory / "README.md").write_text(model_card(config), encoding="utf-8")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._trained().items()}
+        save_file(tensors, save_directory / WEIGHTS_FILE, {"format": "pt"})
+
+    def _reference(self, part: str, encoder: SpeechEncoder | ClipEncoder) -> EncoderReference:
+        source = Source(part) if self.encoders_inside else encoder.source
+        normalize = encoder.normalize_waveform if isinstance(encoder, SpeechEncoder) else None
+        return EncoderReference(source.name, source.revision, weights_hash(encoder.model), normalize)
+
+    def _trained(self) -> dict[str, Tensor]:
+        """What was trained, and nothing of the encoders."""
+        return {f"head.{k}": v for k, v in self.head.state_dict().items()} | {
+            f"objective.{k}": v for k, v in self.objective.state_dict().items()
+        }
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> "SpeechCLIP":
+        """PyTorchModelHubMixin's from_pretrained ends here."""
+        return load(model_id, revision=revision)
+
+
+def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> SpeechCLIP:
+    """A model folder, or a hub repo that holds one."""
+    folder = Path(name)
+    if not folder.is_dir():
+        folder, _ = fetch_repo(str(name), revision, ["*"])
+    config = read_config(folder)
+    speech = _open_speech(config.speech_encoder, folder)
+    clip = _open_clip(config.clip_encoder, folder)
+    vocabulary = Vocabulary.load(folder / VOCABULARY_FILE) if config.head.keywords else None
+    inside = config.speech_encoder.name == "speech"
+    architecture = Architecture(config.head, config.objective)
+    model = SpeechCLIP(config.arch, architecture, speech, clip, vocabulary, config.origin, inside)
+    if model.head.sizes != config.sizes:
+        raise UserError(f"{folder}: made for {config.sizes}, found encoders of {model.head.sizes}")
+    tensors = read_tensors(folder / WEIGHTS_FILE)
+    fill(model.head, with_prefix(tensors, "head."), f"{folder / WEIGHTS_FILE}: head")
+    fill(model.objective, with_prefix(tensors, "objective."), f"{folder / WEIGHTS_FILE}: objective")
+    return model.to(device)
+
+
+def _open_speech(reference: EncoderReference, folder: Path) -> SpeechEncoder:
+    name = str(folder / "speech") if reference.name == "speech" else reference.name
+    encoder = SpeechEncoder.from_pretrained(name, reference.revision, reference.normalize_waveform)
+    _check_hash(encoder.model, reference, name)
+    return encoder
+
+
+def _open_clip(reference: EncoderReference, folder: Path) -> ClipEncoder:
+    if reference.name == "clip":
+        encoder = ClipEncoder.from_pretrained(f"local-dir:{folder / 'clip'}")
+    else:
+        encoder = ClipEncoder.from_pretrained(reference.name, reference.revision)
+    _check_hash(encoder.model, reference, encoder.source.name)
+    return encoder
+
+
+def _check_hash(module: nn.Module, reference: EncoderReference, name: str) -> None:
+    found = weights_hash(module)
+    if found != reference.hash:
+        raise UserError(f"encoder {name}: expected weights {reference.hash[:12]}…, found {found[:12]}…")

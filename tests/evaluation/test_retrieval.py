@@ -1,0 +1,38 @@
+"""Ranks and recalls, worked out by hand and against the published code's."""
+
+import json
+
+import pytest
+import torch
+from golden_files import GOLDEN, load
+
+from sclip.evaluation import retrieval
+from sclip.evaluation.retrieval import first_ranks, recalls
+
+
+def test_ranks_by_hand(monkeypatch):
+    monkeypatch.setattr(retrieval, "BLOCK", 2)  # so that three queries make two blocks
+    queries = torch.eye(4)[:3]
+    candidates = torch.tensor([[0.9, 0.1, 0.5, 0], [0.8, 0.7, 0.5, 0], [0.1, 0.9, 0.5, 0], [0.2, 0.8, 0.4, 0]])
+    ids = torch.tensor([7, 8, 8, 9])
+    # 7 is first; of the two right answers 8 the better is first, the other does not count; 5 has none.
+    assert first_ranks(queries, torch.tensor([7, 8, 5]), candidates, ids).tolist() == [1, 1, 5]
+    # 9 is behind 0.9 of 8; where all score the same the right answer is not pushed down.
+    assert first_ranks(queries[1:], torch.tensor([9, 7]), candidates, ids).tolist() == [2, 1]
+
+
+def test_recalls():
+    assert recalls(torch.tensor([1, 2, 5, 6, 11])) == {1: 20.0, 5: 60.0, 10: 80.0}
+
+
+@pytest.mark.golden
+@pytest.mark.skipif(not (GOLDEN / "retrieval.safetensors").is_file(), reason="no such file in $SCLIP_GOLDEN")
+def test_recalls_are_the_published_ones():
+    data, meta = load("retrieval.safetensors"), json.loads((GOLDEN / "meta.json").read_text())["retrieval"]
+    audio, images = (data["audio"], data["audio_ids"]), (data["image"], data["image_ids"])
+    directions = {"speech_to_image": first_ranks(*audio, *images), "image_to_speech": first_ranks(*images, *audio)}
+    found = {name: recalls(ranks) for name, ranks in directions.items()}
+    found["mean"] = {k: sum(d[k] for d in found.values()) / 2 for k in (1, 5, 10)}
+    for name, values in found.items():
+        expected = {k: meta[name][f"recall@{k}"] for k in values}
+        assert values == pytest.approx(expected, abs=1e-4)

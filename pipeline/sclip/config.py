@@ -7,6 +7,7 @@ something the published code does by accident default to off.
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -199,5 +200,6 @@ def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
         return kind(**values)
     except UserError:
         raise
-    except ValueError as error:
-        raise UserError(f"{where}{separator}{error}") from None
+    except ValueError as error:  # of __post_init__, which names a field first or speaks of the whole
+        names_field = re.split(r"\W", str(error), maxsplit=1)[0] in fields
+        raise UserError(f"{where}{separator if names_field else ': '}{error}") from None

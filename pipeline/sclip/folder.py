@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sclip.config import HeadConfig, ObjectiveConfig, parse
+from sclip.config import Architecture, HeadConfig, ObjectiveConfig, parse
 from sclip.errors import UserError
 from sclip.heads.head import Sizes
 
@@ -34,6 +34,13 @@ class ModelConfig:
     speech_encoder: EncoderReference
     clip_encoder: EncoderReference
     origin: dict[str, str]  # where the weights come from
+
+    @property
+    def architecture(self) -> Architecture:
+        return Architecture(self.head, self.objective)
+
+    def __post_init__(self) -> None:
+        _ = self.architecture  # the two must fit
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -247,8 +247,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     clip = _open_clip(config.clip_encoder, folder)
     vocabulary = Vocabulary.load(folder / VOCABULARY_FILE) if config.head.keywords else None
     inside = config.speech_encoder.name == "speech"
-    architecture = Architecture(config.head, config.objective)
-    model = SpeechCLIP(config.arch, architecture, speech, clip, vocabulary, config.origin, inside)
+    model = SpeechCLIP(config.arch, config.architecture, speech, clip, vocabulary, config.origin, inside)
     if model.head.sizes != config.sizes:
         raise UserError(f"{folder}: made for {config.sizes}, found encoders of {model.head.sizes}")
     tensors = read_tensors(folder / WEIGHTS_FILE)

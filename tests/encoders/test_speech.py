@@ -117,6 +117,9 @@ def test_missing_tensors_are_not_drawn_at_random(tmp_path):
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="speech encoder .*: "):
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="a bert; expected one of hubert, wav2vec2, wavlm, data2vec-audio"):
         SpeechEncoder.from_pretrained(str(tmp_path))

@@ -17,8 +17,15 @@ def test_ranks_by_hand(monkeypatch):
     ids = torch.tensor([7, 8, 8, 9])
     # 7 is first; of the two right answers 8 the better is first, the other does not count; 5 has none.
     assert first_ranks(queries, torch.tensor([7, 8, 5]), candidates, ids).tolist() == [1, 1, 5]
-    # 9 is behind 0.9 of 8; where all score the same the right answer is not pushed down.
-    assert first_ranks(queries[1:], torch.tensor([9, 7]), candidates, ids).tolist() == [2, 1]
+    # 9 is behind 0.9 of 8, and behind all three that score 0.5 of another's query.
+    assert first_ranks(queries[1:], torch.tensor([9, 9]), candidates, ids).tolist() == [2, 4]
+
+
+def test_equal_scores_keep_their_order():
+    """A head that says the same of everything is at chance, not perfect."""
+    same, ids = torch.ones(50, 4), torch.arange(50)
+    assert first_ranks(same, ids, same, ids).tolist() == list(range(1, 51))
+    assert recalls(first_ranks(same, ids, same, ids)) == {1: 2.0, 5: 10.0, 10: 20.0}
 
 
 def test_recalls():

@@ -225,14 +225,12 @@ def _warn_without_quick_gelu(name: str, model_cfg: dict[str, Any], weights: Path
     """OpenAI trained with QuickGELU. Without it the vectors are close enough to look right, and wrong."""
     if model_cfg.get("quick_gelu", False):
         return
-    if "openai" in name.lower() or _has_openai_marks(weights):
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            warnings.warn(
-                f"CLIP {name}: OpenAI's weights need QuickGELU and this model has GELU; "
-                "use the -quickgelu model, or set quick_gelu in the folder's open_clip_config.json",
-                stacklevel=4,
-            )
+    if "openai" in name.rpartition("/")[2].lower() or _has_openai_marks(weights):
+        warnings.warn(
+            f"CLIP {name}: OpenAI's weights need QuickGELU and this model has GELU; "
+            "use the -quickgelu model, or set quick_gelu in the folder's open_clip_config.json",
+            stacklevel=4,
+        )
 
 
 def _has_openai_marks(weights: Path) -> bool:

@@ -10,7 +10,8 @@ one is before the final norm.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
+from transformers import AutoModel, Wav2Vec2FeatureExtractor
+from transformers.utils import logging
 
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.source import Source, fetch_repo
@@ -85,10 +87,8 @@ class SpeechEncoder(nn.Module):
         elif revision is not None:
             raise UserError(f"speech encoder {name}: a folder has no revisions, found {revision!r}")
         try:
-            config = AutoConfig.from_pretrained(folder)
-            model, loading = AutoModel.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True
-            )
+            with _without_progress_bar():
+                model, loading = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"speech encoder {name}: cannot be loaded: {' '.join(str(error).split())}") from None
         missing = set(loading["missing_keys"]) - UNREAD
@@ -149,8 +149,22 @@ class SpeechEncoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """As a folder that transformers and `from_pretrained` read."""
+        self.model.config.dtype = self.model.dtype
+        self.model.config.architectures = [type(self.model).__name__]
         self.model.config.save_pretrained(folder)
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         extractor = Wav2Vec2FeatureExtractor(do_normalize=self.normalize_waveform, return_attention_mask=True)
         extractor.save_pretrained(folder)
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """transformers draws one for every load, a terminal or not."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -74,8 +74,10 @@ def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | 
         _origin(checkpoint, path),
         encoders_inside=True,
     )
+    _refuse_unknown_parts(tensors, path)
     ours = head_tensors(tensors, published.architecture.head)
-    ours.setdefault("tokens", model.head.tokens.new_empty(model.head.tokens.shape))  # CIF alone has none
+    if not len(model.head.tokens):  # CIF alone has no learned tokens
+        ours["tokens"] = model.head.tokens
     fill(model.head, ours, f"{path}: sclip's head")
     if published.architecture.objective.learn_temperature:
         fill(model.objective, _log_scale(tensors), f"{path}: sclip's objective")
@@ -178,13 +180,25 @@ def _origin(checkpoint: Mapping[str, Any], path: Path) -> dict[str, str]:
     return origin
 
 
+def _ignored(name: str) -> str | None:
+    """Why a tensor means nothing here, if it does not."""
+    return next((why for prefix, why in IGNORED if name.startswith(prefix)), None)
+
+
+def _refuse_unknown_parts(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A trained part that sclip does not have would be missed in silence."""
+    for name in tensors:
+        known = head_name(name) or name in TOKENS or _ignored(name)
+        if name.startswith(("cascaded_branch.", "parallel_branch.")) and not known:
+            raise UserError(f"{path}: {name}: unknown, and part of what was trained")
+
+
 def _account(tensors: Mapping[str, Tensor], learned_temperature: bool, report: ImportReport) -> None:
-    """Every tensor of the checkpoint, as read or as ignored; one in a trained branch may not be unknown."""
+    """Every tensor of the checkpoint, as read or as ignored."""
     read: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
     for name in tensors:
-        reason = next((why for prefix, why in IGNORED if name.startswith(prefix)), None)
-        if reason is not None:
+        if reason := _ignored(name):
             ignored[reason] += 1
         elif name.startswith(HUBERT):
             read["HuBERT"] += 1
@@ -199,4 +213,4 @@ def _account(tensors: Mapping[str, Tensor], learned_temperature: bool, report: I
     report.read += [f"{part}: {count} tensors" for part, count in read.items()]
     report.ignored += [f"{why}: {count} tensors" for why, count in ignored.items()]
     if not learned_temperature:
-        report.missing.append("temperature: fixed, from the configuration")
+        report.missing.append("a learned temperature: it is fixed, by the configuration")

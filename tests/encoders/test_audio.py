@@ -1,0 +1,51 @@
+"""Whatever a recording comes as, it is heard as 16 kHz mono."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sclip.encoders.audio import as_waveform, read_audio
+from sclip.errors import UserError
+
+TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
+
+
+def test_files(tmp_path):
+    stereo = np.stack([TONE, 0 * TONE], 1)
+    soundfile.write(tmp_path / "mono.wav", TONE, 16000, "FLOAT")
+    soundfile.write(tmp_path / "stereo.flac", stereo, 16000)
+    assert torch.equal(read_audio(tmp_path / "mono.wav"), torch.from_numpy(TONE))
+    torch.testing.assert_close(read_audio(str(tmp_path / "stereo.flac")), torch.from_numpy(TONE / 2), atol=1e-4, rtol=0)
+
+
+def test_44100_hz(tmp_path):
+    fine = (0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)).astype(np.float32)
+    soundfile.write(tmp_path / "fine.wav", fine, 44100, "FLOAT")
+    for found in (read_audio(tmp_path / "fine.wav"), as_waveform(fine, 44100, "tone")):
+        assert len(found) == 16000
+        torch.testing.assert_close(found[200:-200], torch.from_numpy(TONE)[200:-200], atol=1e-3, rtol=0)
+
+
+def test_arrays_and_tensors():
+    expected = torch.from_numpy(TONE)
+    for given in (TONE, TONE.astype(np.float64), expected, torch.stack([expected, expected]), TONE.tolist()):
+        assert torch.equal(as_waveform(given, 16000, "tone"), expected)
+    whole = (TONE * 32768).astype(np.int16)
+    torch.testing.assert_close(as_waveform(whole, 16000, "tone"), expected, atol=1e-4, rtol=0)
+
+
+def test_what_cannot_be_heard(tmp_path):
+    (tmp_path / "text.wav").write_text("not a recording")
+    soundfile.write(tmp_path / "empty.wav", TONE[:0], 16000)
+    broken = TONE.copy()
+    broken[[3, 5]] = np.nan
+    for given, message in (
+        (tmp_path / "text.wav", r"audio .*text\.wav: cannot be read"),
+        (tmp_path / "none.wav", r"audio .*none\.wav: cannot be read"),
+        (tmp_path / "empty.wav", r"audio .*empty\.wav: no samples"),
+        (broken, "row 7: 2 samples are not finite numbers"),
+        (np.zeros((1, 2, 3)), r"row 7: expected \(samples,\) or \(channels, samples\), found \(1, 2, 3\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            as_waveform(given, 16000, "row 7")

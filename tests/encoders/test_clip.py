@@ -1,0 +1,147 @@
+"""CLIP through open_clip: the text tower as CLIP runs it, cut to length; the layouts it takes and those it refuses."""
+
+import copy
+import json
+import warnings
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from small import CAPTIONS, CLIP_CONFIG, clip_encoder
+
+from sclip.encoders.clip import ClipEncoder
+from sclip.errors import UserError
+from sclip.padded import Padded
+
+CUSTOM = CLIP_CONFIG | {"custom_text": True}
+
+
+def saved(folder, model_cfg=CLIP_CONFIG, tensors=None):
+    """A folder in open_clip's format, with weights drawn at random."""
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {}}))
+    if tensors is None:
+        config = {key: value for key, value in copy.deepcopy(model_cfg).items() if key != "custom_text"}
+        kind = open_clip.CustomTextCLIP if model_cfg.get("custom_text") else open_clip.CLIP
+        tensors = kind(**config).state_dict()
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_cfg", [CLIP_CONFIG, CUSTOM], ids=["CLIP", "CustomTextCLIP"])
+def test_captions_cut_to_length_are_the_library_s(tmp_path, model_cfg):
+    clip = ClipEncoder.from_pretrained(f"local-dir:{saved(tmp_path / 'clip', model_cfg)}")
+    texts = [*CAPTIONS, "", "word " * 100]
+    for batch in (texts, texts[:2]):
+        expected = clip.model.encode_text(clip.tokenizer(batch))
+        torch.testing.assert_close(clip.encode_text(batch), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_keywords_are_a_sentence_of_their_tokens():
+    """Fed with a caption's own embeddings, the tower gives what the caption gives; padding does not matter."""
+    clip = clip_encoder()
+    ids = clip.token_ids(CAPTIONS)
+    embeddings = Padded.stack([clip.text_tower.table[i] for i in ids])
+    garbage = Padded(torch.where(embeddings.valid[..., None], embeddings.values, 9.0), embeddings.lengths)
+    expected = clip.model.encode_text(clip.tokenizer(CAPTIONS))
+    torch.testing.assert_close(clip.text_tower(garbage), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_more_keywords_than_positions():
+    with pytest.raises(UserError, match="76 keywords: CLIP's text tower has room for 75"):
+        clip_encoder().text_tower(Padded(torch.zeros(1, 76, 24), torch.tensor([76])))
+
+
+@torch.no_grad()
+def test_pictures_of_every_kind(tmp_path):
+    clip = clip_encoder()
+    array = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    picture = Image.fromarray(array)
+    picture.save(tmp_path / "picture.png")
+    picture.convert("RGBA").save(tmp_path / "transparent.png")
+    kinds = [array, picture, tmp_path / "picture.png", str(tmp_path / "transparent.png"), clip.preprocess(picture)]
+    found = clip.encode_image(kinds)
+    torch.testing.assert_close(found, found[:1].expand(5, -1))
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    for wrong, message in (
+        (tmp_path / "broken.jpg", r"image .*broken\.jpg: cannot identify"),
+        (tmp_path / "none.jpg", r"image .*none\.jpg: .*No such file"),
+        (np.zeros((3, 8, 8), np.uint8), r"image 0: expected bytes \(H, W, 3\), found uint8 \(3, 8, 8\)"),
+        (np.zeros((8, 8, 3)), r"image 0: expected bytes \(H, W, 3\), found float64"),
+    ):
+        with pytest.raises(UserError, match=message):
+            clip.encode_image([wrong])
+
+
+def test_saved_and_loaded(tmp_path):
+    clip = clip_encoder()
+    clip.save(tmp_path / "clip")
+    again = ClipEncoder.from_pretrained(str(tmp_path / "clip"))
+    assert torch.equal(again.encode_text(CAPTIONS), clip.encode_text(CAPTIONS))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    assert torch.equal(again.preprocess(picture), clip.preprocess(picture))
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "message"),
+    [
+        ({"no_causal_mask": True}, "not causal"),
+        ({"pool_type": "last"}, "pools by 'last'"),
+        ({"embed_cls": True}, "class token"),
+    ],
+)
+def test_other_text_towers_are_refused_for_keywords_alone(tmp_path, text_cfg, message):
+    config = CUSTOM | {"text_cfg": CLIP_CONFIG["text_cfg"] | text_cfg}
+    clip = ClipEncoder.from_pretrained(str(saved(tmp_path / "clip", config)))
+    assert clip.encode_text(CAPTIONS).shape == (3, 20)
+    with pytest.raises(UserError, match=message):
+        _ = clip.text_tower
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "no-such-model/openai", "ViT-B-32-quickgelu/no-such-tag"])
+def test_names_that_lead_nowhere(name):
+    with pytest.raises(UserError, match=f"CLIP {name}: "):
+        ClipEncoder.from_pretrained(name)
+
+
+def test_broken_folders(tmp_path):
+    with pytest.raises(UserError, match=r"open_clip_config\.json is missing"):
+        ClipEncoder.from_pretrained(f"local-dir:{tmp_path}")
+    folder = saved(tmp_path / "clip")
+    tensors = load_file(folder / "open_clip_model.safetensors")
+    del tensors["ln_final.bias"]
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    with pytest.raises(UserError, match=r"cannot be loaded: .*ln_final\.bias"):
+        ClipEncoder.from_pretrained(str(folder))
+    (folder / "open_clip_model.safetensors").unlink()  # open_clip alone would draw weights at random
+    with pytest.raises(UserError, match="could not be loaded"):
+        ClipEncoder.from_pretrained(str(folder))
+
+
+def test_openai_weights_without_quick_gelu_are_warned_of(tmp_path, monkeypatch):
+    """By name, or by what OpenAI's own files carry beside the weights; whatever then comes of loading it."""
+    plain = CLIP_CONFIG | {"quick_gelu": False}
+    marks = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    tensors = open_clip.CLIP(**plain).state_dict()
+    with pytest.warns(UserWarning, match="OpenAI's weights need QuickGELU"), pytest.raises(UserError):
+        ClipEncoder.from_pretrained(str(saved(tmp_path / "local", plain, {**tensors, **marks})))
+    with pytest.warns(UserWarning, match="OpenAI's weights need QuickGELU"):
+        ClipEncoder.from_pretrained(str(saved(tmp_path / "vit-openai", plain, tensors)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ClipEncoder.from_pretrained(str(saved(tmp_path / "quick-openai", CLIP_CONFIG)))
+        ClipEncoder.from_pretrained(str(saved(tmp_path / "someone-else-s", plain)))
+
+    def no_download(*_):
+        raise UserError("no download in a test")
+
+    monkeypatch.setattr("sclip.encoders.clip._open", no_download)
+    torch.save({**tensors, **marks}, tmp_path / "weights.pt")
+    for tag in ("openai", str(tmp_path / "weights.pt")):
+        with pytest.warns(UserWarning, match="OpenAI's weights need QuickGELU"), pytest.raises(UserError):
+            ClipEncoder.from_pretrained(f"ViT-B-32/{tag}")

@@ -1,0 +1,104 @@
+"""The five architectures: one utterance gives one result, and nothing is computed that is not read."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.transformer import QuickGELU, TextTransformer
+from small import ARCHITECTURES
+
+from sclip.encoders.clip import TextTower
+from sclip.errors import UserError
+from sclip.heads.head import Sizes, SpeechHead
+from sclip.objective import Objective
+from sclip.padded import Padded
+
+SIZES = Sizes(states=3, speech_width=16, token_width=12, joint_width=10)
+
+
+def head_and_tower(arch: str) -> tuple[SpeechHead, TextTower]:
+    torch.manual_seed(0)
+    text = TextTransformer(77, 40, 12, 2, 2, output_dim=10, act_layer=QuickGELU).eval()
+    torch.nn.init.normal_(text.token_embedding.weight)
+    tower = TextTower(text.requires_grad_(False), 38, 39)
+    head = SpeechHead(ARCHITECTURES[arch].head, SIZES, tower.table[:30], blocked=[0])
+    torch.nn.init.normal_(head.weighting.logits)
+    return head, tower
+
+
+def test_there_are_five():
+    assert list(ARCHITECTURES) == ["parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=5), st.integers(0, 7), st.randoms(use_true_random=False))
+def test_a_result_does_not_depend_on_batch_or_padding(arch, lengths, more, random):
+    head, tower = head_and_tower(arch)
+    head.eval()
+    generator = torch.Generator().manual_seed(random.randint(0, 99))
+    utterances = [torch.randn(3, n, 16, generator=generator) for n in lengths]
+    order = random.sample(range(len(lengths)), len(lengths))
+    batch = Padded.stack([utterances[i] for i in order])
+    garbage = torch.randn(len(order), 3, max(lengths) + more, 16, generator=generator) * 9
+    for row, i in zip(garbage, order, strict=True):
+        row[:, : lengths[i]] = utterances[i]
+    together = head(Padded(garbage, batch.lengths), tower)
+    for b, i in enumerate(order):
+        alone = head(Padded(utterances[i][None], torch.tensor([lengths[i]])), tower)
+        for name in ("utterance", "sentence"):
+            a, t = getattr(alone, name), getattr(together, name)
+            assert (a is None) == (t is None)
+            if a is not None:
+                torch.testing.assert_close(t[b], a[0], rtol=1e-4, atol=1e-5)
+        if alone.keywords is not None:
+            slots = int(alone.keywords.embeddings.lengths)
+            assert slots == int(together.keywords.embeddings.lengths[b])
+            assert torch.equal(together.keywords.rows[b, :slots], alone.keywords.rows[0])
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_parameter_learns(arch):
+    head, tower = head_and_tower(arch)
+    objective = Objective(ARCHITECTURES[arch].objective)
+    states = Padded(torch.randn(6, 3, 90, 16), torch.tensor([90, 80, 70, 60, 50, 41]))
+    output = head.train()(states, tower, step=0)
+    losses = objective(output, torch.randn(6, 10), torch.arange(6))
+    losses.total.backward()
+    for name, parameter in [*head.named_parameters(), *objective.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert all(p.grad is None for p in tower.parameters())
+
+
+def test_only_what_is_read_is_computed():
+    """Without CIF no frame is projected; the text tower runs keywords and two more positions."""
+    for arch, positions in (("parallel", []), ("cascaded", [10]), ("hybrid", [10])):
+        head, tower = head_and_tower(arch)
+        seen = []
+        tower.tower.transformer.register_forward_hook(lambda _, args, out, seen=seen: seen.append(out.shape[1]))
+        head.attention.qkv.register_forward_hook(lambda *_: pytest.fail("frames were projected"))
+        head.eval()(Padded(torch.randn(2, 3, 20, 16), torch.tensor([20, 9])), tower)
+        assert seen == positions
+
+
+def test_autocast_decides_nothing():
+    """CIF's firings and the keywords' cosines are fp32 sums whatever the rest runs in."""
+    head, tower = head_and_tower("hybrid-cif")
+    states = Padded(torch.randn(2, 3, 40, 16).half(), torch.tensor([40, 25]))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        output = head.eval()(states, tower)
+    firing = output.cif.firing
+    assert output.cif.alpha.dtype == firing.slots.values.dtype == output.keywords.cosines.dtype == torch.float32
+    whole = firing.weights.sum(-1)[:, 0]
+    torch.testing.assert_close(whole, torch.ones(2))
+
+
+def test_heads_must_divide_the_width():
+    config = ARCHITECTURES["parallel"].head
+    config = dataclasses.replace(config, attention=dataclasses.replace(config.attention, heads=5))
+    with pytest.raises(UserError, match=r"attention\.heads: 5 heads do not divide a width of 16"):
+        SpeechHead(config, SIZES)

@@ -1,0 +1,30 @@
+"""The tokens that a corpus's captions use."""
+
+import pytest
+from small import CAPTIONS, clip_encoder
+
+from sclip.errors import UserError
+from sclip.heads.vocabulary import Vocabulary
+
+
+def test_from_captions(tmp_path):
+    clip = clip_encoder()
+    vocabulary = Vocabulary.from_captions([*CAPTIONS, "dog! dog"], clip)
+    special = [0, 49406, 49407]
+    assert list(vocabulary.ids[:3]) == special
+    assert vocabulary.blocked == (0, 1, 2)
+    assert vocabulary.pieces[3:6] == ("dog</w>", "a</w>", "the</w>")  # 4 times, 3 times, 2 times and the lowest id
+    assert len(set(vocabulary.ids)) == len(vocabulary) == len(vocabulary.pieces)
+    used = {token for ids in clip.token_ids([*CAPTIONS, "dog! dog"]) for token in ids}
+    assert set(vocabulary.ids) == used | set(special)
+    vocabulary.save(tmp_path / "vocabulary.json")
+    assert Vocabulary.load(tmp_path / "vocabulary.json") == vocabulary
+
+
+def test_what_is_not_a_vocabulary(tmp_path):
+    with pytest.raises(UserError, match="the captions have no words"):
+        Vocabulary.from_captions(["", " "], clip_encoder())
+    (tmp_path / "vocabulary.json").write_text('{"ids": [1]}')
+    for name, message in (("vocabulary.json", "not a vocabulary: KeyError"), ("none.json", "no such file")):
+        with pytest.raises(UserError, match=message):
+            Vocabulary.load(tmp_path / name)

@@ -1,0 +1,59 @@
+"""Small encoders and models in the real ones' formats, drawn at random."""
+
+import open_clip
+import torch
+from transformers import HubertConfig, HubertModel
+
+from sclip.config import load_params
+from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.source import Source
+from sclip.encoders.speech import SpeechEncoder
+from sclip.heads.vocabulary import Vocabulary
+from sclip.model import SpeechCLIP
+
+ARCHITECTURES = load_params().arch
+CAPTIONS = ["a brown dog runs along the beach", "two children play in the snow", "a dog jumps over a red fence"]
+CLIP_CONFIG = {
+    "embed_dim": 20,
+    "quick_gelu": True,
+    "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2},
+}
+
+
+def speech_encoder(**config) -> SpeechEncoder:
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "conv_dim": (16,) * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+    }
+    return SpeechEncoder(HubertModel(HubertConfig(**sizes | config)), Source("random"))
+
+
+def clip_encoder() -> ClipEncoder:
+    tensors = open_clip.CLIP(**CLIP_CONFIG).state_dict()
+    return ClipEncoder.from_tensors(CLIP_CONFIG, tensors, "random")
+
+
+def model(arch: str, seed: int = 0) -> SpeechCLIP:
+    torch.manual_seed(seed)
+    clip = clip_encoder()
+    vocabulary = Vocabulary.from_captions(CAPTIONS, clip)
+    architecture = ARCHITECTURES[arch]
+    return SpeechCLIP(
+        arch,
+        architecture,
+        speech_encoder(),
+        clip,
+        vocabulary if architecture.head.keywords else None,
+        encoders_inside=True,
+    )
+
+
+def recordings(*lengths: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, generator=generator) / 10 for length in lengths]

@@ -1,0 +1,72 @@
+"""A mistake in params.yaml stops with the key's whole name."""
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+
+from sclip.config import Architecture, load_params, parse
+from sclip.errors import UserError
+
+HYBRID = """
+head:
+  utterance: true
+  attention: {heads: 8}
+  keywords: {cif: {kernel: 3}}
+objective: {parallel: 1, cascaded: 1, quantity: 0.25}
+"""
+
+
+def changed(path: str, value) -> dict:
+    data = yaml.safe_load(HYBRID)
+    *parents, last = path.split(".")
+    place = data
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("head.atention", {}, "arch: head.atention: no such key; did you mean 'attention'?"),
+        ("head.keywords.cif.kernal", 3, "arch: head.keywords.cif.kernal: no such key; did you mean 'kernel'?"),
+        ("head.attention.heads", "8", "arch: head.attention.heads: expected a whole number, found '8'"),
+        ("head.attention.heads", 8.0, "arch: head.attention.heads: expected a whole number, found 8.0"),
+        ("head.attention.heads", True, "arch: head.attention.heads: expected a whole number, found True"),
+        ("head.attention", {}, "arch: head.attention.heads: missing"),
+        ("head.utterance", 1, "arch: head.utterance: expected true or false, found 1"),
+        ("head.keywords.hidden", 1024, "arch: head.keywords.hidden: expected a list, found 1024"),
+        ("head.keywords.hidden", [1024, "x"], "arch: head.keywords.hidden[1]: expected a whole number, found 'x'"),
+        ("head.keywords.cif.kernel", 4, "arch: head.keywords.cif.kernel: expected an odd width, found 4"),
+        ("head.keywords.slots", 8, "arch: head.keywords: expected one of slots and cif"),
+        ("objective.parallel", "1", "arch: objective.parallel: expected a number, found '1'"),
+        ("head.keywords", None, "arch: objective.cascaded: the head has no such output"),
+        ("head", [], "arch: head: expected a table, found []"),
+    ],
+)
+def test_mistakes(path, value, message):
+    with pytest.raises(UserError) as error:
+        parse(Architecture, changed(path, value), "arch")
+    assert str(error.value) == message
+
+
+def test_round_trip():
+    architecture = parse(Architecture, yaml.safe_load(HYBRID), "arch")
+    assert architecture.objective.parallel == 1.0
+    assert architecture.head.keywords.cif.kernel == 3
+    again = json.loads(json.dumps(dataclasses.asdict(architecture)))
+    assert parse(Architecture, again, "again") == architecture
+
+
+def test_files(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("arch: [")
+    with pytest.raises(UserError, match="not YAML"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("arch: {mine: {head: {}}}")
+    with pytest.raises(UserError, match=r"params\.yaml: arch: mine\.head\.attention: missing"):
+        load_params(tmp_path / "params.yaml")

@@ -1,0 +1,179 @@
+"""A model folder round-trips bit for bit, takes whatever a user has, and says in one line what is wrong."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from small import ARCHITECTURES, CAPTIONS, model, recordings, speech_encoder
+
+import sclip
+from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.speech import SpeechEncoder
+
+RECORDINGS = recordings(16000, 400, 9000, 12345)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return model("hybrid-cif").save(tmp_path_factory.mktemp("models") / "hybrid-cif")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_round_trip(arch, tmp_path):
+    first = model(arch)
+    again = sclip.load(first.save(tmp_path / "model"))
+    assert dataclasses.asdict(again.architecture) == dataclasses.asdict(first.architecture)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert torch.equal(again.encode_speech(RECORDINGS), first.encode_speech(RECORDINGS))
+    assert torch.equal(again.encode_text(CAPTIONS), first.encode_text(CAPTIONS))
+    if first.vocabulary is not None:
+        assert again.keywords(RECORDINGS) == first.keywords(RECORDINGS)
+    second = again.save(tmp_path / "again")
+    for path in sorted(p.relative_to(second) for p in second.rglob("*") if p.is_file()):
+        assert (second / path).read_bytes() == (tmp_path / "model" / path).read_bytes(), path
+
+
+def test_vectors(folder, tmp_path):
+    loaded = sclip.load(folder)
+    soundfile.write(tmp_path / "a.wav", RECORDINGS[0].numpy(), 16000, "FLOAT")
+    kinds = [RECORDINGS[0], RECORDINGS[0].numpy(), str(tmp_path / "a.wav"), tmp_path / "a.wav"]
+    for branch in (None, "parallel", "cascaded"):
+        vectors = loaded.encode_speech([*kinds, *RECORDINGS], branch=branch, batch_size=3)
+        assert vectors.shape == (8, 20)
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(8))
+        torch.testing.assert_close(vectors[:4], vectors[4:5].expand(4, -1))
+        one_by_one = loaded.encode_speech(RECORDINGS, branch=branch, batch_size=1)
+        torch.testing.assert_close(vectors[4:], one_by_one, rtol=1e-4, atol=1e-5)
+    assert loaded.encode_speech([]).shape == (0, 20)
+    picture = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
+    assert loaded.encode_image([picture] * 3, batch_size=2).shape == (3, 20)
+    with pytest.raises(sclip.UserError, match="architecture hybrid-cif: no branch 'middle'"):
+        loaded.encode_speech(RECORDINGS, branch="middle")
+
+
+def test_keywords_say_what_and_when(folder):
+    loaded = sclip.load(folder)
+    found = loaded.keywords(RECORDINGS, top=3)
+    assert len(found) == 4
+    for slots, recording in zip(found, RECORDINGS, strict=True):
+        assert slots
+        end = 0.0
+        for slot in slots:
+            assert [p.score for p in slot.pieces] == sorted((p.score for p in slot.pieces), reverse=True)
+            assert len(slot.pieces) == 3
+            assert all(p.token not in (0, 49406, 49407) for p in slot.pieces)
+            assert all(loaded.clip.piece(p.token) == p.text + "</w>" * p.ends_word for p in slot.pieces)
+            start, stop = slot.span
+            assert max(0.0, end - 0.02 - 1e-9) <= start < stop <= len(recording) / 16000
+            end = stop
+    fixed = model("cascaded").keywords(RECORDINGS)
+    assert [len(slots) for slots in fixed] == [8] * 4
+    assert all(slot.span is None for slots in fixed for slot in slots)
+
+
+def test_encoders_by_reference(tmp_path):
+    """Named by place and hash; a changed encoder is noticed."""
+    inside = model("cascaded")
+    inside.speech.save(tmp_path / "hubert")
+    inside.clip.save(tmp_path / "clip")
+    speech = SpeechEncoder.from_pretrained(str(tmp_path / "hubert"))
+    clip = ClipEncoder.from_pretrained(str(tmp_path / "clip"))
+    outside = sclip.SpeechCLIP("cascaded", inside.architecture, speech, clip, inside.vocabulary)
+    outside.head.load_state_dict(inside.head.state_dict())
+    folder = outside.save(tmp_path / "model")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md", "config.json", "model.safetensors", "vocabulary.json",
+    ]  # fmt: skip
+    tensors = load_file(folder / "model.safetensors")
+    assert all(name.startswith(("head.", "objective.")) for name in tensors)
+    assert torch.equal(sclip.load(folder).encode_speech(RECORDINGS), inside.encode_speech(RECORDINGS))
+    shutil.rmtree(tmp_path / "hubert")
+    speech_encoder().save(tmp_path / "hubert")
+    with pytest.raises(sclip.UserError, match=r"encoder .*hubert: expected weights \w{12}…, found \w{12}…"):
+        sclip.load(folder)
+    shutil.rmtree(tmp_path / "hubert")
+    with pytest.raises(sclip.UserError, match=r"hub repo .*hubert: not in the cache and not to be had"):
+        sclip.load(folder)
+
+
+def test_the_hub_s_own_calls(folder, tmp_path):
+    """PyTorchModelHubMixin's save_pretrained and from_pretrained write and read the same folder."""
+    loaded = sclip.SpeechCLIP.from_pretrained(str(folder))
+    loaded.save_pretrained(tmp_path / "saved")
+    for name in ("config.json", "model.safetensors", "README.md", "speech/model.safetensors"):
+        assert (tmp_path / "saved" / name).read_bytes() == (folder / name).read_bytes()
+    assert "hybrid-cif" in (folder / "README.md").read_text()
+
+
+def test_training_leaves_the_encoders_as_they_are(folder):
+    loaded = sclip.load(folder).train()
+    assert loaded.head.training
+    assert not loaded.speech.model.training
+    assert not loaded.clip.model.training
+    assert all(not p.requires_grad for part in (loaded.speech, loaded.clip) for p in part.parameters())
+
+
+def edit_config(folder, path: str, value) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    *parents, last = path.split(".")
+    place = config
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_tensors(folder, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
+        (lambda f: edit_config(f, "format", "other"), "format: expected 'sclip model 1', found 'other'"),
+        (lambda f: edit_config(f, "head.atention", {}), "head.atention: no such key; did you mean 'attention'?"),
+        (lambda f: edit_config(f, "sizes.speech_width", 48), "found encoders of Sizes(states=3, speech_width=32"),
+        (lambda f: edit_config(f, "head.keywords", {"slots": 4}), "objective.quantity: the head has no such output"),
+        (
+            lambda f: edit_config(f, "head.utterance_hidden", [9]),
+            "utterance.0.weight: expected (9, 32), found (20, 32)",
+        ),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "model.safetensors: not a whole safetensors file"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: no such file"),
+        (lambda f: edit_tensors(f, lambda t: t.pop("head.tokens")), "model.safetensors: head.tokens is missing"),
+        (lambda f: edit_tensors(f, lambda t: t.update({"head.x": torch.ones(1)})), "head.x: no such tensor"),
+        (lambda f: (f / "vocabulary.json").unlink(), "vocabulary.json: no such file"),
+        (lambda f: (f / "clip/open_clip_config.json").unlink(), "open_clip_config.json is missing"),
+    ],
+)
+def test_damaged_folders(folder, tmp_path, damage, message):
+    damaged = tmp_path / "model"
+    shutil.copytree(folder, damaged)
+    damage(damaged)
+    with pytest.raises(sclip.UserError, match=re.escape(message)) as error:
+        sclip.load(damaged)
+    assert "\n" not in str(error.value)
+
+
+def test_mistakes(folder, tmp_path):
+    loaded = sclip.load(folder)
+    with pytest.raises(sclip.UserError, match="recording 1: 399 samples; a frame takes 400"):
+        loaded.encode_speech([RECORDINGS[0], RECORDINGS[0][:399]])
+    with pytest.raises(sclip.UserError, match="already exists"):
+        loaded.save(folder)
+    with pytest.raises(sclip.UserError, match="has keywords, and no vocabulary was given"):
+        sclip.SpeechCLIP("cascaded", ARCHITECTURES["cascaded"], loaded.speech, loaded.clip)
+    with pytest.raises(sclip.UserError, match="hub repo nobody/nothing: not in the cache and not to be had"):
+        sclip.load("nobody/nothing")

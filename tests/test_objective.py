@@ -1,0 +1,71 @@
+"""The losses, worked out by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sclip.config import ObjectiveConfig
+from sclip.heads.head import HeadOutput
+from sclip.objective import Objective, contrastive_loss
+
+ONE = torch.tensor(1.0)
+
+
+def by_hand(speech, images, ids, scale, margin) -> float:
+    """Both directions, each row's own denominator, example by example."""
+    a, b = F.normalize(speech, dim=-1), F.normalize(images, dim=-1)
+    total = 0.0
+    for rows, columns in ((a, b), (b, a)):
+        for i in range(len(rows)):
+            own = float(scale * rows[i] @ columns[i]) - margin
+            others = [float(scale * rows[i] @ columns[j]) for j in range(len(rows)) if ids[j] != ids[i]]
+            total += -own + math.log(math.exp(own) + sum(map(math.exp, others)))
+    return total / 2 / len(a)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3])
+def test_contrastive_loss_by_hand(margin):
+    speech, images, ids = torch.randn(7, 5), torch.randn(7, 5), torch.tensor([1, 2, 2, 3, 1, 1, 4])
+    images[4] = images[5] = images[0]
+    images[2] = images[1]
+    found = contrastive_loss(speech, images, ids, torch.tensor(5.0), margin)
+    assert float(found) == pytest.approx(by_hand(speech, images, ids.tolist(), 5.0, margin), rel=1e-5)
+
+
+def test_a_batch_of_one_image_has_nothing_to_tell_apart():
+    vectors = torch.randn(3, 4)
+    assert float(contrastive_loss(vectors[:1], vectors[1:2], torch.tensor([5]), ONE)) == pytest.approx(0, abs=1e-6)
+    assert float(contrastive_loss(vectors, vectors, torch.tensor([5, 5, 5]), ONE)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_neither_overflows_nor_decides(dtype):
+    """exp(1000) is more than even fp32 holds; and the loss is the one of these vectors in fp32."""
+    speech, images = torch.randn(300, 8).to(dtype), torch.randn(300, 8).to(dtype)
+    speech[0] *= 100
+    with torch.autocast("cpu", dtype):
+        found = contrastive_loss(speech.requires_grad_(), images, torch.arange(300), torch.tensor(1000.0))
+    found.backward()
+    assert found.dtype == torch.float32
+    assert speech.grad.isfinite().all()
+    expected = contrastive_loss(speech.float(), images.float(), torch.arange(300), torch.tensor(1000.0))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_temperature_is_learned_or_fixed():
+    learned, fixed = (
+        Objective(ObjectiveConfig(parallel=1)),
+        Objective(ObjectiveConfig(parallel=1, learn_temperature=False)),
+    )
+    assert [o.log_scale.item() for o in (learned, fixed)] == pytest.approx([math.log(1 / 0.07)] * 2)
+    assert [len(list(o.parameters())) for o in (learned, fixed)] == [1, 0]
+    assert not fixed.state_dict()
+
+
+def test_weights():
+    output, images, ids = HeadOutput(torch.randn(4, 3), torch.randn(4, 3)), torch.randn(4, 3), torch.arange(4)
+    losses = Objective(ObjectiveConfig(parallel=0.5, cascaded=1.5))(output, images, ids)
+    torch.testing.assert_close(losses.total, 0.5 * losses.parallel + 1.5 * losses.cascaded)
+    assert losses.quantity is None

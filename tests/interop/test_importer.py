@@ -3,15 +3,18 @@
 import json
 import re
 
+import open_clip
 import pytest
 import torch
 from click.testing import CliRunner
 from golden_files import GOLDEN
+from transformers import HubertConfig
 
 import sclip
 from sclip.cli import main
 from sclip.interop.checkpoint import read_checkpoint
-from sclip.interop.importer import find_rows, import_checkpoint
+from sclip.interop.fairseq import hubert_config
+from sclip.interop.importer import clip_config, find_rows, import_checkpoint
 
 
 def changed(tmp_path, change, name="base-hybrid-cif"):
@@ -55,6 +58,7 @@ def setting(path: str, value):
         (setting(f"{BRANCH}.type", "NewBranch"), f"{BRANCH}.type: expected 'CascadedBranch' or"),
         (setting(f"{BRANCH}.type", "CascadedBranch_dynamic"), "parallel_objective_weight: expected 0, found 1.0"),
         (setting(f"{BRANCH}.vq.args.temp", "learnable=0.1"), f"{BRANCH}.vq.args.temp: expected 'fixed=0.1'"),
+        (lambda t, _: t.pop("clip.model.visual.class_embedding"), "clip.model.visual.class_embedding is missing"),
         (setting("audio_encoder.type", "s3prl_plus"), "audio_encoder.type: expected 'FairseqHubert'"),
         (lambda _, c: c.pop("cl_loss"), "its configuration has no cl_loss.type"),
     ],
@@ -111,6 +115,35 @@ def test_sizes_are_read_off_the_tensors(tmp_path):
     expected["clip"]["vision_cfg"].pop("head_width")
     expected["clip"]["text_cfg"]["heads"] = 1
     assert clip == expected["clip"]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "layers", "heads", "norms"), [("base", 768, 12, 12, "group"), ("large", 1024, 24, 16, "layer")]
+)
+def test_the_published_hubert_sizes(name, width, layers, heads, norms):
+    """Shapes of fairseq's HuBERT base and large, by fairseq's names, give transformers' configurations of them."""
+    with torch.device("meta"):
+        shapes = {f"encoder.layers.{i}.fc1.weight": torch.empty(4 * width, width) for i in range(layers)}
+        for i, kernel in enumerate((10, 3, 3, 3, 3, 2, 2)):
+            shapes[f"feature_extractor.conv_layers.{i}.0.weight"] = torch.empty(512, 512 if i else 1, kernel)
+        if norms == "layer":
+            shapes["feature_extractor.conv_layers.0.0.bias"] = torch.empty(512)
+            shapes["feature_extractor.conv_layers.0.2.1.weight"] = torch.empty(512)
+        shapes["encoder.pos_conv.0.weight_v"] = torch.empty(width, width // 16, 128)
+    expected = HubertConfig() if name == "base" else HubertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
+        feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True,
+    )  # fmt: skip
+    assert hubert_config(shapes)["num_attention_heads"] == heads
+    assert hubert_config(shapes) == expected.to_dict()
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14"])
+def test_the_published_clip_sizes(name):
+    expected = open_clip.get_model_config(f"{name}-quickgelu")
+    with torch.device("meta"):
+        tensors = open_clip.CLIP(**expected).state_dict()
+    assert clip_config(tensors) == expected
 
 
 def test_rows_are_found_bit_for_bit():

@@ -82,15 +82,17 @@ def integrate_and_fire(
     With `tail` as in evaluation. Without, what is left after the last firing stays, uncounted, in the next slot if
     another utterance makes the batch wide enough for it.
     """
-    total = alpha.double().cumsum(-1)
+    # Apple's GPUs have no fp64: there the weights are worked out on the CPU.
+    total = (alpha.cpu() if alpha.device.type == "mps" else alpha).double().cumsum(-1)
     lengths = (total[:, -1] / threshold).floor().clamp(1, max_slots).long()
     weights, fired = slot_weights(total, threshold, int(lengths.max()))
     if tail is not None:
         weights, lengths = _fire_tail(weights, lengths, threshold, max_slots, tail)
+    weights, lengths, fired = (t.to(frames.device) for t in (weights.float(), lengths, fired))
     weights = weights[:, : int(lengths.max())]
     with torch.autocast(frames.device.type, enabled=False):
-        slots = weights.float() @ frames.float()
-    return Firing(Padded(slots, lengths), weights.float(), fired)
+        slots = weights @ frames.float()
+    return Firing(Padded(slots, lengths), weights, fired)
 
 
 def slot_weights(total: Tensor, threshold: float, slots: int) -> tuple[Tensor, Tensor]:

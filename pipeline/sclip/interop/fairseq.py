@@ -9,7 +9,7 @@ from transformers import HubertConfig
 
 # Pre-training's, which nothing reads afterwards.
 DROPPED = ("final_proj.", "label_embs_concat")
-HEAD_WIDTH = 64  # in every HuBERT that was published
+HEAD_WIDTH = 64  # in HuBERT base and large, which are all that was used
 
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"mask_emb", r"masked_spec_embed"),

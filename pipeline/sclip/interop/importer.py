@@ -59,6 +59,9 @@ def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | 
     settings = Settings(_configuration(checkpoint, path), str(path))
     sizes = json.loads(Path(encoders).read_text(encoding="utf-8")) if encoders else {}
     published = published_settings(settings, tensors)
+    if not encoders:  # whose sizes can be told
+        settings.only("audio_encoder.name", "hubert", "hubert_base", "hubert_large_ll60k")
+        settings.only("clip.name", "ViT-B/32", "ViT-B/16", "ViT-L/14")
     report = ImportReport()
     report.read.append(f"configuration: {published.arch}, {published.speech_name}, {published.clip_name}")
 
@@ -123,17 +126,17 @@ def _clip_encoder(
     tensors: Mapping[str, Tensor], config: dict[str, Any] | None, path: Path
 ) -> tuple[ClipEncoder, Vocabulary]:
     clip = with_prefix(tensors, CLIP)
-    for name in ("token_embedding.weight", "visual.conv1.weight", "text_projection"):
+    for name in ("token_embedding.weight", "visual.class_embedding", "text_projection"):
         if name not in clip:
             raise UserError(f"{path}: {CLIP}{name} is missing")
     reduced, full = tensors[TABLE], tensors.get(FULL_TABLE, tensors[TABLE])
     clip["token_embedding.weight"] = full
-    encoder = ClipEncoder.from_tensors(config or _clip_config(clip), clip, f"{path}: open_clip's clip")
+    encoder = ClipEncoder.from_tensors(config or clip_config(clip), clip, f"{path}: open_clip's clip")
     ids = find_rows(reduced, full, path)
     return encoder, Vocabulary(ids, tuple(encoder.piece(i) for i in ids), BLOCKED_ROWS)
 
 
-def _clip_config(clip: Mapping[str, Tensor]) -> dict[str, Any]:
+def clip_config(clip: Mapping[str, Tensor]) -> dict[str, Any]:
     """open_clip's configuration of one of OpenAI's vision transformers, whose heads are all 64 wide."""
     width, _, patch, _ = clip["visual.conv1.weight"].shape
     grid = round((len(clip["visual.positional_embedding"]) - 1) ** 0.5)
@@ -173,7 +176,9 @@ def _log_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _origin(checkpoint: Mapping[str, Any], path: Path) -> dict[str, str]:
-    origin = {"imported from": path.name, "its SHA-256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    origin = {"imported from": path.name, "its SHA-256": digest}
     for key in ("epoch", "global_step"):
         if key in checkpoint:
             origin[f"its {key}"] = str(checkpoint[key])

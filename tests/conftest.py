@@ -1,8 +1,11 @@
 """No test reaches for a network. The same examples on every CI run, new ones at every desk."""
 
 import os
+import tempfile
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+# Read when huggingface_hub is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="sclip-hub-")
 
 from hypothesis import settings
 

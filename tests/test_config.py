@@ -68,5 +68,5 @@ def test_files(tmp_path):
     with pytest.raises(UserError, match="not YAML"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("arch: {mine: {head: {}}}")
-    with pytest.raises(UserError, match=r"params\.yaml: arch: mine\.head\.attention: missing"):
+    with pytest.raises(UserError, match=r"params\.yaml: arch\.mine\.head\.attention: missing"):
         load_params(tmp_path / "params.yaml")

@@ -169,13 +169,18 @@ def parse(kind: Any, data: Any, where: str) -> Any:
         return tuple(parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin is dict:
         _expect(isinstance(data, Mapping), "a table", data, where)
-        return {key: parse(arguments[1], value, f"{where}: {key}") for key, value in data.items()}
+        return {key: parse(arguments[1], value, _inside(where, key)) for key, value in data.items()}
     if kind is float:
         _expect(isinstance(data, int | float) and not isinstance(data, bool), "a number", data, where)
         return float(data)
     names = {int: "a whole number", bool: "true or false", str: "text"}
     _expect(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), names[kind], data, where)
     return data
+
+
+def _inside(where: str, key: str) -> str:
+    """`file: key.key.key`"""
+    return f"{where}{'.' if ': ' in where else ': '}{key}"
 
 
 def _expect(condition: bool, expected: str, found: Any, where: str) -> None:
@@ -187,19 +192,18 @@ def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
     _expect(isinstance(data, Mapping), "a table", data, where)
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    separator = "." if ": " in where else ": "
     for key in data:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0)
-            raise UserError(f"{where}{separator}{key}: no such key; did you mean {near[0]!r}?")
-    values = {key: parse(hints[key], value, f"{where}{separator}{key}") for key, value in data.items()}
+            raise UserError(f"{_inside(where, key)}: no such key; did you mean {near[0]!r}?")
+    values = {key: parse(hints[key], value, _inside(where, key)) for key, value in data.items()}
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING:
-            raise UserError(f"{where}{separator}{name}: missing")
+            raise UserError(f"{_inside(where, name)}: missing")
     try:
         return kind(**values)
     except UserError:
         raise
     except ValueError as error:  # of __post_init__, which names a field first or speaks of the whole
         names_field = re.split(r"\W", str(error), maxsplit=1)[0] in fields
-        raise UserError(f"{where}{separator if names_field else ': '}{error}") from None
+        raise UserError(_inside(where, str(error)) if names_field else f"{where}: {error}") from None

@@ -78,7 +78,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         self.name, self.architecture, self.vocabulary, self.origin = name, architecture, vocabulary, origin or {}
         self.speech, self.clip, self.encoders_inside = speech, clip, encoders_inside
         keywords = architecture.head.keywords
-        self.text_tower = clip.text_tower if keywords else None
+        self.text_tower = clip.text_tower if keywords is not None else None
         table, blocked = None, None
         if self.text_tower is not None:
             if vocabulary is None:
@@ -100,25 +100,29 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     ) -> Tensor:
         """Paths, arrays or tensors -> (B, J). `branch` of a hybrid: `parallel` (the default) or `cascaded`."""
         branch = branch or ("parallel" if self.architecture.head.utterance else "cascaded")
-        vectors: dict[int, Tensor] = {}
+        order: list[int] = []
+        vectors: list[Tensor] = []
         for indices, output in self._run(audio, sample_rate, batch_size):
             found = {"parallel": output.utterance, "cascaded": output.sentence}.get(branch)
             if found is None:
                 raise UserError(f"architecture {self.name}: no branch {branch!r}")
-            vectors |= zip(indices, F.normalize(found, dim=-1), strict=True)
-        return self._rows(vectors)
+            order += indices
+            vectors.append(found)
+        return self._unit(vectors)[torch.tensor(order, dtype=torch.long).argsort()]
 
     @torch.inference_mode()
     def encode_image(self, images: Sequence[Any], *, batch_size: int = 64) -> Tensor:
         """Paths, PIL pictures, byte arrays (H, W, 3), or float tensors (3, H, W) already preprocessed -> (B, J)"""
-        vectors = [self.clip.encode_image(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-        return self._rows(dict(enumerate(F.normalize(row, dim=-1) for rows in vectors for row in rows)))
+        return self._unit([self.clip.encode_image(batch) for batch in _batches(images, batch_size)])
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
         """(B, J)"""
-        vectors = [self.clip.encode_text(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
-        return self._rows(dict(enumerate(F.normalize(row, dim=-1) for rows in vectors for row in rows)))
+        return self._unit([self.clip.encode_text(batch) for batch in _batches(texts, batch_size)])
+
+    def _unit(self, vectors: list[Tensor]) -> Tensor:
+        """Batches (b, J) -> (B, J), of unit length"""
+        return F.normalize(torch.cat([torch.empty(0, self.clip.joint_width, device=self.device), *vectors]), dim=-1)
 
     @torch.inference_mode()
     def keywords(
@@ -127,18 +131,19 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         """What each recording's slots stand for: the `top` nearest pieces of each."""
         if self.vocabulary is None or self.architecture.head.keywords is None:
             raise UserError(f"architecture {self.name}: has no keywords")
+        top = min(top, len(self.vocabulary) - len(self.vocabulary.blocked))
         found: dict[int, list[Keyword]] = {}
         for indices, output in self._run(audio, sample_rate, batch_size):
-            found |= zip(indices, self._keywords(output, min(top, len(self.vocabulary))), strict=True)
+            found |= zip(indices, self._keywords(output, top), strict=True)
         return [found[i] for i in range(len(audio))]
 
     def _keywords(self, output: HeadOutput, top: int) -> Iterator[list[Keyword]]:
         assert output.keywords is not None
         assert self.vocabulary is not None
-        allowed = output.keywords.cosines.index_fill(
-            -1, torch.tensor(self.vocabulary.blocked, device=self.device), -torch.inf
-        )
-        scores, rows = (t.tolist() for t in allowed.topk(top))  # (B, S, top)
+        assert self.head.keywords is not None
+        scores, rows = (
+            t.tolist() for t in self.head.keywords.quantize.allowed(output.keywords).topk(top)
+        )  # (B, S, top)
         for b, slots in enumerate(output.keywords.embeddings.lengths.tolist()):
             spans: list[tuple[float, float] | None] = [None] * slots
             if output.cif is not None:
@@ -169,15 +174,9 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         if short:
             name = audio[short[0]] if isinstance(audio[short[0]], str | Path) else f"recording {short[0]}"
             raise UserError(f"{name}: {len(waveforms[short[0]])} samples; a frame takes {self.speech.shortest}")
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
+        for indices in _batches(order, batch_size):
             states = self.speech([waveforms[i] for i in indices])
-            yield indices, self.head(states, self.text_tower)
-
-    def _rows(self, vectors: dict[int, Tensor]) -> Tensor:
-        if not vectors:
-            return torch.empty(0, self.clip.joint_width, device=self.device)
-        return torch.stack([vectors[i] for i in range(len(vectors))])
+            yield list(indices), self.head(states, self.text_tower)
 
     def train(self, mode: bool = True) -> "SpeechCLIP":
         """The encoders are frozen, and stay as they compute in evaluation."""
@@ -235,6 +234,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> "SpeechCLIP":
         """PyTorchModelHubMixin's from_pretrained ends here."""
         return load(model_id, revision=revision)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> SpeechCLIP:

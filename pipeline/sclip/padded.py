@@ -14,7 +14,7 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Padded:
-    """`values` (B, ..., T, D) with `lengths` (B,) along T. What lies past a length means nothing."""
+    """`values` (B, ..., T, D) with `lengths` (B,) along T. What lies past a length is finite and means nothing."""
 
     values: Tensor
     lengths: Tensor
@@ -33,10 +33,6 @@ class Padded:
     def valid(self) -> Tensor:
         """(B, T)"""
         return valid_mask(self.lengths, self.values.shape[-2])
-
-    def zeroed(self) -> "Padded":
-        """The same with zeros for padding; for (B, T, D)."""
-        return Padded(self.values * self.valid[..., None], self.lengths)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Each sequence without its padding."""

@@ -34,13 +34,11 @@ CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensor
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
 
 
-class TextTower(nn.Module):
+class TextTower:
     """CLIP's text transformer, fed with token embeddings. `start` and `end` are the ids around a sentence."""
 
-    tower: Any  # open_clip's CLIP, or the TextTransformer in its CustomTextCLIP
-
-    def __init__(self, tower: nn.Module, start: int, end: int):
-        super().__init__()
+    def __init__(self, tower: Any, start: int, end: int):
+        """`tower`: open_clip's CLIP, or the TextTransformer in its CustomTextCLIP."""
         self.tower = tower
         self.start, self.end = start, end
 
@@ -53,7 +51,7 @@ class TextTower(nn.Module):
     def context_length(self) -> int:
         return len(self.tower.positional_embedding)
 
-    def forward(self, keywords: Padded) -> Tensor:
+    def __call__(self, keywords: Padded) -> Tensor:
         """(B, S, W) -> (B, J): the sentence `start keywords end`"""
         batch, slots, width = keywords.values.shape
         if slots + 2 > self.context_length:
@@ -91,7 +89,10 @@ class ClipEncoder(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str, revision: str | None = None) -> "ClipEncoder":
         if name.startswith("hf-hub:"):
-            folder, commit = fetch_repo(name.removeprefix("hf-hub:"), revision, ["open_clip*", "*token*", "*vocab*"])
+            repo = name.removeprefix("hf-hub:")
+            folder, commit = fetch_repo(repo, revision, [CONFIG_FILE, WEIGHTS_FILE, "*token*", "vocab*", "merges*"])
+            if not (folder / WEIGHTS_FILE).is_file():
+                fetch_repo(repo, commit, ["open_clip_pytorch_model.bin"])
             return cls._from_folder(folder, Source(name, commit))
         if revision is not None:
             raise UserError(f"CLIP {name}: only a hub repo (hf-hub:…) has revisions, found {revision!r}")

@@ -21,7 +21,7 @@ def fetch_repo(repo: str, revision: str | None, patterns: list[str]) -> tuple[Pa
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's errors have no common class below Exception
-        first_line = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         at = f" at {revision}" if revision else ""
-        raise UserError(f"hub repo {repo}{at}: not in the cache and not to be had: {first_line}") from None
+        raise UserError(f"hub repo {repo}{at}: not in the cache and not to be had: {reason}") from None
     return folder, folder.name

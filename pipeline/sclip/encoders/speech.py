@@ -67,10 +67,9 @@ class SpeechEncoder(nn.Module):
         layer_norms = getattr(config, "feat_extract_norm", "layer") == "layer"
         self.model, self.source = model.eval().requires_grad_(False), source
         self.normalize_waveform = layer_norms if normalize_waveform is None else normalize_waveform
-        self._first_norm: ValidGroupNorm | None = None
         if not layer_norms:
             first = model.feature_extractor.conv_layers[0]
-            first.layer_norm = self._first_norm = ValidGroupNorm(first.layer_norm)
+            first.layer_norm = ValidGroupNorm(first.layer_norm)
         self._valid: Tensor | None = None  # (B, T) of the batch at hand
         for convolution in list(getattr(model.encoder.pos_conv_embed, "layers", []))[1:]:
             convolution.register_forward_pre_hook(self._zero_padding)
@@ -80,21 +79,22 @@ class SpeechEncoder(nn.Module):
         cls, name: str, revision: str | None = None, normalize_waveform: bool | None = None
     ) -> "SpeechEncoder":
         """A local folder, or a hub repo at a revision, in transformers' format."""
-        source, folder = Source(name), Path(name)
-        if not folder.is_dir():
-            folder, commit = fetch_repo(name, revision, ["*.json", "*.safetensors", "pytorch_model*.bin"])
-            source = Source(name, commit)
+        commit = None
+        if not Path(name).is_dir():
+            _, commit = fetch_repo(name, revision, ["config.json"])
         elif revision is not None:
             raise UserError(f"speech encoder {name}: a folder has no revisions, found {revision!r}")
         try:
             with _without_progress_bar():
-                model, loading = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+                model, loading = AutoModel.from_pretrained(
+                    name, revision=commit or "main", dtype=torch.float32, output_loading_info=True
+                )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"speech encoder {name}: cannot be loaded: {' '.join(str(error).split())}") from None
         missing = set(loading["missing_keys"]) - UNREAD
         if missing:
             raise UserError(f"speech encoder {name}: {len(missing)} tensors are missing, {min(missing)} among them")
-        return cls(model, source, normalize_waveform)
+        return cls(model, Source(name, commit), normalize_waveform)
 
     @property
     def states(self) -> int:
@@ -135,9 +135,9 @@ class SpeechEncoder(nn.Module):
         batch = pad_sequence(waveforms, batch_first=True)  # (B, N)
         lengths = self.frames(samples)
         self._valid = valid_mask(lengths, int(lengths.max()))
-        if self._first_norm is not None:
-            config = self.model.config
-            self._first_norm.lengths = (samples - config.conv_kernel[0]) // config.conv_stride[0] + 1
+        first_norm, config = self.model.feature_extractor.conv_layers[0].layer_norm, self.model.config
+        if isinstance(first_norm, ValidGroupNorm):
+            first_norm.lengths = (samples - config.conv_kernel[0]) // config.conv_stride[0] + 1
         mask = valid_mask(samples, batch.shape[1]).long()
         hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)

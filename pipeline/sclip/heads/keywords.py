@@ -51,11 +51,14 @@ class Quantizer(nn.Module):
                 embeddings = soft + (embeddings - soft).detach()  # the value of the one, the gradient of the other
         return Keywords(Padded(embeddings, slots.lengths), rows, cosines)
 
+    def allowed(self, keywords: Keywords) -> Tensor:
+        """Cosines (B, S, V) with minus infinity for what is never a keyword."""
+        return keywords.cosines.masked_fill(self.blocked, -torch.inf)
+
     def perplexities(self, keywords: Keywords) -> dict[str, Tensor]:
         """How much of the vocabulary is in use; as published, over every slot of the batch, empty ones included."""
-        allowed = keywords.cosines.masked_fill(self.blocked, -torch.inf)
         used = F.one_hot(keywords.rows, len(self.table)).float().mean((0, 1))
-        each = allowed.softmax(-1)  # (B, S, V)
+        each = self.allowed(keywords).softmax(-1)  # (B, S, V)
         expected = each.mean((0, 1))
         return {
             "code_perplexity": (-(used * (used + 1e-7).log()).sum()).exp(),
@@ -83,7 +86,7 @@ class SlotNorm(nn.Module):
 
     def forward(self, slots: Padded) -> Padded:
         """(B, S, W) -> (B, S, W)"""
-        x = slots.values
+        x = slots.values.float()
         if self.slots is not None:
             normed = self.norm(x.flatten(1)).view_as(x)
         elif self.training and not self.counts_padding:

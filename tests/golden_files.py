@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 GOLDEN = Path(os.environ.get("SCLIP_GOLDEN", Path(__file__).parent / "golden"))
+if not (GOLDEN / "meta.json").is_file():
+    raise FileNotFoundError(f"SCLIP_GOLDEN: no meta.json in {GOLDEN}")
 
 
 def load(name: str) -> dict[str, Tensor]:

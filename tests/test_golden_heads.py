@@ -164,6 +164,8 @@ def check_gradients(case: Case, prefix: str) -> None:
 
 
 def cif_cases() -> list[str]:
+    if not (GOLDEN / "cif.safetensors").is_file():
+        return []
     return sorted({key.split(".")[0] for key in load("cif.safetensors")})
 
 

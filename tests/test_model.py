@@ -59,6 +59,23 @@ def test_vectors(folder, tmp_path):
         loaded.encode_speech(RECORDINGS, branch="middle")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu(folder):
+    """The same calls, and in fp32 nearly the same numbers."""
+    torch.backends.cudnn.allow_tf32 = False
+    there, here = sclip.load(folder, device="cuda"), sclip.load(folder)
+    given = [RECORDINGS[0].cuda(), *RECORDINGS[1:]]
+    for branch in ("parallel", "cascaded"):
+        vectors = there.encode_speech(given, branch=branch)
+        assert vectors.device.type == "cuda"
+        torch.testing.assert_close(vectors.cpu(), here.encode_speech(RECORDINGS, branch=branch), rtol=1e-3, atol=1e-4)
+    picture = torch.randn(3, 16, 16)
+    torch.testing.assert_close(there.encode_image([picture]).cpu(), here.encode_image([picture]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(there.encode_text(CAPTIONS).cpu(), here.encode_text(CAPTIONS), rtol=1e-3, atol=1e-4)
+    found, expected = there.keywords(RECORDINGS), here.keywords(RECORDINGS)
+    assert [[k.pieces[0].token for k in slots] for slots in found] == [[k.pieces[0].token for k in s] for s in expected]
+
+
 def test_keywords_say_what_and_when(folder):
     loaded = sclip.load(folder)
     found = loaded.keywords(RECORDINGS, top=3)
@@ -100,7 +117,7 @@ def test_encoders_by_reference(tmp_path):
     with pytest.raises(sclip.UserError, match=r"encoder .*hubert: expected weights \w{12}…, found \w{12}…"):
         sclip.load(folder)
     shutil.rmtree(tmp_path / "hubert")
-    with pytest.raises(sclip.UserError, match=r"hub repo .*hubert: not in the cache and not to be had"):
+    with pytest.raises(sclip.UserError, match=r"hubert: no such folder, and as a hub repo not to be had"):
         sclip.load(folder)
 
 
@@ -156,6 +173,10 @@ def edit_tensors(folder, change) -> None:
         (lambda f: edit_tensors(f, lambda t: t.update({"head.x": torch.ones(1)})), "head.x: no such tensor"),
         (lambda f: (f / "vocabulary.json").unlink(), "vocabulary.json: no such file"),
         (lambda f: (f / "clip/open_clip_config.json").unlink(), "open_clip_config.json is missing"),
+        (lambda f: (f / "clip/open_clip_config.json").write_text("{"), "open_clip_config.json: not JSON"),
+        (lambda f: (f / "clip/open_clip_model.safetensors").write_bytes(b"x" * 9), "CLIP "),
+        (lambda f: (f / "speech/model.safetensors").write_bytes(b"x" * 9), "speech encoder "),
+        (lambda f: (f / "speech/config.json").write_text("{"), "speech encoder "),
     ],
 )
 def test_damaged_folders(folder, tmp_path, damage, message):
@@ -171,9 +192,16 @@ def test_mistakes(folder, tmp_path):
     loaded = sclip.load(folder)
     with pytest.raises(sclip.UserError, match="recording 1: 399 samples; a frame takes 400"):
         loaded.encode_speech([RECORDINGS[0], RECORDINGS[0][:399]])
+    for single in ("a.wav", RECORDINGS[0], RECORDINGS[0].numpy()):
+        with pytest.raises(sclip.UserError, match="expected a list, found a single"):
+            loaded.encode_speech(single)
+    for single in ("a dog", Image.new("RGB", (9, 9))):
+        for encode in (loaded.encode_text, loaded.encode_image):
+            with pytest.raises(sclip.UserError, match="expected a list, found a single"):
+                encode(single)
     with pytest.raises(sclip.UserError, match="already exists"):
         loaded.save(folder)
     with pytest.raises(sclip.UserError, match="has keywords, and no vocabulary was given"):
         sclip.SpeechCLIP("cascaded", ARCHITECTURES["cascaded"], loaded.speech, loaded.clip)
-    with pytest.raises(sclip.UserError, match="hub repo nobody/nothing: not in the cache and not to be had"):
+    with pytest.raises(sclip.UserError, match="nobody/nothing: no such folder, and as a hub repo not to be had"):
         sclip.load("nobody/nothing")

@@ -15,6 +15,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:  # a disk that is full, a place that cannot be written
+            raise click.ClickException(str(error)) from None
 
 
 @click.group(cls=_Commands)

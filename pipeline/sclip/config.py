@@ -48,7 +48,7 @@ class CifConfig:
     layers: int = 1
     kernel: int = 3
     dropout: float = 0.5
-    threshold: float = 1.0
+    threshold: float = 1.0  # a slot fires when the weights since the last firing have added up to it
     tail: float = 0.5  # evaluation: a leftover of at least this much fires too
     max_slots: int = 75
     frames_per_slot: int = 20  # the target in training: 2.5 slots a second at 50 frames a second
@@ -93,6 +93,8 @@ class KeywordConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
+    """Everything between the speech encoder's hidden states and CLIP."""
+
     attention: AttentionConfig
     utterance: bool = False  # one more learned token, pooled into a vector beside the picture's
     utterance_hidden: tuple[int, ...] = ()  # widths between the layers of its projection
@@ -105,12 +107,14 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    parallel: float = 0.0
-    cascaded: float = 0.0
-    quantity: float = 0.0
-    temperature: float = 0.07
+    """The losses' weights, and what the two contrastive ones share."""
+
+    parallel: float = 0.0  # the utterance vector against the picture
+    cascaded: float = 0.0  # the keywords' vector against the picture
+    quantity: float = 0.0  # CIF: the sum of its weights against the target length
+    temperature: float = 0.07  # where it starts, or stays
     learn_temperature: bool = True
-    margin: float = 0.0
+    margin: float = 0.0  # taken off the right pairs' scores
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")

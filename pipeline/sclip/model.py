@@ -94,11 +94,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def device(self) -> torch.device:
         return self.head.tokens.device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_speech(
         self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, branch: str | None = None, batch_size: int = 16
     ) -> Tensor:
-        """Paths, arrays or tensors -> (B, J). `branch` of a hybrid: `parallel` (the default) or `cascaded`."""
+        """A list of paths, arrays or tensors -> (B, J). `branch`, of a hybrid: `parallel` unless `cascaded` is asked."""
         branch = branch or ("parallel" if self.architecture.head.utterance else "cascaded")
         order: list[int] = []
         vectors: list[Tensor] = []
@@ -110,21 +110,21 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             vectors.append(found)
         return self._unit(vectors)[torch.tensor(order, dtype=torch.long).argsort()]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_image(self, images: Sequence[Any], *, batch_size: int = 64) -> Tensor:
-        """Paths, PIL pictures, byte arrays (H, W, 3), or float tensors (3, H, W) already preprocessed -> (B, J)"""
-        return self._unit([self.clip.encode_image(batch) for batch in _batches(images, batch_size)])
+        """A list of paths, PIL pictures, byte arrays (H, W, 3), or float tensors preprocessed already -> (B, J)"""
+        return self._unit([self.clip.encode_image(batch) for batch in _batches(_listed(images), batch_size)])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
         """(B, J)"""
-        return self._unit([self.clip.encode_text(batch) for batch in _batches(texts, batch_size)])
+        return self._unit([self.clip.encode_text(batch) for batch in _batches(_listed(texts), batch_size)])
 
     def _unit(self, vectors: list[Tensor]) -> Tensor:
         """Batches (b, J) -> (B, J), of unit length"""
         return F.normalize(torch.cat([torch.empty(0, self.clip.joint_width, device=self.device), *vectors]), dim=-1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def keywords(
         self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, top: int = 5, batch_size: int = 16
     ) -> list[list[Keyword]]:
@@ -168,7 +168,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
     def _run(self, audio: Sequence[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], HeadOutput]]:
         """The head's output for batches of similar length, with the places of their recordings."""
-        waveforms = [as_waveform(item, rate, f"recording {i}") for i, item in enumerate(audio)]
+        waveforms = [as_waveform(item, rate, f"recording {i}") for i, item in enumerate(_listed(audio))]
         order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
         short = [i for i in order if len(waveforms[i]) < self.speech.shortest]
         if short:
@@ -234,6 +234,13 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> "SpeechCLIP":
         """PyTorchModelHubMixin's from_pretrained ends here."""
         return load(model_id, revision=revision)
+
+
+def _listed(items: Sequence[Any]) -> Sequence[Any]:
+    """A single path would be read letter by letter, a single recording sample by sample."""
+    if isinstance(items, str | Path) or not hasattr(items, "__len__") or getattr(items, "ndim", 2) == 1:
+        raise UserError(f"expected a list, found a single {type(items).__name__}")
+    return items
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

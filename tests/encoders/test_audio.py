@@ -45,6 +45,8 @@ def test_what_cannot_be_heard(tmp_path):
         (tmp_path / "none.wav", r"audio .*none\.wav: cannot be read"),
         (tmp_path / "empty.wav", r"audio .*empty\.wav: no samples"),
         (broken, "row 7: 2 samples are not finite numbers"),
+        ({"array": TONE}, r"row 7: expected a path, or samples as floats or signed integers; found dict"),
+        (TONE.reshape(-1, 2), r"row 7: expected \(samples,\) or \(channels, samples\), found \(8000, 2\)"),
         (np.zeros((1, 2, 3)), r"row 7: expected \(samples,\) or \(channels, samples\), found \(1, 2, 3\)"),
     ):
         with pytest.raises(UserError, match=message):

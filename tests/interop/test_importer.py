@@ -102,19 +102,22 @@ def test_a_whole_vocabulary_needs_no_search(tmp_path):
     assert model.vocabulary.blocked == (0, 2, 3)
 
 
-def test_sizes_are_read_off_the_tensors(tmp_path):
-    """Only heads and strides cannot be: with 64 a head, as in every published encoder, these are one head each."""
-    import_checkpoint(GOLDEN / "large-parallel.ckpt", tmp_path / "out")
-    expected = json.loads((GOLDEN / "large-parallel.json").read_text())
-    speech = json.loads((tmp_path / "out/speech/config.json").read_text())
-    for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "conv_dim", "conv_kernel", "conv_stride",
-                "conv_bias", "feat_extract_norm", "do_stable_layer_norm", "num_conv_pos_embeddings",
-                "num_conv_pos_embedding_groups"):  # fmt: skip
-        assert speech[key] == expected["hubert"][key], key
-    clip = json.loads((tmp_path / "out/clip/open_clip_config.json").read_text())["model_cfg"]
-    expected["clip"]["vision_cfg"].pop("head_width")
-    expected["clip"]["text_cfg"]["heads"] = 1
-    assert clip == expected["clip"]
+def test_sizes_are_told_from_published_tensors_alone(tmp_path):
+    """Heads cannot be: 64 wide in what was published, and unknown in anything of another width."""
+    with pytest.raises(sclip.UserError, match="a width of 32 is not a published one"):
+        import_checkpoint(GOLDEN / "large-parallel.ckpt", tmp_path / "out")
+    sizes = json.loads((GOLDEN / "large-parallel.json").read_text())
+    for given, message in (
+        ("{", "expected JSON with the tables hubert and clip"),
+        ('{"hubert": {}}', "expected JSON with the tables hubert and clip: KeyError"),
+        (json.dumps({**sizes, "hubert": {"hidden_size": 30}}), "no HuBERT has this configuration"),
+        (json.dumps({**sizes, "hubert": {**sizes["hubert"], "hidden_size": 64}}), r"expected \(.*64.*\), found"),
+    ):
+        (tmp_path / "sizes.json").write_text(given)
+        with pytest.raises(sclip.UserError, match=message):
+            import_checkpoint(GOLDEN / "large-parallel.ckpt", tmp_path / "out", tmp_path / "sizes.json")
+    with pytest.raises(sclip.UserError, match=r"none\.json: No such file"):
+        import_checkpoint(GOLDEN / "large-parallel.ckpt", tmp_path / "out", tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_the_published_clip_sizes(name):
     expected = open_clip.get_model_config(f"{name}-quickgelu")
     with torch.device("meta"):
         tensors = open_clip.CLIP(**expected).state_dict()
-    assert clip_config(tensors) == expected
+    assert clip_config(tensors, GOLDEN) == expected
 
 
 def test_rows_are_found_bit_for_bit():

@@ -27,14 +27,24 @@ def as_waveform(audio: Any, rate: int, name: str) -> Tensor:
     """A path, or samples (N,) or (channels, N), as floats or whole numbers of full scale, at `rate` -> (N,)"""
     if isinstance(audio, str | Path):
         return read_audio(audio)
-    samples = audio.detach().cpu() if isinstance(audio, Tensor) else torch.from_numpy(np.asarray(audio))
+    samples = audio.detach().cpu() if isinstance(audio, Tensor) else _as_tensor(audio, name)
     if not samples.is_floating_point():
         samples = samples.float() / (torch.iinfo(samples.dtype).max + 1)
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and len(samples) > samples.shape[1]):
+        raise UserError(f"{name}: expected (samples,) or (channels, samples), found {tuple(samples.shape)}")
     if samples.ndim == 2:
         samples = samples.mean(0, dtype=torch.float32)
-    if samples.ndim != 1:
-        raise UserError(f"{name}: expected (samples,) or (channels, samples), found {tuple(samples.shape)}")
     return _check(_resample(samples.float(), rate), name)
+
+
+def _as_tensor(audio: Any, name: str) -> Tensor:
+    try:
+        array = np.asarray(audio)
+        if array.dtype.kind not in "fi":
+            raise TypeError(f"{type(audio).__name__} of {array.dtype}")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: expected a path, or samples as floats or signed integers; found {error}") from None
+    return torch.from_numpy(array)
 
 
 def _resample(samples: Tensor, rate: int) -> Tensor:

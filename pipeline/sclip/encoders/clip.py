@@ -7,7 +7,6 @@
 """
 
 import json
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -116,7 +115,10 @@ class ClipEncoder(nn.Module):
         path = folder / CONFIG_FILE
         if not path.is_file():
             raise UserError(f"CLIP {source.name}: {path} is missing")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"CLIP {source.name}: {path}: not JSON: {error}") from None
         _warn_without_quick_gelu(source.name, config.get("model_cfg", {}), folder)
         model, tokenizer = _open(f"local-dir:{folder}", None, source.name)
         return cls(model, config, tokenizer, source)
@@ -150,11 +152,15 @@ class ClipEncoder(nn.Module):
 
     def encode_image(self, images: Sequence[Any]) -> Tensor:
         """Paths, PIL pictures, arrays (H, W, 3) of bytes, or float tensors already preprocessed (3, H, W) -> (B, J)"""
-        pixels = torch.stack([self._pixels(image, i) for i, image in enumerate(images)])
-        return self.model.encode_image(pixels.to(self.device))
+        pixels = torch.stack([self._pixels(image, i).to(self.device) for i, image in enumerate(images)])
+        return self.model.encode_image(pixels)
 
     def _pixels(self, image: Any, index: int) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():
+            size = self.model.visual.image_size
+            expected = (3, *size) if isinstance(size, tuple) else (3, size, size)
+            if image.shape != expected:
+                raise UserError(f"image {index}: expected {expected}, preprocessed, found {tuple(image.shape)}")
             return image
         if isinstance(image, str | Path):
             try:
@@ -170,7 +176,7 @@ class ClipEncoder(nn.Module):
         return self.preprocess(Image.fromarray(array))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(B, J)"""
+        """(B, J). CLIP's tokenizer cuts a text to what its text tower has positions for, 77 as a rule."""
         ids = self.tokenizer(list(texts)).to(self.device)  # (B, context)
         if self._text_tower is None:
             return self.model.encode_text(ids)
@@ -181,7 +187,7 @@ class ClipEncoder(nn.Module):
         return self._text_tower.run(table[ids[:, : int(last.max()) + 1]], last)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Each text's tokens, without start, end and padding."""
+        """Each text's tokens by CLIP's own tokenizer, however many, without start, end and padding."""
         return [self.tokenizer.encode(text) for text in texts]
 
     def piece(self, token: int) -> str:
@@ -200,7 +206,7 @@ def _open(architecture: str, tag: str | None, name: str) -> tuple[Any, Any]:
     try:
         model = open_clip.create_model(architecture, tag, require_pretrained=True)
         return model, open_clip.get_tokenizer(architecture)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise UserError(f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}") from None
 
 
@@ -237,14 +243,17 @@ def _warn_without_quick_gelu(name: str, model_cfg: dict[str, Any], weights: Path
 def _has_openai_marks(weights: Path) -> bool:
     candidates = sorted(weights.glob("*.*")) if weights.is_dir() else [weights]
     for path in candidates:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                if set(file.keys()) >= OPENAI_MARKS:
-                    return True
-        elif path.suffix in {".pt", ".pth", ".bin"} and path.is_file():
-            try:
-                if set(torch.load(path, map_location="meta", weights_only=True, mmap=True)) >= OPENAI_MARKS:
-                    return True
-            except Exception:  # not a plain file of tensors: open_clip will say what it makes of it
-                logging.getLogger(__name__).debug("no marks read from %s", path)
+        if path.suffix in {".safetensors", ".pt", ".pth", ".bin"} and path.is_file() and _names(path) >= OPENAI_MARKS:
+            return True
     return False
+
+
+def _names(weights: Path) -> set[str]:
+    """The tensors in a file; none where it cannot be read, which open_clip will say in its turn."""
+    try:
+        if weights.suffix == ".safetensors":
+            with safe_open(weights, "pt") as file:
+                return set(file.keys())
+        return set(torch.load(weights, map_location="meta", weights_only=True, mmap=True))
+    except Exception:  # a damaged file fails in whatever way it is damaged
+        return set()

@@ -23,5 +23,5 @@ def fetch_repo(repo: str, revision: str | None, patterns: list[str]) -> tuple[Pa
     except Exception as error:  # the hub's errors have no common class below Exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         at = f" at {revision}" if revision else ""
-        raise UserError(f"hub repo {repo}{at}: not in the cache and not to be had: {reason}") from None
+        raise UserError(f"{repo}: no such folder, and as a hub repo{at} not to be had: {reason}") from None
     return folder, folder.name

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -89,7 +90,7 @@ class SpeechEncoder(nn.Module):
                 model, loading = AutoModel.from_pretrained(
                     name, revision=commit or "main", dtype=torch.float32, output_loading_info=True
                 )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"speech encoder {name}: cannot be loaded: {' '.join(str(error).split())}") from None
         missing = set(loading["missing_keys"]) - UNREAD
         if missing:

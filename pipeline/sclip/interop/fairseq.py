@@ -38,15 +38,17 @@ def hubert_name(name: str) -> str | None:
 
 
 def hubert_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """transformers' configuration of a HuBERT given by fairseq's names."""
+    """transformers' configuration of HuBERT base or large, given by fairseq's names."""
     convolutions = _count(tensors, r"feature_extractor\.conv_layers\.(\d+)\.0\.weight")
     shapes = [tensors[f"feature_extractor.conv_layers.{i}.0.weight"].shape for i in range(convolutions)]
     layer_norms = "feature_extractor.conv_layers.0.2.1.weight" in tensors
     width, group_width, kernel = tensors["encoder.pos_conv.0.weight_v"].shape
+    if width % HEAD_WIDTH:
+        raise ValueError(f"a width of {width} is not a published one, and the size of its heads cannot be told")
     config = HubertConfig(
         hidden_size=width,
         num_hidden_layers=_count(tensors, r"encoder\.layers\.(\d+)\.fc1\.weight"),
-        num_attention_heads=max(1, width // HEAD_WIDTH),
+        num_attention_heads=width // HEAD_WIDTH,
         intermediate_size=len(tensors["encoder.layers.0.fc1.weight"]),
         conv_dim=tuple(shape[0] for shape in shapes),
         conv_kernel=tuple(shape[2] for shape in shapes),

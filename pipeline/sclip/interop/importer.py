@@ -57,9 +57,9 @@ def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | 
     checkpoint = read_checkpoint(path)
     tensors = _state_dict(checkpoint, path)
     settings = Settings(_configuration(checkpoint, path), str(path))
-    sizes = json.loads(Path(encoders).read_text(encoding="utf-8")) if encoders else {}
+    sizes = _read_sizes(Path(encoders)) if encoders else {}
     published = published_settings(settings, tensors)
-    if not encoders:  # whose sizes can be told
+    if not encoders:  # whose sizes can be told from the tensors
         settings.only("audio_encoder.name", "hubert", "hubert_base", "hubert_large_ll60k")
         settings.only("clip.name", "ViT-B/32", "ViT-B/16", "ViT-L/14")
     report = ImportReport()
@@ -91,6 +91,16 @@ def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | 
     return report
 
 
+def _read_sizes(path: Path) -> dict[str, Any]:
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8"))
+        return {part: dict(sizes[part]) for part in ("hubert", "clip")}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected JSON with the tables hubert and clip: {error!r}") from None
+
+
 def _state_dict(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     tensors = checkpoint.get("state_dict")
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
@@ -111,10 +121,11 @@ def _speech_encoder(
     hubert = with_prefix(tensors, HUBERT)
     try:
         config = config or hubert_config(hubert)
+        model = HubertModel(HubertConfig(**{**config, "apply_spec_augment": False}))
     except KeyError as error:
         raise UserError(f"{path}: {HUBERT}{error.args[0]} is missing") from None
-    config = {**config, "apply_spec_augment": False}
-    model = HubertModel(HubertConfig(**config))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: no HuBERT has this configuration: {error}") from None
     theirs = {name: tensor for name, tensor in hubert.items() if not name.startswith(DROPPED)}
     renamed = {hubert_name(name) or name: tensor for name, tensor in theirs.items()}
     fill(model, renamed, f"{path}: transformers' hubert")
@@ -131,14 +142,16 @@ def _clip_encoder(
             raise UserError(f"{path}: {CLIP}{name} is missing")
     reduced, full = tensors[TABLE], tensors.get(FULL_TABLE, tensors[TABLE])
     clip["token_embedding.weight"] = full
-    encoder = ClipEncoder.from_tensors(config or clip_config(clip), clip, f"{path}: open_clip's clip")
+    encoder = ClipEncoder.from_tensors(config or clip_config(clip, path), clip, f"{path}: open_clip's clip")
     ids = find_rows(reduced, full, path)
     return encoder, Vocabulary(ids, tuple(encoder.piece(i) for i in ids), BLOCKED_ROWS)
 
 
-def clip_config(clip: Mapping[str, Tensor]) -> dict[str, Any]:
+def clip_config(clip: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """open_clip's configuration of one of OpenAI's vision transformers, whose heads are all 64 wide."""
     width, _, patch, _ = clip["visual.conv1.weight"].shape
+    if width % 64 or clip["positional_embedding"].shape[1] % 64:
+        raise UserError(f"{path}: its CLIP is not of a published width, and the sizes of its heads cannot be told")
     grid = round((len(clip["visual.positional_embedding"]) - 1) ** 0.5)
     context, text_width = clip["positional_embedding"].shape
     return {
@@ -154,7 +167,7 @@ def clip_config(clip: Mapping[str, Tensor]) -> dict[str, Any]:
             "context_length": context,
             "vocab_size": len(clip["token_embedding.weight"]),
             "width": text_width,
-            "heads": max(1, text_width // 64),
+            "heads": text_width // 64,
             "layers": sum(name.endswith("attn.in_proj_weight") for name in clip if name.startswith("transformer.")),
         },
     }

@@ -98,7 +98,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def encode_speech(
         self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, branch: str | None = None, batch_size: int = 16
     ) -> Tensor:
-        """A list of paths, arrays or tensors -> (B, J). `branch`, of a hybrid: `parallel` unless `cascaded` is asked."""
+        """A list of paths, arrays or tensors -> (B, J). `branch`: a hybrid has `parallel` (first) and `cascaded`."""
         branch = branch or ("parallel" if self.architecture.head.utterance else "cascaded")
         order: list[int] = []
         vectors: list[Tensor] = []

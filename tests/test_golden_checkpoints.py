@@ -76,5 +76,5 @@ def test_keywords(imported):
         allowed[:, list(model.vocabulary.blocked)] = -1
         assert_close(scores, allowed.topk(5).values, f"scores{i}")
         if f"output.alpha{i}" in expected:
-            assert_close(output.cif.alpha[0], expected[f"output.alpha{i}"], f"alpha{i}")
+            assert_close(output.cif.firing.alpha[0], expected[f"output.alpha{i}"], f"alpha{i}")
             assert all(0 <= s.span[0] < s.span[1] <= len(states.values[0, 0]) * 0.02 + 1e-9 for s in slots)

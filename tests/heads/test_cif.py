@@ -79,7 +79,7 @@ def test_it_is_the_loop_over_frames(batch, threshold, tail):
 def test_mass_is_conserved(batch, slots):
     """What a frame weighs is what it adds to slots, those that do not fit in one row of their own."""
     _, alpha = batch
-    weights, _ = slot_weights(alpha.double().cumsum(-1), 1.0, slots)
+    weights, _ = slot_weights(alpha.double().cumsum(-1), alpha.double(), 1.0, slots)
     torch.testing.assert_close(weights.sum(1), alpha.double(), rtol=0, atol=1e-9)
     assert weights.min() >= -1e-9
     full = weights[:, :-1].sum(-1)
@@ -173,9 +173,9 @@ def test_scaling_meets_every_target():
     assert output.target.tolist() == [75, 75, 50, 32, 2, 0, 0]  # half to even: 50 / 20 is 2
     assert output.firing.slots.lengths.tolist() == [75, 75, 50, 32, 2, 1, 1]
     assert output.firing.fired.sum(1).tolist() == [75, 75, 50, 32, 2, 0, 0]
-    torch.testing.assert_close(output.alpha.sum(1), output.target + 1e-5, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.firing.alpha.sum(1), output.target + 1e-5, rtol=1e-5, atol=1e-6)
     unscaled = cif(frames, step=5000)
-    torch.testing.assert_close(unscaled.alpha.sum(1), unscaled.quantity)
+    torch.testing.assert_close(unscaled.firing.alpha.sum(1), unscaled.quantity)
 
 
 def test_convolving_padding_is_the_published_accident():

@@ -94,7 +94,7 @@ def test_autocast_decides_nothing():
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         output = head.eval()(states, tower)
     firing = output.cif.firing
-    assert output.cif.alpha.dtype == firing.slots.values.dtype == output.keywords.cosines.dtype == torch.float32
+    assert output.cif.firing.alpha.dtype == firing.slots.values.dtype == output.keywords.cosines.dtype == torch.float32
     whole = firing.weights.sum(-1)[:, 0]
     torch.testing.assert_close(whole, torch.ones(2))
 

@@ -30,13 +30,13 @@ class Firing:
 
     slots: Padded  # (B, S, D)
     weights: Tensor  # (B, S, T): how much of each frame went into each slot
+    alpha: Tensor  # (B, T), as integrated: scaled, where a target was given
     fired: Tensor  # (B, T), true at the frames that closed at least one slot
 
 
 @dataclass(frozen=True)
 class CifOutput:
     firing: Firing
-    alpha: Tensor  # (B, T), as integrated: scaled in training
     quantity: Tensor  # (B,), the sum of α before scaling
     target: Tensor  # (B,), whole numbers
 
@@ -65,38 +65,49 @@ class Cif(nn.Module):
         config = self.config
         target = (frames.lengths / config.frames_per_slot).round()  # half to even, as published
         alpha = self.alpha(frames)
-        quantity = alpha.sum(-1)
-        if self.training and step < config.scaled_steps:
-            wanted = config.threshold * target + FIRING_MARGIN
-            alpha = alpha * (wanted / torch.where(quantity > 0, quantity, 1.0))[:, None]
-        tail = None if self.training else config.tail
-        firing = integrate_and_fire(frames.values, alpha, config.threshold, config.max_slots, tail)
-        return CifOutput(firing, alpha, quantity, target.long())
+        firing = integrate_and_fire(
+            frames.values,
+            alpha,
+            config.threshold,
+            config.max_slots,
+            tail=None if self.training else config.tail,
+            target=target if self.training and step < config.scaled_steps else None,
+        )
+        return CifOutput(firing, alpha.sum(-1), target.long())
 
 
 def integrate_and_fire(
-    frames: Tensor, alpha: Tensor, threshold: float = 1.0, max_slots: int = 75, tail: float | None = None
+    frames: Tensor,
+    alpha: Tensor,
+    threshold: float = 1.0,
+    max_slots: int = 75,
+    tail: float | None = None,
+    target: Tensor | None = None,
 ) -> Firing:
     """frames (B, T, D) and α (B, T), zero on padding -> slots (B, S, D), at least one an utterance.
 
     With `tail` as in evaluation. Without, what is left after the last firing stays, uncounted, in the next slot if
-    another utterance makes the batch wide enough for it.
+    another utterance makes the batch wide enough for it. With `target` (B,) α is scaled so that as many slots fire.
     """
     # Apple's GPUs have no fp64: there the weights are worked out on the CPU.
     total = (alpha.cpu() if alpha.device.type == "mps" else alpha).double().cumsum(-1)
+    if target is not None:
+        wanted, last = threshold * target.to(total) + FIRING_MARGIN, total[:, -1]
+        total = total * (wanted / torch.where(last > 0, last, 1.0))[:, None]
     lengths = (total[:, -1] / threshold).floor().clamp(1, max_slots).long()
-    weights, fired = slot_weights(total, threshold, int(lengths.max()))
+    integrated = torch.diff(total, prepend=torch.zeros_like(total[:, :1]))
+    weights, fired = slot_weights(total, integrated, threshold, int(lengths.max()))
     if tail is not None:
         weights, lengths = _fire_tail(weights, lengths, threshold, max_slots, tail)
-    weights, lengths, fired = (t.to(frames.device) for t in (weights.float(), lengths, fired))
+    weights, lengths, integrated, fired = (t.to(frames.device) for t in (weights.float(), lengths, integrated, fired))
     weights = weights[:, : int(lengths.max())]
     with torch.autocast(frames.device.type, enabled=False):
         slots = weights @ frames.float()
-    return Firing(Padded(slots, lengths), weights, fired)
+    return Firing(Padded(slots, lengths), weights, integrated.float(), fired)
 
 
-def slot_weights(total: Tensor, threshold: float, slots: int) -> tuple[Tensor, Tensor]:
-    """Running sums of α (B, T) -> weights (B, slots + 1, T) whose columns sum to α, and which frames fire (B, T).
+def slot_weights(total: Tensor, alpha: Tensor, threshold: float, slots: int) -> tuple[Tensor, Tensor]:
+    """Running sums (B, T) of α -> weights (B, slots + 1, T) whose columns sum to α, and which frames fire (B, T).
 
     The last row takes whatever does not fit into the slots.
     """
@@ -104,7 +115,6 @@ def slot_weights(total: Tensor, threshold: float, slots: int) -> tuple[Tensor, T
         after = (total / threshold).floor().clamp(max=slots)  # the slot that is open behind each frame
         before = F.pad(after, (1, 0))[:, :-1]  # and in front of it
         fires = after - before
-    alpha = torch.diff(total, prepend=torch.zeros_like(total[:, :1]))
     opens = torch.where(fires > 0, total - after * threshold, 0.0)  # the share of the slot that it opens
     closes = alpha - opens - (fires - 1).clamp(min=0) * threshold  # and of the one that it found open
     slot = torch.arange(slots + 1, device=total.device, dtype=total.dtype)[:, None]  # (S+1, 1)

@@ -141,9 +141,8 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         assert output.keywords is not None
         assert self.vocabulary is not None
         assert self.head.keywords is not None
-        scores, rows = (
-            t.tolist() for t in self.head.keywords.quantize.allowed(output.keywords).topk(top)
-        )  # (B, S, top)
+        nearest = self.head.keywords.quantize.allowed(output.keywords).topk(top)  # (B, S, top)
+        scores, rows = nearest.values.tolist(), nearest.indices.tolist()
         for b, slots in enumerate(output.keywords.embeddings.lengths.tolist()):
             spans: list[tuple[float, float] | None] = [None] * slots
             if output.cif is not None:
@@ -160,7 +159,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
     def _spans(self, weights: Tensor) -> Iterator[tuple[float, float]]:
         """(S, T) -> from the first to the last frame that went into each slot, in seconds"""
-        used = weights > 0
+        used = weights > 1e-6  # less is the rounding of a frame that closed a slot to the point
         first = used.int().argmax(-1)
         last = used.shape[-1] - used.flip(-1).int().argmax(-1)
         for start, end in zip(first.tolist(), last.tolist(), strict=True):

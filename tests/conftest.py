@@ -3,9 +3,10 @@
 import os
 import tempfile
 
+_hub = tempfile.TemporaryDirectory(prefix="sclip-hub-")
 # Read when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="sclip-hub-")
+os.environ["HF_HOME"] = _hub.name
 
 from hypothesis import settings
 

@@ -8,7 +8,7 @@ _hub = tempfile.TemporaryDirectory(prefix="sclip-hub-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = _hub.name
 
-from hypothesis import settings
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

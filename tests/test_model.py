@@ -78,6 +78,8 @@ def test_on_a_gpu(folder):
 
 def test_keywords_say_what_and_when(folder):
     loaded = sclip.load(folder)
+    everything = len(loaded.vocabulary) - 3
+    assert all(len(slot.pieces) == everything for slot in loaded.keywords(RECORDINGS[:1], top=999)[0])
     found = loaded.keywords(RECORDINGS, top=3)
     assert len(found) == 4
     for slots, recording in zip(found, RECORDINGS, strict=True):
@@ -114,7 +116,7 @@ def test_encoders_by_reference(tmp_path):
     assert torch.equal(sclip.load(folder).encode_speech(RECORDINGS), inside.encode_speech(RECORDINGS))
     shutil.rmtree(tmp_path / "hubert")
     speech_encoder().save(tmp_path / "hubert")
-    with pytest.raises(sclip.UserError, match=r"encoder .*hubert: expected weights \w{12}…, found \w{12}…"):
+    with pytest.raises(sclip.UserError, match=r"hubert: not the one that .*: expected hash \w{12}…, found \w{12}…"):
         sclip.load(folder)
     shutil.rmtree(tmp_path / "hubert")
     with pytest.raises(sclip.UserError, match=r"hubert: no such folder, and as a hub repo not to be had"):
@@ -148,6 +150,17 @@ def edit_config(folder, path: str, value) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def edit_vocabulary(folder, **changes) -> None:
+    path = folder / "vocabulary.json"
+    vocabulary = json.loads(path.read_text())
+    path.write_text(json.dumps(vocabulary | {key: change(vocabulary[key]) for key, change in changes.items()}))
+
+
+def edit_encoder(folder, name: str, key: str, value) -> None:
+    config = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(config | {key: value}))
+
+
 def edit_tensors(folder, change) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
@@ -172,6 +185,20 @@ def edit_tensors(folder, change) -> None:
         (lambda f: edit_tensors(f, lambda t: t.pop("head.tokens")), "model.safetensors: head.tokens is missing"),
         (lambda f: edit_tensors(f, lambda t: t.update({"head.x": torch.ones(1)})), "head.x: no such tensor"),
         (lambda f: (f / "vocabulary.json").unlink(), "vocabulary.json: no such file"),
+        (lambda f: edit_vocabulary(f, ids=lambda i: i[::-1]), "vocabulary: row 0: CLIP"),
+        (lambda f: edit_vocabulary(f, ids=lambda i: [*i[:-1], 99999]), "has no token 99999"),
+        (lambda f: edit_vocabulary(f, ids=lambda i: [*i[:-1], i[0]]), "expected ids that are whole numbers, each once"),
+        (lambda f: edit_vocabulary(f, pieces=lambda p: p[:-1]), "and a piece for each"),
+        (lambda f: edit_vocabulary(f, blocked=lambda b: [999]), "blocked: expected rows, and not all of them"),
+        (
+            lambda f: edit_encoder(f, "speech/config.json", "hidden_act", "relu"),
+            "not the one that the head was trained",
+        ),
+        (
+            lambda f: edit_encoder(f, "clip/open_clip_config.json", "preprocess_cfg", {"mean": [0, 0, 0]}),
+            "not the one that the head was trained with",
+        ),
+        (lambda f: (f / "clip/open_clip_config.json").write_text("[]"), "expected a table with model_cfg"),
         (lambda f: (f / "clip/open_clip_config.json").unlink(), "open_clip_config.json is missing"),
         (lambda f: (f / "clip/open_clip_config.json").write_text("{"), "open_clip_config.json: not JSON"),
         (lambda f: (f / "clip/open_clip_model.safetensors").write_bytes(b"x" * 9), "CLIP "),
@@ -199,6 +226,13 @@ def test_mistakes(folder, tmp_path):
         for encode in (loaded.encode_text, loaded.encode_image):
             with pytest.raises(sclip.UserError, match="expected a list, found a single"):
                 encode(single)
+    for call in (loaded.encode_speech, loaded.keywords):
+        with pytest.raises(sclip.UserError, match="batch_size: expected at least 1, found 0"):
+            call(RECORDINGS, batch_size=0)
+    with pytest.raises(sclip.UserError, match="top: expected at least 1, found -1"):
+        loaded.keywords(RECORDINGS, top=-1)
+    with pytest.raises(sclip.UserError, match="text 1: expected text, found NoneType"):
+        loaded.encode_text(["a dog", None])
     with pytest.raises(sclip.UserError, match="already exists"):
         loaded.save(folder)
     with pytest.raises(sclip.UserError, match="has keywords, and no vocabulary was given"):

@@ -16,9 +16,9 @@ CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors",
 class EncoderReference:
     """An encoder in a model folder's config.json."""
 
-    name: str  # a hub repo, a tag, a path, or `speech` and `clip` for the folder's own
+    name: str | None  # a hub repo, a tag or a path; none: the folder's own
     revision: str | None
-    hash: str
+    hash: str  # of weights and configuration
     normalize_waveform: bool | None = None
 
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sclip.config import Architecture
 from sclip.encoders.audio import SAMPLE_RATE, as_waveform
 from sclip.encoders.clip import ClipEncoder
-from sclip.encoders.source import Source, fetch_repo
+from sclip.encoders.source import fetch_repo
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.folder import (
@@ -39,7 +39,9 @@ from sclip.heads.head import HeadOutput, Sizes, SpeechHead
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.card import model_card
 from sclip.objective import Objective
-from sclip.tensors import fill, read_tensors, weights_hash, with_prefix
+from sclip.tensors import fill, read_tensors, with_prefix
+
+Encoder = TypeVar("Encoder", SpeechEncoder, ClipEncoder)
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,12 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         speech: SpeechEncoder,
         clip: ClipEncoder,
         vocabulary: Vocabulary | None = None,
-        origin: dict[str, str] | None = None,
+        provenance: dict[str, str] | None = None,
         encoders_inside: bool = False,
     ):
-        """`origin`: where the weights come from, for the card. `encoders_inside`: saving copies the encoders."""
+        """`provenance`: where the weights come from, for the card. `encoders_inside`: saving copies the encoders."""
         super().__init__()
-        self.name, self.architecture, self.vocabulary, self.origin = name, architecture, vocabulary, origin or {}
+        self.name, self.architecture, self.vocabulary, self.origin = name, architecture, vocabulary, provenance or {}
         self.speech, self.clip, self.encoders_inside = speech, clip, encoders_inside
         keywords = architecture.head.keywords
         self.text_tower = clip.text_tower if keywords is not None else None
@@ -83,6 +85,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         if self.text_tower is not None:
             if vocabulary is None:
                 raise UserError(f"architecture {name}: has keywords, and no vocabulary was given")
+            vocabulary.check(clip)
             table, blocked = self.text_tower.table[list(vocabulary.ids)], list(vocabulary.blocked)
         token_width = None if table is None else table.shape[1]
         sizes = Sizes(speech.states, speech.width, token_width, clip.joint_width)
@@ -131,6 +134,8 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         """What each recording's slots stand for: the `top` nearest pieces of each."""
         if self.vocabulary is None or self.architecture.head.keywords is None:
             raise UserError(f"architecture {self.name}: has no keywords")
+        if top < 1:
+            raise UserError(f"top: expected at least 1, found {top}")
         top = min(top, len(self.vocabulary) - len(self.vocabulary.blocked))
         found: dict[int, list[Keyword]] = {}
         for indices, output in self._run(audio, sample_rate, batch_size):
@@ -206,8 +211,8 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             self.architecture.head,
             self.architecture.objective,
             self.head.sizes,
-            self._reference("speech", self.speech),
-            self._reference("clip", self.clip),
+            self._reference(self.speech),
+            self._reference(self.clip),
             self.origin,
         )
         text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -218,10 +223,10 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._trained().items()}
         save_file(tensors, save_directory / WEIGHTS_FILE, {"format": "pt"})
 
-    def _reference(self, part: str, encoder: SpeechEncoder | ClipEncoder) -> EncoderReference:
-        source = Source(part) if self.encoders_inside else encoder.source
+    def _reference(self, encoder: SpeechEncoder | ClipEncoder) -> EncoderReference:
         normalize = encoder.normalize_waveform if isinstance(encoder, SpeechEncoder) else None
-        return EncoderReference(source.name, source.revision, weights_hash(encoder.model), normalize)
+        name, revision = (None, None) if self.encoders_inside else (encoder.source.name, encoder.source.revision)
+        return EncoderReference(name, revision, encoder.fingerprint(), normalize)
 
     def _trained(self) -> dict[str, Tensor]:
         """What was trained, and nothing of the encoders."""
@@ -230,9 +235,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         }
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision: str | None, **_: Any) -> "SpeechCLIP":
-        """PyTorchModelHubMixin's from_pretrained ends here."""
-        return load(model_id, revision=revision)
+    def _from_pretrained(cls, *, model_id: str, revision: str | None, **download: Any) -> "SpeechCLIP":
+        """PyTorchModelHubMixin's from_pretrained ends here; `download`: its token, cache_dir and the like."""
+        if Path(model_id).is_dir():
+            return load(model_id)
+        return load(fetch_repo(model_id, revision, ["*"], **download)[0])
 
 
 def _listed(items: Sequence[Any]) -> Sequence[Any]:
@@ -243,6 +250,8 @@ def _listed(items: Sequence[Any]) -> Sequence[Any]:
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    if size < 1:
+        raise UserError(f"batch_size: expected at least 1, found {size}")
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
@@ -256,7 +265,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     speech = _open_speech(config.speech_encoder, folder)
     clip = _open_clip(config.clip_encoder, folder)
     vocabulary = Vocabulary.load(folder / VOCABULARY_FILE) if config.head.keywords else None
-    inside = config.speech_encoder.name == "speech"
+    inside = config.speech_encoder.name is None
     model = SpeechCLIP(config.arch, config.architecture, speech, clip, vocabulary, config.origin, inside)
     if model.head.sizes != config.sizes:
         raise UserError(f"{folder}: made for {config.sizes}, found encoders of {model.head.sizes}")
@@ -267,22 +276,19 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
 
 
 def _open_speech(reference: EncoderReference, folder: Path) -> SpeechEncoder:
-    name = str(folder / "speech") if reference.name == "speech" else reference.name
+    name = str(folder / "speech") if reference.name is None else reference.name
     encoder = SpeechEncoder.from_pretrained(name, reference.revision, reference.normalize_waveform)
-    _check_hash(encoder.model, reference, name)
-    return encoder
+    return _checked(encoder, reference)
 
 
 def _open_clip(reference: EncoderReference, folder: Path) -> ClipEncoder:
-    if reference.name == "clip":
-        encoder = ClipEncoder.from_pretrained(f"local-dir:{folder / 'clip'}")
-    else:
-        encoder = ClipEncoder.from_pretrained(reference.name, reference.revision)
-    _check_hash(encoder.model, reference, encoder.source.name)
-    return encoder
+    name = f"local-dir:{folder / 'clip'}" if reference.name is None else reference.name
+    return _checked(ClipEncoder.from_pretrained(name, reference.revision), reference)
 
 
-def _check_hash(module: nn.Module, reference: EncoderReference, name: str) -> None:
-    found = weights_hash(module)
+def _checked(encoder: Encoder, reference: EncoderReference) -> Encoder:
+    found = encoder.fingerprint()
     if found != reference.hash:
-        raise UserError(f"encoder {name}: expected weights {reference.hash[:12]}…, found {found[:12]}…")
+        hashes = f"expected hash {reference.hash[:12]}…, found {found[:12]}…"
+        raise UserError(f"encoder {encoder.source.name}: not the one that the head was trained with: {hashes}")
+    return encoder

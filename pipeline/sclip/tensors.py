@@ -1,8 +1,10 @@
 """Named tensors: read, put into a module, told apart. One clear line for whatever is wrong with them."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,17 +33,20 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in expected.items():
         if name not in tensors:
             raise UserError(f"{where}.{name} is missing")
-        if tensors[name].shape != tensor.shape:
-            raise UserError(f"{where}.{name}: expected {tuple(tensor.shape)}, found {tuple(tensors[name].shape)}")
+        found = tensors[name]
+        if found.shape != tensor.shape:
+            raise UserError(f"{where}.{name}: expected {tuple(tensor.shape)}, found {tuple(found.shape)}")
+        if found.is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{where}.{name}: expected {tensor.dtype}, found {found.dtype}")
     extra = sorted(tensors.keys() - expected.keys())
     if extra:
         raise UserError(f"{where}.{extra[0]}: no such tensor in this architecture")
     module.load_state_dict(dict(tensors))
 
 
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and values: what computes, whatever file it came from."""
-    digest = hashlib.sha256()
+def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
+    """SHA-256 over a configuration and over weights' names, types, shapes and values, whatever file they came from."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -29,10 +29,14 @@ def test_44100_hz(tmp_path):
 
 def test_arrays_and_tensors():
     expected = torch.from_numpy(TONE)
-    for given in (TONE, TONE.astype(np.float64), expected, torch.stack([expected, expected]), TONE.tolist()):
+    kinds = (TONE, TONE.astype(np.float64), TONE.astype(">f4"), TONE[::-1][::-1], expected, TONE.tolist())
+    for given in kinds:
         assert torch.equal(as_waveform(given, 16000, "tone"), expected)
-    whole = (TONE * 32768).astype(np.int16)
-    torch.testing.assert_close(as_waveform(whole, 16000, "tone"), expected, atol=1e-4, rtol=0)
+    assert torch.equal(as_waveform(torch.stack([expected, 0 * expected]), 16000, "tone"), expected / 2)
+    for full, kind in ((2**15, np.int16), (2**31, np.int32)):
+        whole = np.array([0, full // 2, -full, full // 4], kind)
+        for given in (whole, torch.from_numpy(whole)):
+            assert as_waveform(given, 16000, "steps").tolist() == [0, 0.5, -1, 0.25]
 
 
 def test_what_cannot_be_heard(tmp_path):
@@ -45,9 +49,14 @@ def test_what_cannot_be_heard(tmp_path):
         (tmp_path / "none.wav", r"audio .*none\.wav: cannot be read"),
         (tmp_path / "empty.wav", r"audio .*empty\.wav: no samples"),
         (broken, "row 7: 2 samples are not finite numbers"),
-        ({"array": TONE}, r"row 7: expected a path, or samples as floats or signed integers; found dict"),
+        ({"array": TONE}, r"row 7: expected a path, or samples as floats, int16 or int32; found dict"),
         (TONE.reshape(-1, 2), r"row 7: expected \(samples,\) or \(channels, samples\), found \(8000, 2\)"),
+        ([1, 2, 3], "found list of int64"),
+        (torch.zeros(9, dtype=torch.uint8), "found Tensor of uint8"),
         (np.zeros((1, 2, 3)), r"row 7: expected \(samples,\) or \(channels, samples\), found \(1, 2, 3\)"),
     ):
         with pytest.raises(UserError, match=message):
             as_waveform(given, 16000, "row 7")
+    for rate in (0, -1, 44100.5):
+        with pytest.raises(UserError, match="sample rate: expected a whole number"):
+            as_waveform(TONE, rate, "row 7")

@@ -66,6 +66,11 @@ def test_whole_models(two_models):
             assert torch.equal(found.encode_speech(recordings(5000)), expected.encode_speech(recordings(5000)))
 
 
+def test_the_hub_s_own_options_reach_it(two_models, tmp_path):
+    with pytest.raises(UserError, match="team/whole: no such folder"):
+        sclip.SpeechCLIP._from_pretrained(model_id="team/whole", revision=FIRST, cache_dir=tmp_path)
+
+
 def test_what_is_not_there(two_models):
     for load, name in (
         (SpeechEncoder.from_pretrained, "team/none"),

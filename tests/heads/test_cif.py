@@ -163,17 +163,25 @@ def test_the_leftover_in_training_stays_uncounted_where_there_is_room():
     assert firing.slots.values[0].flatten().tolist() == [1.0, 0.75, 0.0]
 
 
-def test_scaling_meets_every_target():
+def test_long_sums_are_exact():
+    """A thousand millionths behind forty whole slots: to fp32 they are nothing, and the last slot rests on them."""
+    firing = fire([40.0, *[1e-6] * 1000, 0.9995])
+    assert firing.slots.lengths.tolist() == [41]
+    assert firing.fired[0].nonzero().flatten().tolist() == [0, 1001]
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.5])
+def test_scaling_meets_every_target(threshold):
     """Long utterances too, where sums in fp32 would lose the last slot. A target of 0 leaves one slot, unfired."""
     torch.manual_seed(0)
-    cif = Cif(4, CifConfig(dropout=0.0)).train()
+    cif = Cif(4, CifConfig(dropout=0.0, threshold=threshold)).train()
     lengths = torch.tensor([1500, 1499, 1000, 640, 50, 9, 1])
     frames = Padded(torch.randn(len(lengths), 1500, 4), lengths)
     output = cif(frames, step=0)
     assert output.target.tolist() == [75, 75, 50, 32, 2, 0, 0]  # half to even: 50 / 20 is 2
     assert output.firing.slots.lengths.tolist() == [75, 75, 50, 32, 2, 1, 1]
     assert output.firing.fired.sum(1).tolist() == [75, 75, 50, 32, 2, 0, 0]
-    torch.testing.assert_close(output.firing.alpha.sum(1), output.target + 1e-5, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.firing.alpha.sum(1), threshold * output.target + 1e-5, rtol=1e-5, atol=1e-6)
     unscaled = cif(frames, step=5000)
     torch.testing.assert_close(unscaled.firing.alpha.sum(1), unscaled.quantity)
 

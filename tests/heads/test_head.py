@@ -76,6 +76,20 @@ def test_every_parameter_learns(arch, half):
     assert all(p.grad is None for p in tower.tower.parameters())
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_an_empty_utterance_spoils_nothing(arch, training):
+    head, tower = head_and_tower(arch)
+    states = Padded(torch.randn(3, 3, 45, 16), torch.tensor([45, 0, 44]))
+    output = head.train(training)(states, tower)
+    for vectors in (output.utterance, output.sentence):
+        if vectors is not None:
+            assert vectors.isfinite().all()
+    if training:
+        sum(v.sum() for v in (output.utterance, output.sentence) if v is not None).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+
+
 def test_only_what_is_read_is_computed():
     """Without CIF no frame is projected; the text tower runs keywords and two more positions."""
     for arch, positions in (("parallel", []), ("cascaded", [10]), ("hybrid", [10])):

@@ -48,6 +48,7 @@ def test_the_vocabulary_is_compared_in_fp32(dtype):
         found = branch(given)
     assert found.cosines.dtype == found.embeddings.values.dtype == torch.float32
     normed = branch.norm(Padded(branch.project(given.values).to(dtype), given.lengths))
+    assert normed.values.dtype == torch.float32
     expected = F.normalize(normed.values.float(), dim=-1) @ F.normalize(TABLE, dim=-1).T
     assert (found.cosines - expected).abs().max() < 0.02
 

@@ -9,13 +9,14 @@ from sclip.heads.vocabulary import Vocabulary
 
 def test_from_captions(tmp_path):
     clip = clip_encoder()
-    vocabulary = Vocabulary.from_captions([*CAPTIONS, "dog! dog"], clip)
+    vocabulary = Vocabulary.from_captions([*CAPTIONS, "dog !^ dog"], clip)
     special = [0, 49406, 49407]
     assert list(vocabulary.ids[:3]) == special
     assert vocabulary.blocked == (0, 1, 2)
     assert vocabulary.pieces[3:6] == ("dog</w>", "a</w>", "the</w>")  # 4 times, 3 times, 2 times and the lowest id
     assert len(set(vocabulary.ids)) == len(vocabulary) == len(vocabulary.pieces)
-    used = {token for ids in clip.token_ids([*CAPTIONS, "dog! dog"]) for token in ids}
+    assert 0 in clip.token_ids(["dog !^ dog"])[0]  # a "!" that CLIP also pads with is no keyword
+    used = {token for ids in clip.token_ids([*CAPTIONS, "dog !^ dog"]) for token in ids}
     assert set(vocabulary.ids) == used | set(special)
     vocabulary.save(tmp_path / "vocabulary.json")
     assert Vocabulary.load(tmp_path / "vocabulary.json") == vocabulary

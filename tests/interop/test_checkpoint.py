@@ -96,6 +96,19 @@ class Namespace:
     assert list(data["by_class"].values()) == [2]
 
 
+def test_what_holds_itself_is_refused_and_what_is_shared_is_read_once(tmp_path):
+    knot: list = []
+    knot.append(knot)
+    torch.save({"x": knot}, tmp_path / "knot.ckpt")
+    with pytest.raises(UserError, match=r"knot\.ckpt: not a whole checkpoint.*recursion"):
+        read_checkpoint(tmp_path / "knot.ckpt")
+    shared: list = [1]
+    for _ in range(40):
+        shared = [shared, shared]  # 2 to the 40th leaves, if each were its own
+    torch.save({"x": shared}, tmp_path / "shared.ckpt")
+    assert len(read_checkpoint(tmp_path / "shared.ckpt")["x"]) == 2
+
+
 def test_damaged_files(tmp_path):
     whole = tmp_path / "whole.ckpt"
     torch.save({"state_dict": {"w": torch.randn(1000)}}, whole)

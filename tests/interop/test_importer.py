@@ -49,6 +49,16 @@ def setting(path: str, value):
         (lambda t, _: t.pop("clip.model.visual.proj"), "open_clip's clip.visual.proj is missing"),
         (lambda t, _: t.pop("clip.model.text_projection"), "clip.model.text_projection is missing"),
         (lambda t, _: t.pop("criterion.temperature"), "sclip's objective.log_scale is missing"),
+        (lambda t, _: t.pop("clip.original_text_emb_weight"), "clip.original_text_emb_weight is missing, and the"),
+        (lambda t, _: t.pop("clip.model.visual.conv1.weight"), "clip.model.visual.conv1.weight is missing"),
+        (lambda t, _: t.pop("cascaded_branch.downsampling.conv.0.weight"), "head.cif.convolutions.0.weight is missing"),
+        (
+            lambda t, _: t.update({KEYS: torch.ones(96, 32, dtype=torch.long)}),
+            "expected torch.float32, found torch.int64",
+        ),
+        (lambda t, _: t.update({KEYS: torch.ones(96, 32).to_sparse()}), f"state_dict.{KEYS}: expected a plain tensor"),
+        (setting(f"{BRANCH}.transformer_args.nhead", 0), "cannot be made into a model: ValueError: heads: expected at"),
+        (setting(f"{BRANCH}.vq.args.temp", "fixed=abc"), "cannot be made into a model: ValueError: could not convert"),
         (lambda t, _: t.pop("cascaded_branch.cls"), "sclip's head.tokens is missing"),
         (
             lambda t, _: t["clip.model.token_embedding.weight"][5].add_(1),
@@ -93,8 +103,9 @@ def test_what_differs_and_does_not_matter(tmp_path):
 def test_a_whole_vocabulary_needs_no_search(tmp_path):
     """A checkpoint whose vocabulary was never reduced has one token table."""
 
-    def change(tensors, _):
+    def change(tensors, config):
         tensors["clip.model.token_embedding.weight"] = tensors.pop("clip.original_text_emb_weight")
+        config["clip"]["reduce_subword_embbedding"] = None
 
     assert changed(tmp_path, change).exit_code == 0
     model = sclip.load(tmp_path / "out")

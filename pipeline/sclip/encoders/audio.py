@@ -24,30 +24,34 @@ def read_audio(path: str | Path) -> Tensor:
 
 
 def as_waveform(audio: Any, rate: int, name: str) -> Tensor:
-    """A path, or samples (N,) or (channels, N), as floats or whole numbers of full scale, at `rate` -> (N,)"""
+    """A path, or samples (N,) or (channels, N) at `rate`: floats, or 16- or 32-bit numbers of full scale -> (N,)"""
     if isinstance(audio, str | Path):
         return read_audio(audio)
-    samples = audio.detach().cpu() if isinstance(audio, Tensor) else _as_tensor(audio, name)
-    if not samples.is_floating_point():
-        samples = samples.float() / (torch.iinfo(samples.dtype).max + 1)
+    samples = _as_floats(audio, name)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and len(samples) > samples.shape[1]):
         raise UserError(f"{name}: expected (samples,) or (channels, samples), found {tuple(samples.shape)}")
     if samples.ndim == 2:
-        samples = samples.mean(0, dtype=torch.float32)
-    return _check(_resample(samples.float(), rate), name)
+        samples = samples.mean(0)
+    return _check(_resample(samples, rate), name)
 
 
-def _as_tensor(audio: Any, name: str) -> Tensor:
+def _as_floats(audio: Any, name: str) -> Tensor:
+    """An array, a tensor or a list of floats, as it is; whole numbers scaled to -1..1."""
     try:
-        array = np.asarray(audio)
-        if array.dtype.kind not in "fi":
-            raise TypeError(f"{type(audio).__name__} of {array.dtype}")
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: expected a path, or samples as floats or signed integers; found {error}") from None
-    return torch.from_numpy(array)
+        array = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
+    except (TypeError, ValueError) as error:  # bf16, ragged lists
+        raise UserError(f"{name}: not samples: {error}") from None
+    if array.dtype.kind == "f":
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+    if array.dtype.kind == "i" and array.dtype.itemsize in (2, 4):
+        return torch.from_numpy(np.ascontiguousarray(array / 2 ** (8 * array.dtype.itemsize - 1), np.float32))
+    kind = f"{type(audio).__name__} of {array.dtype}"
+    raise UserError(f"{name}: expected a path, or samples as floats, int16 or int32; found {kind}")
 
 
 def _resample(samples: Tensor, rate: int) -> Tensor:
+    if not isinstance(rate, int) or rate < 1:
+        raise UserError(f"sample rate: expected a whole number of samples a second, found {rate!r}")
     return samples if rate == SAMPLE_RATE else torchaudio.functional.resample(samples, rate, SAMPLE_RATE)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sclip.encoders.source import Source, fetch_repo
 from sclip.errors import UserError
 from sclip.padded import Padded
-from sclip.tensors import fill
+from sclip.tensors import fill, fingerprint
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 # OpenAI's own files carry these beside the weights; nobody else's do.
@@ -119,7 +119,9 @@ class ClipEncoder(nn.Module):
             config = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"CLIP {source.name}: {path}: not JSON: {error}") from None
-        _warn_without_quick_gelu(source.name, config.get("model_cfg", {}), folder)
+        if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+            raise UserError(f"CLIP {source.name}: {path}: expected a table with model_cfg")
+        _warn_without_quick_gelu(source.name, config["model_cfg"], folder)
         model, tokenizer = _open(f"local-dir:{folder}", None, source.name)
         return cls(model, config, tokenizer, source)
 
@@ -177,6 +179,9 @@ class ClipEncoder(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """(B, J). CLIP's tokenizer cuts a text to what its text tower has positions for, 77 as a rule."""
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"text {i}: expected text, found {type(text).__name__}")
         ids = self.tokenizer(list(texts)).to(self.device)  # (B, context)
         if self._text_tower is None:
             return self.model.encode_text(ids)
@@ -194,6 +199,10 @@ class ClipEncoder(nn.Module):
         """A token as its tokenizer writes it; `</w>` ends a word."""
         return self.tokenizer.decoder[token]
 
+    def fingerprint(self) -> str:
+        """Of its weights, and of the configuration of the model and the preprocessing."""
+        return fingerprint(self.model, self.config)
+
     def save(self, folder: Path) -> None:
         """As a folder that open_clip and `from_pretrained` read."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +215,7 @@ def _open(architecture: str, tag: str | None, name: str) -> tuple[Any, Any]:
     try:
         model = open_clip.create_model(architecture, tag, require_pretrained=True)
         return model, open_clip.get_tokenizer(architecture)
-    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
+    except (RuntimeError, OSError, ValueError, TypeError, KeyError, AssertionError, SafetensorError) as error:
         raise UserError(f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}") from None
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
@@ -16,10 +17,13 @@ class Source:
     revision: str | None = None
 
 
-def fetch_repo(repo: str, revision: str | None, patterns: list[str]) -> tuple[Path, str]:
-    """A hub repo's files, from the network or HF_HOME's cache -> its folder here, and the commit."""
+def fetch_repo(repo: str, revision: str | None, patterns: list[str], **download: Any) -> tuple[Path, str]:
+    """A hub repo's files, from the network or HF_HOME's cache -> its folder here, and the commit.
+
+    `download`: what else huggingface_hub.snapshot_download takes.
+    """
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, **download))
     except Exception as error:  # the hub's errors have no common class below Exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         at = f" at {revision}" if revision else ""

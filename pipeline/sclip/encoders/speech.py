@@ -3,7 +3,8 @@
 Any encoder of transformers' wav2vec 2.0 family. **An utterance's states do not depend on its batch**: beside the
 attention mask, which transformers applies by itself, that takes two repairs of what reads padding,
 - the first norm of group-norm models, whose statistics run over time (`ValidGroupNorm`)
-- data2vec's stacked positional convolutions, each of which reads what the one before it left in the padding
+- positional convolutions that read what a convolution (data2vec) or a BatchNorm in front of them (some HuBERTs) left
+  in the padding
 
 Hidden states are the blocks' outputs: first what enters the first block, then what leaves each; large models' last
 one is before the final norm.
@@ -28,6 +29,7 @@ from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.source import Source, fetch_repo
 from sclip.errors import UserError
 from sclip.padded import Padded, valid_mask
+from sclip.tensors import fingerprint
 
 FAMILY = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
 # What a checkpoint may lack: only pre-training reads it.
@@ -56,7 +58,7 @@ class ValidGroupNorm(nn.Module):
 class SpeechEncoder(nn.Module):
     """`normalize_waveform`: each utterance to zero mean and unit variance first. By default as the model was
     trained, that is where its norms are layer norms; a hub repo's preprocessor_config.json is not heeded, for
-    those of base models say what their training did not do."""
+    those of base models say what their training did not do. The model is taken over, not copied."""
 
     def __init__(self, model: Any, source: Source, normalize_waveform: bool | None = None):
         super().__init__()
@@ -72,7 +74,11 @@ class SpeechEncoder(nn.Module):
             first = model.feature_extractor.conv_layers[0]
             first.layer_norm = ValidGroupNorm(first.layer_norm)
         self._valid: Tensor | None = None  # (B, T) of the batch at hand
-        for convolution in list(getattr(model.encoder.pos_conv_embed, "layers", []))[1:]:
+        positions = model.encoder.pos_conv_embed
+        convolutions = list(getattr(positions, "layers", []))[1:]
+        if getattr(positions, "batch_norm", None) is not None:
+            convolutions.append(positions.conv)
+        for convolution in convolutions:
             convolution.register_forward_pre_hook(self._zero_padding)
 
     @classmethod
@@ -147,6 +153,12 @@ class SpeechEncoder(nn.Module):
         """(B, D, T) -> (B, D, T)"""
         assert self._valid is not None
         return (arguments[0] * self._valid[:, None],)
+
+    def fingerprint(self) -> str:
+        """Of its weights and of the configuration that computes with them."""
+        said_by_others = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+        config = self.model.config.to_diff_dict()
+        return fingerprint(self.model, {key: value for key, value in config.items() if key not in said_by_others})
 
     def save(self, folder: Path) -> None:
         """As a folder that transformers and `from_pretrained` read."""

@@ -25,6 +25,13 @@ class Vocabulary:
     pieces: tuple[str, ...]  # how CLIP's tokenizer writes them; `</w>` ends a word
     blocked: tuple[int, ...]  # rows that are never a keyword
 
+    def __post_init__(self) -> None:
+        whole = all(type(number) is int for number in self.ids + self.blocked)
+        if not whole or len(set(self.ids)) != len(self.ids) or len(self.pieces) != len(self.ids):
+            raise ValueError("expected ids that are whole numbers, each once, and a piece for each")
+        if not set(self.blocked) < set(range(len(self.ids))):
+            raise ValueError(f"blocked: expected rows, and not all of them, found {self.blocked}")
+
     @classmethod
     def from_captions(cls, captions: Iterable[str], clip: "ClipEncoder") -> "Vocabulary":
         counts = Counter(token for caption in captions for token in clip.token_ids([caption])[0])
@@ -45,6 +52,13 @@ class Vocabulary:
             raise UserError(f"{path}: no such file") from None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a vocabulary: {error!r}") from None
+
+    def check(self, clip: "ClipEncoder") -> None:
+        """Is it of this CLIP? Keywords would be other words if not."""
+        tokens = len(clip.text_tower.table)
+        for row, (token, piece) in enumerate(zip(self.ids, self.pieces, strict=True)):
+            if not 0 <= token < tokens or clip.piece(token) != piece:
+                raise UserError(f"vocabulary: row {row}: CLIP {clip.source.name} has no token {token} {piece!r}")
 
     def save(self, path: Path) -> None:
         data = {"ids": self.ids, "pieces": self.pieces, "blocked": self.blocked}

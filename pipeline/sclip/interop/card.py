@@ -21,7 +21,7 @@ model = sclip.load("path/to/this/folder")
 {usage}
 ```
 
-| part | from | weights (SHA-256) |
+| part | from | weights and configuration (SHA-256) |
 |---|---|---|
 | speech encoder | {speech} | `{speech_hash}` |
 | CLIP | {clip} | `{clip_hash}` |
@@ -45,16 +45,16 @@ def model_card(config: "ModelConfig") -> str:
         arch=config.arch,
         what=" ".join(lines),
         usage="\n".join(['model.encode_speech(["caption.wav"])', *usage]),
-        speech=_place(config.speech_encoder),
+        speech=_place(config.speech_encoder, "speech"),
         speech_hash=config.speech_encoder.hash,
-        clip=_place(config.clip_encoder),
+        clip=_place(config.clip_encoder, "clip"),
         clip_hash=config.clip_encoder.hash,
         normalized="normalised" if config.speech_encoder.normalize_waveform else "not normalised",
         origin=origin,
     )
 
 
-def _place(encoder: "EncoderReference") -> str:
-    if encoder.name in {"speech", "clip"}:
-        return f"[`{encoder.name}/`]({encoder.name}) in this folder"
+def _place(encoder: "EncoderReference", part: str) -> str:
+    if encoder.name is None:
+        return f"[`{part}/`]({part}) in this folder"
     return f"`{encoder.name}`" + (f" at `{encoder.revision}`" if encoder.revision else "")

@@ -1,8 +1,8 @@
 """Open a PyTorch checkpoint without running anything that it pickles.
 
 torch's weights-only loader does the reading: tensors and plain containers. What it does not know by name becomes
-data if it is a class whose instances are merely laid out (PyTorch Lightning checkpoints hold such configurations),
-and the checkpoint is refused, by that name, if it is something that the file wants called.
+data as long as it is only referred to or its instances are merely laid out (PyTorch Lightning checkpoints hold such
+configurations), and the checkpoint is refused, by that name, if the file wants it called.
 """
 
 import pickle
@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         names = get_unsafe_globals_in_checkpoint(path)
         with safe_globals([(_stand_in(name), name) for name in names]):
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            data = _plain(torch.load(path, map_location="cpu", weights_only=True, mmap=True), {})
     except _Refused as error:
         raise UserError(f"{path}: refused, nothing was run: {error}") from None
     except pickle.UnpicklingError as error:
@@ -57,7 +57,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         first_sentence = first_line.split(". ")[0]
         raise UserError(f"{path}: not a whole checkpoint in torch.save's zip format: {first_sentence}") from None
-    data = _plain(data)
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a checkpoint with a state_dict, found a {type(data).__name__}")
     return data
@@ -73,11 +72,16 @@ def _refused_name(message: str) -> str:
     return f"it holds {found[1]}" if found else " ".join(message.split())[:200]
 
 
-def _plain(data: Any) -> Any:
+def _plain(data: Any, done: dict[int, Any]) -> Any:
+    """Without foreign objects. What is referred to more than once is converted once: `done`, by id."""
+    if id(data) in done:
+        return done[id(data)]
+    plain = data
     if isinstance(data, Foreign):
-        return _plain(data.state)
-    if isinstance(data, dict):
-        return {key: _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    return data
+        plain = _plain(data.state, done)
+    elif isinstance(data, dict):
+        plain = {key: _plain(value, done) for key, value in data.items()}
+    elif isinstance(data, list | tuple):
+        plain = [_plain(value, done) for value in data]
+    done[id(data)] = plain
+    return plain

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
@@ -31,6 +32,15 @@ from sclip.tensors import fill, with_prefix
 BLOCKED_ROWS = (0, 2, 3)
 HUBERT, CLIP = "audio_encoder.encoder.", "clip.model."
 FULL_TABLE, TABLE = "clip.original_text_emb_weight", "clip.model.token_embedding.weight"
+# What tells the sizes of an OpenAI vision transformer and its text tower.
+SIZED_BY = (
+    "visual.conv1.weight",
+    "visual.class_embedding",
+    "visual.positional_embedding",
+    "token_embedding.weight",
+    "positional_embedding",
+    "text_projection",
+)
 # Tensors that mean nothing here, and why.
 IGNORED = (
     ("criterion.eye_mat", "the loss's identity matrices"),
@@ -55,10 +65,23 @@ def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | 
     if out.exists():
         raise UserError(f"{out}: already exists")
     checkpoint = read_checkpoint(path)
+    try:
+        return _import(checkpoint, path, out, encoders)
+    except UserError:
+        raise
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        # A configuration or a tensor that no published run has, and no check above expects.
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be made into a model: {type(error).__name__}: {reason}") from None
+
+
+def _import(checkpoint: Mapping[str, Any], path: Path, out: Path, encoders: str | Path | None) -> ImportReport:
     tensors = _state_dict(checkpoint, path)
     settings = Settings(_configuration(checkpoint, path), str(path))
     sizes = _read_sizes(Path(encoders)) if encoders else {}
     published = published_settings(settings, tensors)
+    if settings.get("clip.reduce_subword_embbedding", None) is not None and FULL_TABLE not in tensors:
+        raise UserError(f"{path}: {FULL_TABLE} is missing, and the vocabulary was reduced")
     if not encoders:  # whose sizes can be told from the tensors
         settings.only("audio_encoder.name", "hubert", "hubert_base", "hubert_large_ll60k")
         settings.only("clip.name", "ViT-B/32", "ViT-B/16", "ViT-L/14")
@@ -105,7 +128,10 @@ def _state_dict(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     tensors = checkpoint.get("state_dict")
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise UserError(f"{path}: expected tensors under state_dict, found {type(tensors).__name__}")
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise UserError(f"{path}: state_dict.{name}: expected a plain tensor by a name")
+    return {name: t.detach().float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def _configuration(checkpoint: Mapping[str, Any], path: Path) -> Any:
@@ -137,7 +163,7 @@ def _clip_encoder(
     tensors: Mapping[str, Tensor], config: dict[str, Any] | None, path: Path
 ) -> tuple[ClipEncoder, Vocabulary]:
     clip = with_prefix(tensors, CLIP)
-    for name in ("token_embedding.weight", "visual.class_embedding", "text_projection"):
+    for name in SIZED_BY:
         if name not in clip:
             raise UserError(f"{path}: {CLIP}{name} is missing")
     reduced, full = tensors[TABLE], tensors.get(FULL_TABLE, tensors[TABLE])

@@ -19,7 +19,7 @@ HEAD_NAMES: tuple[tuple[str, str], ...] = (
     (r"audio_encoder\.weightedsum_layer\.weights", r"weighting.logits"),
     (_ATTENTION + r"in_proj_(weight|bias)", r"attention.qkv.\1"),
     (_ATTENTION + r"out_proj\.(weight|bias)", r"attention.out.\1"),
-    (r"cascaded_branch\.self_att\.attentionBlock_Norm\.(weight|bias)", r"attention.norm.\1"),
+    (r"(?:parallel|cascaded)_branch\.self_att\.attentionBlock_Norm\.(weight|bias)", r"attention.norm.\1"),
     (_ENCODER + r"layers\.0\.norm1\.(weight|bias)", r"attention.norm.\1"),
     (_ENCODER + r"layers\.0\.linear1\.(weight|bias)", r"attention.feed_forward.up.\1"),
     (_ENCODER + r"layers\.0\.linear2\.(weight|bias)", r"attention.feed_forward.down.\1"),
@@ -49,7 +49,7 @@ def head_tensors(published: Mapping[str, Tensor], config: HeadConfig) -> dict[st
         renamed = head_name(name)
         if renamed is not None:
             slots = config.keywords.slots if config.keywords else None
-            if renamed.startswith("keywords.norm.") and slots and tensor.ndim:
+            if renamed.startswith("keywords.norm.") and slots and tensor.numel() % slots == 0:
                 tensor = tensor.view(-1, slots).T.reshape(-1)  # width by width -> slot by slot
             ours[renamed] = tensor
     tokens = [published[name][0] for name in TOKENS if name in published]

@@ -108,7 +108,8 @@ def _architecture(settings: Settings) -> str:
 def _attention(settings: Settings, branch: str) -> AttentionConfig:
     place = f"model_settings.{branch}"
     arguments = f"{place}.transformer_args"
-    kind = settings.get(f"{place}.transformer_type", None) or settings.get(f"{arguments}.type")
+    # SpeechCLIP+ says it among the arguments, SpeechCLIP beside them.
+    kind = settings.get(f"{arguments}.type", None) or settings.get(f"{place}.transformer_type")
     if kind not in {"TransformerEncoder", "MultiheadAttentionAndNorm"}:
         settings.only(f"{arguments}.type", "TransformerEncoder", "MultiheadAttentionAndNorm")
     settings.only(f"{arguments}.n_layers", 1)
@@ -154,7 +155,7 @@ def _cif(settings: Settings, tensors: Mapping[str, Tensor]) -> CifConfig:
     convolutions = [t for name, t in tensors.items() if name.startswith(prefix) and name.endswith(".weight")]
     steps = settings.get(f"{place}.scaling_step", -1) if settings.get(f"{place}.apply_scaling", True) else 0
     return CifConfig(
-        layers=len(convolutions),
+        layers=max(1, len(convolutions)),
         kernel=convolutions[0].shape[-1] if convolutions else 3,
         dropout=_CIF_DROPOUT,
         threshold=settings.get(f"{place}.cif_threshold", 1.0),

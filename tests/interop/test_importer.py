@@ -73,6 +73,7 @@ def setting(path: str, value):
         (lambda _, c: c.pop("cl_loss"), "its configuration has no cl_loss.type"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_one_line_says_what_is_wrong(tmp_path, change, message):
     result = changed(tmp_path, change)
     assert result.exit_code == 1

@@ -13,6 +13,15 @@ from sclip.model import SpeechCLIP
 
 ARCHITECTURES = load_params().arch
 CAPTIONS = ["a brown dog runs along the beach", "two children play in the snow", "a dog jumps over a red fence"]
+SPEECH_CONFIG = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
 CLIP_CONFIG = {
     "embed_dim": 20,
     "quick_gelu": True,
@@ -22,16 +31,7 @@ CLIP_CONFIG = {
 
 
 def speech_encoder(**config) -> SpeechEncoder:
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "conv_dim": (16,) * 7,
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 4,
-    }
-    return SpeechEncoder(HubertModel(HubertConfig(**sizes | config)), Source("random"))
+    return SpeechEncoder(HubertModel(HubertConfig(**SPEECH_CONFIG | config)), Source("random"))
 
 
 def clip_encoder() -> ClipEncoder:

@@ -199,7 +199,7 @@ def edit_tensors(folder, change) -> None:
             "not the one that the head was trained with",
         ),
         (lambda f: (f / "clip/open_clip_config.json").write_text("[]"), "expected a table with model_cfg"),
-        (lambda f: (f / "clip/open_clip_config.json").unlink(), "open_clip_config.json is missing"),
+        (lambda f: (f / "clip/open_clip_config.json").unlink(), "open_clip_config.json: no such file"),
         (lambda f: (f / "clip/open_clip_config.json").write_text("{"), "open_clip_config.json: not JSON"),
         (lambda f: (f / "clip/open_clip_model.safetensors").write_bytes(b"x" * 9), "CLIP "),
         (lambda f: (f / "speech/model.safetensors").write_bytes(b"x" * 9), "speech encoder "),

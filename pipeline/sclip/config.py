@@ -7,6 +7,7 @@ something the published code does by accident default to off.
 
 import dataclasses
 import difflib
+import json
 import re
 import types
 import typing
@@ -158,6 +159,15 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     return parse(Params, data, str(path))
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
 
 
 def parse(kind: Any, data: Any, where: str) -> Any:

@@ -1,10 +1,9 @@
 """What a model folder holds."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sclip.config import Architecture, HeadConfig, ObjectiveConfig, parse
+from sclip.config import Architecture, HeadConfig, ObjectiveConfig, parse, read_json
 from sclip.errors import UserError
 from sclip.heads.head import Sizes
 
@@ -45,12 +44,7 @@ class ModelConfig:
 
 def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+    data = read_json(path)
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import SPEECH_CONFIG
 from transformers import (
     Data2VecAudioConfig,
     Data2VecAudioModel,
@@ -17,15 +18,7 @@ from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "conv_dim": (16,) * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
+SMALL = SPEECH_CONFIG | {"num_hidden_layers": 3}
 LARGE = SMALL | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 DATA2VEC = SMALL | {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 7, "num_codevector_groups": 1}
 LAYOUTS = {

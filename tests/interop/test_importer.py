@@ -120,15 +120,15 @@ def test_sizes_are_told_from_published_tensors_alone(tmp_path):
         import_checkpoint(GOLDEN / "large-parallel.ckpt", tmp_path / "out")
     sizes = json.loads((GOLDEN / "large-parallel.json").read_text())
     for given, message in (
-        ("{", "expected JSON with the tables hubert and clip"),
-        ('{"hubert": {}}', "expected JSON with the tables hubert and clip: KeyError"),
+        ("{", "sizes.json: not JSON"),
+        ('{"hubert": {}}', "expected the tables hubert and clip: KeyError"),
         (json.dumps({**sizes, "hubert": {"hidden_size": 30}}), "no HuBERT has this configuration"),
         (json.dumps({**sizes, "hubert": {**sizes["hubert"], "hidden_size": 64}}), r"expected \(.*64.*\), found"),
     ):
         (tmp_path / "sizes.json").write_text(given)
         with pytest.raises(sclip.UserError, match=message):
             import_checkpoint(GOLDEN / "large-parallel.ckpt", tmp_path / "out", tmp_path / "sizes.json")
-    with pytest.raises(sclip.UserError, match=r"none\.json: No such file"):
+    with pytest.raises(sclip.UserError, match=r"none\.json: no such file"):
         import_checkpoint(GOLDEN / "large-parallel.ckpt", tmp_path / "out", tmp_path / "none.json")
 
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sclip.config import read_json
 from sclip.encoders.source import Source, fetch_repo
 from sclip.errors import UserError
 from sclip.padded import Padded
@@ -113,12 +114,7 @@ class ClipEncoder(nn.Module):
     @classmethod
     def _from_folder(cls, folder: Path, source: Source) -> "ClipEncoder":
         path = folder / CONFIG_FILE
-        if not path.is_file():
-            raise UserError(f"CLIP {source.name}: {path} is missing")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"CLIP {source.name}: {path}: not JSON: {error}") from None
+        config = read_json(path)
         if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
             raise UserError(f"CLIP {source.name}: {path}: expected a table with model_cfg")
         _warn_without_quick_gelu(source.name, config["model_cfg"], folder)

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sclip.config import read_json
 from sclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,11 +46,9 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
+        data = read_json(path)
         try:
-            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{name: tuple(data[name]) for name in ("ids", "pieces", "blocked")})
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a vocabulary: {error!r}") from None
 

@@ -5,7 +5,6 @@ measured with it can move in the last digits, and one utterance gives one result
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
+from sclip.config import read_json
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
@@ -115,13 +115,11 @@ def _import(checkpoint: Mapping[str, Any], path: Path, out: Path, encoders: str 
 
 
 def _read_sizes(path: Path) -> dict[str, Any]:
+    sizes = read_json(path)
     try:
-        sizes = json.loads(path.read_text(encoding="utf-8"))
         return {part: dict(sizes[part]) for part in ("hubert", "clip")}
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected JSON with the tables hubert and clip: {error!r}") from None
+        raise UserError(f"{path}: expected the tables hubert and clip: {error!r}") from None
 
 
 def _state_dict(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

@@ -38,3 +38,7 @@ def assert_close(found: Tensor, expected: Tensor, name: str, tolerance: float = 
     largest = float(expected.abs().max())
     assert torch.isfinite(found).all(), name
     assert error <= tolerance * largest, f"{name}: off by {error:.2e} where the largest value is {largest:.2e}"
+
+
+if not cases() and not checkpoints():  # tests over no files would all be skipped, and look green
+    raise FileNotFoundError(f"SCLIP_GOLDEN: neither a head nor a checkpoint in {GOLDEN}")

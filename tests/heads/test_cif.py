@@ -168,6 +168,8 @@ def test_long_sums_are_exact():
     firing = fire([40.0, *[1e-6] * 1000, 0.9995])
     assert firing.slots.lengths.tolist() == [41]
     assert firing.fired[0].nonzero().flatten().tolist() == [0, 1001]
+    # And a sum that only rounding to fp32 would bring up to 41.
+    assert fire([40.0, 0.5, 0.4999999]).slots.lengths.tolist() == [40]
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.5])

@@ -5,7 +5,7 @@ threshold a slot fires, and what it holds is the α-weighted sum of the frames s
 passes the threshold is shared between the slot that it closes and the next.
 
 - all of it is one small matrix a batch row, `slot_weights` (S, T), whose columns sum to α; slots are its product
-  with the frames: no loop, no scatter, the same bits in whatever batch
+  with the frames: no loop, no scatter, one result in whatever batch
 - sums along time are in fp64: the last firing in training rests on 1e-5 in a sum of up to 75
 - training: α may be scaled to meet a target length; what is left at the end never counts as a slot
 - evaluation: a leftover of at least `tail` becomes a whole slot, a smaller one is dropped

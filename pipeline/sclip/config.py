@@ -3,6 +3,9 @@
 An architecture is a composition, not a class: an attention layer, an utterance token or none, keyword slots
 (learned tokens, or Continuous Integrate-and-Fire, or none), and the weights of the losses. Fields named after
 something the published code does by accident default to off.
+
+A preset is an experiment: a corpus, two encoders, how features are kept, how heads are trained, and what single
+architectures do otherwise in it. `Params.experiment` puts a preset and an architecture together.
 """
 
 import dataclasses
@@ -11,10 +14,10 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -144,21 +147,229 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Params:
-    """The whole of params.yaml."""
+class Splits:
+    """A number for each split."""
 
+    train: int
+    dev: int
+    test: int
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """The corpus that ships with the project: pictures of emoji, captions of a grammar, synthetic voices."""
+
+    kind: Literal["scenes"]
+    seed: int
+    pictures: Splits
+    captions: Splits  # of a picture, each spoken once
+    voices: Splits  # no voice is in two splits
+    nouns: int  # how many kinds of things there are
+
+    def __post_init__(self) -> None:
+        for split in ("train", "dev", "test"):
+            captions = getattr(self.captions, split)
+            _require(1 <= captions <= 5, f"captions.{split}: expected 1 to 5, found {captions}")
+
+
+@dataclass(frozen=True)
+class SpeechEncoderConfig:
+    """`mfcc`, a folder or a hub repo."""
+
+    name: str
+    revision: str | None = None
+    normalize_waveform: bool | None = None  # none: as the encoder was trained
+    random_seed: int | None = None  # weights drawn anew, for comparison
+
+
+@dataclass(frozen=True)
+class ClipEncoderConfig:
+    """`local-dir:FOLDER`, `hf-hub:REPO` or MODEL/TAG, as open_clip names them."""
+
+    name: str
+    revision: str | None = None
+    random_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """How hidden states are computed and kept."""
+
+    precision: Literal["fp16", "bf16", "fp32"] = "fp16"  # of what is kept
+    compute: Literal["fp16", "bf16", "fp32"] = "fp32"
+    shard_megabytes: int = 512
+    batch_seconds: float = 120.0  # of audio, padding included
+
+    def __post_init__(self) -> None:
+        _require(self.shard_megabytes >= 1, f"shard_megabytes: expected at least 1, found {self.shard_megabytes}")
+        _require(self.batch_seconds > 0, f"batch_seconds: expected more than 0, found {self.batch_seconds}")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The published recipe by default: Adam, linear warm-up, linear decay."""
+
+    steps: int = 50_000
+    warmup_steps: int = 5_000
+    batch: int = 256
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-8
+    weight_decay: float = 1e-6
+    gradient_clip: float = 4.0
+    crop_frames: int = 320  # of longer utterances, at random; the published recipe crops 6.4 s of audio instead
+    precision: Literal["fp16", "bf16", "fp32"] = "fp16"
+    dev_every: int = 1_000  # steps between two looks at the development split
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "crop_frames", "dev_every"):
+            _require(getattr(self, name) >= 1, f"{name}: expected at least 1, found {getattr(self, name)}")
+        _require(self.batch >= 2, f"batch: expected at least 2, found {self.batch}")
+        _require(0 <= self.warmup_steps < self.steps, f"warmup_steps: expected fewer than steps ({self.steps})")
+        _require(self.learning_rate > 0, f"learning_rate: expected more than 0, found {self.learning_rate}")
+        _require(self.gradient_clip > 0, f"gradient_clip: expected more than 0, found {self.gradient_clip}")
+
+
+@dataclass(frozen=True)
+class Encoders:
+    speech: SpeechEncoderConfig
+    clip: ClipEncoderConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    corpus: str  # a key of `corpora`
+    encoders: Encoders
+    features: FeaturesConfig
+    training: TrainingConfig
+    # What an architecture does otherwise in this preset: any part of {head, objective, training}.
+    arch: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a bare `dvc repro` makes."""
+
+    corpora: tuple[str, ...]
+    presets: tuple[str, ...]
+    architectures: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One architecture in one preset."""
+
+    head: HeadConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        self.architecture  # noqa: B018  checks that losses and head fit
+
+    @property
+    def architecture(self) -> Architecture:
+        return Architecture(self.head, self.objective)
+
+
+@dataclass(frozen=True)
+class _ParamsFile:
+    run: Run
     arch: dict[str, Architecture]
+    corpora: dict[str, ScenesConfig]
+    presets: dict[str, Preset]
 
 
-def load_params(path: str | Path = "params.yaml") -> Params:
+@dataclass(frozen=True)
+class Params(_ParamsFile):
+    """The whole of params.yaml, and of each preset and architecture what they make together."""
+
+    where: str
+    experiments: dict[str, dict[str, Experiment]]
+
+    def corpus(self, name: str) -> ScenesConfig:
+        return _entry(self.corpora, name, f"{self.where}: corpora")
+
+    def preset(self, name: str) -> Preset:
+        return _entry(self.presets, name, f"{self.where}: presets")
+
+    def experiment(self, preset: str, arch: str) -> Experiment:
+        return _entry(_entry(self.experiments, preset, f"{self.where}: presets"), arch, f"{self.where}: arch")
+
+
+def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
+    """`overrides`: KEY=VALUE, the key in full with dots, the value in YAML, as `dvc exp run -S` takes them."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for override in overrides:
+            data = _override(data, override)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    return parse(Params, data, str(path))
+    file: _ParamsFile = parse(_ParamsFile, data, str(path))
+    for key, table in (("corpora", file.corpora), ("presets", file.presets), ("architectures", file.arch)):
+        for name in getattr(file.run, key):
+            _entry(table, name, f"{path}: run.{key}")
+    experiments = {}
+    for name, preset in file.presets.items():
+        _entry(file.corpora, preset.corpus, f"{path}: presets.{name}.corpus")
+        for arch in preset.arch:
+            _entry(file.arch, arch, f"{path}: presets.{name}.arch")
+        experiments[name] = {arch: _experiment(data, name, arch, str(path)) for arch in file.arch}
+    return Params(**vars(file), where=str(path), experiments=experiments)
+
+
+def _experiment(data: Mapping[str, Any], preset: str, arch: str, path: str) -> Experiment:
+    """The architecture, the preset's training, and over both what the preset says of the architecture."""
+    where = f"{path}: presets.{preset}.arch.{arch}"
+    own = data["presets"][preset]["arch"].get(arch, {})
+    _check_keys(Experiment, own, where)
+    base = {**data["arch"][arch], "training": data["presets"][preset]["training"]}
+    experiment: Experiment = parse(Experiment, _merged(base, own), where)
+    return experiment
+
+
+def _override(data: Any, override: str) -> Any:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"override {override!r}: expected KEY=VALUE")
+    table: Any = yaml.safe_load(value)
+    for part in reversed(key.split(".")):
+        table = {part: table}
+    return _merged(_table(data, key), table)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables key by key, all the way down; anything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _table(data: Any, where: str) -> Mapping[str, Any]:
+    _expect(isinstance(data, Mapping), "a table", data, where)
+    table: Mapping[str, Any] = data
+    return table
+
+
+def _entry(table: Mapping[str, T], name: str, where: str) -> T:
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0)
+        raise UserError(f"{where}: no {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return table[name]
+
+
+def _check_keys(kind: Any, data: Any, where: str) -> None:
+    """Part of a table: what is missing may be elsewhere, what is there must have a place."""
+    fields = typing.get_type_hints(kind)
+    for key, value in _table(data, where).items():
+        _expect_key(key, fields, where)
+        inner = [k for k in (fields[key], *typing.get_args(fields[key])) if dataclasses.is_dataclass(k)]
+        if inner and value is not None:
+            _check_keys(inner[0], value, _inside(where, key))
 
 
 def read_json(path: Path) -> Any:
@@ -175,6 +386,12 @@ def parse(kind: Any, data: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _parse_dataclass(kind, data, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return data
+    if origin is Literal:
+        choices = f"one of {', '.join(map(str, arguments))}"
+        _expect(data in arguments, choices, data, where)
+        return data
     if origin in (types.UnionType, typing.Union):  # X | None is the only union in use
         (present,) = (a for a in arguments if a is not types.NoneType)
         return None if data is None else parse(present, data, where)
@@ -202,14 +419,18 @@ def _expect(condition: bool, expected: str, found: Any, where: str) -> None:
         raise UserError(f"{where}: expected {expected}, found {found!r}")
 
 
+def _expect_key(key: Any, fields: Mapping[str, Any], where: str) -> None:
+    if key not in fields:
+        near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0)
+        raise UserError(f"{_inside(where, key)}: no such key; did you mean {near[0]!r}?")
+
+
 def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
     _expect(isinstance(data, Mapping), "a table", data, where)
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in data:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0)
-            raise UserError(f"{_inside(where, key)}: no such key; did you mean {near[0]!r}?")
+        _expect_key(key, fields, where)
     values = {key: parse(hints[key], value, _inside(where, key)) for key, value in data.items()}
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING:

@@ -1,5 +1,34 @@
-"""The one error a user can mend: the command line prints it as a single line."""
+"""Errors that users can act on."""
+
+import click
 
 
 class UserError(ValueError):
-    """Names the file, the row or the key, what was found there and what was expected."""
+    """Names the file, row, key or tensor at fault, what was found and what was expected."""
+
+
+class Problems:
+    """Bad input, row by row: stops at the first, or goes on without it and counts."""
+
+    def __init__(self, skip: bool = False):
+        self.skip = skip
+        self.skipped: dict[str, str] = {}  # a row's name: what is wrong with it
+        self.notes: list[str] = []
+
+    def add(self, row: str, message: str) -> None:
+        """The row cannot be used."""
+        if not self.skip:
+            raise UserError(f"{row}: {message} (--on-error skip goes on without it)")
+        self.skipped[row] = message
+
+    def note(self, row: str, message: str) -> None:
+        """The row can be used, after something was done to it."""
+        self.notes.append(f"{row}: {message}")
+
+    def report(self) -> None:
+        for row, message in self.skipped.items():
+            click.echo(f"skipped  {row}: {message}", err=True)
+        for note in self.notes:
+            click.echo(f"note     {note}", err=True)
+        if self.skipped:
+            click.echo(f"{len(self.skipped)} rows skipped", err=True)

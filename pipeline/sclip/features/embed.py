@@ -1,0 +1,161 @@
+"""CLIP's vectors of a corpus: its pictures decoded in threads ahead of the encoder, its captions in batches."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sclip.corpora.manifest import Row, read_manifest
+from sclip.encoders.clip import ClipEncoder
+from sclip.errors import Problems, UserError
+from sclip.features.compute import chunks, precision, read_ahead
+from sclip.features.store import UNFINISHED, fingerprint_of
+from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
+
+IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
+
+
+@dataclass(frozen=True)
+class Summary:
+    images: int
+    captions: int
+    reused: bool  # all was there
+    seconds: float
+
+
+def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch.device, problems: Problems) -> Summary:
+    """Vectors that are there already, of the same CLIP, pictures and captions, are left as they are."""
+    began = time.monotonic()
+    rows = read_manifest(manifest, problems)
+    out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(f"*{UNFINISHED}"):
+        leftover.unlink()
+    encoder = {"name": clip.source.name, "revision": clip.source.revision, "hash": clip.fingerprint()}
+    pictures = list(dict.fromkeys(row.image for row in rows))
+    hashes = {p: h for batch, read in read_ahead(chunks(pictures, 64), _hash) for p, h in zip(batch, read, strict=True)}
+    content = [[row.id, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
+    fingerprint = fingerprint_of([FORMAT, encoder, content])
+    reused = _is_there(out, fingerprint)
+    if not reused:
+        _embed(rows, hashes, out, {"fingerprint": fingerprint, "clip": encoder}, clip.to(device), device, problems)
+    vectors = ClipVectors.open(out)
+    names = {row.id: row.name for row in rows}
+    for name, note in vectors.notes.items():
+        problems.note(names[name], note)
+    for name, reason in vectors.skipped.items() if reused else ():
+        problems.add(names[name], reason)
+    return Summary(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_there(out: Path, fingerprint: str) -> bool:
+    try:
+        return ClipVectors.open(out).fingerprint == fingerprint
+    except UserError:
+        return False
+
+
+def _embed(
+    rows: Sequence[Row],
+    hashes: Mapping[Path, str],
+    out: Path,
+    origin: dict[str, Any],
+    clip: ClipEncoder,
+    device: str | torch.device,
+    problems: Problems,
+) -> None:
+    skipped: dict[str, str] = {}
+    users: dict[str, list[Row]] = {}  # of a picture
+
+    def skip(row: Row, reason: str) -> None:
+        problems.add(row.name, reason)
+        skipped.setdefault(row.id, reason)
+
+    for row in rows:
+        first = users.setdefault(row.image_id, [row])[0]
+        if hashes[row.image] != hashes[first.image]:
+            skip(row, f"image_id {row.image_id}: row {first.line} has another picture ({first.image.name})")
+        elif row is not first:
+            users[row.image_id].append(row)
+    notes: dict[str, str] = {}
+    for row in rows:
+        tokens = _tokens(row.text, clip)
+        if tokens == 0:
+            skip(row, "text: CLIP finds no token in it")
+        elif tokens > clip.tokenizer.context_length - 2:
+            notes[row.id] = f"text: {tokens} tokens, cut to CLIP's {clip.tokenizer.context_length - 2}"
+    pictures = {name: group[0].image for name, group in users.items()}
+    images: dict[str, Tensor] = {}
+    for name, vector in _images(pictures, clip, device):
+        if isinstance(vector, Tensor):
+            images[name] = vector
+            continue
+        for row in users[name]:
+            skip(row, vector)
+    captions = {row.id: row.text for row in rows if row.text is not None and row.id not in skipped}
+    texts = _captions(list(captions.values()), clip, device)
+    if not images:
+        raise UserError(f"none of {len(pictures)} pictures can be used")
+    index = {
+        **origin,
+        "images": len(images),
+        "captions": len(captions),
+        "width": clip.joint_width,
+        "skipped": skipped,
+        "notes": notes,
+    }
+    write_vectors(out, index, (list(images), torch.stack(list(images.values()))), (list(captions), texts))
+
+
+def _tokens(text: str | None, clip: ClipEncoder) -> int:
+    """1 where they cannot be counted: open_clip's other tokenizers have no call that neither pads nor cuts."""
+    if text is None or not isinstance(clip.tokenizer, open_clip.SimpleTokenizer):
+        return 1
+    return len(clip.token_ids([text])[0])
+
+
+@torch.inference_mode()
+def _images(
+    pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device
+) -> Iterator[tuple[str, Tensor | str]]:
+    """Each picture's vector (J,), or what is wrong with it."""
+    names = list(pictures)
+    bar = tqdm(None, "pictures", len(names), unit="", disable=None)
+    with bar:
+        for batch, read in read_ahead(chunks(names, IMAGES_AT_ONCE), lambda name: _picture(pictures[name], clip)):
+            yield from ((name, fault) for name, fault in zip(batch, read, strict=True) if isinstance(fault, str))
+            good = {name: pixels for name, pixels in zip(batch, read, strict=True) if isinstance(pixels, Tensor)}
+            if good:
+                with precision(device, "fp32"):
+                    vectors = F.normalize(clip.encode_image(list(good.values())).float(), dim=-1).cpu()
+                yield from zip(good, vectors, strict=True)
+            bar.update(len(batch))
+
+
+def _picture(path: Path, clip: ClipEncoder) -> Tensor | str:
+    try:
+        with Image.open(path) as opened:
+            return clip.preprocess(opened.convert("RGB"))
+    except Exception as error:  # a damaged picture fails in whatever way it is damaged
+        return f"image {path.name}: cannot be read: {error}".replace(str(path), path.name)
+
+
+@torch.inference_mode()
+def _captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
+    """(C, J)"""
+    batches = tqdm(list(chunks(texts, CAPTIONS_AT_ONCE)), "captions", disable=None)
+    with precision(device, "fp32"):
+        vectors = [clip.encode_text(batch).float().cpu() for batch in batches]
+    return F.normalize(torch.cat([torch.empty(0, clip.joint_width), *vectors]), dim=-1)

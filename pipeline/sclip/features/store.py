@@ -1,0 +1,300 @@
+"""The feature store: every utterance's hidden states in a few large files, read by memory map.
+
+docs/feature-store.md describes the format. What exists is whole: files come to their names by renaming, and the
+index that tells which of them count is written last. Reading neither parses nor copies but what is asked for, and
+asks the operating system's cache alone to remember.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sclip.config import read_json
+from sclip.errors import UserError
+from sclip.padded import Padded
+
+Array = np.ndarray[Any, Any]
+
+FORMAT = "sclip features 1"
+INDEX_FILE = "index.json"
+METADATA = "sclip"  # the one key of a safetensors file's metadata, so that its bytes have one order
+UNFINISHED = ".unfinished"
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "U8": torch.uint8}
+
+
+def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """A safetensors file that is there whole, on the disk, or not at all."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    save_file(tensors, unfinished, {METADATA: json.dumps(metadata, ensure_ascii=False)})
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def save_json_whole(path: Path, data: Any) -> None:
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def fingerprint_of(parts: Any) -> str:
+    """Of plain data."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's file, mapped: `states` (frames, L, D) are read when they are used."""
+
+    path: Path
+    size: int
+    metadata: dict[str, Any]
+    lengths: Tensor  # (N,)
+    hashes: Tensor  # (N, 32)
+    states: Tensor
+    digest: str  # SHA-256 over all but the states, which the hashes stand for
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.metadata["fingerprint"])
+
+    @property
+    def ids(self) -> list[str]:
+        return self.metadata["ids"]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return self.metadata["skipped"]
+
+    @classmethod
+    def open(cls, path: Path) -> "Shard":
+        """Checks that the file is whole by its size; reads its header, lengths and hashes."""
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            raise UserError(f"{path}: no such shard")
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            header = file.read(length) if 8 + length <= size else b""
+        try:
+            entries = json.loads(header)
+            metadata = json.loads(entries.pop("__metadata__")[METADATA])
+            expected = 8 + length + max(entry["data_offsets"][1] for entry in entries.values())
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: not a whole shard") from None
+        if expected != size:
+            raise UserError(f"{path}: not a whole shard: {size} bytes, its header tells of {expected}")
+        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)[8 + length :]
+        tensors = {
+            name: data[slice(*entry["data_offsets"])].view(DTYPES[entry["dtype"]]).view(entry["shape"])
+            for name, entry in entries.items()
+        }
+        lengths, hashes = tensors["lengths"].clone(), tensors["hashes"].clone()
+        digest = hashlib.sha256(prefix + header + _bytes(lengths).tobytes() + _bytes(hashes).tobytes()).hexdigest()
+        return cls(path, size, metadata, lengths, hashes, tensors["states"], digest)
+
+    def entry(self) -> dict[str, Any]:
+        """In the index."""
+        return {
+            "file": self.path.name,
+            "bytes": self.size,
+            "digest": self.digest,
+            "utterances": len(self.lengths),
+            "frames": len(self.states),
+        }
+
+
+def write_shard(
+    path: Path, features: Mapping[str, Any], utterances: Mapping[str, Tensor], skipped: Mapping[str, str]
+) -> Shard:
+    """`features`: what the fingerprint is of; `utterances`: (T, L, D) by id, in the order of the manifest."""
+    empty = torch.empty(0, features["states"], features["width"], dtype=PRECISIONS[features["precision"]])
+    hashes = [list(hashlib.sha256(_bytes(states.contiguous())).digest()) for states in utterances.values()]
+    tensors = {
+        "states": torch.cat([empty, *utterances.values()]),
+        "lengths": torch.tensor([len(states) for states in utterances.values()], dtype=torch.int64),
+        "hashes": torch.tensor(hashes, dtype=torch.uint8).view(-1, 32),
+    }
+    metadata = {
+        "format": FORMAT,
+        "fingerprint": fingerprint_of(features),
+        "features": dict(features),
+        "ids": list(utterances),
+        "skipped": dict(skipped),
+    }
+    save_whole(path, tensors, metadata)
+    return Shard.open(path)
+
+
+def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+    index = {
+        "format": FORMAT,
+        "fingerprint": fingerprint_of(features),
+        "features": dict(features),
+        "utterances": sum(len(shard.lengths) for shard in shards),
+        "frames": sum(len(shard.states) for shard in shards),
+        "skipped": {name: reason for shard in shards for name, reason in shard.skipped.items()},
+        "shards": [shard.entry() for shard in shards],
+    }
+    save_json_whole(folder / INDEX_FILE, index)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `sclip extract-features` writes it")
+    index = read_json(path)
+    found = index.get("format") if isinstance(index, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
+    return index
+
+
+class FeatureStore:
+    """Utterances are known by their rows in the store, 0 to N - 1, in the order of the manifest."""
+
+    def __init__(self, features: Mapping[str, Any], fingerprint: str, shards: Sequence[Shard]):
+        self.fingerprint = fingerprint
+        self.states, self.width = int(features["states"]), int(features["width"])
+        self.frame_seconds = float(features["frame_seconds"])
+        self.ids: list[str] = [name for shard in shards for name in shard.ids]
+        self.lengths = torch.cat([shard.lengths for shard in shards])  # (N,)
+        counts = torch.tensor([len(shard.lengths) for shard in shards])
+        self._shard = torch.arange(len(shards)).repeat_interleave(counts)  # (N,)
+        self._start = torch.cat([shard.lengths.cumsum(0) - shard.lengths for shard in shards])  # (N,), in its shard
+        self._dtype = shards[0].states.dtype
+        # numpy has no bf16; bytes are bytes. Its large arrays are the ones that come in huge pages: torch's own
+        # cost as much time to allocate as to fill.
+        kind = torch.int32 if self._dtype == torch.float32 else torch.int16
+        self._frames = [shard.states.view(kind).flatten(1).numpy() for shard in shards]  # (frames, L * D)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "FeatureStore":
+        folder = Path(folder)
+        index = read_index(folder)
+        shards = []
+        for entry in index["shards"]:
+            shard = Shard.open(folder / entry["file"])
+            if shard.entry() != entry or shard.fingerprint != index["fingerprint"]:
+                raise UserError(
+                    f"{shard.path}: not the shard that {INDEX_FILE} tells of; run `sclip extract-features` again"
+                )
+            shards.append(shard)
+        return cls(index["features"], index["fingerprint"], shards)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
+
+    def row(self, name: str) -> int:
+        if name not in self._rows:
+            raise UserError(f"utterance {name}: not in the feature store")
+        return self._rows[name]
+
+    def rows(self, names: Sequence[str]) -> Tensor:
+        return torch.tensor([self.row(name) for name in names], dtype=torch.long)
+
+    def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None) -> Padded:
+        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D) in the stored precision."""
+        starts = torch.zeros_like(rows) if starts is None else starts
+        lengths = self.lengths[rows] - starts
+        if limit is not None:
+            lengths = lengths.clamp(max=limit)
+        assert bool((lengths > 0).all()), "a start past the utterance's end"
+        # Behind its end an utterance repeats its last frame.
+        steps = torch.minimum(torch.arange(int(lengths.max())), lengths[:, None] - 1)  # (B, T)
+        frames = ((self._start[rows] + starts)[:, None] + steps).numpy()
+        values = self._gather(self._shard[rows].numpy(), frames)
+        batch = torch.from_numpy(values).view(self._dtype).view(*frames.shape, self.states, self.width)
+        return Padded(batch.transpose(1, 2), lengths)
+
+    def _gather(self, shard: Array, frames: Array) -> Array:
+        """Shards (B,) and frames in them (B, T) -> (B, T, L * D), each run of rows of one shard at once."""
+        values = np.empty((*frames.shape, self.states * self.width), self._frames[0].dtype)
+        changes = np.flatnonzero(np.diff(shard)) + 1
+        for start, end in pairwise([0, *changes, len(shard)]):
+            # "clip" lets numpy write in place; no index is out of range.
+            np.take(self._frames[shard[start]], frames[start:end], axis=0, out=values[start:end], mode="clip")
+        return values
+
+
+@dataclass(frozen=True)
+class Finding:
+    where: str
+    what: str
+
+
+def verify(folder: Path, ids: Sequence[str] | None = None) -> list[Finding]:
+    """Reads everything. `ids`: the manifest's, each of which must be stored or skipped, and no other."""
+    index = read_index(folder)
+    findings: list[Finding] = []
+    if fingerprint_of(index["features"]) != index["fingerprint"]:
+        findings.append(Finding(INDEX_FILE, "the fingerprint is not that of `features`"))
+    opened: list[Shard] = []
+    for entry in index["shards"]:
+        try:
+            opened.append(Shard.open(folder / entry["file"]))
+        except UserError as error:
+            findings.append(Finding(entry["file"], str(error).removeprefix(f"{folder / entry['file']}: ")))
+            continue
+        if opened[-1].entry() != entry or opened[-1].fingerprint != index["fingerprint"]:
+            findings.append(Finding(entry["file"], f"not what {INDEX_FILE} tells of"))
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(lambda shard: list(_damage(shard)), opened):
+            findings += found
+    known = {entry["file"] for entry in index["shards"]}
+    stray = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in known)
+    findings += [Finding(name, f"not in {INDEX_FILE}") for name in stray]
+    stored = [name for shard in opened for name in shard.ids]
+    findings += [Finding(name, "stored twice") for name in _repeated(stored)]
+    if ids is not None and len(opened) == len(index["shards"]):
+        present = {*stored, *index["skipped"]}
+        findings += [Finding(name, "in the manifest, not in the store") for name in ids if name not in present]
+        findings += [Finding(name, "in the store, not in the manifest") for name in sorted(present.difference(ids))]
+    return findings
+
+
+def _damage(shard: Shard) -> Iterator[Finding]:
+    if not len(shard.ids) == len(shard.lengths) == len(shard.hashes):
+        yield Finding(shard.path.name, "not as many ids as lengths and hashes")
+    elif bool((shard.lengths < 1).any()) or int(shard.lengths.sum()) != len(shard.states):
+        yield Finding(shard.path.name, f"the lengths do not make up its {len(shard.states)} frames")
+    else:
+        utterances = torch.split(shard.states, shard.lengths.tolist())
+        for name, hash_, states in zip(shard.ids, shard.hashes, utterances, strict=True):
+            if hashlib.sha256(_bytes(states)).digest() != bytes(hash_.tolist()):
+                yield Finding(shard.path.name, f"utterance {name}: not the bytes that were written")
+            elif not bool(states.abs().max().isfinite()):  # many times as fast as asking each
+                yield Finding(shard.path.name, f"utterance {name}: holds numbers that are not finite")
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The contiguous tensor's memory."""
+    return tensor.view(-1).view(torch.uint8).numpy().data

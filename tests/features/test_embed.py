@@ -1,0 +1,98 @@
+"""CLIP's vectors of pictures and captions: CLIP's own, each picture once, bad ones named by all their rows."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from small import clip_encoder
+
+from sclip.errors import Problems, UserError
+from sclip.features.embed import embed_clip
+from sclip.features.vectors import ClipVectors
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.manual_seed(0)
+    return clip_encoder()
+
+
+def embed(corpus, out, clip, skip=False):
+    problems = Problems(skip)
+    return embed_clip(corpus.path, out, clip, torch.device("cpu"), problems), problems
+
+
+@torch.no_grad()
+def test_vectors_are_clip_s(corpus, tmp_path, clip):
+    corpus.rows[3]["text"] = None
+    corpus.write()
+    summary, _ = embed(corpus, tmp_path / "out", clip)
+    vectors = ClipVectors.open(tmp_path / "out")
+    assert (summary.images, summary.captions, summary.reused) == (5, 9, False)
+    assert vectors.image_ids == [f"p{i}" for i in range(5)]
+    assert vectors.caption_ids == [f"u{i}" for i in range(10) if i != 3]
+    images = clip.encode_image([corpus.folder / f"{i}.png" for i in range(5)])
+    captions = clip.encode_text([row["text"] for row in corpus.rows if row["text"]])
+    torch.testing.assert_close(vectors.images, F.normalize(images, dim=-1))
+    torch.testing.assert_close(vectors.captions, F.normalize(captions, dim=-1))
+
+
+def test_nothing_to_do(corpus, tmp_path, clip):
+    out = tmp_path / "out"
+    embed(corpus, out, clip)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert embed(corpus, out, clip)[0].reused
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+    corpus.rows[0]["text"] = "another caption"
+    corpus.write()
+    assert not embed(corpus, out, clip)[0].reused
+    Image.new("RGB", (20, 16), "red").save(corpus.folder / "0.png")
+    assert not embed(corpus, out, clip)[0].reused
+    assert not embed(corpus, out, clip_encoder())[0].reused
+
+
+def test_stopped_between_two_files(corpus, tmp_path, clip, monkeypatch):
+    """An index never speaks for files that are not its own."""
+    out = tmp_path / "out"
+    embed(corpus, out, clip)
+    corpus.rows[0]["text"] = "another caption"
+    corpus.write()
+    monkeypatch.setattr("sclip.features.vectors.save_json_whole", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        embed(corpus, out, clip)
+    with pytest.raises(UserError, match=r"images.safetensors: not the file that index.json tells of"):
+        ClipVectors.open(out)
+    monkeypatch.undo()
+    assert not embed(corpus, out, clip)[0].reused
+    ClipVectors.open(out)
+
+
+def test_bad_rows(corpus, tmp_path, clip):
+    (corpus.folder / "1.png").write_bytes(b"not a picture")
+    whole = (corpus.folder / "2.png").read_bytes()
+    (corpus.folder / "2.png").write_bytes(whole[: len(whole) // 2])
+    corpus.rows[0]["text"] = "&nbsp;"
+    corpus.rows[1]["image"] = "4.png"  # of the same image_id as row 1's
+    corpus.rows[8]["text"] = "word " * 100
+    corpus.write()
+    with pytest.raises(UserError, match=r"manifest row 2 \(u1\): image_id p0: row 1 has another picture \(0.png\)"):
+        embed(corpus, tmp_path / "out", clip)
+    for reused in (False, True):
+        summary, problems = embed(corpus, tmp_path / "out", clip, skip=True)
+        assert summary.reused == reused
+        assert problems.notes == ["manifest row 9 (u8): text: 100 tokens, cut to CLIP's 75"]
+        assert {row: message.split(":")[0] for row, message in problems.skipped.items()} == {
+            "manifest row 1 (u0)": "text",
+            "manifest row 2 (u1)": "image_id p0",
+            "manifest row 3 (u2)": "image 1.png",
+            "manifest row 4 (u3)": "image 1.png",
+            "manifest row 5 (u4)": "image 2.png",
+            "manifest row 6 (u5)": "image 2.png",
+        }
+    vectors = ClipVectors.open(tmp_path / "out")
+    assert vectors.image_ids == ["p0", "p3", "p4"]
+    assert vectors.caption_ids == ["u6", "u7", "u8", "u9"]
+    assert list(vectors.skipped) == ["u1", "u0", "u2", "u3", "u4", "u5"]
+    with pytest.raises(UserError, match="manifest row 2"):
+        embed(corpus, tmp_path / "out", clip)

@@ -1,0 +1,244 @@
+"""From recordings to a store: the encoder's own states, recomputed only where something changed, bad input named."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from small import speech_encoder
+
+from sclip.config import FeaturesConfig
+from sclip.corpora.manifest import read_manifest
+from sclip.encoders.audio import read_audio
+from sclip.encoders.mfcc import MfccEncoder
+from sclip.errors import Problems, UserError
+from sclip.features.extract import extract_features
+from sclip.features.store import FeatureStore, verify
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """A few kilobytes each: three or four utterances."""
+    monkeypatch.setattr("sclip.features.extract.MEGABYTE", 15_000)
+
+
+def encoder(seed=0):
+    torch.manual_seed(seed)
+    return speech_encoder()
+
+
+def extract(corpus, out, speech=None, skip=False, **config):
+    problems = Problems(skip)
+    options = {"shard_megabytes": 1, "batch_seconds": 1.0} | config
+    summary = extract_features(
+        corpus.path, out, speech or encoder(), FeaturesConfig(**options), torch.device("cpu"), problems
+    )
+    return summary, problems
+
+
+def files(out):
+    """Contents and what a file system tells files apart by."""
+    return {p.name: (p.read_bytes(), p.stat().st_ino, p.stat().st_mtime_ns) for p in out.iterdir()}
+
+
+def contents(out):
+    return {name: file[0] for name, file in files(out).items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_what_is_read_is_what_the_encoder_says(corpus, tmp_path, precision):
+    """One by one, whatever batch they were computed in."""
+    speech = encoder()
+    summary, _ = extract(corpus, tmp_path / "out", speech, precision=precision)
+    store = FeatureStore.open(tmp_path / "out")
+    assert store.ids == [row["id"] for row in corpus.rows]
+    assert summary.shards_computed == len(list((tmp_path / "out").glob("*.safetensors"))) > 2
+    assert (store.states, store.width, store.frame_seconds) == (3, 32, 0.02)
+    batch = store.read(torch.arange(len(store)))
+    tolerance = {"fp16": 1e-3, "bf16": 8e-3, "fp32": 1e-5}[precision]
+    for row, kept in zip(read_manifest(corpus.path, Problems()), batch, strict=True):
+        alone = speech([read_audio(row.audio)]).values[0]
+        assert kept.shape == alone.shape
+        assert (kept.float() - alone).abs().max() <= tolerance * alone.abs().max()
+
+
+def test_batches_do_not_matter(corpus, tmp_path):
+    extract(corpus, tmp_path / "one", batch_seconds=0.1)
+    extract(corpus, tmp_path / "many", batch_seconds=100.0)
+    one, many = (FeatureStore.open(tmp_path / name).read(torch.arange(10)).values for name in ("one", "many"))
+    torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
+
+
+def test_mfccs_are_features_too(corpus, tmp_path):
+    corpus.rows.pop(3)  # too short for two windows
+    corpus.write()
+    extract(corpus, tmp_path / "out", MfccEncoder())
+    assert FeatureStore.open(tmp_path / "out").read(torch.tensor([0])).values.shape == (1, 1, 24, 96)
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp32"])
+def test_compute_precision(corpus, tmp_path, compute):
+    extract(corpus, tmp_path / "exact")
+    extract(corpus, tmp_path / "out", compute=compute)
+    exact, found = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
+    difference = (found.float() - exact.float()).abs().max()
+    assert difference == 0 if compute == "fp32" else 1e-3 < difference < 0.1
+
+
+def test_goes_on_where_it_was_stopped(corpus, tmp_path):
+    extract(corpus, tmp_path / "expected")
+    out, speech = tmp_path / "out", encoder()
+    forward, calls = speech.forward, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return forward(*arguments)
+
+    speech.forward = failing
+    with pytest.raises(KeyboardInterrupt):
+        extract(corpus, out, speech)
+    (out / "0123.safetensors.unfinished").write_bytes(b"half a sha")
+    done = files(out)
+    with pytest.raises(UserError, match=r"index\.json: no such file"):
+        FeatureStore.open(out)
+    summary, _ = extract(corpus, out)
+    assert 0 < summary.shards_reused == len(done) - 1
+    assert contents(out) == contents(tmp_path / "expected")
+    assert {name: file for name, file in files(out).items() if name in done}.items() <= done.items()
+
+
+KILLED = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+torch.set_num_threads(1)
+from pathlib import Path
+from small import speech_encoder
+import sclip.features.extract as extract
+from sclip.config import FeaturesConfig
+from sclip.errors import Problems
+extract.MEGABYTE = 15_000
+torch.manual_seed(0)
+config = FeaturesConfig(shard_megabytes=1, batch_seconds=1.0)
+speech = speech_encoder()
+print("ready", flush=True)
+while True:
+    for path in Path({out!r}).glob("*"):
+        path.unlink()
+    extract.extract_features(Path({manifest!r}), Path({out!r}), speech, config, "cpu", Problems())
+"""
+
+
+def test_killed_at_any_moment(corpus, tmp_path):
+    extract(corpus, tmp_path / "expected")
+    out = tmp_path / "out"
+    tests = Path(__file__).parent.parent
+    program = KILLED.format(tests=str(tests), out=str(out), manifest=str(corpus.path))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout.readline() == b"ready\n"
+    time.sleep(random.uniform(0.02, 0.4))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = files(out) if out.exists() else {}
+    extract(corpus, out)
+    assert contents(out) == contents(tmp_path / "expected")
+    now = files(out)
+    assert all(now[name] == file for name, file in left.items() if name.endswith(".safetensors"))
+
+
+def test_recomputes_what_changed_and_no_more(corpus, tmp_path):
+    out = tmp_path / "out"
+    first, _ = extract(corpus, out)
+    before = files(out)
+    assert extract(corpus, out)[0].shards_computed == 0
+    assert contents(out) == {name: file[0] for name, file in before.items()}
+
+    corpus.rows.append(corpus.rows[0] | {"id": "more"})  # the last shard alone has room for it, or a new one
+    corpus.write()
+    assert extract(corpus, out)[0].shards_computed == 1
+    assert "more" in FeatureStore.open(out)
+
+    corpus.record("0.wav", 8000, seed=99)  # the same name and size, another sound, used in the first and the last
+    assert extract(corpus, out)[0].shards_computed == 2
+    assert verify(out, [row["id"] for row in corpus.rows]) == []
+
+    for changed in ({"speech": encoder(seed=1)}, {"precision": "bf16"}, {"compute": "bf16"}):
+        summary, _ = extract(corpus, out, **changed)
+        assert summary.shards_reused == 0
+        assert len(list(out.iterdir())) == summary.shards_computed + 1  # the old ones are gone
+    assert first.shards_computed > 2
+
+
+def truncated(corpus):
+    path = corpus.folder / "4.wav"
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def not_a_number(corpus):
+    samples = np.full(8000, np.nan, np.float32)
+    soundfile.write(corpus.folder / "4.wav", samples, 16000, subtype="FLOAT")
+
+
+BAD = {
+    "cannot be read: ": truncated,
+    "cannot be read: Format not recognised": lambda corpus: (corpus.folder / "4.wav").write_bytes(b""),
+    "8000 samples are not finite numbers": not_a_number,
+    "no samples": lambda corpus: soundfile.write(corpus.folder / "4.wav", np.zeros(0), 16000),
+    "399 samples at 16 kHz; a frame takes 400": lambda corpus: corpus.record("4.wav", 399),
+    "silent": lambda corpus: soundfile.write(corpus.folder / "4.wav", np.full(8000, 0.25), 16000),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_recordings(corpus, tmp_path, message):
+    """Named by row; left out and counted, again when the shard is there already; refused then too."""
+    BAD[message](corpus)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"manifest row 5 \(u4\): audio 4.wav: .*" + message):
+        extract(corpus, out)
+    assert not (out / "index.json").exists()
+    for reused in (False, True):
+        summary, problems = extract(corpus, out, skip=True)
+        assert message in problems.skipped["manifest row 5 (u4)"]
+        assert len(problems.skipped) == 1
+        assert summary.utterances == 9
+        assert (summary.shards_computed == 0) == reused
+    store = FeatureStore.open(out)
+    assert "u4" not in store and len(store) == 9
+    assert verify(out, [row["id"] for row in corpus.rows]) == []
+    with pytest.raises(UserError, match=r"manifest row 5 \(u4\)"):
+        extract(corpus, out)
+
+
+def test_other_rates_and_channels(corpus, tmp_path):
+    corpus.record("4.wav", 44100, rate=44100, channels=2)
+    _, problems = extract(corpus, tmp_path / "out")
+    assert problems.notes == ["manifest row 5 (u4): 44.1 kHz stereo, mixed down and resampled to 16 kHz"]
+    store = FeatureStore.open(tmp_path / "out")
+    assert store.lengths[store.row("u4")] == 49
+
+
+def test_all_bad(corpus, tmp_path):
+    corpus.rows = corpus.rows[:1]
+    corpus.write()
+    corpus.record("0.wav", 10)
+    with pytest.raises(UserError, match="none of its 1 recordings can be used"):
+        extract(corpus, tmp_path / "out", skip=True)
+
+
+def test_states_too_large_for_fp16(corpus, tmp_path):
+    speech = encoder()
+    speech.model.encoder.layers[1].final_layer_norm.weight.data *= 1e6
+    with pytest.raises(UserError, match=r"manifest row \d+ \(u\d\): a hidden state of .* fp16; set .* bf16 or fp32"):
+        extract(corpus, tmp_path / "out", speech)
+    extract(corpus, tmp_path / "out", speech, precision="bf16")

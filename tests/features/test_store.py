@@ -1,0 +1,140 @@
+"""Reading and checking a store."""
+
+import shutil
+
+import pytest
+import torch
+
+from sclip.errors import UserError
+from sclip.features.store import FeatureStore, Shard, verify, write_index, write_shard
+
+LENGTHS = (5, 1, 9, 3, 7, 4)
+FEATURES = {"precision": "fp16", "states": 2, "width": 6, "frame_seconds": 0.02, "encoder": "none"}
+UTTERANCES = {f"u{i}": torch.randn(n, 2, 6).half() for i, n in enumerate(LENGTHS)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three shards, the middle one with nothing but a row that was skipped."""
+    names = list(UTTERANCES)
+    shards = [
+        write_shard(tmp_path / f"{i}.safetensors", FEATURES, {n: UTTERANCES[n] for n in part}, skipped)
+        for i, (part, skipped) in enumerate([(names[:4], {}), ([], {"bad": "silent"}), (names[4:], {})])
+    ]
+    write_index(tmp_path, FEATURES, shards)
+    return tmp_path
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 3, 4, 5], [5, 0, 4, 2, 0], [1]])
+def test_any_rows_in_any_order(folder, rows):
+    store = FeatureStore.open(folder)
+    batch = store.read(torch.tensor(rows))
+    assert batch.values.shape == (len(rows), 2, max(LENGTHS[r] for r in rows), 6)
+    assert bool(batch.values.isfinite().all())
+    for row, states in zip(rows, batch, strict=True):
+        assert torch.equal(states, UTTERANCES[f"u{row}"].transpose(0, 1))
+
+
+def test_crops(folder):
+    store = FeatureStore.open(folder)
+    rows, starts = store.rows(["u4", "u0", "u1"]), torch.tensor([2, 3, 0])
+    batch = store.read(rows, starts, limit=4)
+    assert batch.lengths.tolist() == [4, 2, 1]
+    assert batch.values.shape[2] == 4
+    for row, start, states in zip(rows.tolist(), starts.tolist(), batch, strict=True):
+        assert torch.equal(states, UTTERANCES[f"u{row}"][start : start + 4].transpose(0, 1))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_other_precisions(tmp_path, precision):
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    features = FEATURES | {"precision": precision}
+    states = {name: tensor.to(dtype) for name, tensor in UTTERANCES.items()}
+    write_index(tmp_path, features, [write_shard(tmp_path / "0.safetensors", features, states, {})])
+    batch = FeatureStore.open(tmp_path).read(torch.tensor([2]))
+    assert torch.equal(batch.values[0], states["u2"].transpose(0, 1))
+
+
+def test_unknown_utterance(folder):
+    with pytest.raises(UserError, match="utterance x: not in the feature store"):
+        FeatureStore.open(folder).rows(["u1", "x"])
+
+
+def rewrite(path, change):
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+
+
+def flip_a_state(folder):
+    states = Shard.open(folder / "0.safetensors").states
+    before = states.numel() * 2 + 4 * 32  # the hashes are last
+    rewrite(folder / "0.safetensors", lambda data: data.__setitem__(-before, data[-before] ^ 1))
+
+
+def nan(folder):
+    broken = UTTERANCES["u4"].clone()
+    broken[0, 0, 0] = torch.nan
+    write_shard(folder / "2.safetensors", FEATURES, {"u4": broken, "u5": UTTERANCES["u5"]}, {})
+    write_index(folder, FEATURES, [Shard.open(folder / f"{i}.safetensors") for i in range(3)])
+
+
+def twice(folder):
+    shards = [Shard.open(folder / f"{i}.safetensors") for i in range(3)]
+    shutil.copy(folder / "2.safetensors", folder / "3.safetensors")
+    write_index(folder, FEATURES, [*shards, Shard.open(folder / "3.safetensors")])
+
+
+# Damage: where it is found and what is said, and whether opening the store finds it already.
+DAMAGE = {
+    "a byte of a state": (flip_a_state, "0.safetensors", "utterance u0: not the bytes that were written", False),
+    "a byte of a hash": (
+        lambda f: rewrite(f / "2.safetensors", lambda data: data.__setitem__(-1, data[-1] ^ 1)),
+        "2.safetensors",
+        "not what index.json tells of",
+        True,
+    ),
+    "a truncated shard": (
+        lambda f: rewrite(f / "2.safetensors", lambda data: data.__delitem__(slice(-5, None))),
+        "2.safetensors",
+        "not a whole shard",
+        True,
+    ),
+    "a missing shard": (lambda f: (f / "2.safetensors").unlink(), "2.safetensors", "no such shard", True),
+    "an empty shard": (lambda f: (f / "2.safetensors").write_bytes(b""), "2.safetensors", "not a whole shard", True),
+    "another shard": (
+        lambda f: shutil.copy(f / "0.safetensors", f / "2.safetensors"),
+        "2.safetensors",
+        "not what index.json tells of",
+        True,
+    ),
+    "NaN": (nan, "2.safetensors", "utterance u4: holds numbers that are not finite", False),
+    "a shard left over": (
+        lambda f: shutil.copy(f / "0.safetensors", f / "9.safetensors"),
+        "9.safetensors",
+        "not in index.json",
+        False,
+    ),
+    "a shard twice": (twice, "u4", "stored twice", False),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage(folder, damage):
+    assert verify(folder, [*UTTERANCES, "bad"]) == []
+    harm, where, what, at_opening = DAMAGE[damage]
+    harm(folder)
+    assert any(finding.where == where and what in finding.what for finding in verify(folder))
+    if at_opening:
+        with pytest.raises(UserError, match=where):
+            FeatureStore.open(folder)
+    else:
+        FeatureStore.open(folder)
+
+
+def test_rows_that_the_manifest_does_not_have(folder):
+    findings = verify(folder, ["bad", "u0", "u1", "u2", "u3", "u4", "new"])
+    assert [(f.where, f.what) for f in findings] == [
+        ("new", "in the manifest, not in the store"),
+        ("u5", "in the store, not in the manifest"),
+    ]

@@ -7,7 +7,8 @@ import torch
 from golden_files import GOLDEN, load
 
 from sclip.evaluation import retrieval
-from sclip.evaluation.retrieval import first_ranks, recalls
+from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.retrieval import chance_recalls, first_ranks, recalls, scores
 
 
 def test_ranks_by_hand(monkeypatch):
@@ -30,6 +31,28 @@ def test_equal_scores_keep_their_order():
 
 def test_recalls():
     assert recalls(torch.tensor([1, 2, 5, 6, 11])) == {1: 20.0, 5: 60.0, 10: 80.0}
+
+
+def test_mean_and_median_rank():
+    found = scores(torch.tensor([1, 2, 5, 6, 11]), torch.arange(5), Bootstrap(5, seed=0))
+    assert {name: estimate["value"] for name, estimate in found.items()} == {
+        "R@1": 20, "R@5": 60, "R@10": 80, "mean_rank": 5, "median_rank": 5,
+    }  # fmt: skip
+    assert all(e["low"] <= e["value"] <= e["high"] for e in found.values())
+
+
+def test_chance_is_what_random_orders_give():
+    """Also where a query has several right answers, or none, or there are fewer candidates than K."""
+    queries, candidates = torch.tensor([7, 8, 9, 5]), torch.tensor([8, 7, 8, 9, 8, 9, 1, 2, 3, 4, 6, 0])
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.rand(20_000, len(candidates), generator=generator).argsort(1)
+    first = (candidates[orders][:, None] == queries[:, None]).int()  # (S, Q, C)
+    ranks = torch.where(first.any(2), first.argmax(2) + 1, len(candidates) + 1)
+    assert chance_recalls(queries, candidates) == pytest.approx(recalls(ranks), abs=0.6)
+    # One of three is right: 1/3 are first; two of three: 2/3; all are among the first five.
+    assert chance_recalls(torch.tensor([1, 2]), torch.tensor([2, 1, 2])) == pytest.approx({1: 50, 5: 100, 10: 100})
+    # Two right answers of four, both wrong: 2/4 · 1/3.
+    assert chance_recalls(torch.tensor([0]), torch.tensor([0, 0, 1, 1]), at=(2,)) == pytest.approx({2: 100 * 5 / 6})
 
 
 @pytest.mark.golden

@@ -1,0 +1,60 @@
+"""How far off a figure may be: 95 % percentile intervals over resampled pictures.
+
+What a model gets wrong about a picture it gets wrong in several of its utterances, so what is drawn, with
+replacement, is whole pictures. Only queries are drawn, candidates stay all there are: nothing is ranked anew, every
+figure is a function of sums over pictures (or a weighted median), and all resamples are one matrix product.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+RESAMPLES = 1000
+LEVELS = (0.025, 0.975)
+MEDIAN_BLOCK = 2**22  # weights at a time
+
+Estimate = dict[str, float]  # value, low, high
+
+
+class Bootstrap:
+    def __init__(self, pictures: int, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(pictures, (RESAMPLES, pictures), generator=generator)
+        ones = torch.ones_like(drawn, dtype=torch.float64)
+        self.weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)  # (S, I), how often each picture is drawn
+
+    def of_sums(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> Estimate:
+        """amounts (N, K) that are summed, the picture (N,) of each; `figure`: sums (..., K) -> (...)"""
+        sums = torch.zeros(self.weights.shape[1], amounts.shape[1], dtype=torch.float64)
+        sums.index_add_(0, pictures.cpu(), amounts.double().cpu())
+        return _estimate(figure(sums.sum(0)), figure(self.weights @ sums))
+
+    def mean(self, values: Tensor, pictures: Tensor, counted: Tensor | None = None) -> Estimate:
+        """values (N,), their pictures (N,), and which of them count (N,), if not all"""
+        counts = torch.ones_like(values, dtype=torch.float64) if counted is None else counted.double()
+        amounts = torch.stack([values.double() * counts, counts], 1)
+        return self.of_sums(amounts, pictures, lambda sums: ratio(sums[..., 0], sums[..., 1]))
+
+    def median(self, values: Tensor, pictures: Tensor) -> Estimate:
+        """The smallest value that half of the values do not exceed."""
+        ordered, order = values.double().cpu().sort()
+        owners = pictures.cpu()[order]
+
+        def medians(weights: Tensor) -> Tensor:  # (S, I) -> (S,)
+            reached = weights[:, owners].cumsum(1)  # (S, N)
+            return ordered[(reached < reached[:, -1:] / 2).sum(1)]
+
+        blocks = torch.split(self.weights, max(1, MEDIAN_BLOCK // len(values)))
+        everything = torch.ones_like(self.weights[:1])
+        return _estimate(medians(everything)[0], torch.cat([medians(block) for block in blocks]))
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """0 of 0 is 0."""
+    return torch.where(whole > 0, part / whole.clamp(min=1e-12), 0.0)
+
+
+def _estimate(value: Tensor, resampled: Tensor) -> Estimate:
+    low, high = resampled.quantile(resampled.new_tensor(LEVELS)).tolist()
+    return {"value": float(value), "low": low, "high": high}

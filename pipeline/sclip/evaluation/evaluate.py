@@ -1,0 +1,145 @@
+"""The stage `evaluate`: a trained model on the test split, as numbers and as examples.
+
+`metrics.json`, shares in %, most figures as {value, low, high} with their 95 % interval over pictures:
+
+    about             what was evaluated, with what
+    counts            utterances, pictures, captions
+    layers            the share of each of the speech encoder's hidden states, 0 the first
+    speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` the recalls alone
+    image_to_speech   the same; a picture is the query
+    speech_to_text    where there are captions: zero-shot, the captions' vectors are CLIP's
+    text_to_speech
+    text_to_image     branch `clip`: what CLIP does with the captions in writing, the topline
+    image_to_text
+    keywords          `model`, and `commonest`: always the commonest tokens; see keywords.py
+    boundaries        CIF, where times of words are known; see boundaries.py
+
+In every direction whatever belongs to the same picture is right, and the best of it counts. So an utterance may find
+any caption of its picture, not only its own transcript, as in the published code, whose ids are the pictures'.
+
+`examples.json`: see examples.py.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sclip
+from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
+from sclip.evaluation.boundaries import References, boundary_scores
+from sclip.evaluation.examples import examples
+from sclip.evaluation.hear import Heard, hear
+from sclip.evaluation.keywords import Found, Lexicon, caption_tokens, matches, usage
+from sclip.evaluation.retrieval import chance_recalls, first_ranks, scores
+from sclip.features.store import save_json_whole
+from sclip.model import SpeechCLIP
+from sclip.training.data import Dataset
+
+METRICS, EXAMPLES = "metrics.json", "examples.json"
+Side = tuple[str, Tensor, Tensor]  # what it is called, vectors (N, J), the picture (N,) of each
+
+
+def evaluate(
+    model: SpeechCLIP,
+    dataset: Dataset,
+    device: str | torch.device,
+    out: Path,
+    seed: int = 0,
+    about: Mapping[str, str | int] | None = None,
+) -> dict[str, Any]:
+    """Write metrics.json, which it returns, and examples.json. `about` is copied: preset, seed and the like."""
+    model = model.to(device).eval()
+    heard = hear(model, dataset)
+    bootstrap = Bootstrap(len(dataset.images), seed)
+    retrieval, ranks = _retrieval(heard, dataset, model.device, bootstrap)
+    metrics: dict[str, Any] = {
+        "about": {**(about or {}), "arch": model.name, **_circumstances(model.device, seed)},
+        "counts": _counts(dataset),
+        "layers": {str(state): share for state, share in enumerate(model.head.weighting.weights().tolist())},
+        **retrieval,
+    }
+    if heard.keywords is not None:
+        metrics["keywords"] = _keywords(model, heard.keywords, dataset, bootstrap)
+    if heard.firings is not None and any(row.words for row in dataset.rows):
+        metrics["boundaries"] = _boundaries(heard.firings, dataset, bootstrap, seed)
+    branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
+    out.mkdir(parents=True, exist_ok=True)
+    shown = examples(model, dataset, branch, heard.vectors[branch], ranks[branch], seed)
+    save_json_whole(out / EXAMPLES, _rounded(shown))
+    metrics = _rounded(metrics)
+    save_json_whole(out / METRICS, metrics)
+    return metrics
+
+
+def _retrieval(
+    heard: Heard, dataset: Dataset, device: torch.device, bootstrap: Bootstrap
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """All directions, and of each branch the ranks (N,) of speech_to_image"""
+    image: Side = ("image", dataset.images.float(), torch.arange(len(dataset.images)))
+    written: list[Side] = []
+    if dataset.captions is not None:
+        written.append(("text", dataset.captions.float(), dataset.image_index))
+    pairs: list[tuple[str, Side, Side]] = [("clip", text, image) for text in written]
+    for branch, vectors in heard.vectors.items():
+        speech: Side = ("speech", vectors, dataset.image_index)
+        pairs += [(branch, speech, other) for other in (image, *written)]
+
+    metrics: dict[str, Any] = {}
+    ranks: dict[str, Tensor] = {}
+    for name, one, other in pairs:
+        for (query, queries, ids), (candidate, candidates, owners) in ((one, other), (other, one)):
+            direction = f"{query}_to_{candidate}"
+            found = first_ranks(*(t.to(device) for t in (queries, ids, candidates, owners))).cpu()
+            table = metrics.setdefault(direction, {})
+            table[name] = scores(found, ids, bootstrap)
+            table["chance"] = {f"R@{k}": recall for k, recall in chance_recalls(ids, owners).items()}
+            if direction == "speech_to_image":
+                ranks[name] = found
+    return metrics, ranks
+
+
+def _keywords(model: SpeechCLIP, found: Found, dataset: Dataset, bootstrap: Bootstrap) -> dict[str, Any]:
+    assert model.vocabulary is not None
+    assert model.head.keywords is not None
+    lexicon = Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table)
+    fixed, pictures = model.head.cif is None, dataset.image_index
+    answers = {"model": found, "commonest": lexicon.commonest(found)}
+    metrics = {name: usage(answer, pictures, bootstrap) for name, answer in answers.items()}
+    written = [i for i, row in enumerate(dataset.rows) if row.text]
+    if written:
+        captions = caption_tokens([row.text for row in dataset.rows if row.text], model.clip)
+        for name, answer in answers.items():
+            metrics[name] |= matches(answer[written], captions, lexicon, pictures[written], bootstrap, by_slot=fixed)
+    return metrics
+
+
+def _boundaries(firings: Tensor, dataset: Dataset, bootstrap: Bootstrap, seed: int) -> dict[str, Any]:
+    timed = [i for i, row in enumerate(dataset.rows) if row.words]
+    references = References.of([row.words for row in dataset.rows if row.words])
+    durations = dataset.frames[timed].double() * dataset.store.frame_seconds
+    return boundary_scores(firings[timed], durations, references, dataset.image_index[timed], bootstrap, seed)
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    captions = 0 if dataset.captions is None else len(dataset.captions)
+    return {"utterances": len(dataset), "pictures": len(dataset.images), "captions": captions}
+
+
+def _circumstances(device: torch.device, seed: int) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    bootstrap = {"resamples": RESAMPLES, "seed": seed}
+    return {"sclip": sclip.__version__, "torch": str(torch.__version__), "device": name, "bootstrap": bootstrap}
+
+
+def _rounded(data: Any) -> Any:
+    """To four places, and plain data otherwise."""
+    if isinstance(data, float):
+        assert math.isfinite(data)
+        return round(data, 4)
+    if isinstance(data, dict):
+        return {key: _rounded(value) for key, value in data.items()}
+    return [_rounded(item) for item in data] if isinstance(data, list | tuple) else data

@@ -1,0 +1,75 @@
+"""The head over a whole dataset: what every metric starts from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sclip.evaluation.boundaries import firing_times
+from sclip.evaluation.keywords import Found
+from sclip.heads.head import HeadOutput
+from sclip.model import SpeechCLIP
+from sclip.padded import Padded
+from sclip.training.batches import even_batches, moved, prefetched
+from sclip.training.data import Dataset
+
+BATCH_FRAMES = 4096  # padding included
+
+
+@dataclass(frozen=True)
+class Heard:
+    """On the CPU."""
+
+    vectors: dict[str, Tensor]  # of each branch, (N, J), of unit length
+    keywords: Found | None
+    firings: Tensor | None  # (N, S) seconds, behind them infinity
+
+
+@torch.inference_mode()
+def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
+    """In the dataset's order. What is kept of an utterance does not depend on its frames."""
+    head, count = model.head, len(dataset)
+    slots = _most_slots(model)
+    branches = [*["parallel"] * (head.utterance is not None), *["cascaded"] * (head.keywords is not None)]
+    vectors = {branch: torch.empty(count, model.clip.joint_width) for branch in branches}
+    rows, lengths = torch.zeros(count, slots, dtype=torch.long), torch.zeros(count, dtype=torch.long)
+    firings = torch.full((count, slots), torch.inf, dtype=torch.float64)
+    for indices, output in _batches(model, dataset):
+        for branch, found in (("parallel", output.utterance), ("cascaded", output.sentence)):
+            if found is not None:
+                vectors[branch][indices] = F.normalize(found, dim=-1).cpu()
+        if output.keywords is not None:
+            rows[indices, : output.keywords.rows.shape[1]] = output.keywords.rows.cpu()
+            lengths[indices] = output.keywords.embeddings.lengths.cpu()
+        if output.cif is not None:
+            firings[indices] = firing_times(output.cif.firing.fired.cpu(), dataset.store.frame_seconds, slots)
+    keywords = Found(rows[:, : int(lengths.max())], lengths) if head.keywords is not None else None
+    return Heard(vectors, keywords, firings if head.cif is not None else None)
+
+
+def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
+    """What the head makes of hidden states as they are stored: in fp32, whatever that is."""
+    states = moved(states, model.device)
+    # On a GPU, CIF's convolution would be TF32 by default.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return model.head(Padded(states.values.float(), states.lengths), model.text_tower)
+
+
+def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:
+    """Utterances of similar length, the longest first; their indices (B,) and the head's output."""
+    batches = list(even_batches(dataset.frames, BATCH_FRAMES))
+    states = prefetched(dataset.read, batches)
+    with tqdm(total=len(dataset), desc="evaluate", unit="utterance", disable=None) as progress:
+        for indices, read in zip(batches, states, strict=True):
+            yield indices, output_of(model, read)
+            progress.update(len(indices))
+
+
+def _most_slots(model: SpeechCLIP) -> int:
+    keywords = model.architecture.head.keywords
+    if keywords is None:
+        return 0
+    return keywords.cif.max_slots if keywords.cif else keywords.slots or 0

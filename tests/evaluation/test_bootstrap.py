@@ -1,0 +1,55 @@
+"""Intervals: the same every time, as wide as they should be, and wider where errors come in clusters."""
+
+import pytest
+import torch
+
+from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
+
+
+def test_by_hand():
+    bootstrap = Bootstrap(3, seed=0)
+    values, pictures = torch.tensor([1.0, 3.0, 8.0, 100.0]), torch.tensor([0, 0, 2, 1])
+    found = bootstrap.mean(values, pictures, counted=torch.tensor([True, True, True, False]))
+    assert found["value"] == 4
+    assert (found["low"], found["high"]) == (0, 8)  # only the uncounted picture, and only the last one
+    assert bootstrap.median(values, pictures)["value"] == 3
+    assert bootstrap.median(values[:3], pictures[:3])["value"] == 3
+    assert bootstrap.weights.shape == (RESAMPLES, 3)
+    assert (bootstrap.weights.sum(1) == 3).all()
+
+
+def test_resamples_are_what_drawing_anew_gives():
+    """Against a loop that repeats the rows of every drawn picture."""
+    generator = torch.Generator().manual_seed(1)
+    bootstrap = Bootstrap(7, seed=3)
+    bootstrap.weights = bootstrap.weights[:40]
+    values, pictures = torch.randint(50, (30,), generator=generator), torch.arange(30) % 7
+    means, medians = [], []
+    for weights in bootstrap.weights.long():
+        drawn = values.repeat_interleave(weights[pictures]).double()
+        means.append(drawn.mean())
+        medians.append(drawn.median())
+    levels = torch.tensor([0.025, 0.975]).double()
+    for found, expected in (
+        (bootstrap.mean(values, pictures), torch.stack(means)),
+        (bootstrap.median(values, pictures), torch.stack(medians)),
+    ):
+        assert [found["low"], found["high"]] == pytest.approx(expected.quantile(levels).tolist())
+
+
+def test_the_seed_decides():
+    values, pictures = torch.arange(50.0), torch.arange(50)
+    first = Bootstrap(50, seed=0).mean(values, pictures)
+    assert Bootstrap(50, seed=0).mean(values, pictures) == first
+    assert Bootstrap(50, seed=1).mean(values, pictures) != first
+
+
+def test_coverage():
+    """Of 200 samples about 95 % have the true mean in their interval; copies of a picture tell nothing new."""
+    generator = torch.Generator().manual_seed(0)
+    samples, alone = torch.randn(200, 60, generator=generator), torch.arange(60)
+    bootstrap = Bootstrap(60, seed=0)
+    found = [bootstrap.mean(sample, alone) for sample in samples]
+    assert 0.88 < sum(f["low"] < 0 < f["high"] for f in found) / 200 < 0.99
+    copies = bootstrap.mean(samples[0].repeat(5), alone.repeat(5))
+    assert copies == pytest.approx(found[0])

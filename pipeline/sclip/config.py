@@ -237,7 +237,7 @@ class Encoders:
 
 @dataclass(frozen=True)
 class Preset:
-    corpus: str  # a key of `corpora`
+    corpus: ScenesConfig
     encoders: Encoders
     features: FeaturesConfig
     training: TrainingConfig
@@ -246,10 +246,55 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class MiniClipConfig:
+    """The small CLIP that ships with the project."""
+
+    seed: int
+    pictures: int  # drawn once; captions are drawn at every step
+    steps: int
+    batch: int = 256
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    width: int = 128  # of both towers and of the space they share
+    patch: int = 16
+    image_layers: int = 4
+    text_layers: int = 3
+    context: int = 77
+
+
+@dataclass(frozen=True)
+class PretrainingRound:
+    clusters: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class MiniHubertConfig:
+    """The small HuBERT that ships with the project."""
+
+    seed: int
+    utterances: int
+    voices: int
+    rounds: tuple[PretrainingRound, ...]  # the first predicts clusters of MFCCs, the others of a hidden state
+    taught_by: int = 3  # which hidden state
+    batch_seconds: float = 80.0
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    width: int = 192
+    layers: int = 5
+    conv_channels: tuple[int, ...] = (32, 64, 64, 64, 128, 128, 128)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    speech: MiniHubertConfig
+    clip: MiniClipConfig
+
+
+@dataclass(frozen=True)
 class Run:
     """What a bare `dvc repro` makes."""
 
-    corpora: tuple[str, ...]
     presets: tuple[str, ...]
     architectures: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -274,8 +319,8 @@ class Experiment:
 @dataclass(frozen=True)
 class _ParamsFile:
     run: Run
+    pretrain: Pretraining
     arch: dict[str, Architecture]
-    corpora: dict[str, ScenesConfig]
     presets: dict[str, Preset]
 
 
@@ -285,9 +330,6 @@ class Params(_ParamsFile):
 
     where: str
     experiments: dict[str, dict[str, Experiment]]
-
-    def corpus(self, name: str) -> ScenesConfig:
-        return _entry(self.corpora, name, f"{self.where}: corpora")
 
     def preset(self, name: str) -> Preset:
         return _entry(self.presets, name, f"{self.where}: presets")
@@ -308,12 +350,11 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     file: _ParamsFile = parse(_ParamsFile, data, str(path))
-    for key, table in (("corpora", file.corpora), ("presets", file.presets), ("architectures", file.arch)):
+    for key, table in (("presets", file.presets), ("architectures", file.arch)):
         for name in getattr(file.run, key):
             _entry(table, name, f"{path}: run.{key}")
     experiments = {}
     for name, preset in file.presets.items():
-        _entry(file.corpora, preset.corpus, f"{path}: presets.{name}.corpus")
         for arch in preset.arch:
             _entry(file.arch, arch, f"{path}: presets.{name}.arch")
         experiments[name] = {arch: _experiment(data, name, arch, str(path)) for arch in file.arch}

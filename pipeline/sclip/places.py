@@ -3,18 +3,19 @@
 from pathlib import Path
 
 
-def corpus_folder(corpus: str) -> Path:
-    return Path("data/corpora") / corpus
+def manifest(preset: str) -> Path:
+    """What there is: a row an utterance."""
+    return Path("data") / preset / "manifest.jsonl"
 
 
 def features_folder(preset: str) -> Path:
     """Hidden states of every utterance."""
-    return Path("data/features") / preset
+    return Path("data") / preset / "features"
 
 
 def vectors_folder(preset: str) -> Path:
     """CLIP's vectors of every picture and caption."""
-    return Path("data/vectors") / preset
+    return Path("data") / preset / "vectors"
 
 
 def model_folder(preset: str, arch: str, seed: int) -> Path:
@@ -27,7 +28,11 @@ def scratch_folder(preset: str, arch: str, seed: int) -> Path:
 
 
 def results_folder(preset: str, arch: str, seed: int) -> Path:
-    return Path("results") / preset / arch / f"seed-{seed}"
+    return Path("results") / preset / "runs" / arch / f"seed-{seed}"
+
+
+def curves_folder(preset: str, arch: str, seed: int) -> Path:
+    return results_folder(preset, arch, seed) / "curves"
 
 
 def report_folder(preset: str) -> Path:

@@ -1,0 +1,124 @@
+"""mini-clip: a small CLIP of the scenes' pictures and written captions, in open_clip's format, with CLIP's tokenizer.
+
+Sees training's pairs of things alone. Captions are drawn anew at every step, as sentences or as loose words; the
+second kind makes the text tower read keywords as well as sentences, as CLIPs trained on the web's labels do.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sclip.config import MiniClipConfig
+from sclip.corpora.scenes.captions import captions, telegram
+from sclip.corpora.scenes.pictures import SIDE
+from sclip.corpora.scenes.world import Scene
+from sclip.encoders.clip import ClipEncoder, TextTower
+from sclip.evaluation.retrieval import first_ranks, recalls
+from sclip.objective import contrastive_loss
+from sclip.pretrain.drawn import draw_scenes
+from sclip.pretrain.progress import Progress
+
+GALLERY = 1_000  # test pictures that the card's recalls are measured among
+
+
+def pretrain_clip(config: MiniClipConfig, device: torch.device, out: Path, scratch: Path) -> dict[str, Any]:
+    """Writes an open_clip folder; returns what the card says of its quality."""
+    torch.manual_seed(config.seed)
+    model = open_clip.CLIP(**model_config(config)).to(device)
+    table = model.token_embedding.weight  # most of whose rows no caption uses
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and p is not table]
+    others = [p for p in model.parameters() if p.ndim < 2 or p is table]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
+    progress = Progress(scratch / "clip.pt", {"config": repr(config)}, {"model": model, "optimizer": optimizer})
+    scenes, pixels = draw_scenes("train", config.pictures, config.seed)
+    tokenizer = open_clip.SimpleTokenizer(context_length=config.context)
+    tower = TextTower(model, tokenizer.sot_token_id, tokenizer.eot_token_id)
+    for step in progress.steps(config.steps, "mini-clip"):
+        random = np.random.default_rng([config.seed, 1, step])
+        chosen = random.integers(len(scenes), size=config.batch)
+        texts = tokenizer([_text(scenes[i], random) for i in chosen]).to(device)
+        rate = config.learning_rate * _cosine(step, config.steps, config.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        last = texts.argmax(-1)  # the end token has the highest id
+        with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            images = model.encode_image(normalised(pixels[chosen]).to(device))
+            sentences = tower.run(tower.table[texts[:, : int(last.max()) + 1]], last)
+        loss = contrastive_loss(sentences, images, torch.as_tensor(chosen, device=device), model.logit_scale.exp())
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+    encoder = ClipEncoder.from_tensors(model_config(config), model.state_dict(), "mini-clip")
+    quality = measure(encoder.to(device), config.seed) | {"minutes": round(progress.seconds / 60, 1)}
+    encoder.half().save(out)
+    return quality
+
+
+def model_config(config: MiniClipConfig) -> dict[str, Any]:
+    return {
+        "embed_dim": config.width,
+        "vision_cfg": {
+            "image_size": SIDE,
+            "patch_size": config.patch,
+            "width": config.width,
+            "layers": config.image_layers,
+            "head_width": 32,
+        },
+        "text_cfg": {
+            "context_length": config.context,
+            "vocab_size": 49408,
+            "width": config.width,
+            "heads": config.width // 32,
+            "layers": config.text_layers,
+        },
+    }
+
+
+def _text(scene: Scene, random: np.random.Generator) -> str:
+    return telegram(scene, random) if random.random() < 0.4 else captions(scene, 1, random)[0]
+
+
+def normalised(pixels: NDArray[np.uint8]) -> Tensor:
+    """(B, H, W, 3) -> (B, 3, H, W), as open_clip's preprocessing leaves pictures of the right size."""
+    defaults = PreprocessCfg()
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in (defaults.mean, defaults.std))
+    return (x - mean) / std
+
+
+def _cosine(step: int, steps: int, warmup: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+@torch.no_grad()
+def measure(encoder: ClipEncoder, seed: int) -> dict[str, float]:
+    """Text to image, of captions about pairs that it never saw."""
+    scenes, pixels = draw_scenes("test", GALLERY, seed)
+    random = np.random.default_rng([seed, 2])
+    sentences = [captions(scene, 1, random)[0] for scene in scenes]
+    words = [telegram(scene, random) for scene in scenes]
+    batches = torch.split(normalised(pixels), 100)
+    images = F.normalize(torch.cat([encoder.encode_image(list(b)) for b in batches]), dim=-1)
+    ids = torch.arange(GALLERY, device=images.device)
+    found: dict[str, float] = {}
+    for kind, texts in (("captions", sentences), ("loose words", words)):
+        vectors = F.normalize(encoder.encode_text(texts), dim=-1)
+        ranks = first_ranks(vectors, ids, images, ids)
+        found |= {f"{kind} R@{k}": value for k, value in recalls(ranks).items()}
+    return found

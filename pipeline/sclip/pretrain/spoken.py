@@ -1,0 +1,57 @@
+"""Speech to pre-train on: captions of scenes, spoken; kept in memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sclip.corpora.manifest import SPLITS
+from sclip.corpora.scenes.captions import captions
+from sclip.corpora.scenes.speakers import speak, voices
+from sclip.corpora.scenes.world import THINGS, World
+from sclip.corpora.voices import SAMPLE_RATE, Phone
+from sclip.parallel import spread
+
+CHUNK = 100
+HOP, WINDOW = 320, 400  # samples of a frame
+SILENCE = "_"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    samples: NDArray[np.int16]
+    phones: Tensor  # (T,), the phone in the middle of each frame, numbered; only to measure with
+
+
+def speak_scenes(split: str, count: int, speakers: int, seed: int) -> list[Utterance]:
+    """Alike for equal arguments on any machine."""
+    jobs = [(split, start, min(start + CHUNK, count), speakers, seed) for start in range(0, count, CHUNK)]
+    spoken = [utterance for chunk in spread(_speak, jobs, "speech") for utterance in chunk]
+    names = sorted({name for _, phones in spoken for name in phones})
+    numbers = {name: i for i, name in enumerate(names)}
+    return [Utterance(samples, torch.tensor([numbers[name] for name in phones])) for samples, phones in spoken]
+
+
+def _speak(job: tuple[str, int, int, int, int]) -> list[tuple[NDArray[np.int16], list[str]]]:
+    split, start, stop, speakers, seed = job
+    world, chosen = World(len(THINGS)), voices(split)[:speakers]
+    spoken = []
+    for i in range(start, stop):
+        random = np.random.default_rng([seed, 4, SPLITS.index(split), i])
+        text = captions(world.scene(split, random), 1, random)[0]
+        speech = speak(text, chosen[random.integers(len(chosen))], random)
+        samples = (speech.samples * (2**15 - 1)).astype(np.int16)
+        spoken.append((samples, _phone_of_frames(speech.phones, len(samples))))
+    return spoken
+
+
+def _phone_of_frames(phones: tuple[Phone, ...], samples: int) -> list[str]:
+    frames = (samples - WINDOW) // HOP + 1
+    middles = (np.arange(frames) * HOP + WINDOW / 2) / SAMPLE_RATE
+    found = np.searchsorted([phone.start for phone in phones], middles, side="right") - 1
+    return [
+        phones[i].text if i >= 0 and middle < phones[i].end else SILENCE
+        for i, middle in zip(found, middles, strict=True)
+    ]

@@ -1,0 +1,115 @@
+"""Which utterances make up a step's batch, which frames of them, and reading the next while the last is computed.
+
+- everything is a pure function of (seed, epoch) or (seed, step): a training that goes on after an interruption sees
+  what it would have seen
+- lengths are alike in a batch: a shuffled epoch is cut into pools, each sorted, cut into batches, and these shuffled
+- an utterance longer than `crop_frames` gives a window of so many frames, anywhere in it. The published recipe crops
+  6.4 s of audio in front of the encoder; here the encoder has heard the whole utterance, so frames at a window's
+  edge know what lies beyond it.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sclip.config import TrainingConfig
+from sclip.padded import Padded
+from sclip.training.data import Dataset
+
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+
+POOL = 16  # batches that are sorted together
+AHEAD = 2  # batches that are read while one is computed
+
+
+def derived_seed(seed: int, purpose: str, number: int) -> int:
+    digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def epoch_batches(lengths: Tensor, size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Indices (size,) into lengths (N,), a batch each; what does not fill a batch has its turn in other epochs."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
+    order = torch.randperm(len(lengths), generator=generator)[: len(lengths) // size * size]
+    pools = [pool[lengths[pool].argsort(stable=True)] for pool in torch.split(order, POOL * size)]
+    batches = [
+        batch.sort().values for pool in pools for batch in torch.split(pool, size)
+    ]  # the store reads on, not about
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def even_batches(lengths: Tensor, frames: int) -> Iterator[Tensor]:
+    """Indices into lengths (N,), longest first, at most so many frames a batch, padding included."""
+    order = lengths.argsort(descending=True, stable=True)
+    while len(order):
+        size = max(1, frames // int(lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
+
+
+@dataclass(frozen=True)
+class Batch:
+    states: Padded  # (B, L, T, D)
+    images: Tensor  # (B, J)
+    image_ids: Tensor  # (B,)
+
+    def to(self, device: torch.device) -> "Batch":
+        images, ids = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.image_ids))
+        return Batch(moved(self.states, device), images, ids)
+
+    def pinned(self) -> "Batch":
+        """In memory that a GPU fetches from by itself."""
+        states = Padded(self.states.values.pin_memory(), self.states.lengths.pin_memory())
+        return Batch(states, self.images.pin_memory(), self.image_ids.pin_memory())
+
+
+def moved(padded: Padded, device: torch.device) -> Padded:
+    return Padded(padded.values.to(device, non_blocking=True), padded.lengths.to(device, non_blocking=True))
+
+
+class TrainingBatches:
+    """The batch of each step."""
+
+    def __init__(self, dataset: Dataset, training: TrainingConfig, seed: int, pin: bool):
+        self.dataset, self.crop, self.seed, self.pin = dataset, training.crop_frames, seed, pin
+        self.size = min(training.batch, len(dataset))
+        self.lengths = dataset.frames.clamp(max=self.crop)
+        self._epoch: tuple[int, list[Tensor]] = (-1, [])
+
+    def indices(self, step: int) -> Tensor:
+        epoch, place = divmod(step, len(self.dataset) // self.size)
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, epoch_batches(self.lengths, self.size, self.seed, epoch)
+        return self._epoch[1][place]
+
+    def starts(self, step: int, frames: Tensor) -> Tensor:
+        """Lengths (B,) -> the first frame (B,) of each window"""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "crop", step))
+        share = torch.rand(len(frames), generator=generator, dtype=torch.float64)
+        return (share * (frames - self.crop + 1).clamp(min=1)).long()
+
+    def read(self, step: int) -> Batch:
+        indices, data = self.indices(step), self.dataset
+        states = data.read(indices, self.starts(step, data.frames[indices]), self.crop)
+        image_ids = data.image_index[indices]
+        batch = Batch(states, data.images[image_ids], image_ids)
+        return batch.pinned() if self.pin else batch
+
+
+def prefetched(read: Callable[[Item], Loaded], items: Iterable[Item]) -> Iterator[Loaded]:
+    """What `read` makes of each item, in order, from a thread that stays a little ahead."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[Future[Loaded]] = deque()
+        for item in items:
+            waiting.append(thread.submit(read, item))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

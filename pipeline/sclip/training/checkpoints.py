@@ -1,0 +1,59 @@
+"""What an interrupted training goes on from: one file, whole or not there, that knows what it belongs to."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+import sclip
+
+# What decides the result and may change while a training lies unfinished: a step's code, and the choice of the best.
+CODE = (
+    "heads/*.py",
+    "training/*.py",
+    "encoders/clip.py",
+    "evaluation/hear.py",
+    "evaluation/retrieval.py",
+    "objective.py",
+    "padded.py",
+)
+
+
+class Checkpoint:
+    def __init__(self, path: Path, identity: Mapping[str, Any]):
+        """`identity`: everything, as plain data, that decides the result."""
+        self.path = path
+        self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last. One of another training is removed."""
+        if not self.path.is_file():
+            return None
+        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        if saved["fingerprint"] == self.fingerprint:
+            return saved["state"]
+        click.echo(f"{self.path}: of another configuration, data or code; training starts anew", err=True)
+        self.path.unlink()
+        return None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(self.path.name + ".unfinished")
+        with unfinished.open("wb") as file:
+            torch.save({"fingerprint": self.fingerprint, "state": state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.path)
+
+
+def code_fingerprint() -> str:
+    digest = hashlib.sha256()
+    for pattern in CODE:
+        for file in sorted(Path(sclip.__file__).parent.glob(pattern)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""One split of a corpus as training and evaluation see it: frames from the store, CLIP's vectors, and who belongs to
+whom.
+
+What extraction kept is what counts: rows without frames or without their picture's vector were reported there, and
+are left out here.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sclip.corpora.manifest import Row, read_manifest
+from sclip.errors import Problems, UserError
+from sclip.features.store import INDEX_FILE, FeatureStore
+from sclip.features.vectors import ClipVectors
+from sclip.padded import Padded
+
+
+@dataclass(frozen=True)
+class Dataset:
+    rows: list[Row]  # in the manifest's order
+    frames: Tensor  # (N,)
+    images: Tensor  # (I, J): the split's pictures, in order of first appearance
+    image_index: Tensor  # (N,): each utterance's picture among them
+    captions: Tensor | None  # (N, J), where every row has one
+    store: FeatureStore
+    store_rows: Tensor  # (N,)
+    index: str  # of the store: names its files by what they hold
+
+    @classmethod
+    def open(
+        cls, manifest: Path, features: Path, vectors: Path, split: str, problems: Problems | None = None
+    ) -> "Dataset":
+        store, clip = FeatureStore.open(features), ClipVectors.open(vectors)
+        stored, pictures, captions = _places(store.ids), _places(clip.image_ids), _places(clip.caption_ids)
+        rows = [
+            row
+            for row in read_manifest(manifest, problems or Problems(skip=True))
+            if row.split == split and row.id in stored and row.image_id in pictures and row.id not in clip.skipped
+        ]
+        if not rows:
+            raise UserError(f"{manifest}: no row of split {split} has frames in {features} and a picture in {vectors}")
+        shown = _places(dict.fromkeys(row.image_id for row in rows))
+        store_rows = torch.tensor([stored[row.id] for row in rows])
+        captioned = all(row.id in captions for row in rows)
+        return cls(
+            rows,
+            store.lengths[store_rows],
+            clip.images[[pictures[name] for name in shown]],
+            torch.tensor([shown[row.image_id] for row in rows]),
+            clip.captions[[captions[row.id] for row in rows]] if captioned else None,
+            store,
+            store_rows,
+            (features / INDEX_FILE).read_text(encoding="utf-8"),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def fingerprint(self) -> str:
+        """Of everything that training reads."""
+        digest = hashlib.sha256(self.index.encode())
+        digest.update(json.dumps([[row.id, row.image_id] for row in self.rows]).encode())
+        digest.update(self.images.numpy().tobytes())
+        return digest.hexdigest()
+
+    def read(self, indices: Tensor, starts: Tensor | None = None, limit: int | None = None) -> Padded:
+        """Hidden states (B, L, T, D) of frames [start, start + limit) of each utterance, as they are stored."""
+        return self.store.read(self.store_rows[indices], starts, limit)
+
+
+def _places(names: Sequence[str] | dict[str, None]) -> dict[str, int]:
+    return {name: i for i, name in enumerate(names)}

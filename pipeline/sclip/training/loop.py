@@ -1,0 +1,245 @@
+"""Training a head on kept frames and pictures' vectors: the published recipe, and runs that survive interruption.
+
+- Adam, linear warm-up from 0, linear decay, gradients clipped by their norm
+- only the head, the losses' temperature and CLIP's text tower are run, and moved to the device; neither encoder is
+- **killed at any moment and started again, a run ends as if nothing had happened**, on a CPU bit for bit: whatever is
+  random in a step follows from (seed, step), and everything else is in the checkpoint
+- the weights that are kept are those with the best mean R@10 on the development split, by the utterance vector where
+  there is one; of equals the earliest
+"""
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from tqdm.auto import tqdm
+
+from sclip.config import TrainingConfig
+from sclip.errors import UserError
+from sclip.heads.head import HeadOutput
+from sclip.model import SpeechCLIP
+from sclip.objective import Losses
+from sclip.padded import Padded
+from sclip.tensors import fingerprint
+from sclip.training.batches import Batch, TrainingBatches, derived_seed, prefetched
+from sclip.training.checkpoints import Checkpoint, code_fingerprint
+from sclip.training.curves import HistoryRow, Log, curves
+from sclip.training.data import Dataset
+from sclip.training.development import mean_recalls
+
+HISTORY_FILE = "history.json"
+LOG_EVERY = 20  # steps
+SAVE_EVERY = 60.0  # seconds
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Summary:
+    step: int  # whose weights were kept
+    dev: dict[str, float]  # their mean R@10 on the development split, by branch
+    seconds: float  # of training, interruptions left out
+
+
+def learning_rate(step: int, training: TrainingConfig) -> float:
+    """Of the step with `step` others before it."""
+    if step < training.warmup_steps:
+        return training.learning_rate * step / training.warmup_steps
+    decayed = (step - training.warmup_steps) / (training.steps - training.warmup_steps)
+    return training.learning_rate + decayed * (training.final_learning_rate - training.learning_rate)
+
+
+class Trainer:
+    """What a step changes."""
+
+    def __init__(self, model: SpeechCLIP, training: TrainingConfig, seed: int, device: torch.device):
+        if training.precision == "fp16" and device.type == "cpu":
+            raise UserError("training.precision: fp16 needs a GPU; a CPU trains in fp32 or bf16")
+        self.model, self.training, self.seed, self.device = model, training, seed, device
+        self.trained = nn.ModuleDict({"head": model.head, "objective": model.objective}).to(device)
+        if model.text_tower is not None:
+            model.text_tower.tower.to(device)
+        self.parameters = list(self.trained.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, training.learning_rate, weight_decay=training.weight_decay)
+        self.scaler = GradScaler(device.type, enabled=training.precision == "fp16")
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[HistoryRow] = []
+        self.best: dict[str, Any] = {"score": -1.0}
+
+    def train_step(self, batch: Batch) -> Callable[[], HistoryRow]:
+        """Returns what measures the step, for those that are logged."""
+        torch.manual_seed(derived_seed(self.seed, "step", self.step))
+        self.model.train()
+        rate = learning_rate(self.step, self.training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        precision, states = self.training.precision, batch.states
+        if precision == "fp32":
+            # As they are kept, in fp16, the gradient of the hidden states' weights would be off by several %.
+            states = Padded(states.values.float(), states.lengths)
+        with torch.autocast(self.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            output = self.model.head(states, self.model.text_tower, self.step)
+            losses = self.model.objective(output, batch.images, batch.image_ids)
+        if not bool(losses.total.isfinite()):
+            raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
+        self.optimizer.zero_grad()
+        torch.autograd.backward(self.scaler.scale(losses.total))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        return lambda: self._measured(losses, output, norm, rate)
+
+    @torch.no_grad()
+    def _measured(self, losses: Losses, output: HeadOutput, norm: Tensor, rate: float) -> HistoryRow:
+        found = {f"loss/{name}": loss for name, loss in vars(losses).items() if loss is not None}
+        found["gradient_norm"] = norm
+        found["temperature"] = 1 / self.model.objective.log_scale.exp()
+        if output.cif is not None:
+            found["slots/found"] = output.cif.firing.slots.lengths.double().mean()
+            found["slots/weight"] = output.cif.quantity.double().mean()
+            found["slots/target"] = output.cif.target.double().mean()
+        if output.keywords is not None and self.model.head.keywords is not None:
+            used = self.model.head.keywords.quantize.perplexities(output.keywords)
+            found |= {f"keywords/{name}": used[name] for name in ("code_perplexity", "prob_perplexity")}
+        row = {"learning_rate": rate} | {name: float(value) for name, value in found.items()}
+        # A norm is infinite where fp16 overflowed and the scaler left the step out; JSON has no word for it.
+        return {f"train/{name}": value for name, value in row.items() if math.isfinite(value)}
+
+    def develop(self, dataset: Dataset) -> dict[str, float]:
+        """Looks at the development split, and keeps the weights if they are the best so far."""
+        found = mean_recalls(self.model, dataset)
+        if any(map(math.isnan, found.values())):
+            raise self._diverged(f"step {self.step}: vectors of the development split are not finite")
+        score = found["parallel"] if "parallel" in found else found["cascaded"]
+        if score > self.best["score"]:
+            weights = {name: tensor.cpu().clone() for name, tensor in self.trained.state_dict().items()}
+            self.best = {"score": score, "step": self.step, "dev": found, "weights": weights}
+        return found
+
+    def _diverged(self, what: str) -> UserError:
+        precision = self.training.precision
+        fp32 = "" if precision == "fp32" else ", or training.precision fp32,"
+        return UserError(f"{what}, in {precision}; a lower training.learning_rate{fp32} may help")
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("step", "seconds", "history", "best")}
+        parts = {name: getattr(self, name).state_dict() for name in ("trained", "optimizer", "scaler")}
+        return own | parts
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("step", "seconds", "history", "best"):
+            setattr(self, name, state[name])
+        for name in ("trained", "optimizer", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def train(
+    train_set: Dataset,
+    dev_set: Dataset,
+    model: SpeechCLIP,
+    training: TrainingConfig,
+    seed: int,
+    device: str | torch.device,
+    out: Path,
+    scratch: Path,
+    curves_folder: Path | None = None,
+) -> Summary:
+    """Train what `model` begins with, and leave the best as a model folder `out`, its history inside.
+
+    `scratch` holds the checkpoint of an unfinished run, and is gone at the end. The two are on one disk.
+    """
+    if len(train_set) < 2:
+        raise UserError("split train: a single utterance has nothing to be told from")
+    device = torch.device(device)
+    trainer = Trainer(model, training, seed, device)
+    checkpoint = Checkpoint(scratch / "checkpoint.pt", _identity(train_set, dev_set, trainer))
+    saved = checkpoint.load()
+    if saved is not None:
+        trainer.load_state_dict(saved)
+        click.echo(f"{model.name}: goes on from step {trainer.step} of {training.steps}", err=True)
+    with curves(curves_folder, trainer.history) as log:
+        _run(trainer, train_set, dev_set, checkpoint, log)
+    _write(trainer, out, scratch)
+    return Summary(trainer.best["step"], trainer.best["dev"], trainer.seconds)
+
+
+def _run(trainer: Trainer, train_set: Dataset, dev_set: Dataset, checkpoint: Checkpoint, log: Log) -> None:
+    """The steps still to do."""
+    training, name = trainer.training, trainer.model.name
+    batches = TrainingBatches(train_set, training, trainer.seed, pin=trainer.device.type == "cuda")
+    saved = time.monotonic()
+    started = saved - trainer.seconds
+    timed_from, timed_step = saved, trainer.step
+    with tqdm(total=training.steps, initial=trainer.step, desc=name, disable=None) as bar:
+        for batch in prefetched(batches.read, range(trainer.step, training.steps)):
+            measure = trainer.train_step(batch.to(trainer.device))
+            bar.update()
+            develops = trainer.step % training.dev_every == 0 or trainer.step == training.steps
+            if develops or trainer.step % LOG_EVERY == 0:
+                row: HistoryRow = {"step": trainer.step} | measure()
+                row["train/steps_a_second"] = (trainer.step - timed_step) / (time.monotonic() - timed_from)
+                if develops:
+                    found = trainer.develop(dev_set)
+                    row |= {f"dev/{branch}": recall for branch, recall in found.items()}
+                    _tell(bar, name, row)
+                trainer.history.append(row)
+                log(row)
+                timed_from, timed_step = time.monotonic(), trainer.step
+            if develops or time.monotonic() - saved > SAVE_EVERY:
+                trainer.seconds = time.monotonic() - started
+                checkpoint.save(trainer.state_dict())
+                saved = time.monotonic()
+
+
+def _tell(bar: "tqdm[Any]", name: str, row: HistoryRow) -> None:
+    """On a terminal beside the bar, elsewhere as a line."""
+    recalls = {key.removeprefix("dev/"): f"{value:.2f}" for key, value in row.items() if key.startswith("dev/")}
+    if bar.disable:
+        shown = ", ".join(f"{branch} {recall}" for branch, recall in recalls.items())
+        click.echo(f"{name}: step {row['step']}: loss {row['train/loss/total']:.4f}, dev mean R@10 {shown}", err=True)
+    else:
+        bar.set_postfix(recalls)
+
+
+def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[str, Any]:
+    """Everything that decides the result. Sums come out otherwise on other hardware or with other threads, as they
+    would in any run; a training may move there."""
+    model = trainer.model
+    return {
+        "architecture": dataclasses.asdict(model.architecture),
+        "training": dataclasses.asdict(trainer.training),
+        "seed": trainer.seed,
+        "start": fingerprint(trainer.trained, {}),
+        "clip": model.clip.fingerprint(),
+        "vocabulary": None if model.vocabulary is None else model.vocabulary.ids,
+        "data": [train_set.fingerprint(), dev_set.fingerprint()],
+        "code": code_fingerprint(),
+        "torch": torch.__version__,
+    }
+
+
+def _write(trainer: Trainer, out: Path, scratch: Path) -> None:
+    """The best weights and the history as a model folder, in place of one that may be there."""
+    trainer.trained.load_state_dict(trainer.best["weights"])
+    for name in ("model", "replaced"):
+        shutil.rmtree(scratch / name, ignore_errors=True)
+    whole = trainer.model.save(scratch / "model")
+    lines = ",\n".join(json.dumps(row) for row in trainer.history)
+    (whole / HISTORY_FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        out.rename(scratch / "replaced")
+    whole.rename(out)
+    shutil.rmtree(scratch)

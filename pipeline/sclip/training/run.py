@@ -1,0 +1,54 @@
+"""From params.yaml to a trained model: opens what an experiment names, draws the head, trains it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from sclip import places
+from sclip.config import Architecture, Params
+from sclip.corpora.manifest import Row
+from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.open import open_clip, open_speech
+from sclip.errors import UserError
+from sclip.heads.vocabulary import Vocabulary
+from sclip.model import SpeechCLIP
+from sclip.training.data import Dataset
+from sclip.training.loop import Summary, train
+
+
+def run_training(
+    params: Params, preset_name: str, arch: str, seed: int, device: str = "cpu", curves_folder: Path | None = None
+) -> Summary:
+    preset, experiment = params.preset(preset_name), params.experiment(preset_name, arch)
+    manifest = places.manifest(preset_name)
+    features, vectors = places.features_folder(preset_name), places.vectors_folder(preset_name)
+    train_set, dev_set = (Dataset.open(manifest, features, vectors, split) for split in ("train", "dev"))
+    speech, clip = open_speech(preset.encoders.speech), open_clip(preset.encoders.clip)
+    vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
+    origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
+    torch.manual_seed(seed)
+    # Weights that were drawn at random cannot be had elsewhere.
+    drawn = preset.encoders.speech.random_seed is not None or preset.encoders.clip.random_seed is not None
+    model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=drawn)
+    return train(
+        train_set,
+        dev_set,
+        model,
+        experiment.training,
+        seed,
+        device,
+        places.model_folder(preset_name, arch, seed),
+        places.scratch_folder(preset_name, arch, seed),
+        curves_folder,
+    )
+
+
+def _vocabulary(rows: Iterable[Row], architecture: Architecture, clip: ClipEncoder, where: str) -> Vocabulary | None:
+    """The tokens that the training captions use."""
+    if architecture.head.keywords is None:
+        return None
+    captions = [row.text for row in rows if row.text is not None]
+    if not captions:
+        raise UserError(f"{where}: keywords are words of the training captions, and no row of split train has text")
+    return Vocabulary.from_captions(captions, clip)

@@ -1,0 +1,52 @@
+"""What extraction leaves of a small corpus, written with the real stores; frames tell what picture they belong to."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from sclip.corpora.manifest import write_manifest
+from sclip.features.store import write_index, write_shard
+from sclip.features.vectors import write_vectors
+from sclip.training.data import Dataset
+
+STATES, WIDTH, JOINT = 3, 32, 20  # of small.py's encoders
+FEATURES = {"states": STATES, "width": WIDTH, "frame_seconds": 0.02, "precision": "fp16"}
+
+
+def keep(folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: int = 1) -> Path:
+    """A picture has so many captions; every picture of the development split is a training picture's twin."""
+    generator = torch.Generator().manual_seed(seed)
+    (folder / "audio").touch()
+    (folder / "image").touch()
+    rows, utterances = [], {}
+    signs = torch.randn(max(train, dev), STATES, WIDTH, generator=generator)
+    pictures = F.normalize(torch.randn(max(train, dev), JOINT, generator=generator), dim=-1)
+    images: dict[str, torch.Tensor] = {}
+    for split, count in (("train", train), ("dev", dev)):
+        for i in range(count):
+            name, picture = f"{split}-{i}", i // captions
+            length = int(torch.randint(30, 71, (), generator=generator))
+            noise = torch.randn(length, STATES, WIDTH, generator=generator) / 2
+            utterances[name] = (signs[picture] + noise).half()
+            image_id = f"{split}-picture-{picture}"
+            images[image_id] = pictures[picture]
+            text = "a brown dog runs along the beach"
+            rows.append(
+                {"id": name, "split": split, "audio": "audio", "image": "image", "image_id": image_id, "text": text}
+            )
+    write_manifest(folder / "manifest.jsonl", rows)
+    (folder / "features").mkdir()
+    half = len(utterances) // 2
+    parts = [dict(list(utterances.items())[part]) for part in (slice(half), slice(half, None))]
+    shards = [write_shard(folder / f"features/{i}.safetensors", FEATURES, part, {}) for i, part in enumerate(parts)]
+    write_index(folder / "features", FEATURES, shards)
+    (folder / "vectors").mkdir()
+    index = {"fingerprint": str(seed), "skipped": {}, "notes": {}}
+    captions_of = (list(utterances), F.normalize(torch.randn(len(utterances), JOINT, generator=generator), dim=-1))
+    write_vectors(folder / "vectors", index, (list(images), torch.stack(list(images.values()))), captions_of)
+    return folder
+
+
+def opened(folder: Path, split: str) -> Dataset:
+    return Dataset.open(folder / "manifest.jsonl", folder / "features", folder / "vectors", split)

@@ -1,0 +1,55 @@
+"""From params.yaml and what earlier stages left to a model folder that opens."""
+
+import json
+
+import pytest
+import torch
+from small import CAPTIONS, clip_encoder, load_params, recordings, speech_encoder
+from training.kept import keep
+
+import sclip
+from sclip.training.run import run_training
+
+PARAMS = load_params().where
+OVERRIDES = [
+    "presets.scenes.encoders={speech: {name: speech}, clip: {name: 'local-dir:clip'}}",
+    "presets.scenes.training={steps: 6, warmup_steps: 1, batch: 8, precision: fp32, dev_every: 3}",
+]
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    found = load_params(PARAMS, OVERRIDES)
+    torch.manual_seed(0)
+    speech_encoder().save(tmp_path / "speech")
+    clip_encoder().save(tmp_path / "clip")
+    (tmp_path / "data/scenes").mkdir(parents=True)
+    keep(tmp_path / "data/scenes")
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def test_a_model_folder_that_opens(params, tmp_path):
+    run_training(params, "scenes", "hybrid", 7)
+    folder = tmp_path / "models/scenes/hybrid/seed-7"
+    first = (folder / "model.safetensors").read_bytes()
+    model = sclip.load(folder)
+    assert {piece.removesuffix("</w>") for piece in model.vocabulary.pieces[3:]} == set(CAPTIONS[0].split())
+    assert model.encode_speech(recordings(16000)).shape == (1, 20)
+    assert model.origin == {"trained on": "scenes", "preset": "scenes", "seed": "7"}
+    assert [row["step"] for row in json.loads((folder / "history.json").read_text())] == [3, 6]
+    assert not (tmp_path / "models/unfinished/scenes/hybrid/seed-7").exists()
+    torch.manual_seed(99)  # what came before does not matter; the seed does
+    run_training(params, "scenes", "hybrid", 7)
+    assert (folder / "model.safetensors").read_bytes() == first
+    run_training(params, "scenes", "hybrid", 8)
+    assert (folder.with_name("seed-8") / "model.safetensors").read_bytes() != first
+
+
+def test_a_corpus_without_text(params, tmp_path):
+    path = tmp_path / "data/scenes/manifest.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "text": None}) + "\n" for row in rows))
+    with pytest.raises(sclip.UserError, match=r"manifest.jsonl: cascaded: keywords are words of the training captions"):
+        run_training(params, "scenes", "cascaded", 0)
+    run_training(params, "scenes", "parallel", 0)

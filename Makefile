@@ -16,8 +16,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 repro: .venv/installed
-	@echo "The pipeline's stages are not built yet: dvc.yaml has none, so there is nothing to reproduce."
-	@echo "What works today: the model (README.md), 'sclip import', and 'make test'."
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,12 +1,14 @@
 """The command line: parse, call one function, print. A user's mistake is one line and exit status 1."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sclip import __version__
-from sclip.errors import UserError
+from sclip import __version__, places
+from sclip.config import Params, load_params
+from sclip.errors import Problems, UserError
 
 
 class _Commands(click.Group):
@@ -47,3 +49,225 @@ def import_(checkpoint: Path, out: Path, encoders: Path | None) -> None:
         for line in lines:
             click.echo(f"{title:8}{line}")
     click.echo(f"{'wrote':8}{out}")
+
+
+def _file_of_params(command: Callable[..., None]) -> Callable[..., None]:
+    """--params and -S, which every stage has."""
+    for option in (
+        click.option(
+            "-S",
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Instead of what params.yaml "
+            "says, the key in full: -S presets.scenes.training.steps=100. May be repeated.",
+        ),
+        click.option(
+            "--params",
+            "params_file",
+            type=click.Path(path_type=Path),
+            default=Path("params.yaml"),
+            show_default=True,
+            help="What the numbers are read from.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_preset = click.option("--preset", help="A key of `presets` in params.yaml.  [default: the first of run.presets]")
+_device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …; auto: a GPU if any.")
+_arch = click.option("--arch", required=True, help="A key of `arch` in params.yaml, such as cascaded-cif.")
+_seed = click.option("--seed", type=int, help="Of weights and batches.  [default: the first of run.seeds]")
+_on_error = click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="A row that cannot be used stops the command, or is left out and counted.",
+)
+
+
+def _chosen(params_file: Path, overrides: tuple[str, ...], preset: str | None) -> tuple[Params, str]:
+    params = load_params(params_file, overrides)
+    name = params.run.presets[0] if preset is None else preset
+    params.preset(name)
+    return params, name
+
+
+@main.command("make-corpus")
+@click.argument("preset", required=False)
+@_file_of_params
+def make_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Make the corpus of PRESET: pictures, captions and recordings.
+
+    Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, a row an utterance, and the files that its rows
+    name. PRESET: by default the first of run.presets.
+    """
+    from sclip.corpora.scenes.corpus import make_scenes
+
+    params, name = _chosen(params_file, overrides, preset)
+    count = make_scenes(params.preset(name).corpus, places.manifest(name))
+    click.echo(f"{places.manifest(name)}: {count} utterances")
+
+
+@main.command("extract-features")
+@_preset
+@_device
+@_on_error
+@_file_of_params
+def extract_features(
+    preset: str | None, device: str, on_error: str, params_file: Path, overrides: tuple[str, ...]
+) -> None:
+    """Cache the speech encoder's hidden states of every recording.
+
+    Reads data/PRESET/manifest.jsonl and the recordings. Writes data/PRESET/features: shards, and index.json. Goes on
+    where it was stopped, and computes only what changed.
+    """
+    from sclip.device import choose_device
+    from sclip.encoders.open import open_speech
+    from sclip.features.extract import extract_features
+
+    params, name = _chosen(params_file, overrides, preset)
+    problems = Problems(on_error == "skip")
+    chosen, out = params.preset(name), places.features_folder(name)
+    encoder = open_speech(chosen.encoders.speech)
+    done = extract_features(places.manifest(name), out, encoder, chosen.features, choose_device(device), problems)
+    problems.report()
+    click.echo(
+        f"{out}: {done.utterances} utterances, {done.hours:.2f} hours, {done.gigabytes:.2f} GB; "
+        f"{done.shards_computed} shards computed, {done.shards_reused} there already; {done.seconds:.0f} s"
+    )
+
+
+@main.command("verify-features")
+@_preset
+@_file_of_params
+def verify_features(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Check every byte of the cached hidden states.
+
+    Reads data/PRESET/features and manifest.jsonl. Exit status 1 if anything is missing, damaged or left over.
+    """
+    from sclip.corpora.manifest import read_manifest
+    from sclip.features.store import verify
+
+    _, name = _chosen(params_file, overrides, preset)
+    rows = read_manifest(places.manifest(name), Problems(skip=True))
+    findings = verify(places.features_folder(name), [row.id for row in rows])
+    for finding in findings:
+        click.echo(f"{finding.where}: {finding.what}")
+    click.echo(f"{places.features_folder(name)}: {len(findings)} faults")
+    if findings:
+        raise SystemExit(1)
+
+
+@main.command("embed-clip")
+@_preset
+@_device
+@_on_error
+@_file_of_params
+def embed_clip(preset: str | None, device: str, on_error: str, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Cache CLIP's vectors of every picture and caption.
+
+    Reads data/PRESET/manifest.jsonl and the pictures. Writes data/PRESET/vectors.
+    """
+    from sclip.device import choose_device
+    from sclip.encoders.open import open_clip
+    from sclip.features.embed import embed_clip
+
+    params, name = _chosen(params_file, overrides, preset)
+    problems = Problems(on_error == "skip")
+    clip = open_clip(params.preset(name).encoders.clip)
+    done = embed_clip(places.manifest(name), places.vectors_folder(name), clip, choose_device(device), problems)
+    problems.report()
+    click.echo(f"{places.vectors_folder(name)}: {done.images} pictures, {done.captions} captions")
+
+
+@main.command("train")
+@_arch
+@_preset
+@_seed
+@_device
+@_file_of_params
+def train(
+    arch: str, preset: str | None, seed: int | None, device: str, params_file: Path, overrides: tuple[str, ...]
+) -> None:
+    """Train the head of an architecture.
+
+    Reads data/PRESET: the manifest, features and vectors. Writes the model folder models/PRESET/ARCH/seed-N, and
+    learning curves to results/PRESET/runs/ARCH/seed-N/curves. Stopped at any moment, it goes on when started again, and
+    ends as if it had not been.
+    """
+    from sclip.device import choose_device
+    from sclip.training.run import run_training
+
+    params, name = _chosen(params_file, overrides, preset)
+    number = params.run.seeds[0] if seed is None else seed
+    run_training(params, name, arch, number, choose_device(device), places.curves_folder(name, arch, number))
+
+
+@main.command("evaluate")
+@_arch
+@_preset
+@_seed
+@_device
+@_file_of_params
+def evaluate(
+    arch: str, preset: str | None, seed: int | None, device: str, params_file: Path, overrides: tuple[str, ...]
+) -> None:
+    """Measure a trained head on the test split: retrieval, keywords, word boundaries.
+
+    Reads models/PRESET/ARCH/seed-N and data/PRESET. Writes results/PRESET/runs/ARCH/seed-N: metrics.json,
+    with intervals, and examples.json, for the report.
+    """
+    from sclip.device import choose_device
+    from sclip.evaluation.evaluate import evaluate
+    from sclip.model import load
+    from sclip.training.data import Dataset
+
+    params, name = _chosen(params_file, overrides, preset)
+    number = params.run.seeds[0] if seed is None else seed
+    model = load(places.model_folder(name, arch, number), device=choose_device(device))
+    dataset = Dataset.open(places.manifest(name), places.features_folder(name), places.vectors_folder(name), "test")
+    out = places.results_folder(name, arch, number)
+    metrics = evaluate(model, dataset, model.device, out, about={"preset": name, "seed": number})
+    for branch, scores in metrics["speech_to_image"].items():
+        if branch != "chance":
+            found = scores["R@10"]
+            click.echo(f"{out}: {branch}: speech to image R@10 {found['value']} [{found['low']}, {found['high']}]")
+
+
+@main.command("report")
+@_preset
+@_file_of_params
+def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Put all of a preset's results side by side.
+
+    Reads results/PRESET/runs: metrics, examples, curves. Writes results/PRESET: table.md, report.html (one page
+    that needs no other file) and what `dvc plots` draws.
+    """
+    from sclip.report import write_report
+
+    params, name = _chosen(params_file, overrides, preset)
+    for path in write_report(params, name):
+        click.echo(path)
+
+
+@main.command("pretrain")
+@click.argument("which", type=click.Choice(["speech", "clip"]))
+@click.option("--out", type=click.Path(path_type=Path), help="[default: models/mini-hubert or models/mini-clip]")
+@_device
+@_file_of_params
+def pretrain(which: str, out: Path | None, device: str, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Make one of the two small encoders that ship with the project.
+
+    Reads `pretrain` in params.yaml; draws and speaks its own data, disjoint from every corpus's test pictures,
+    phrases and voices. Writes models/mini-hubert (speech) or models/mini-clip (clip), card included. Goes on where
+    it was stopped.
+    """
+    from sclip.device import choose_device
+    from sclip.pretrain.run import pretrain
+
+    for path in pretrain(load_params(params_file, overrides), which, out, choose_device(device)):
+        click.echo(path)

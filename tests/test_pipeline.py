@@ -1,0 +1,157 @@
+"""Every stage by its command, on a corpus of a dozen pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from click.testing import CliRunner
+from small import clip_encoder, speech_encoder
+
+import sclip
+from sclip.cli import main
+
+ARCHITECTURES = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
+TINY = {
+    "corpus": {
+        "kind": "scenes",
+        "seed": 1,
+        "pictures": {"train": 12, "dev": 4, "test": 6},
+        "captions": {"train": 1, "dev": 1, "test": 2},
+        "voices": {"train": 2, "dev": 1, "test": 1},
+        "nouns": 24,
+    },
+    "encoders": {"speech": {"name": "speech"}, "clip": {"name": "local-dir:clip"}},
+    "features": {"shard_megabytes": 1},
+    "training": {"steps": 6, "warmup_steps": 2, "batch": 6, "precision": "fp32", "dev_every": 3, "learning_rate": 1e-3},
+    "arch": {name: {} for name in ARCHITECTURES},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with small encoders, params.yaml, and the three cached stages done."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    torch.manual_seed(0)
+    speech_encoder().save(folder / "speech")
+    clip_encoder().save(folder / "clip")
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["run"]["presets"], params["presets"] = ["tiny"], {"tiny": TINY}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in (["make-corpus", "tiny"], ["extract-features"], ["embed-clip"]):
+            said(*command)
+    return folder
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    monkeypatch.chdir(place)
+    return place
+
+
+def said(*command: str, status: int = 0) -> str:
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_train_and_evaluate(arch, here):
+    said("train", "--arch", arch, "--device", "cpu")
+    model = sclip.load(f"models/tiny/{arch}/seed-0")
+    assert model.name == arch
+    said("evaluate", "--arch", arch, "--device", "cpu")
+    metrics = json.loads(Path(f"results/tiny/runs/{arch}/seed-0/metrics.json").read_text())
+    assert metrics["counts"]["pictures"] == 6
+    assert metrics["counts"]["utterances"] == 12
+    found = metrics["speech_to_image"]["parallel" if arch in ("parallel", "hybrid", "hybrid-cif") else "cascaded"]
+    assert found["R@10"]["value"] == 100  # of six
+    assert ("keywords" in metrics) == (arch != "parallel")
+    assert ("boundaries" in metrics) == arch.endswith("cif")
+
+
+def test_report(here):
+    said("train", "--arch", "hybrid-cif", "--device", "cpu")
+    said("evaluate", "--arch", "hybrid-cif", "--device", "cpu")
+    said("report")
+    assert "hybrid-cif" in Path("results/tiny/table.md").read_text()
+    assert "<audio" in Path("results/tiny/report.html").read_text()
+
+
+def test_cached_stages_are_whole(here):
+    assert "0 faults" in said("verify-features")
+    assert "0 shards computed" in said("extract-features")
+
+
+def test_flags_go_over_params(here):
+    assert "no such key; did you mean 'steps'" in said(
+        "train", "--arch", "parallel", "-S", "presets.tiny.training.stepz=3", status=1
+    )
+    assert "no 'tinny'; did you mean 'tiny'" in said("extract-features", "--preset", "tinny", status=1)
+    assert "did you mean 'cascaded'" in said("train", "--arch", "cascadet", status=1)
+
+
+FAULTS = {
+    "unreadable": lambda p: p.write_bytes(b"no audio"),
+    "empty": lambda p: soundfile.write(p, np.zeros(0), 16_000),
+    "silent": lambda p: soundfile.write(p, np.zeros(16_000), 16_000),
+    "not finite": lambda p: soundfile.write(p, np.full(16_000, np.nan), 16_000, "FLOAT", format="WAV"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_recordings(fault, here, monkeypatch):
+    bad_corpus(here, monkeypatch, fault)
+    FAULTS[fault](Path("data/tiny/bad.flac"))
+    output = said("extract-features", status=1)
+    assert "manifest row 3 (train-00002-0): " in output
+    assert "--on-error skip" in output
+    output = said("extract-features", "--on-error", "skip")
+    assert "1 rows skipped" in output
+    assert "0 faults" in said("verify-features")
+
+
+def bad_corpus(here: Path, monkeypatch, name: str, **changes) -> None:
+    """The same corpus elsewhere, its third row changed; by default its recording is bad.flac."""
+    folder = here / name.replace(" ", "-")
+    (folder / "data" / "tiny").mkdir(parents=True)
+    for shared in ("speech", "clip", "params.yaml"):
+        (folder / shared).symlink_to(here / shared)
+    rows = [json.loads(line) for line in (here / "data/tiny/manifest.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {key: str((here / "data/tiny" / row[key]).resolve()) for key in ("audio", "image")}
+    rows[2] |= changes or {"audio": "bad.flac"}
+    (folder / "data/tiny/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(folder)
+
+
+ROWS = {
+    "points nowhere": ({"audio": "gone.flac"}, r"gone.flac: no such file"),
+    "unknown split": ({"split": "tests"}, "expected a split of train, dev, test, found 'tests'"),
+    "repeated id": ({"id": "train-00000-0"}, "repeats the id of row 1"),
+    "misspelt key": ({"texts": "a dog"}, "not a row"),
+}
+
+
+@pytest.mark.parametrize("fault", ROWS)
+def test_bad_rows(fault, here, monkeypatch):
+    changes, message = ROWS[fault]
+    bad_corpus(here, monkeypatch, fault, **changes)
+    for command in ("extract-features", "embed-clip"):
+        output = said(command, status=1)
+        assert "manifest row 3" in output
+        assert message in output
+        assert "1 rows skipped" in said(command, "--on-error", "skip")
+
+
+@pytest.mark.parametrize(("fault", "changes"), [("no picture", {"image": "bad.png"}), ("no words", {"text": "&nbsp;"})])
+def test_bad_pictures_and_captions(fault, changes, here, monkeypatch):
+    bad_corpus(here, monkeypatch, fault, **changes)
+    Path("data/tiny/bad.png").write_bytes(b"no picture")
+    assert "manifest row 3 (train-00002-0): " in said("embed-clip", status=1)
+    assert "1 rows skipped" in said("embed-clip", "--on-error", "skip")

@@ -88,6 +88,15 @@ def test_cached_stages_are_whole(here):
     assert "0 shards computed" in said("extract-features")
 
 
+def test_own_corpus(here):
+    """A manifest that somebody wrote, its files anywhere."""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["presets"]["own"] = TINY | {"corpus": {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}}
+    Path("own.yaml").write_text(yaml.safe_dump(params))
+    assert "28 utterances" in said("make-corpus", "own", "--params", "own.yaml")
+    assert "28 utterances" in said("extract-features", "--preset", "own", "--params", "own.yaml")
+
+
 def test_flags_go_over_params(here):
     assert "no such key; did you mean 'steps'" in said(
         "train", "--arch", "parallel", "-S", "presets.tiny.training.stepz=3", status=1

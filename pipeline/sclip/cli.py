@@ -98,17 +98,20 @@ def _chosen(params_file: Path, overrides: tuple[str, ...], preset: str | None) -
 
 @main.command("make-corpus")
 @click.argument("preset", required=False)
+@_on_error
 @_file_of_params
-def make_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+def make_corpus(preset: str | None, on_error: str, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Make the corpus of PRESET: pictures, captions and recordings.
 
-    Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, a row an utterance, and the files that its rows
-    name. PRESET: by default the first of run.presets.
+    Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, a row an utterance, and, for scenes, the files that
+    its rows name. PRESET: by default the first of run.presets.
     """
-    from sclip.corpora.scenes.corpus import make_scenes
+    from sclip.corpora.make import make_corpus
 
     params, name = _chosen(params_file, overrides, preset)
-    count = make_scenes(params.preset(name).corpus, places.manifest(name))
+    problems = Problems(on_error == "skip")
+    count = make_corpus(params.preset(name).corpus, places.manifest(name), problems)
+    problems.report()
     click.echo(f"{places.manifest(name)}: {count} utterances")
 
 

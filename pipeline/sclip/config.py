@@ -173,6 +173,17 @@ class ScenesConfig:
 
 
 @dataclass(frozen=True)
+class GivenConfig:
+    """Anyone's corpus, by a manifest as corpora/manifest.py describes it."""
+
+    kind: Literal["manifest"]
+    path: str
+
+
+CorpusConfig = ScenesConfig | GivenConfig
+
+
+@dataclass(frozen=True)
 class SpeechEncoderConfig:
     """`mfcc`, a folder or a hub repo."""
 
@@ -237,7 +248,7 @@ class Encoders:
 
 @dataclass(frozen=True)
 class Preset:
-    corpus: ScenesConfig
+    corpus: CorpusConfig
     encoders: Encoders
     features: FeaturesConfig
     training: TrainingConfig
@@ -433,9 +444,11 @@ def parse(kind: Any, data: Any, where: str) -> Any:
         choices = f"one of {', '.join(map(str, arguments))}"
         _expect(data in arguments, choices, data, where)
         return data
-    if origin in (types.UnionType, typing.Union):  # X | None is the only union in use
-        (present,) = (a for a in arguments if a is not types.NoneType)
-        return None if data is None else parse(present, data, where)
+    if origin in (types.UnionType, typing.Union):  # X | None, or dataclasses told apart by their `kind`
+        present = [a for a in arguments if a is not types.NoneType]
+        if len(present) > 1:
+            return parse(_of_kind(present, data, where), data, where)
+        return None if data is None else parse(present[0], data, where)
     if origin is tuple:
         _expect(isinstance(data, list | tuple), "a list", data, where)
         return tuple(parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
@@ -458,6 +471,13 @@ def _inside(where: str, key: str) -> str:
 def _expect(condition: bool, expected: str, found: Any, where: str) -> None:
     if not condition:
         raise UserError(f"{where}: expected {expected}, found {found!r}")
+
+
+def _of_kind(kinds: list[Any], data: Any, where: str) -> Any:
+    names = {typing.get_args(typing.get_type_hints(kind)["kind"])[0]: kind for kind in kinds}
+    if "kind" not in _table(data, where):
+        raise UserError(f"{_inside(where, 'kind')}: missing; one of {', '.join(names)}")
+    return _entry(names, data["kind"], _inside(where, "kind"))
 
 
 def _expect_key(key: Any, fields: Mapping[str, Any], where: str) -> None:

@@ -1,0 +1,127 @@
+"""What training and evaluation left of a preset: every architecture and seed that is there."""
+
+import csv
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sclip import places
+from sclip.config import Params, read_json
+from sclip.errors import UserError
+from sclip.evaluation.evaluate import EXAMPLES, METRICS
+
+BRANCHES = ("parallel", "cascaded")
+Curve = list[tuple[float, float]]  # step and what was measured then
+
+
+@dataclass(frozen=True)
+class Run:
+    """One architecture, trained from one seed."""
+
+    arch: str
+    seed: int
+    metrics: dict[str, Any]  # see evaluation/evaluate.py
+    examples: dict[str, Any]  # see evaluation/examples.py
+    curves: dict[str, Curve]  # `train/loss/total`, `dev/parallel` and the like; none for a model trained elsewhere
+
+
+@dataclass(frozen=True)
+class Line:
+    """A learning curve."""
+
+    name: str
+    arch: str
+    branch: str | None
+    seed: int
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class Results:
+    preset: str
+    runs: dict[str, list[Run]]  # of each architecture, by seed
+    missing: list[str]  # architectures of `run` in params.yaml that have none
+
+    @property
+    def every(self) -> list[Run]:
+        return [run for runs in self.runs.values() for run in runs]
+
+    @property
+    def firsts(self) -> list[Run]:
+        """Each architecture's, of several seeds."""
+        return [runs[0] for runs in self.runs.values()]
+
+    @property
+    def first(self) -> Run:
+        """For what is the same in all of them."""
+        return self.firsts[0]
+
+    @property
+    def losses(self) -> list[Line]:
+        measured = [(run, run.curves.get("train/loss/total")) for run in self.every]
+        return [Line(run.arch, run.arch, None, run.seed, curve) for run, curve in measured if curve]
+
+    @property
+    def developments(self) -> list[Line]:
+        """On the development split."""
+        measured = [(n, b, run, run.curves.get(f"dev/{b}")) for n, b, runs in self.branches for run in runs]
+        return [Line(name, run.arch, branch, run.seed, curve) for name, branch, run, curve in measured if curve]
+
+    @property
+    def branches(self) -> list[tuple[str, str, list[Run]]]:
+        """Every row of a table of retrieval: its name, its branch, its runs."""
+        rows = []
+        for arch, runs in self.runs.items():
+            found = [branch for branch in BRANCHES if branch in runs[0].metrics["speech_to_image"]]
+            rows += [(f"{arch}/{branch}" if len(found) > 1 else arch, branch, runs) for branch in found]
+        return rows
+
+
+def read_results(params: Params, preset: str) -> Results:
+    """Architectures in the order of params.yaml, others behind them."""
+    folder = places.report_folder(preset) / "runs"
+    found = defaultdict(list)
+    for path in folder.glob(f"*/seed-*/{METRICS}"):
+        run = _read(path.parent, preset)
+        found[run.arch].append(run)
+    if not found:
+        command = f"sclip evaluate --preset {preset} --arch {params.run.architectures[0]}"
+        raise UserError(f"{folder}: no {METRICS}; `{command}` writes an architecture's")
+    order = [*params.arch, *sorted(found.keys() - params.arch.keys())]
+    runs = {arch: sorted(found[arch], key=lambda run: run.seed) for arch in order if arch in found}
+    results = Results(preset, runs, [arch for arch in params.run.architectures if arch not in runs])
+    _check_alike(results)
+    return results
+
+
+def _read(folder: Path, preset: str) -> Run:
+    arch, seed = folder.parent.name, int(folder.name.removeprefix("seed-"))
+    if not (folder / EXAMPLES).is_file():
+        command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
+        raise UserError(f"{folder / EXAMPLES}: no such file; `{command}` writes it")
+    plots = folder / "curves/plots/metrics"
+    curves = {path.relative_to(plots).with_suffix("").as_posix(): _curve(path) for path in plots.rglob("*.tsv")}
+    return Run(arch, seed, read_json(folder / METRICS), read_json(folder / EXAMPLES), curves)
+
+
+def _curve(path: Path) -> Curve:
+    """DVCLive's file: a heading, then a step and a value a line."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(float(step), float(value)) for step, value in list(csv.reader(file, delimiter="\t"))[1:]]
+
+
+def _check_alike(results: Results) -> None:
+    """Side by side stands only what was measured on the same utterances."""
+
+    def measured_on(run: Run) -> Any:
+        return run.metrics["counts"], [example["id"] for example in run.examples["examples"]]
+
+    first = results.first
+    for run in results.every:
+        if measured_on(run) != measured_on(first):
+            command = f"sclip evaluate --preset {results.preset} --arch {run.arch} --seed {run.seed}"
+            raise UserError(
+                f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances as "
+                f"{first.arch}, seed {first.seed}; `{command}` does it again"
+            )

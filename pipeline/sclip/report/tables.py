@@ -1,0 +1,178 @@
+"""The report's tables, for Markdown and for the page.
+
+Of one seed a figure stands with its 95 % interval over the test pictures; of several it is their mean, with the
+standard deviation between them.
+"""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from itertools import groupby
+from typing import Any
+
+from sclip.report.results import Results, Run
+
+
+@dataclass(frozen=True)
+class Figure:
+    value: float
+    low: float | None = None  # of the interval, or a standard deviation less
+    high: float | None = None
+    deviation: float | None = None  # between seeds
+    places: int = 1
+
+    @property
+    def text(self) -> str:
+        return self._number(self.value)
+
+    @property
+    def doubt(self) -> str:
+        """How far off it may be."""
+        if self.deviation is not None:
+            return f"± {self._number(self.deviation)}"
+        if self.low is None or self.high is None:
+            return ""
+        return f"[{self._number(self.low)}, {self._number(self.high)}]"
+
+    def _number(self, number: float) -> str:
+        return f"{number:.{self.places}f}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Column:
+    group: str
+    name: str
+    percent: bool = True
+
+    @property
+    def title(self) -> str:
+        return f"{self.group} {self.name}".strip()
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    cells: list[Figure | None]
+    arch: str | None = None  # whose it is; none: what stands beside them for comparison
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    note: str
+    columns: list[Column]
+    rows: list[Row]
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Neighbouring columns under one heading, and how many they are."""
+        return [(name, len(list(columns))) for name, columns in groupby(self.columns, lambda column: column.group)]
+
+    def markdown(self) -> str:
+        heads = ["", *(column.title for column in self.columns)]
+        lines = [heads, ["---", *["---:"] * len(self.columns)]]
+        lines += [[row.label, *(_in_full(cell) for cell in row.cells)] for row in self.rows]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return f"## {self.title}\n\n{self.note}\n\n{table}\n"
+
+
+def _in_full(cell: Figure | None) -> str:
+    return "–" if cell is None else f"{cell.text} {cell.doubt}".strip()
+
+
+def figure(runs: Iterable[Run], *keys: str) -> Figure | None:
+    """What stands below these keys in metrics.json; none where it was not measured."""
+    entries = [entry for run in runs if (entry := reduce(_below, keys, run.metrics)) is not None]
+    values = [float(entry["value"] if isinstance(entry, dict) else entry) for entry in entries]
+    if not entries:
+        return None
+    if len(entries) > 1:
+        mean, deviation = statistics.fmean(values), statistics.stdev(values)
+        return Figure(mean, mean - deviation, mean + deviation, deviation)
+    if isinstance(entries[0], dict):
+        return Figure(values[0], entries[0]["low"], entries[0]["high"])
+    return Figure(values[0], places=0 if isinstance(entries[0], int) else 1)
+
+
+def _below(table: Any, key: str) -> Any:
+    return table.get(key) if isinstance(table, dict) else None
+
+
+def tables(results: Results) -> list[Table]:
+    """Those that have rows."""
+    return [table for table in (retrieval(results), keywords(results), boundaries(results)) if table.rows]
+
+
+def doubts(results: Results) -> str:
+    """What stands behind the figures."""
+    resamples = results.first.metrics["about"]["bootstrap"]["resamples"]
+    told = []
+    if any(len(runs) == 1 for runs in results.runs.values()):
+        told.append(f"In brackets: 95 % intervals, from {resamples} resamplings of the test pictures.")
+    if several := [f"{arch} {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
+        told.append(f"With ±: mean and standard deviation between seeds ({', '.join(several)}).")
+    if results.missing:
+        told.append(f"Not run: {', '.join(results.missing)}.")
+    return " ".join(told)
+
+
+def retrieval(results: Results) -> Table:
+    recalls = ("R@1", "R@5", "R@10")
+    columns = [Column(way, recall) for way in ("speech → image", "image → speech") for recall in recalls]
+    columns.append(Column("speech → text", "R@10"))
+
+    def cells(runs: list[Run], branch: str, query: str = "speech") -> list[Figure | None]:
+        ways = [(f"{query}_to_image", recall) for recall in recalls] + [(f"image_to_{query}", r) for r in recalls]
+        return [figure(runs, way, branch, recall) for way, recall in (*ways, (f"{query}_to_text", "R@10"))]
+
+    rows = [Row(name, cells(runs, branch), runs[0].arch) for name, branch, runs in results.branches]
+    topline = cells([results.first], "clip", "text")
+    if any(topline):
+        rows.append(Row("CLIP, captions in writing", topline))
+    rows.append(Row("chance", cells([results.first], "chance")))
+    note = (
+        "How often, in %, a right answer is among the first 1, 5 and 10. Speech finds text zero-shot: the two have "
+        "met only through pictures."
+    )
+    return Table("Retrieval", note, columns, rows)
+
+
+def keywords(results: Results) -> Table:
+    keys = {
+        Column("", "hit rate"): ["hit_rate"],
+        Column("", "F1, all tokens"): ["all", "f1"],
+        Column("", "F1, content words"): ["content", "f1"],
+        Column("", "duplicates"): ["duplicates"],
+        Column("", "distinct tokens", percent=False): ["distinct_tokens"],
+        Column("", "an utterance", percent=False): ["per_utterance"],
+    }
+    rows = []
+    for arch, runs in results.runs.items():
+        if "keywords" not in runs[0].metrics:
+            continue
+        for who, label, owner in (("model", arch, arch), ("commonest", "commonest tokens", None)):
+            rows.append(Row(label, [figure(runs, "keywords", who, *key) for key in keys.values()], owner))
+    note = (
+        "Against the tokens of the spoken caption. Hit rate: the share of keywords one of whose five nearest tokens is "
+        "in the caption, in %. Below each architecture stands what the commonest tokens of the training captions, "
+        "always the same, would get."
+    )
+    return Table("Keywords", note, list(keys), rows)
+
+
+def boundaries(results: Results) -> Table:
+    named = {"F1": "f1", "R-value": "r_value"}
+    keys = [(f"within {t} ms", name, f"{t}ms", key) for t in (20, 50) for name, key in named.items()]
+    rows = []
+    for arch, runs in results.runs.items():
+        if "boundaries" not in runs[0].metrics:
+            continue
+        for who, label in (("cif", arch), ("even", "evenly spaced"), ("random", "at random")):
+            cells = [figure(runs, "boundaries", tolerance, who, key) for _, _, tolerance, key in keys]
+            rows.append(Row(label, cells, arch if who == "cif" else None))
+    note = (
+        "Where integrate-and-fire fires against where words end, in %. Below each architecture stands what as many "
+        "firings get, evenly spaced and at random."
+    )
+    return Table("Word boundaries", note, [Column(group, name) for group, name, _, _ in keys], rows)

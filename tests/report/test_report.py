@@ -1,0 +1,192 @@
+"""The stage `report`, from hand-made results to its files."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from small import model
+
+from sclip import places
+from sclip.config import load_params
+from sclip.corpora.manifest import write_manifest
+from sclip.errors import UserError
+from sclip.evaluation.evaluate import evaluate
+from sclip.features.store import fingerprint_of, write_index, write_shard
+from sclip.features.vectors import write_vectors
+from sclip.report import write_report
+from sclip.training.data import Dataset
+
+PARAMS, PRESET = load_params(), "scenes"
+CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]
+SECONDS = 0.8
+SPEECH = {"states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def corpus(tmp_path, monkeypatch):
+    """Three recordings with their pictures, in an empty workplace."""
+    monkeypatch.chdir(tmp_path)
+    manifest = places.manifest(PRESET)
+    manifest.parent.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(len(CAPTIONS)):
+        soundfile.write(manifest.parent / f"{i}.wav", rng.normal(size=int(16000 * SECONDS)) / 10, 16000)
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(manifest.parent / f"{i}.png")
+    write_manifest(manifest, [row(i) for i in range(len(CAPTIONS))])
+
+
+def row(i: int) -> dict:
+    files = {"audio": f"{i}.wav", "image": f"{i}.png"}
+    return {"id": f"u{i}", "split": "test", **files, "image_id": f"p{i}", "text": CAPTIONS[i], "words": [["a", 0, 0.3]]}
+
+
+def estimate(value: float) -> dict:
+    return {"value": value, "low": value - 5, "high": value + 5}
+
+
+def scores(value: float) -> dict:
+    return {"R@1": estimate(value / 4), "R@5": estimate(value / 2), "R@10": estimate(value)}
+
+
+def add_run(arch: str, seed: int = 0, cif: bool = False, **recalls: float) -> Path:
+    """`recalls`: R@10 of each branch."""
+    chance = {"R@1": 1, "R@5": 5, "R@10": 9.9}
+    speech = {branch: scores(value) for branch, value in recalls.items()}
+    metrics = {
+        "about": {"sclip": "1", "torch": "2", "device": "cpu", "bootstrap": {"resamples": 1000, "seed": 0}},
+        "counts": {"utterances": 3, "pictures": 3, "captions": 3},
+        "layers": {"0": 0.25, "1": 0.75},
+        **{way: {**speech, "chance": chance} for way in ("speech_to_image", "image_to_speech", "speech_to_text")},
+        **{way: {"clip": scores(80.0), "chance": chance} for way in ("text_to_image", "image_to_text")},
+    }
+    if "cascaded" in recalls:
+        usage = {"duplicates": estimate(10.0), "distinct_tokens": 17, "per_utterance": estimate(2.5)}
+        found = {"hit_rate": estimate(30.0), "all": {"f1": estimate(20.0)}, "content": {"f1": estimate(15.0)}}
+        metrics["keywords"] = {"model": usage | found, "commonest": usage}
+    if cif:
+        who = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
+        metrics["boundaries"] = {"20ms": who, "50ms": who}
+    folder = places.results_folder(PRESET, arch, seed)
+    curve = folder / "curves/plots/metrics/train/loss/total.tsv"
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step\ttotal\n20\t3.5\n40\t2.5\n")
+    examples = {"branch": next(iter(recalls)), "frame_seconds": 0.02, "examples": [example(i, cif) for i in range(3)]}
+    for name, data in (("metrics", metrics), ("examples", examples)):
+        (folder / f"{name}.json").write_text(json.dumps(data))
+    return folder
+
+
+def example(i: int, cif: bool) -> dict:
+    folder = places.manifest(PRESET).parent
+    files = {"audio": str(folder / f"{i}.wav"), "image": str(folder / f"{i}.png")}
+    shown = {**row(i), **files, "rank": 1, "retrieved": [{"image_id": f"p{i}", "image": files["image"], "score": 0.5}]}
+    if cif:
+        pieces = [{"text": "dog", "score": 0.5}, {"text": "</script>", "score": 0.4}]
+        shown |= {"keywords": [{"span": [0.0, 0.4], "pieces": pieces}], "alpha": [0.1] * 39, "fired": [0.4]}
+    return shown
+
+
+def report(preset: str = PRESET) -> str:
+    write_report(PARAMS, preset)
+    return (places.report_folder(preset) / "table.md").read_text(encoding="utf-8")
+
+
+def cells(page: str, label: str, title: str = "Retrieval") -> list[str]:
+    """A row of the table below a title."""
+    table = page.split(f"## {title}\n")[1].split("## ")[0]
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {label} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_one_seed_has_intervals():
+    add_run("parallel", parallel=40.0)
+    table = report()
+    assert cells(table, "parallel")[:3] == ["10.0 [5.0, 15.0]", "20.0 [15.0, 25.0]", "40.0 [35.0, 45.0]"]
+    topline = cells(table, "CLIP, captions in writing")
+    assert (topline[2], topline[6]) == ("80.0 [75.0, 85.0]", "–")
+    assert cells(table, "chance")[2] == "9.9"
+    assert "Not run: cascaded, cascaded-cif, hybrid, hybrid-cif." in table
+    assert "## Keywords" not in table
+    assert "## Word boundaries" not in table
+
+
+def test_seeds_are_averaged_and_a_hybrid_has_two_rows():
+    for seed, recall in enumerate((40.0, 50.0, 60.0)):
+        add_run("hybrid-cif", seed, cif=True, parallel=recall, cascaded=recall / 2)
+    add_run("parallel", parallel=55.0)
+    table = report()
+    assert cells(table, "hybrid-cif/parallel")[2] == "50.0 ± 10.0"
+    assert cells(table, "hybrid-cif/cascaded")[2] == "25.0 ± 5.0"
+    assert cells(table, "parallel")[2] == "55.0 [50.0, 60.0]"
+    assert cells(table, "hybrid-cif", "Keywords")[0] == "30.0 ± 0.0"
+    assert cells(table, "commonest tokens", "Keywords") == ["–", "–", "–", "10.0 ± 0.0", "17.0 ± 0.0", "2.5 ± 0.0"]
+    assert cells(table, "evenly spaced", "Word boundaries")[1] == "−3.0 ± 0.0"
+    summary = json.loads((places.report_folder(PRESET) / "summary.json").read_text())
+    assert summary == {
+        "R@10/best": 55.0,
+        "R@10/topline": 80.0,
+        "best/topline": 68.75,
+        "R@10/chance": 9.9,
+        "R@10/parallel": 55.0,
+        "R@10/hybrid-cif/parallel": 50.0,
+        "R@10/hybrid-cif/cascaded": 25.0,
+    }
+    losses = json.loads((places.report_folder(PRESET) / "plots/loss.json").read_text())
+    assert {(row["run"], row["seed"]) for row in losses} == {("parallel", 0), *(("hybrid-cif", s) for s in range(3))}
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
+    add_run("cascaded-cif", cif=True, cascaded=40.0)
+    add_run("parallel", parallel=50.0)
+    first = [path.read_bytes() for path in write_report(PARAMS, PRESET)]
+    assert [path.read_bytes() for path in write_report(PARAMS, PRESET)] == first
+    page = (places.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|@import|url\(", page)
+    assert set(re.findall(r'(?:src|href)="([^",]*)', page)) == {"data:", "data:audio/flac;base64"}
+    assert "<script>alert" not in page
+    assert page.count("</script>") == 2  # the pictures and the code
+    pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', page)[1])
+    assert pictures.keys() == set(re.findall(r'data-picture="(\w+)"', page)) == {"p0", "p1", "p2"}
+
+
+def test_what_evaluation_writes_can_be_read():
+    lengths, generator = [39, 39, 39], torch.Generator().manual_seed(0)
+    states = {f"u{i}": torch.randn(n, 3, 32, generator=generator).half() for i, n in enumerate(lengths)}
+    features, vectors = places.features_folder(PRESET), places.vectors_folder(PRESET)
+    features.mkdir()
+    vectors.mkdir()
+    write_index(features, SPEECH, [write_shard(features / "0.safetensors", SPEECH, states, {})])
+    images, texts = (F.normalize(torch.randn(3, 20, generator=generator), dim=-1) for _ in range(2))
+    index = {"fingerprint": fingerprint_of("clip"), "skipped": {}, "notes": {}}
+    write_vectors(vectors, index, (["p0", "p1", "p2"], images), (list(states), texts))
+    dataset = Dataset.open(places.manifest(PRESET), features, vectors, "test")
+    for arch in ("hybrid", "hybrid-cif"):
+        evaluate(model(arch), dataset, "cpu", places.results_folder(PRESET, arch, 0))
+    table = report()
+    assert cells(table, "hybrid/cascaded")[2].startswith("100.0")
+    assert len(cells(table, "hybrid-cif", "Keywords")) == 6
+    assert len(cells(table, "at random", "Word boundaries")) == 4
+    assert not (places.report_folder(PRESET) / "report.html.unfinished").exists()
+
+
+def test_what_is_missing_is_told_with_the_command_that_writes_it():
+    with pytest.raises(UserError, match=r"no metrics.json; `sclip evaluate --preset scenes --arch parallel`"):
+        report()
+    folder = add_run("cascaded", seed=2, cascaded=40.0)
+    (folder / "examples.json").unlink()
+    with pytest.raises(UserError, match=r"examples.json: no such file; `sclip evaluate .* --arch cascaded --seed 2`"):
+        report()
+
+
+def test_results_on_other_utterances_do_not_stand_side_by_side():
+    add_run("parallel", parallel=50.0)
+    metrics = add_run("hybrid", parallel=50.0, cascaded=40.0) / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"pictures": 3', '"pictures": 4'))
+    with pytest.raises(UserError, match="hybrid, seed 0, was not evaluated on the same utterances as parallel, seed 0"):
+        report()

@@ -94,7 +94,11 @@ def test_own_corpus(here):
     params["presets"]["own"] = TINY | {"corpus": {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}}
     Path("own.yaml").write_text(yaml.safe_dump(params))
     assert "28 utterances" in said("make-corpus", "own", "--params", "own.yaml")
-    assert "28 utterances" in said("extract-features", "--preset", "own", "--params", "own.yaml")
+    for command in ("extract-features", "embed-clip"):
+        assert "28 " in said(command, "--preset", "own", "--params", "own.yaml")
+    params["presets"]["own"]["corpus"]["path"] = "data/own/manifest.jsonl"
+    Path("own.yaml").write_text(yaml.safe_dump(params))
+    assert "keep yours elsewhere" in said("make-corpus", "own", "--params", "own.yaml", status=1)
 
 
 def test_flags_go_over_params(here):

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from sclip import places
 from sclip.errors import UserError
 
 T = TypeVar("T")
@@ -295,6 +296,10 @@ class MiniHubertConfig:
     layers: int = 5
     conv_channels: tuple[int, ...] = (32, 64, 64, 64, 128, 128, 128)
 
+    def __post_init__(self) -> None:
+        for i, each in enumerate(self.rounds):
+            _require(each.steps > self.warmup_steps, f"rounds: round {i + 1} has no more steps than warmup_steps")
+
 
 @dataclass(frozen=True)
 class Pretraining:
@@ -368,6 +373,13 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     for name, preset in file.presets.items():
         for arch in preset.arch:
             _entry(file.arch, arch, f"{path}: presets.{name}.arch")
+        given = preset.corpus.path if isinstance(preset.corpus, GivenConfig) else None
+        if given is not None and Path(given).resolve() == places.manifest(name).resolve():
+            raise UserError(
+                f"{path}: presets.{name}.corpus.path: {given} is what `make-corpus` writes; keep yours elsewhere"
+            )
+        for arch in file.run.architectures if name in file.run.presets else ():
+            _entry(preset.arch, arch, f"{path}: presets.{name}.arch (an empty table will do)")
         experiments[name] = {arch: _experiment(data, name, arch, str(path)) for arch in file.arch}
     return Params(**vars(file), where=str(path), experiments=experiments)
 
@@ -456,10 +468,18 @@ def parse(kind: Any, data: Any, where: str) -> Any:
         _expect(isinstance(data, Mapping), "a table", data, where)
         return {key: parse(arguments[1], value, _inside(where, key)) for key, value in data.items()}
     if kind is float:
+        data = _number(data)
         _expect(isinstance(data, int | float) and not isinstance(data, bool), "a number", data, where)
         return float(data)
     names = {int: "a whole number", bool: "true or false", str: "text"}
     _expect(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), names[kind], data, where)
+    return data
+
+
+def _number(data: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text: it wants a point before the e."""
+    if isinstance(data, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", data, re.IGNORECASE):
+        return float(data)
     return data
 
 

@@ -22,7 +22,7 @@ from sclip.features.vectors import write_vectors
 from sclip.report import write_report
 from sclip.training.data import Dataset
 
-PARAMS, PRESET = load_params(), "scenes"
+PARAMS, PRESET = load_params(overrides=["run.seeds=[0, 1, 2]"]), "scenes"
 CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]
 SECONDS = 0.8
 SPEECH = {"states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
@@ -114,6 +114,12 @@ def test_one_seed_has_intervals():
     assert "Not run: cascaded, cascaded-cif, hybrid, hybrid-cif." in table
     assert "## Keywords" not in table
     assert "## Word boundaries" not in table
+
+
+def test_what_run_does_not_name_is_left_out():
+    add_run("parallel", 0, parallel=40.0)
+    add_run("parallel", 7, parallel=80.0)
+    assert cells(report(), "parallel")[2] == "40.0 [35.0, 45.0]"
 
 
 def test_seeds_are_averaged_and_a_hybrid_has_two_rows():

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from sclip.evaluation.boundaries import firing_times
 from sclip.evaluation.keywords import Found
+from sclip.features.compute import exact_fp32
 from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
@@ -53,8 +54,7 @@ def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
 def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
     """What the head makes of hidden states as they are stored: in fp32, whatever that is."""
     states = moved(states, model.device)
-    # On a GPU, CIF's convolution would be TF32 by default.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with exact_fp32():
         return model.head(Padded(states.values.float(), states.lengths), model.text_tower)
 
 

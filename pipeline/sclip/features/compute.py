@@ -35,11 +35,13 @@ def read_ahead(batches: Iterable[Sequence[T]], read: Callable[[T], R]) -> Iterat
 
 @contextmanager
 def precision(device: str | torch.device, compute: str) -> Iterator[None]:
+    with exact_fp32(), torch.autocast(torch.device(device).type, PRECISIONS[compute], enabled=compute != "fp32"):
+        yield
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
     """fp32 means fp32: CUDA's convolutions would take TF32, whose 10 bits of mantissa are fp16's."""
-    if compute != "fp32":
-        with torch.autocast(torch.device(device).type, PRECISIONS[compute]):
-            yield
-        return
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:

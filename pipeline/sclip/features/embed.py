@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sclip.code import code_fingerprint
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.clip import ClipEncoder
 from sclip.errors import Problems, UserError
@@ -21,6 +22,7 @@ from sclip.features.compute import chunks, precision, read_ahead
 from sclip.features.store import UNFINISHED, fingerprint_of
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
 
+CODE = ("encoders/clip.py", "features/compute.py", "features/embed.py")
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
 
 
@@ -43,7 +45,7 @@ def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch
     pictures = list(dict.fromkeys(row.image for row in rows))
     hashes = {p: h for batch, read in read_ahead(chunks(pictures, 64), _hash) for p, h in zip(batch, read, strict=True)}
     content = [[row.id, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
-    fingerprint = fingerprint_of([FORMAT, encoder, content])
+    fingerprint = fingerprint_of([FORMAT, encoder, code_fingerprint(*CODE), content])
     reused = _is_there(out, fingerprint)
     if not reused:
         _embed(rows, hashes, out, {"fingerprint": fingerprint, "clip": encoder}, clip.to(device), device, problems)

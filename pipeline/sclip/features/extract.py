@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sclip.code import code_fingerprint
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.audio import SAMPLE_RATE, read_audio
@@ -39,7 +40,14 @@ from sclip.features.store import (
     write_shard,
 )
 
-AUDIO_VERSION = 1  # of how a file becomes samples: encoders/audio.py, and what is refused below
+CODE = (
+    "encoders/audio.py",
+    "encoders/speech.py",
+    "encoders/mfcc.py",
+    "features/compute.py",
+    "features/extract.py",
+    "padded.py",
+)
 MEGABYTE = 1_000_000
 SILENCE = 1e-4  # between the highest and the lowest sample
 
@@ -133,7 +141,7 @@ def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any
         "revision": encoder.source.revision,
         "hash": encoder.fingerprint(),
         "normalize_waveform": encoder.normalize_waveform,
-        "audio": AUDIO_VERSION,
+        "code": code_fingerprint(*CODE),
         "compute": config.compute,
         "precision": config.precision,
         "states": encoder.states,

@@ -34,6 +34,22 @@ TEMPERATURE = 0.1
 HELD_OUT = 400  # utterances of the test's voices and pairs, to measure with
 
 
+class Average:
+    """Of the last hundred steps or so; part of a checkpoint."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def add(self, value: float) -> None:
+        self.value = 0.99 * self.value + 0.01 * value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value = state["value"]
+
+
 class MaskedPrediction(nn.Module):
     """HuBERT and a codebook: (B, N) samples, masks (B, T) -> (masked frames, clusters)"""
 
@@ -106,10 +122,10 @@ def _train(
 ) -> tuple[float, float]:
     steps = config.rounds[number].steps
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    parts = {"model": model, "optimizer": optimizer}
+    accuracy = Average()
+    parts = {"model": model, "optimizer": optimizer, "accuracy": accuracy}
     progress = Progress(scratch / f"hubert-{number + 1}.pt", {"config": repr(config)}, parts)
     by_length = np.argsort([len(u.samples) for u in heard], kind="stable")
-    accuracy = 0.0
     for step in progress.steps(steps, f"mini-hubert, round {number + 1}"):
         random = np.random.default_rng([config.seed, 3, number, step])
         batch = _batch(heard, targets, by_length, config.batch_seconds, random)
@@ -123,11 +139,8 @@ def _train(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        hit = float((logits.detach().argmax(-1) == labels[masked]).float().mean())
-        accuracy = hit if step == 0 else 0.99 * accuracy + 0.01 * hit
-        if step % 100 == 0:
-            print(number, step, loss.item(), accuracy, flush=True)
-    return round(accuracy, 3), progress.seconds
+        accuracy.add(float((logits.detach().argmax(-1) == labels[masked]).float().mean()))
+    return round(accuracy.value, 3), progress.seconds
 
 
 def _batch(
@@ -139,7 +152,8 @@ def _batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Neighbours in length, cut to the shortest: samples (B, N), clusters (B, T), masks (B, T)"""
     start = int(random.integers(len(heard)))
-    size = max(2, int(seconds * SAMPLE_RATE / len(heard[by_length[start]].samples)))
+    size = int(seconds * SAMPLE_RATE / len(heard[by_length[start]].samples))
+    size = min(max(2, size), len(heard))
     start = min(start, len(heard) - size)
     chosen = random.permutation(by_length[start : start + size])
     frames = min(len(targets[i]) for i in chosen)

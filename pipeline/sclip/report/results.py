@@ -3,6 +3,7 @@
 import csv
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,17 @@ class Results:
 
 
 def read_results(params: Params, preset: str) -> Results:
-    """Architectures in the order of params.yaml, others behind them."""
+    """Those that params.yaml's `run` names: others that lie there may be of another corpus or training."""
     folder = places.report_folder(preset) / "runs"
     found = defaultdict(list)
-    for path in folder.glob(f"*/seed-*/{METRICS}"):
-        run = _read(path.parent, preset)
-        found[run.arch].append(run)
+    for arch, seed in product(params.run.architectures, params.run.seeds):
+        place = places.results_folder(preset, arch, seed)
+        if (place / METRICS).is_file():
+            found[arch].append(_read(place, preset))
     if not found:
         command = f"sclip evaluate --preset {preset} --arch {params.run.architectures[0]}"
         raise UserError(f"{folder}: no {METRICS}; `{command}` writes an architecture's")
-    order = [*params.arch, *sorted(found.keys() - params.arch.keys())]
-    runs = {arch: sorted(found[arch], key=lambda run: run.seed) for arch in order if arch in found}
+    runs = {arch: sorted(found[arch], key=lambda run: run.seed) for arch in params.arch if arch in found}
     results = Results(preset, runs, [arch for arch in params.run.architectures if arch not in runs])
     _check_alike(results)
     return results

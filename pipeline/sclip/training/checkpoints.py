@@ -10,19 +10,6 @@ from typing import Any
 import click
 import torch
 
-import sclip
-
-# What decides the result and may change while a training lies unfinished: a step's code, and the choice of the best.
-CODE = (
-    "heads/*.py",
-    "training/*.py",
-    "encoders/clip.py",
-    "evaluation/hear.py",
-    "evaluation/retrieval.py",
-    "objective.py",
-    "padded.py",
-)
-
 
 class Checkpoint:
     def __init__(self, path: Path, identity: Mapping[str, Any]):
@@ -49,11 +36,3 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(self.path)
-
-
-def code_fingerprint() -> str:
-    digest = hashlib.sha256()
-    for pattern in CODE:
-        for file in sorted(Path(sclip.__file__).parent.glob(pattern)):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -24,19 +24,32 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from tqdm.auto import tqdm
 
+from sclip.code import code_fingerprint
 from sclip.config import TrainingConfig
 from sclip.errors import UserError
+from sclip.features.compute import exact_fp32
 from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
 from sclip.objective import Losses
 from sclip.padded import Padded
 from sclip.tensors import fingerprint
 from sclip.training.batches import Batch, TrainingBatches, derived_seed, prefetched
-from sclip.training.checkpoints import Checkpoint, code_fingerprint
+from sclip.training.checkpoints import Checkpoint
 from sclip.training.curves import HistoryRow, Log, curves
 from sclip.training.data import Dataset
 from sclip.training.development import mean_recalls
 
+# What may change while a training lies unfinished, and decides its steps or the choice of the best.
+CODE = (
+    "heads/*.py",
+    "training/*.py",
+    "encoders/clip.py",
+    "evaluation/hear.py",
+    "evaluation/retrieval.py",
+    "features/store.py",
+    "objective.py",
+    "padded.py",
+)
 HISTORY_FILE = "history.json"
 LOG_EVERY = 20  # steps
 SAVE_EVERY = 60.0  # seconds
@@ -169,7 +182,7 @@ def train(
     if saved is not None:
         trainer.load_state_dict(saved)
         click.echo(f"{model.name}: goes on from step {trainer.step} of {training.steps}", err=True)
-    with curves(curves_folder, trainer.history) as log:
+    with curves(curves_folder, trainer.history) as log, exact_fp32():
         _run(trainer, train_set, dev_set, checkpoint, log)
     _write(trainer, out, scratch)
     return Summary(trainer.best["step"], trainer.best["dev"], trainer.seconds)
@@ -225,7 +238,7 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
         "clip": model.clip.fingerprint(),
         "vocabulary": None if model.vocabulary is None else model.vocabulary.ids,
         "data": [train_set.fingerprint(), dev_set.fingerprint()],
-        "code": code_fingerprint(),
+        "code": code_fingerprint(*CODE),
         "torch": torch.__version__,
     }
 

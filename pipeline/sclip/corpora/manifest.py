@@ -18,9 +18,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sclip.config import parse
 from sclip.errors import Problems, UserError
 
 SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A row as it is written."""
+
+    id: str
+    split: str
+    audio: str
+    image: str
+    image_id: str
+    text: str | None = None
+    speaker: str | None = None
+    words: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for word in self.words or ():
+            right = isinstance(word, list) and len(word) == 3 and isinstance(word[0], str)
+            if not right or not all(type(time) in (int, float) for time in word[1:]):
+                raise ValueError(f"words: expected [word, start, end], found {word!r}")
 
 
 @dataclass(frozen=True)
@@ -77,16 +98,25 @@ def _row(text: str, line: int, folder: Path, problems: Problems) -> Row | None:
     name = f"manifest row {line}"
     try:
         data = json.loads(text)
-        row = Row(**{**data, "audio": folder / data["audio"], "image": folder / data["image"], "line": line})
-    except (ValueError, KeyError, TypeError) as error:
-        problems.add(name, f"not a row: {error}")
+        if isinstance(data, dict) and isinstance(data.get("id"), str):
+            name = f"{name} ({data['id']})"
+        plain = parse(_Plain, data, "row")
+    except ValueError as error:  # not JSON, or not a row
+        problems.add(name, str(error))
         return None
+    words = (
+        None
+        if plain.words is None
+        else tuple((str(word), float(start), float(end)) for word, start, end in plain.words)
+    )
+    row = Row(
+        **{**vars(plain), "audio": folder / plain.audio, "image": folder / plain.image, "words": words, "line": line}
+    )
     fault = next(_faults(row), None)
     if fault is not None:
         problems.add(row.name, fault)
         return None
-    words = None if row.words is None else tuple((str(w), float(s), float(e)) for w, s, e in row.words)
-    return Row(**{**vars(row), "words": words})
+    return row
 
 
 def _faults(row: Row) -> Iterator[str]:
@@ -97,3 +127,6 @@ def _faults(row: Row) -> Iterator[str]:
             yield f"{kind} {path}: no such file"
     if row.text is not None and not row.text.strip():
         yield "text: empty"
+    times = [time for _, start, end in row.words or () for time in (start, end)]
+    if times != sorted(times):
+        yield "words: their times do not ascend"

@@ -78,7 +78,7 @@ def test_what_changed_runs_again_and_nothing_else(repository):
     assert reran(repository) == []
 
     params = repository / "params.yaml"
-    edit(params, "training: {learning_rate: 1.0e-3, steps: 800}", "training: {learning_rate: 2.0e-3, steps: 800}")
+    edit(params, "training: {learning_rate: 1.0e-3, steps: 600}", "training: {learning_rate: 2.0e-3, steps: 600}")
     assert reran(repository) == ["train cascaded", "evaluate cascaded", "report"]
 
     edit(params, "hybrid: # Hybrid SpeechCLIP\n    head:", "hybrid: # Hybrid SpeechCLIP, changed\n    head:")

@@ -65,12 +65,14 @@ def test_train_and_evaluate(arch, here):
     said("train", "--arch", arch, "--device", "cpu")
     model = sclip.load(f"models/tiny/{arch}/seed-0")
     assert model.name == arch
+    assert Path(f"models/tiny/{arch}/seed-0/clip").is_dir()  # what lies in a folder cannot be had elsewhere
     said("evaluate", "--arch", arch, "--device", "cpu")
     metrics = json.loads(Path(f"results/tiny/runs/{arch}/seed-0/metrics.json").read_text())
     assert metrics["counts"]["pictures"] == 6
     assert metrics["counts"]["utterances"] == 12
     found = metrics["speech_to_image"]["parallel" if arch in ("parallel", "hybrid", "hybrid-cif") else "cascaded"]
-    assert found["R@10"]["value"] == 100  # of six
+    assert found["R@1"]["value"] <= found["R@5"]["value"] <= found["R@10"]["value"] == 100  # of six
+    assert metrics["speech_to_image"]["chance"]["R@1"] == pytest.approx(100 / 6, abs=0.01)
     assert ("keywords" in metrics) == (arch != "parallel")
     assert ("boundaries" in metrics) == arch.endswith("cif")
 

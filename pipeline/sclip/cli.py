@@ -83,9 +83,7 @@ _seed = click.option("--seed", type=int, help="Of weights and batches.  [default
 _on_error = click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="A row that cannot be used stops the command, or is left out and counted.",
+    help="A row that cannot be used stops the command, or is left out and counted.  [default: the preset's on_error]",
 )
 
 
@@ -100,7 +98,7 @@ def _chosen(params_file: Path, overrides: tuple[str, ...], preset: str | None) -
 @click.argument("preset", required=False)
 @_on_error
 @_file_of_params
-def make_corpus(preset: str | None, on_error: str, params_file: Path, overrides: tuple[str, ...]) -> None:
+def make_corpus(preset: str | None, on_error: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Make the corpus of PRESET: pictures, captions and recordings.
 
     Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, a row an utterance, and, for scenes, the files that
@@ -109,7 +107,7 @@ def make_corpus(preset: str | None, on_error: str, params_file: Path, overrides:
     from sclip.corpora.make import make_corpus
 
     params, name = _chosen(params_file, overrides, preset)
-    problems = Problems(on_error == "skip")
+    problems = Problems((on_error or params.preset(name).on_error) == "skip")
     count = make_corpus(params.preset(name).corpus, places.manifest(name), problems)
     problems.report()
     click.echo(f"{places.manifest(name)}: {count} utterances")
@@ -121,7 +119,7 @@ def make_corpus(preset: str | None, on_error: str, params_file: Path, overrides:
 @_on_error
 @_file_of_params
 def extract_features(
-    preset: str | None, device: str, on_error: str, params_file: Path, overrides: tuple[str, ...]
+    preset: str | None, device: str, on_error: str | None, params_file: Path, overrides: tuple[str, ...]
 ) -> None:
     """Cache the speech encoder's hidden states of every recording.
 
@@ -133,7 +131,7 @@ def extract_features(
     from sclip.features.extract import extract_features
 
     params, name = _chosen(params_file, overrides, preset)
-    problems = Problems(on_error == "skip")
+    problems = Problems((on_error or params.preset(name).on_error) == "skip")
     chosen, out = params.preset(name), places.features_folder(name)
     encoder = open_speech(chosen.encoders.speech)
     done = extract_features(places.manifest(name), out, encoder, chosen.features, choose_device(device), problems)
@@ -162,6 +160,7 @@ def verify_features(preset: str | None, params_file: Path, overrides: tuple[str,
         click.echo(f"{finding.where}: {finding.what}")
     click.echo(f"{places.features_folder(name)}: {len(findings)} faults")
     if findings:
+        click.echo("Delete the shards named, or all; extract-features computes what is missing.")
         raise SystemExit(1)
 
 
@@ -170,7 +169,9 @@ def verify_features(preset: str | None, params_file: Path, overrides: tuple[str,
 @_device
 @_on_error
 @_file_of_params
-def embed_clip(preset: str | None, device: str, on_error: str, params_file: Path, overrides: tuple[str, ...]) -> None:
+def embed_clip(
+    preset: str | None, device: str, on_error: str | None, params_file: Path, overrides: tuple[str, ...]
+) -> None:
     """Cache CLIP's vectors of every picture and caption.
 
     Reads data/PRESET/manifest.jsonl and the pictures. Writes data/PRESET/vectors.
@@ -180,7 +181,7 @@ def embed_clip(preset: str | None, device: str, on_error: str, params_file: Path
     from sclip.features.embed import embed_clip
 
     params, name = _chosen(params_file, overrides, preset)
-    problems = Problems(on_error == "skip")
+    problems = Problems((on_error or params.preset(name).on_error) == "skip")
     clip = open_clip(params.preset(name).encoders.clip)
     done = embed_clip(places.manifest(name), places.vectors_folder(name), clip, choose_device(device), problems)
     problems.report()

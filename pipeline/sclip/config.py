@@ -255,6 +255,7 @@ class Preset:
     training: TrainingConfig
     # What an architecture does otherwise in this preset: any part of {head, objective, training}.
     arch: dict[str, dict[str, Any]]
+    on_error: Literal["fail", "skip"] = "fail"  # a row that cannot be used stops a stage, or is left out and counted
 
 
 @dataclass(frozen=True)

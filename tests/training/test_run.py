@@ -14,6 +14,8 @@ PARAMS = load_params().where
 OVERRIDES = [
     "presets.scenes.encoders={speech: {name: speech}, clip: {name: 'local-dir:clip'}}",
     "presets.scenes.training={steps: 6, warmup_steps: 1, batch: 8, precision: fp32, dev_every: 3}",
+    "presets.scenes.arch.hybrid={training: {steps: 6}}",
+    "presets.scenes.arch.parallel={training: {steps: 6}}",
 ]
 
 

@@ -59,7 +59,11 @@ def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Empty where the file cannot be read, which is said when it is looked at."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _is_there(out: Path, fingerprint: str) -> bool:

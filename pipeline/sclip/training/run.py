@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from sclip import places
-from sclip.config import Architecture, Params
+from sclip.config import Architecture, ClipEncoderConfig, Params, SpeechEncoderConfig
 from sclip.corpora.manifest import Row
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import open_clip, open_speech
@@ -28,9 +28,8 @@ def run_training(
     vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     torch.manual_seed(seed)
-    # Weights that were drawn at random cannot be had elsewhere.
-    drawn = preset.encoders.speech.random_seed is not None or preset.encoders.clip.random_seed is not None
-    model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=drawn)
+    inside = _only_here(preset.encoders.speech) or _only_here(preset.encoders.clip)
+    model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=inside)
     return train(
         train_set,
         dev_set,
@@ -42,6 +41,11 @@ def run_training(
         places.scratch_folder(preset_name, arch, seed),
         curves_folder,
     )
+
+
+def _only_here(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> bool:
+    """Weights drawn at random and folders cannot be had elsewhere: the model's folder takes a copy."""
+    return encoder.random_seed is not None or Path(encoder.name.removeprefix("local-dir:")).is_dir()
 
 
 def _vocabulary(rows: Iterable[Row], architecture: Architecture, clip: ClipEncoder, where: str) -> Vocabulary | None:

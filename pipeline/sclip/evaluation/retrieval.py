@@ -2,8 +2,8 @@
 
 Right answers share an id, and any of them counts: an utterance has one picture, a picture several utterances. A rank
 is one more than how many candidates stand before that answer, counted over blocks of queries, so memory stays
-bounded and nothing is sorted. Equal scores keep the candidates' order, as in a stable sort: vectors that are all the
-same retrieve at chance.
+bounded and nothing is sorted. Equal scores, or unequal by rounding alone, keep the candidates' order, as in a stable
+sort: vectors that are all the same retrieve at chance, in whatever batches they were computed.
 """
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sclip.evaluation.bootstrap import Bootstrap, Estimate
 
+ROUNDING = 1e-6  # of scores: the same keywords give vectors that differ by less from batch to batch
 BLOCK = 1024  # queries at a time
 AT = (1, 5, 10)
 
@@ -23,8 +24,8 @@ def first_ranks(queries: Tensor, query_ids: Tensor, candidates: Tensor, candidat
         scores = queries[start : start + BLOCK] @ candidates.T  # (q, C)
         right = query_ids[start : start + BLOCK, None] == candidate_ids
         best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        first = (right & (scores == best)).int().argmax(1, keepdim=True)  # the first of the best right answers
-        before = (scores > best) | ((scores == best) & (order < first))
+        first = (right & (scores >= best - ROUNDING)).int().argmax(1, keepdim=True)  # of the best right answers
+        before = (scores > best + ROUNDING) | ((scores >= best - ROUNDING) & (order < first))
         ranks.append(torch.where(right.any(1), before.sum(1) + 1, len(candidates) + 1))
     return torch.cat(ranks)
 

@@ -53,9 +53,8 @@ def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
 
 def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
     """What the head makes of hidden states as they are stored: in fp32, whatever that is."""
-    states = moved(states, model.device)
     with exact_fp32():
-        return model.head(Padded(states.values.float(), states.lengths), model.text_tower)
+        return model.head(moved(states, model.device), model.text_tower)
 
 
 def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:

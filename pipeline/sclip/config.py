@@ -289,7 +289,7 @@ class MiniHubertConfig:
     utterances: int
     voices: int
     rounds: tuple[PretrainingRound, ...]  # the first predicts clusters of MFCCs, the others of a hidden state
-    taught_by: int = 3  # which hidden state
+    taught_by: int = 2  # which hidden state
     batch_seconds: float = 80.0
     learning_rate: float = 1e-3
     warmup_steps: int = 200

@@ -23,8 +23,7 @@ ABOUT = {
     "speech": """\
 A `transformers` HuBERT of base layout, 50 frames a second, pre-trained by masked prediction: of clusters of MFCCs
 first, of clusters of its own hidden states then. Its data is speech alone: captions of scenes spoken by synthetic
-voices, no text. It has heard none of the test's pairs of things and none of its voices, nor of development's. (A voice
-is an accent and a variant of espeak-ng's: some of the test's are a variant that it has heard in another accent.)""",
+voices, no text. It has heard none of the test's pairs of things and none of its speakers, nor of development's.""",
     "clip": """\
 An `open_clip` model with CLIP's tokenizer, trained on pictures of scenes and written captions alone: half sentences,
 half loose words. It has seen none of the test's or development's pairs of things.""",

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchaudio.functional import compute_deltas
+from torchaudio.transforms import MFCC
 from transformers import HubertConfig, HubertModel
 
 from sclip.config import MiniHubertConfig
@@ -26,7 +28,7 @@ from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
 from sclip.pretrain.clusters import assign, cluster, purity
 from sclip.pretrain.progress import Progress
-from sclip.pretrain.spoken import Utterance, speak_scenes
+from sclip.pretrain.spoken import HOP, WINDOW, Utterance, speak_scenes
 
 SAMPLE = 200_000  # frames that clusters are made from
 MASK_SPAN, MASKED = 10, 0.5  # frames; about what share of all
@@ -73,8 +75,7 @@ def pretrain_speech(config: MiniHubertConfig, device: torch.device, out: Path, s
     quality: dict[str, Any] = {}
     minutes = 0.0
     for number, round_ in enumerate(config.rounds):
-        teacher = MfccEncoder() if number == 0 else _encoder(hubert)
-        features = _features(teacher, heard, 0 if number == 0 else config.taught_by)
+        features = _cepstra(heard) if number == 0 else _features(_encoder(hubert), heard, config.taught_by)
         centres = cluster(torch.cat(features)[:: max(1, sum(map(len, features)) // SAMPLE)], round_.clusters)
         targets = [assign(f, centres) for f in features]
         hubert.train().requires_grad_(True)
@@ -169,6 +170,21 @@ def _batch(
 def _schedule(step: int, steps: int, warmup: int) -> float:
     """Linear up, linear down"""
     return min((step + 1) / warmup, (steps - step) / (steps - warmup))
+
+
+def _cepstra(heard: list[Utterance]) -> list[Tensor]:
+    """(T, 39) an utterance, its mean taken off: MFCCs with differences, for frames where HuBERT's are. Unlike what
+    MfccEncoder gives to heads, not divided by deviations: loud coefficients tell phones apart better than faint ones,
+    and clusters are purer."""
+    mels = {"n_fft": WINDOW, "hop_length": HOP, "n_mels": 40, "center": False}
+    mfcc = MFCC(SAMPLE_RATE, 13, log_mels=True, melkwargs=mels)
+    found = []
+    for utterance in heard:
+        cepstra = mfcc(torch.from_numpy(utterance.samples).float() / 2**15)  # (13, T)
+        slope = compute_deltas(cepstra)
+        frames = torch.cat([cepstra, slope, compute_deltas(slope)]).T
+        found.append(frames - frames.mean(0))
+    return found
 
 
 @torch.no_grad()

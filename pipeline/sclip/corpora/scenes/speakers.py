@@ -22,9 +22,16 @@ def synthesiser() -> Synthesiser:
 
 @cache
 def voices(split: str) -> tuple[Voice, ...]:
-    """Those of a split, in an order of no meaning; no voice is in two splits, whatever the corpus."""
-    found = [voice for voice in synthesiser().voices() if split_by_hash(voice.name) == split]
+    """Those of a split, in an order of no meaning; nobody speaks in two splits, whatever the corpus or the accent."""
+    found = [voice for voice in synthesiser().voices() if split_by_hash(f"speaker {_speaker(voice)}") == split]
     return tuple(sorted(found, key=lambda voice: place_by_hash(f"order of {voice.name}")))
+
+
+def _speaker(voice: Voice) -> str:
+    """A variant of espeak-ng is a person. edward2 is edward in another mood, but m2 is not m1."""
+    name = voice.variant.lower()
+    person = name.rstrip("0123456789")
+    return person if len(person) > 1 else name
 
 
 def speak(text: str, voice: Voice, random: np.random.Generator) -> Speech:

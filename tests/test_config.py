@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
-from sclip.config import Architecture, load_params, parse
+from sclip.config import Architecture, load_params
 from sclip.errors import UserError
+from sclip.parsing import parse
 
+PARAMS = Path(__file__).parents[1] / "params.yaml"
 HYBRID = """
 head:
   utterance: true
@@ -70,3 +73,12 @@ def test_files(tmp_path):
     (tmp_path / "params.yaml").write_text("arch: {mine: {head: {}}}")
     with pytest.raises(UserError, match=r"params\.yaml: arch\.mine\.head\.attention: missing"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_overrides_reach_any_depth_and_leave_the_rest():
+    plain = load_params(PARAMS)
+    changed = load_params(PARAMS, ["presets.scenes.arch.parallel.training.steps=77", "run.seeds=[3, 4]"])
+    assert changed.run.seeds == (3, 4)
+    before, after = plain.experiment("scenes", "parallel"), changed.experiment("scenes", "parallel")
+    assert after == dataclasses.replace(before, training=dataclasses.replace(before.training, steps=77))
+    assert changed.presets.keys() == plain.presets.keys()

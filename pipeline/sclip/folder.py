@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sclip.config import Architecture, HeadConfig, ObjectiveConfig, parse, read_json
+from sclip.config import Architecture, HeadConfig, ObjectiveConfig
 from sclip.errors import UserError
 from sclip.heads.head import Sizes
+from sclip.parsing import parse, read_json
 
 FORMAT = "sclip model 1"
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sclip.config import parse
 from sclip.errors import Problems, UserError
+from sclip.parsing import parse
 
 SPLITS = ("train", "dev", "test")
 

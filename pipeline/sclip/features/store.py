@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sclip.config import read_json
 from sclip.errors import UserError
 from sclip.padded import Padded
+from sclip.parsing import read_json
 
 Array = np.ndarray[Any, Any]
 

@@ -7,9 +7,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sclip.config import read_json
 from sclip.errors import UserError
 from sclip.features.store import METADATA, save_json_whole, save_whole
+from sclip.parsing import read_json
 
 FORMAT = "sclip vectors 1"
 INDEX_FILE, IMAGES_FILE, CAPTIONS_FILE = "index.json", "images.safetensors", "captions.safetensors"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sclip.config import read_json
 from sclip.errors import UserError
+from sclip.parsing import read_json
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder

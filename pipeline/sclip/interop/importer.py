@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
-from sclip.config import read_json
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
@@ -26,6 +25,7 @@ from sclip.interop.fairseq import DROPPED, hubert_config, hubert_name
 from sclip.interop.published import TOKENS, head_name, head_tensors
 from sclip.interop.settings import Settings, published_settings
 from sclip.model import SpeechCLIP
+from sclip.parsing import read_json
 from sclip.tensors import fill, with_prefix
 
 # Rows of the reduced vocabulary that the published quantiser never chooses: padding, start, end.

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sclip import places
-from sclip.config import Params, read_json
+from sclip.config import Params
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import EXAMPLES, METRICS
+from sclip.parsing import read_json
 
 BRANCHES = ("parallel", "cascaded")
 Curve = list[tuple[float, float]]  # step and what was measured then

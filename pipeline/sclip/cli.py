@@ -113,6 +113,25 @@ def make_corpus(preset: str | None, on_error: str | None, params_file: Path, ove
     click.echo(f"{places.manifest(name)}: {count} utterances")
 
 
+@main.command("check-corpus")
+@click.argument("preset", required=False)
+@_file_of_params
+def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Read every recording and picture of PRESET's corpus once, and say what is there and what is wrong.
+
+    Reads presets.PRESET.corpus and the files that it names (of scenes: what make-corpus made). Writes nothing. Exit
+    status 1 if anything is missing, damaged, there twice, in two splits, or not as many as were published.
+    """
+    from sclip.corpora.check import check_corpus, report
+
+    params, name = _chosen(params_file, overrides, preset)
+    check = check_corpus(params.preset(name).corpus, places.manifest(name))
+    for line in report(check):
+        click.echo(line)
+    if check.faults:
+        raise SystemExit(1)
+
+
 @main.command("extract-features")
 @_preset
 @_device

@@ -9,7 +9,7 @@ architectures do otherwise in it. `Params.experiment` puts a preset and an archi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,7 +174,47 @@ class GivenConfig:
     path: str
 
 
-CorpusConfig = ScenesConfig | GivenConfig
+@dataclass(frozen=True)
+class Flickr8kConfig:
+    """corpora/flickr8k.py shows the layout of the folder `path`."""
+
+    kind: Literal["flickr8k"]
+    path: str
+
+
+@dataclass(frozen=True)
+class SpokenCocoConfig:
+    """corpora/spokencoco.py shows the layout of the folder `path`."""
+
+    kind: Literal["spokencoco"]
+    path: str
+    split: Literal["karpathy", "own"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a table calls them; without an id the recording is it, without an image_id the picture."""
+
+    audio: str
+    image: str
+    text: str | None = None
+    split: str | None = None
+    speaker: str | None = None
+    id: str | None = None
+    image_id: str | None = None
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Anyone's corpus as a CSV, TSV, JSONL or Parquet file, a row an utterance."""
+
+    kind: Literal["table"]
+    path: str
+    columns: Columns
+    splits: dict[str, str] = field(default_factory=dict)  # what the table calls them: train, dev or test
+
+
+CorpusConfig = ScenesConfig | GivenConfig | Flickr8kConfig | SpokenCocoConfig | TableConfig
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
         _expect_key(key, fields, where)
     values = {key: parse(hints[key], value, inside(where, key)) for key, value in data.items()}
     for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING:
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if name not in values and required:
             raise UserError(f"{inside(where, name)}: missing")
     try:
         return kind(**values)

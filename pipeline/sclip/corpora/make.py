@@ -4,28 +4,42 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sclip.config import CorpusConfig, GivenConfig
-from sclip.corpora.manifest import read_manifest, write_manifest
+from sclip.config import CorpusConfig, Flickr8kConfig, GivenConfig, ScenesConfig, SpokenCocoConfig, TableConfig
+from sclip.corpora.flickr8k import gather_flickr8k
+from sclip.corpora.gathered import Gathered
+from sclip.corpora.manifest import Row, checked, read_manifest, write_manifest
 from sclip.corpora.scenes.corpus import make_scenes
-from sclip.errors import Problems
+from sclip.corpora.spokencoco import gather_spokencoco
+from sclip.corpora.table import gather_table
+from sclip.errors import Problems, UserError
 
 
 def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int:
-    """Write `manifest`; how many utterances it has."""
+    """Write `manifest`; how many utterances it has. Somebody's recordings and pictures stay where they are."""
+    if isinstance(config, ScenesConfig):
+        return make_scenes(config, manifest)
     if isinstance(config, GivenConfig):
-        return _take(Path(config.path), manifest, problems)
-    return make_scenes(config, manifest)
-
-
-def _take(given: Path, manifest: Path, problems: Problems) -> int:
-    """Somebody's manifest, its rows checked; audio and images stay where they are."""
-    rows = read_manifest(given.resolve(), problems)
+        rows = read_manifest(Path(config.path).resolve(), problems)
+    else:
+        gathered = gather(config)
+        for why, what in gathered.left_out.items():
+            problems.note(f"{len(what)} {why}", f"left out, such as {what[0]}")
+        rows = checked(gathered.rows, Path(), problems)
+        if not rows:
+            raise UserError(f"{config.path}: no utterance can be used")
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    written = [{key: value for key, value in vars(row).items() if key != "line"} for row in rows]
-    write_manifest(manifest, (_plain(row) for row in written))
+    write_manifest(manifest, map(_plain, rows))
     return len(rows)
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(row, default=str))
-    return {key: value for key, value in plain.items() if value is not None}
+def gather(config: Flickr8kConfig | SpokenCocoConfig | TableConfig) -> Gathered:
+    if isinstance(config, Flickr8kConfig):
+        return gather_flickr8k(config)
+    if isinstance(config, SpokenCocoConfig):
+        return gather_spokencoco(config)
+    return gather_table(config)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(vars(row), default=str))
+    return {key: value for key, value in plain.items() if value is not None and key != "line"}

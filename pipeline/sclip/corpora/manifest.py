@@ -62,6 +62,21 @@ class Row:
         return f"manifest row {self.line} ({self.id})"
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A row as somebody wrote it, and where it stands."""
+
+    where: str
+    data: Any
+    line: int = 0
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        named = isinstance(self.data, dict) and isinstance(self.data.get("id"), str)
+        return f"{self.where} ({self.data['id']})" if named else self.where
+
+
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Whole, or not at all. `rows` hold the keys above, paths as they are to be written."""
     unfinished = path.with_name(path.name + ".unfinished")
@@ -75,46 +90,55 @@ def read_manifest(path: Path, problems: Problems) -> list[Row]:
     """Rows that can be read; the files that they name are looked for, not into."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `sclip make-corpus` writes it")
-    rows: list[Row] = []
-    seen: dict[str, int] = {}
     with path.open(encoding="utf-8") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            row = _row(text, line, path.parent, problems)
-            if row is None:
-                continue
-            if row.id in seen:
-                problems.add(row.name, f"repeats the id of row {seen[row.id]}")
-                continue
-            seen[row.id] = line
-            rows.append(row)
+        rows = checked((_read(text, line, problems) for line, text in enumerate(file, 1)), path.parent, problems)
     if not rows:
         raise UserError(f"{path}: no rows")
     return rows
 
 
-def _row(text: str, line: int, folder: Path, problems: Problems) -> Row | None:
-    name = f"manifest row {line}"
+def checked(drafts: Iterable[Draft | None], folder: Path, problems: Problems) -> list[Row]:
+    """Rows that can be used, of those that somebody wrote."""
+    rows: list[Row] = []
+    seen: dict[str, str] = {}
+    for draft in drafts:
+        row = None if draft is None else _row(draft, folder, problems)
+        if draft is None or row is None:
+            continue
+        if row.id in seen:
+            problems.add(draft.name, f"repeats the id of {seen[row.id]}")
+            continue
+        seen[row.id] = draft.where
+        rows.append(row)
+    return rows
+
+
+def _read(text: str, line: int, problems: Problems) -> Draft | None:
+    if not text.strip():
+        return None
     try:
-        data = json.loads(text)
-        if isinstance(data, dict) and isinstance(data.get("id"), str):
-            name = f"{name} ({data['id']})"
-        plain = parse(_Plain, data, "row")
-    except ValueError as error:  # not JSON, or not a row
-        problems.add(name, str(error))
+        return Draft(f"manifest row {line}", json.loads(text), line)
+    except ValueError as error:
+        problems.add(f"manifest row {line}", str(error))
+        return None
+
+
+def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
+    try:
+        plain = parse(_Plain, draft.data, "row")
+    except UserError as error:
+        problems.add(draft.name, str(error))
         return None
     words = (
         None
         if plain.words is None
         else tuple((str(word), float(start), float(end)) for word, start, end in plain.words)
     )
-    row = Row(
-        **{**vars(plain), "audio": folder / plain.audio, "image": folder / plain.image, "words": words, "line": line}
-    )
+    paths = {"audio": folder / plain.audio, "image": folder / plain.image}
+    row = Row(**{**vars(plain), **paths, "words": words, "line": draft.line})
     fault = next(_faults(row), None)
     if fault is not None:
-        problems.add(row.name, fault)
+        problems.add(draft.name, fault)
         return None
     return row
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,25 +83,13 @@ def _embed(
     problems: Problems,
 ) -> None:
     skipped: dict[str, str] = {}
-    users: dict[str, list[Row]] = {}  # of a picture
 
     def skip(row: Row, reason: str) -> None:
         problems.add(row.name, reason)
         skipped.setdefault(row.id, reason)
 
-    for row in rows:
-        first = users.setdefault(row.image_id, [row])[0]
-        if hashes[row.image] != hashes[first.image]:
-            skip(row, f"image_id {row.image_id}: row {first.line} has another picture ({first.image.name})")
-        elif row is not first:
-            users[row.image_id].append(row)
-    notes: dict[str, str] = {}
-    for row in rows:
-        tokens = _tokens(row.text, clip)
-        if tokens == 0:
-            skip(row, "text: CLIP finds no token in it")
-        elif tokens > clip.tokenizer.context_length - 2:
-            notes[row.id] = f"text: {tokens} tokens, cut to CLIP's {clip.tokenizer.context_length - 2}"
+    users = _users(rows, hashes, skip)
+    notes = dict(_look_at_texts(rows, clip, skip))
     pictures = {name: group[0].image for name, group in users.items()}
     images: dict[str, Tensor] = {}
     for name, vector in _images(pictures, clip, device):
@@ -123,6 +111,30 @@ def _embed(
         "notes": notes,
     }
     write_vectors(out, index, (list(images), torch.stack(list(images.values()))), (list(captions), texts))
+
+
+def _users(rows: Sequence[Row], hashes: Mapping[Path, str], skip: Callable[[Row, str], None]) -> dict[str, list[Row]]:
+    """The rows of each picture."""
+    users: dict[str, list[Row]] = {}
+    for row in rows:
+        first = users.setdefault(row.image_id, [row])[0]
+        if hashes[row.image] != hashes[first.image]:
+            skip(row, f"image_id {row.image_id}: row {first.line} has another picture ({first.image.name})")
+        elif row is not first:
+            users[row.image_id].append(row)
+    return users
+
+
+def _look_at_texts(
+    rows: Sequence[Row], clip: ClipEncoder, skip: Callable[[Row, str], None]
+) -> Iterator[tuple[str, str]]:
+    """Notes, by the ids of their rows."""
+    for row in rows:
+        tokens = _tokens(row.text, clip)
+        if tokens == 0:
+            skip(row, "text: CLIP finds no token in it")
+        elif tokens > clip.tokenizer.context_length - 2:
+            yield row.id, f"text: {tokens} tokens, cut to CLIP's {clip.tokenizer.context_length - 2}"
 
 
 def _tokens(text: str | None, clip: ClipEncoder) -> int:

@@ -6,8 +6,6 @@ and a finished shard written in another, so that neither keeps the encoder waiti
 length go through the encoder together and are stored in the manifest's order.
 """
 
-import hashlib
-import io
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -26,10 +23,11 @@ from tqdm.auto import tqdm
 from sclip.code import code_fingerprint
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import Row, read_manifest
-from sclip.encoders.audio import SAMPLE_RATE, read_audio
+from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision, read_ahead
+from sclip.features.recordings import Recording, hear, look
 from sclip.features.store import (
     FORMAT,
     PRECISIONS,
@@ -46,10 +44,10 @@ CODE = (
     "encoders/mfcc.py",
     "features/compute.py",
     "features/extract.py",
+    "features/recordings.py",
     "padded.py",
 )
 MEGABYTE = 1_000_000
-SILENCE = 1e-4  # between the highest and the lowest sample
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,6 @@ class Summary:
     shards_reused: int
     shards_computed: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A row's audio file, looked over."""
-
-    row: Row
-    hash: str  # of the file
-    samples: int = 0  # at 16 kHz, by the header
-    note: str | None = None
-    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,28 +137,10 @@ def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any
     }
 
 
-def _look(row: Row) -> Recording:
-    try:
-        data = row.audio.read_bytes()
-    except OSError as error:
-        return Recording(row, "", fault=f"audio {row.audio.name}: cannot be read: {error.strerror}")
-    found = hashlib.sha256(data).hexdigest()
-    try:
-        info = soundfile.info(io.BytesIO(data))
-    except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2]  # what comes before describes the buffer
-        return Recording(row, found, fault=f"audio {row.audio.name}: cannot be read: {reason}")
-    samples = info.frames * SAMPLE_RATE // info.samplerate
-    made = ["mixed down"] * (info.channels > 1) + ["resampled to 16 kHz"] * (info.samplerate != SAMPLE_RATE)
-    channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")
-    note = f"{info.samplerate / 1000:g} kHz {channels}, {' and '.join(made)}" if made else None
-    return Recording(row, found, samples, note)
-
-
 def _look_over(rows: Sequence[Row], problems: Problems) -> Iterator[Recording]:
     bar = tqdm(None, "recordings", len(rows), unit="", disable=None)
     with bar:
-        for batch, recordings in read_ahead(chunks(rows, 64), _look):
+        for batch, recordings in read_ahead(chunks(rows, 64), look):
             for row, recording in zip(batch, recordings, strict=True):
                 if recording.note is not None:
                     problems.note(row.name, recording.note)
@@ -213,7 +182,7 @@ def _compute(
 ) -> None:
     """All shards' batches are one stream, so that reading ahead does not stop at a shard's end."""
     plan = [(part, list(_batches(part.recordings, config.batch_seconds))) for part in parts]
-    stream = read_ahead((batch for _, batches in plan for batch in batches), partial(_hear, shortest=encoder.shortest))
+    stream = read_ahead((batch for _, batches in plan for batch in batches), partial(hear, shortest=encoder.shortest))
     bar = tqdm(None, "hidden states", sum(len(part.recordings) for part in parts), unit="", disable=None)
     writing: Future[Shard] | None = None
     with bar, ThreadPoolExecutor(1) as writer:
@@ -247,22 +216,6 @@ def _batches(recordings: Sequence[Recording], seconds: float) -> Iterator[list[R
             batch = []
         batch.append(recording)
     yield batch
-
-
-def _hear(recording: Recording, shortest: int) -> Tensor | str:
-    """The waveform, or what is wrong with it. Messages are stored, and so tell of no folder."""
-    if recording.fault is not None:
-        return recording.fault
-    path = recording.row.audio
-    try:
-        waveform = read_audio(path)
-    except UserError as error:
-        return str(error).replace(str(path), path.name)
-    if len(waveform) < shortest:
-        return f"audio {path.name}: {len(waveform)} samples at 16 kHz; a frame takes {shortest}"
-    if float(waveform.max() - waveform.min()) < SILENCE:
-        return f"audio {path.name}: silent"
-    return waveform
 
 
 @torch.inference_mode()

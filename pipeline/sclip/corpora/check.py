@@ -1,0 +1,167 @@
+"""Everything that a corpus names, read once: what is there, and what is wrong with it."""
+
+import hashlib
+import io
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from sclip.config import CorpusConfig, GivenConfig, ScenesConfig
+from sclip.corpora.gathered import Expected
+from sclip.corpora.make import gather
+from sclip.corpora.manifest import SPLITS, Row, checked, read_manifest
+from sclip.encoders.audio import SAMPLE_RATE
+from sclip.errors import Problems
+from sclip.features.compute import chunks, read_ahead
+from sclip.features.recordings import hear, look
+
+SHORTEST = 400  # samples at 16 kHz: a frame of the speech encoders
+SHOWN = 10  # names of a finding
+
+Findings = dict[str, list[str]]  # what: which
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    utterances: int
+    pictures: int
+    captions: int
+    speakers: int
+    seconds: Sequence[float]  # of each recording that can be heard
+
+
+@dataclass
+class Check:
+    splits: dict[str, SplitCounts] = field(default_factory=dict)
+    expected: Expected | None = None
+    notes: Findings = field(default_factory=dict)  # do no harm
+    faults: Findings = field(default_factory=dict)
+
+
+class _File(NamedTuple):
+    hash: str
+    seconds: float | None = None  # of a recording that can be heard
+    note: str | None = None
+    fault: str | None = None
+
+
+def check_corpus(config: CorpusConfig, manifest: Path) -> Check:
+    """`scenes` as it was made, anything else where it lies."""
+    rows, check = _gathered(config, manifest)
+    recordings = _read(rows, _listen, "recordings")
+    pictures = _read(list({row.image: row for row in rows}.values()), _see, "pictures")
+    for row, file in (*recordings, *pictures):
+        if file.fault is not None:
+            _add(check.faults, "files that cannot be used", f"{row.name}: {file.fault}")
+        if file.note is not None:
+            _add(check.notes, "recordings that are mixed down or resampled", f"{row.name}: {file.note}")
+    for same in _alike((file.hash, row.id) for row, file in recordings):
+        _add(check.faults, "recordings that are one file", ", ".join(same))
+    hashes = {row.image: file.hash for row, file in pictures}
+    for same in _alike((found, path.name) for path, found in hashes.items()):
+        _add(check.faults, "pictures that are one file", ", ".join(same))
+    used = {(hashes[row.image], row.split): row.image.name for row in rows}
+    for same in _alike((found, f"{name} ({split})") for (found, split), name in used.items()):
+        _add(check.faults, "pictures in two splits", ", ".join(same))
+    seconds = {row.id: file.seconds for row, file in recordings if file.seconds is not None}
+    check.splits = {split: _counted([row for row in rows if row.split == split], seconds) for split in SPLITS}
+    for finding in _miscounted(check):
+        _add(check.faults, "counts unlike the published ones", finding)
+    return check
+
+
+def report(check: Check) -> Iterator[str]:
+    """Lines, the table in Markdown."""
+    yield "| split | utterances | pictures | captions | speakers | hours | seconds: least, median, most |"
+    yield "|---|---|---|---|---|---|---|"
+    for split, counts in check.splits.items():
+        seconds = sorted(counts.seconds)
+        spread = f"{seconds[0]:.1f}, {statistics.median(seconds):.1f}, {seconds[-1]:.1f}" if seconds else ""
+        numbers = " | ".join(f"{getattr(counts, of):,}" for of in ("utterances", "pictures", "captions", "speakers"))
+        yield f"| {split} | {numbers} | {sum(seconds) / 3600:.2f} | {spread} |"
+    for title, findings in (("note", check.notes), ("fault", check.faults)):
+        for what, which in sorted(findings.items()):
+            yield f"{title:6}{len(which):,} {what}"
+            yield from (f"      - {name}" for name in which[:SHOWN])
+            if len(which) > SHOWN:
+                yield f"      and {len(which) - SHOWN:,} more"
+
+
+def _gathered(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:
+    problems, check = Problems(skip=True), Check()
+    if isinstance(config, ScenesConfig | GivenConfig):
+        rows = read_manifest(Path(config.path) if isinstance(config, GivenConfig) else manifest, problems)
+    else:
+        gathered = gather(config)
+        rows, check.expected = checked(gathered.rows, Path(), problems), gathered.expected
+        for why, what in gathered.left_out.items():
+            # Published corpora have some of these.
+            (check.notes if why.endswith("in no split") else check.faults)[why] = sorted(what)
+    for name, reason in problems.skipped.items():
+        _add(check.faults, "rows that cannot be used", f"{name}: {reason}")
+    return rows, check
+
+
+def _add(findings: Findings, what: str, which: str) -> None:
+    findings.setdefault(what, []).append(which)
+
+
+def _read(rows: Sequence[Row], read: Callable[[Row], _File], title: str) -> list[tuple[Row, _File]]:
+    found: list[tuple[Row, _File]] = []
+    with tqdm(None, title, len(rows), unit="", disable=None) as bar:
+        for batch, files in read_ahead(chunks(rows, 64), read):
+            found += zip(batch, files, strict=True)
+            bar.update(len(batch))
+    return found
+
+
+def _listen(row: Row) -> _File:
+    recording = look(row)
+    heard = hear(recording, SHORTEST)
+    if isinstance(heard, str):
+        return _File(recording.hash, fault=heard)
+    return _File(recording.hash, len(heard) / SAMPLE_RATE, recording.note)
+
+
+def _see(row: Row) -> _File:
+    try:
+        data = row.image.read_bytes()
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.load()
+    except Exception as error:  # a damaged picture fails in whatever way it is damaged
+        return _File("", fault=f"image {row.image.name}: cannot be read: {error}")
+    return _File(hashlib.sha256(data).hexdigest())
+
+
+def _alike(named: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
+    """Names that share a hash."""
+    groups: dict[str, list[str]] = {}
+    for found, name in named:
+        if found:
+            groups.setdefault(found, []).append(name)
+    return (group for group in groups.values() if len(group) > 1)
+
+
+def _counted(rows: Sequence[Row], seconds: Mapping[str, float]) -> SplitCounts:
+    return SplitCounts(
+        utterances=len(rows),
+        pictures=len({row.image_id for row in rows}),
+        captions=sum(row.text is not None for row in rows),
+        speakers=len({row.speaker for row in rows} - {None}),
+        seconds=[seconds[row.id] for row in rows if row.id in seconds],
+    )
+
+
+def _miscounted(check: Check) -> Iterator[str]:
+    if check.expected is None:
+        return
+    for kind, expected in (("pictures", check.expected.pictures), ("utterances", check.expected.utterances or {})):
+        for split, wanted in expected.items():
+            found = getattr(check.splits[split], kind)
+            if found != wanted:
+                yield f"{split}: {found:,} {kind} of {wanted:,}"

@@ -1,0 +1,55 @@
+"""What a corpus's own files say, before any recording or picture is looked at."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sclip.corpora.manifest import SPLITS, Draft
+from sclip.errors import UserError
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a published corpus has, whole, in each split."""
+
+    pictures: dict[str, int]
+    utterances: dict[str, int] | None = None
+
+
+@dataclass
+class Gathered:
+    rows: list[Draft] = field(default_factory=list)  # utterances, their paths absolute
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # why: what
+    expected: Expected | None = None
+
+    def leave_out(self, why: str, what: str) -> None:
+        self.left_out.setdefault(why, []).append(what)
+
+
+def split_of_pictures(pictures: Mapping[str, Sequence[str]], gathered: Gathered) -> dict[str, str]:
+    """The split of each picture, out of the pictures of each split. One that is in two belongs to none."""
+    splits: dict[str, list[str]] = {}
+    for split in SPLITS:
+        for picture in dict.fromkeys(pictures[split]):
+            splits.setdefault(picture, []).append(split)
+    for picture, found in splits.items():
+        if len(found) > 1:
+            gathered.leave_out("pictures in two splits", f"{picture} ({', '.join(found)})")
+    return {picture: found[0] for picture, found in splits.items() if len(found) == 1}
+
+
+def first_of(folder: Path, names: Sequence[str]) -> Path:
+    """The first that is there."""
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"{folder / names[0]}: no such file" + "".join(f", nor {name}" for name in names[1:]))
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines that are not empty, whatever ends them, and where each stands."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if line.strip():
+            yield f"{path.name} line {number}", line.strip()

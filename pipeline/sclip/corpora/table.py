@@ -1,0 +1,88 @@
+"""Anyone's corpus as a table: CSV, TSV, JSON lines or Parquet, a row an utterance. The preset names the columns.
+
+Paths are relative to the table's folder, or absolute. Without a column of splits, a hash of the picture's name gives a
+tenth of the pictures to development and a tenth to the test.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sclip.config import TableConfig
+from sclip.corpora.gathered import Gathered, lines_of
+from sclip.corpora.manifest import Draft
+from sclip.errors import UserError
+
+READERS = ".csv, .tsv, .jsonl, .parquet"
+
+
+def gather_table(config: TableConfig) -> Gathered:
+    path = Path(config.path).resolve()
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    gathered, columns = Gathered(), vars(config.columns)
+    for where, record in _records(path):
+        missing = [column for column in columns.values() if column is not None and column not in record]
+        if missing:
+            raise UserError(f"{where}: no column {missing[0]!r}; there are {', '.join(map(str, record))}")
+        found = {key: record[column] for key, column in columns.items() if column is not None}
+        given = {key: str(value).strip() for key, value in found.items() if value not in (None, "")}
+        lacking = [columns[key] for key in ("audio", "image") if key not in given]
+        if lacking:
+            gathered.leave_out(f"rows of no {lacking[0]}", where)
+            continue
+        gathered.rows.append(Draft(where, _row(given, config, path.parent)))
+    return gathered
+
+
+def _row(given: dict[str, str], config: TableConfig, folder: Path) -> dict[str, Any]:
+    image_id = given.get("image_id", given["image"])
+    split = given["split"] if "split" in given else _drawn(image_id)
+    return {
+        "id": given.get("id", given["audio"]),
+        "split": config.splits.get(split, split),
+        "audio": str(folder / given["audio"]),
+        "image": str(folder / given["image"]),
+        "image_id": image_id,
+        "text": given.get("text"),
+        "speaker": given.get("speaker"),
+    }
+
+
+def _drawn(image_id: str) -> str:
+    place = int.from_bytes(sha256(image_id.encode()).digest()[:8]) / 2**64
+    return "dev" if place < 0.1 else "test" if place < 0.2 else "train"
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row stands, and what its columns hold."""
+    if path.suffix in (".csv", ".tsv"):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            for record in reader:
+                yield f"{path.name} line {reader.line_num}", record
+    elif path.suffix == ".jsonl":
+        for where, line in lines_of(path):
+            try:
+                yield where, dict(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{where}: not a JSON object: {error}") from None
+    elif path.suffix == ".parquet":
+        yield from _parquet(path)
+    else:
+        raise UserError(f"{path}: expected one of {READERS}")
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(f"{path}: Parquet is read by pyarrow: pip install 'sclip[parquet]'") from None
+    number = 0
+    for batch in parquet.ParquetFile(path).iter_batches():
+        for record in batch.to_pylist():
+            number += 1
+            yield f"{path.name} row {number}", record

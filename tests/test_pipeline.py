@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import miniature
 import numpy as np
 import pytest
 import soundfile
@@ -101,6 +102,24 @@ def test_own_corpus(here):
     params["presets"]["own"]["corpus"]["path"] = "data/own/manifest.jsonl"
     Path("own.yaml").write_text(yaml.safe_dump(params))
     assert "keep yours elsewhere" in said("make-corpus", "own", "--params", "own.yaml", status=1)
+
+
+@pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
+def test_published_corpora(kind, here):
+    getattr(miniature, kind)(Path(kind), odd=True)
+    corpus = {"kind": kind, "path": kind} | ({"split": "karpathy"} if kind == "spokencoco" else {})
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["presets"][kind] = TINY | {"corpus": corpus, "on_error": "skip"}
+    Path("published.yaml").write_text(yaml.safe_dump(params))
+    chosen = ("--preset", kind, "--params", "published.yaml")
+    assert "rows skipped" in said("make-corpus", kind, "--params", "published.yaml")
+    assert "fault" in said("check-corpus", kind, "--params", "published.yaml", status=1)
+    said("extract-features", *chosen)
+    said("embed-clip", *chosen)
+    said("train", "--arch", "hybrid-cif", *chosen)
+    assert "cascaded: speech to image R@10" in said("evaluate", "--arch", "hybrid-cif", *chosen)
+    said("report", *chosen)
+    assert "hybrid-cif" in Path(f"results/{kind}/table.md").read_text()
 
 
 def test_flags_go_over_params(here):

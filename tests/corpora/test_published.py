@@ -1,0 +1,137 @@
+"""Miniature copies of the published corpora, sound and odd."""
+
+import csv
+import json
+
+import pytest
+from miniature import PICTURES, flickr8k, spokencoco
+
+from sclip.config import Columns, Flickr8kConfig, SpokenCocoConfig, TableConfig
+from sclip.corpora.check import check_corpus
+from sclip.corpora.make import gather, make_corpus
+from sclip.errors import Problems, UserError
+
+
+@pytest.mark.parametrize("captions", ["Flickr8k.token.txt", "captions.txt"])
+def test_flickr8k(captions, tmp_path):
+    flickr8k(tmp_path / "f", captions)
+    assert make_corpus(Flickr8kConfig("flickr8k", str(tmp_path / "f")), tmp_path / "manifest.jsonl", Problems()) == 65
+    rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").open()]
+    row = next(row for row in rows if row["id"] == "dev1_abc_3")
+    assert (row["split"], row["image_id"], row["speaker"]) == ("dev", "dev1_abc", "1")
+    assert row["audio"].endswith("flickr_audio/wavs/dev1_abc_3.wav")
+    assert row["text"].endswith("it says" if captions == "captions.txt" else " .")
+    texts = {row["text"] for row in rows if row["image_id"] == "dev1_abc"}
+    assert len(texts) == 5  # each wav its own caption
+
+
+def test_flickr8k_oddities_are_found_and_left_out(tmp_path):
+    flickr8k(tmp_path, odd=True)
+    check = check_corpus(Flickr8kConfig("flickr8k", str(tmp_path)), tmp_path)
+    assert check.notes == {
+        "pictures in no split": ["alone_abc.jpg"],
+        "recordings of a picture in no split": [f"train5_abc_{k}.wav" for k in range(5)],
+    }
+    assert check.faults.pop("counts unlike the published ones")
+    assert check.faults == {
+        "captions that nobody speaks": ["train0_abc.jpg#3"],
+        "recordings of no caption": ["nobody_0.wav"],
+        "pictures in two splits": ["train5_abc.jpg (train, test)"],
+        "rows that cannot be used": [
+            f"wav2capt.txt line 5 (train1_abc_0): audio {tmp_path}/flickr_audio/wavs/train1_abc_0.wav: no such file"
+        ],
+        "files that cannot be used": check.faults["files that cannot be used"],
+        "recordings that are one file": ["train2_abc_0, train2_abc_1"],
+    }
+    assert "train2_abc_2" in check.faults["files that cannot be used"][0]
+    assert check.splits["train"].utterances == 30 - 5 - 2
+    assert check.splits["dev"].seconds == pytest.approx([0.4] * 15)
+
+
+def test_a_sound_corpus_has_no_faults_but_its_size(tmp_path):
+    flickr8k(tmp_path)
+    check = check_corpus(Flickr8kConfig("flickr8k", str(tmp_path)), tmp_path)
+    assert check.faults.keys() == {"counts unlike the published ones"}
+    assert "train: 6 pictures of 6,000" in check.faults["counts unlike the published ones"]
+
+
+def test_spokencoco(tmp_path):
+    spokencoco(tmp_path)
+    karpathy = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"))
+    assert [sum(row.data["split"] == split for row in karpathy.rows) for split in PICTURES] == [18, 9, 12]
+    own = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "own"))
+    pictures = {split: {row.data["image"] for row in own.rows if row.data["split"] == split} for split in PICTURES}
+    assert len(pictures["train"]) == 6 + 3
+    assert len(pictures["dev"]) + len(pictures["test"]) == 4 + 9
+    assert pictures["dev"]
+    assert not pictures["dev"] & pictures["test"]
+
+
+def test_spokencoco_oddities_are_found(tmp_path):
+    spokencoco(tmp_path, odd=True)
+    check = check_corpus(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), tmp_path)
+    del check.faults["counts unlike the published ones"]
+    assert {what: len(which) for what, which in check.faults.items()} == {
+        "pictures of no recording": 1,
+        "pictures in two splits": 1,
+        "rows that cannot be used": 2,  # a recording that is not there, an id twice
+        "files that cannot be used": 1,  # a picture
+    }
+    (tmp_path / "SpokenCOCO/SpokenCOCO_val.json").write_text('{"data": [{"image": "a.jpg", "captions": [{}]}]}')
+    with pytest.raises(UserError, match=r"SpokenCOCO_val.json data\[0\]: expected an image and captions"):
+        gather(SpokenCocoConfig("spokencoco", str(tmp_path), "own"))
+
+
+RECORDS = [
+    {"clip": "a.wav", "photo": "a.png", "said": "Ein Hund, zwei Katzen", "part": "validation", "who": "Eva"},
+    {"clip": "b.wav", "photo": "b.png", "said": "", "part": "train", "who": ""},
+    {"clip": "", "photo": "b.png", "said": "nichts", "part": "train", "who": ""},
+]
+
+
+def write_table(path):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    elif path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, RECORDS[0].keys(), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(RECORDS)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_table(suffix, tmp_path):
+    path = tmp_path / f"mine.{suffix}"
+    write_table(path)
+    columns = Columns(audio="clip", image="photo", text="said", split="part", speaker="who")
+    found = gather(TableConfig("table", str(path), columns, {"validation": "dev"}))
+    first, second = (row.data for row in found.rows)
+    assert first == {
+        "id": "a.wav",
+        "split": "dev",
+        "audio": f"{tmp_path}/a.wav",
+        "image": f"{tmp_path}/a.png",
+        "image_id": "a.png",
+        "text": "Ein Hund, zwei Katzen",
+        "speaker": "Eva",
+    }
+    assert (second["text"], second["speaker"], second["split"]) == (None, None, "train")
+    assert [len(which) for which in found.left_out.values()] == [1]
+    assert "of no clip" in next(iter(found.left_out))
+
+
+def test_mistakes_in_a_table(tmp_path):
+    path = tmp_path / "mine.csv"
+    write_table(path)
+    with pytest.raises(UserError, match=r"mine.csv line 2: no column 'foto'; there are clip, photo"):
+        gather(TableConfig("table", str(path), Columns(audio="clip", image="foto")))
+    without = gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")))
+    assert all(row.data["split"] in PICTURES for row in without.rows)
+    with pytest.raises(UserError, match=r"expected one of \.csv, \.tsv"):
+        (tmp_path / "mine.xlsx").touch()
+        gather(TableConfig("table", str(tmp_path / "mine.xlsx"), Columns(audio="clip", image="photo")))

@@ -257,6 +257,7 @@ class TrainingConfig:
     steps: int = 50_000
     warmup_steps: int = 5_000
     batch: int = 256
+    accumulate: int = 1  # batches a step, each with negatives of its own
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-8
     weight_decay: float = 1e-6
@@ -266,7 +267,7 @@ class TrainingConfig:
     dev_every: int = 1_000  # steps between two looks at the development split
 
     def __post_init__(self) -> None:
-        for name in ("steps", "crop_frames", "dev_every"):
+        for name in ("steps", "accumulate", "crop_frames", "dev_every"):
             _require(getattr(self, name) >= 1, f"{name}: expected at least 1, found {getattr(self, name)}")
         _require(self.batch >= 2, f"batch: expected at least 2, found {self.batch}")
         _require(0 <= self.warmup_steps < self.steps, f"warmup_steps: expected fewer than steps ({self.steps})")

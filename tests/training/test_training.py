@@ -190,9 +190,33 @@ def one_step(corpus, arch, precision, device=CPU):
     training = dataclasses.replace(SHORT, precision=precision, warmup_steps=0)
     trainer = Trainer(model(arch), training, 0, device)
     batches = TrainingBatches(opened(corpus, "train"), training, 0, pin=device.type == "cuda")
-    row = trainer.train_step(batches.read(0).to(device))()
+    row = trainer.train_step([batches.read(0).to(device)])()
     assert all(parameter.dtype == torch.float32 for parameter in trainer.parameters)
     return row
+
+
+def test_a_step_of_two_batches_takes_their_mean(corpus):
+    batches = TrainingBatches(opened(corpus, "train"), SHORT, 0, pin=False)
+    first, second = batches.read(0), batches.read(1)
+
+    def gradient(*step):
+        trainer = Trainer(model("parallel"), dataclasses.replace(SHORT, gradient_clip=1e9), 0, CPU)
+        attention = trainer.model.head.attention
+        attention.dropout = attention.feed_forward.dropout = 0.0
+        trainer.train_step(step)
+        return torch.cat([parameter.grad.flatten() for parameter in trainer.parameters])
+
+    assert not torch.allclose(gradient(first), gradient(second))
+    torch.testing.assert_close(gradient(first, second), (gradient(first) + gradient(second)) / 2)
+
+
+def test_steps_of_several_batches_go_on(corpus, tmp_path, monkeypatch):
+    read, sets = [], (opened(corpus, "train"), opened(corpus, "dev"))
+    plain = TrainingBatches.read
+    monkeypatch.setattr(TrainingBatches, "read", lambda batches, i: read.append(i) or plain(batches, i))
+    training = dataclasses.replace(SHORT, steps=4, warmup_steps=1, accumulate=3)
+    train(*sets, model("parallel"), training, 0, "cpu", tmp_path / "out", tmp_path / "scratch")
+    assert read == list(range(12))
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -75,7 +75,7 @@ def moved(padded: Padded, device: torch.device) -> Padded:
 
 
 class TrainingBatches:
-    """The batch of each step."""
+    """The batch of each step, or, where a step takes several, the batches one after the other."""
 
     def __init__(self, dataset: Dataset, training: TrainingConfig, seed: int, pin: bool):
         self.dataset, self.crop, self.seed, self.pin = dataset, training.crop_frames, seed, pin

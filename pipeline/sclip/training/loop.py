@@ -13,9 +13,10 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -90,21 +91,22 @@ class Trainer:
         self.history: list[HistoryRow] = []
         self.best: dict[str, Any] = {"score": -1.0}
 
-    def train_step(self, batch: Batch) -> Callable[[], HistoryRow]:
-        """Returns what measures the step, for those that are logged."""
+    def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
+        """Returns what measures the step (of several batches, the last), for those that are logged."""
         torch.manual_seed(derived_seed(self.seed, "step", self.step))
         self.model.train()
         rate = learning_rate(self.step, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        precision = self.training.precision
-        with torch.autocast(self.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-            output = self.model.head(batch.states, self.model.text_tower, self.step)
-            losses = self.model.objective(output, batch.images, batch.image_ids)
-        if not bool(losses.total.isfinite()):
-            raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
         self.optimizer.zero_grad()
-        torch.autograd.backward(self.scaler.scale(losses.total))
+        precision = self.training.precision
+        for batch in batches:
+            with torch.autocast(self.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+                output = self.model.head(batch.states, self.model.text_tower, self.step)
+                losses = self.model.objective(output, batch.images, batch.image_ids)
+            if not bool(losses.total.isfinite()):
+                raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
+            torch.autograd.backward(self.scaler.scale(losses.total / len(batches)))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
         self.scaler.step(self.optimizer)
@@ -199,8 +201,10 @@ def _run(trainer: Trainer, train_set: Dataset, dev_set: Dataset, checkpoint: Che
     started = saved - trainer.seconds
     timed_from, timed_step = saved, trainer.step
     with tqdm(total=training.steps, initial=trainer.step, desc=name, disable=None) as bar:
-        for batch in prefetched(batches.read, range(trainer.step, training.steps)):
-            measure = trainer.train_step(batch.to(trainer.device))
+        each = training.accumulate
+        read = prefetched(batches.read, range(trainer.step * each, training.steps * each))
+        while trainer.step < training.steps:
+            measure = trainer.train_step([batch.to(trainer.device) for batch in islice(read, each)])
             bar.update()
             develops = trainer.step % training.dev_every == 0 or trainer.step == training.steps
             if develops or trainer.step % LOG_EVERY == 0:

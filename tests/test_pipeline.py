@@ -122,6 +122,32 @@ def test_published_corpora(kind, here):
     assert "hybrid-cif" in Path(f"results/{kind}/table.md").read_text()
 
 
+def test_a_published_checkpoint_stands_in_the_table(here):
+    golden = Path(__file__).parent / "golden"
+    said("import", str(golden / "large-parallel.ckpt"), "theirs", "--encoders", str(golden / "large-parallel.json"))
+    rows = [json.loads(line) for line in Path("data/tiny/manifest.jsonl").read_text().splitlines()]
+    for row in rows:  # its CLIP has too few tokens for words
+        del row["text"], row["words"]
+    Path("data/tiny/wordless.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    corpus = {"kind": "manifest", "path": "data/tiny/wordless.jsonl"}
+    encoders = {"speech": {"name": "theirs/speech"}, "clip": {"name": "local-dir:theirs/clip"}}
+    params["presets"]["few"] = TINY | {"corpus": corpus, "encoders": encoders}
+    Path("few.yaml").write_text(yaml.safe_dump(params))
+    chosen = ("--preset", "few", "--params", "few.yaml")
+    said("make-corpus", "few", "--params", "few.yaml")
+    said("extract-features", *chosen)
+    said("embed-clip", *chosen)
+    assert "runs/parallel/imported: parallel: speech to image R@10" in said("evaluate", "--model", "theirs", *chosen)
+    paper = yaml.safe_load((Path(__file__).parents[1] / "results/paper.yaml").read_text())
+    table = paper["tables"]["flickr8k"]
+    table["rows"] = [table["rows"][-1] | {"ours": {"preset": "few", "arch": "parallel", "branch": "parallel"}}]
+    Path("results/paper.yaml").write_text(yaml.safe_dump(paper))
+    assert "|  | published checkpoint, measured here | " in said("table")
+    other = said("evaluate", "--model", "theirs", status=1)
+    assert "made for hidden states of another encoder than the preset's" in other
+
+
 def test_flags_go_over_params(here):
     assert "no such key; did you mean 'steps'" in said(
         "train", "--arch", "parallel", "-S", "presets.tiny.training.stepz=3", status=1

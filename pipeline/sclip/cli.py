@@ -231,34 +231,67 @@ def train(
 
 
 @main.command("evaluate")
-@_arch
+@click.option("--arch", help="A key of `arch` in params.yaml, such as cascaded-cif. Needed unless MODEL is given.")
+@click.option(
+    "--model",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="A model folder to evaluate in place of the one that was trained here, such as an imported checkpoint.",
+)
 @_preset
 @_seed
 @_device
 @_file_of_params
 def evaluate(
-    arch: str, preset: str | None, seed: int | None, device: str, params_file: Path, overrides: tuple[str, ...]
+    arch: str | None,
+    folder: Path | None,
+    preset: str | None,
+    seed: int | None,
+    device: str,
+    params_file: Path,
+    overrides: tuple[str, ...],
 ) -> None:
     """Measure a trained head on the test split: retrieval, keywords, word boundaries.
 
     Reads models/PRESET/ARCH/seed-N and data/PRESET. Writes results/PRESET/runs/ARCH/seed-N: metrics.json,
-    with intervals, and examples.json, for the report.
+    with intervals, and examples.json, for the report. With --model reads that folder, and writes
+    results/PRESET/runs/ARCH/imported.
     """
     from sclip.device import choose_device
     from sclip.evaluation.evaluate import evaluate
     from sclip.model import load
     from sclip.training.data import Dataset
 
+    if (arch is None) == (folder is None):
+        raise UserError("expected one of --arch and --model")
     params, name = _chosen(params_file, overrides, preset)
     number = params.run.seeds[0] if seed is None else seed
-    model = load(places.model_folder(name, arch, number), device=choose_device(device))
+    model = load(folder or places.model_folder(name, str(arch), number), device=choose_device(device))
     dataset = Dataset.open(places.manifest(name), places.features_folder(name), places.vectors_folder(name), "test")
-    out = places.results_folder(name, arch, number)
-    metrics = evaluate(model, dataset, model.device, out, about={"preset": name, "seed": number})
+    dataset.check_encoders(model)
+    out = places.imported_results_folder(name, model.name) if folder else places.results_folder(name, str(arch), number)
+    about = {"preset": name} | ({"model": str(folder)} if folder else {"seed": number})
+    metrics = evaluate(model, dataset, model.device, out, about=about)
     for branch, scores in metrics["speech_to_image"].items():
         if branch != "chance":
             found = scores["R@10"]
             click.echo(f"{out}: {branch}: speech to image R@10 {found['value']} [{found['low']}, {found['high']}]")
+
+
+@main.command("table")
+@click.option("--paper", "only", is_flag=True, help="The published numbers alone.")
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "csv", "latex"]), default="markdown", show_default=True
+)
+def table(only: bool, form: str) -> None:
+    """Print the papers' tables, ours beside the published numbers.
+
+    Reads results/paper.yaml, where each published number and its source stand, and what `evaluate` left in
+    results/PRESET/runs. Cells of what was not run are empty.
+    """
+    from sclip.report.paper import FORMATS, read_paper
+
+    click.echo(FORMATS[form](read_paper(), not only), nl=False)
 
 
 @main.command("report")

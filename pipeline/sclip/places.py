@@ -31,6 +31,11 @@ def results_folder(preset: str, arch: str, seed: int) -> Path:
     return Path("results") / preset / "runs" / arch / f"seed-{seed}"
 
 
+def imported_results_folder(preset: str, arch: str) -> Path:
+    """Of a published checkpoint, evaluated here."""
+    return Path("results") / preset / "runs" / arch / "imported"
+
+
 def curves_folder(preset: str, arch: str, seed: int) -> Path:
     return results_folder(preset, arch, seed) / "curves"
 

@@ -39,7 +39,7 @@ def corpus(folder: Path, words: bool = True) -> Dataset:
     states = {f"u{i}": torch.randn(n, 3, 32, generator=generator).half() for i, n in enumerate(lengths)}
     write_index(folder, SPEECH, [write_shard(folder / "0.safetensors", SPEECH, states, {})])
     images, texts = (F.normalize(torch.randn(n, 20, generator=generator), dim=-1) for n in (PICTURES, UTTERANCES))
-    index = {"fingerprint": fingerprint_of("clip"), "skipped": {}, "notes": {}}
+    index = {"clip": {}, "fingerprint": fingerprint_of("clip"), "skipped": {}, "notes": {}}
     (folder / "vectors").mkdir()
     write_vectors(folder / "vectors", index, ([f"p{i}" for i in range(PICTURES)], images), (list(states), texts))
     return Dataset.open(folder / "manifest.jsonl", folder, folder / "vectors", "test")

@@ -169,7 +169,7 @@ def test_what_evaluation_writes_can_be_read():
     vectors.mkdir()
     write_index(features, SPEECH, [write_shard(features / "0.safetensors", SPEECH, states, {})])
     images, texts = (F.normalize(torch.randn(3, 20, generator=generator), dim=-1) for _ in range(2))
-    index = {"fingerprint": fingerprint_of("clip"), "skipped": {}, "notes": {}}
+    index = {"clip": {}, "fingerprint": fingerprint_of("clip"), "skipped": {}, "notes": {}}
     write_vectors(vectors, index, (["p0", "p1", "p2"], images), (list(states), texts))
     dataset = Dataset.open(places.manifest(PRESET), features, vectors, "test")
     for arch in ("hybrid", "hybrid-cif"):

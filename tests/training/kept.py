@@ -42,7 +42,7 @@ def keep(folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: 
     shards = [write_shard(folder / f"features/{i}.safetensors", FEATURES, part, {}) for i, part in enumerate(parts)]
     write_index(folder / "features", FEATURES, shards)
     (folder / "vectors").mkdir()
-    index = {"fingerprint": str(seed), "skipped": {}, "notes": {}}
+    index = {"clip": {}, "fingerprint": str(seed), "skipped": {}, "notes": {}}
     captions_of = (list(utterances), F.normalize(torch.randn(len(utterances), JOINT, generator=generator), dim=-1))
     write_vectors(folder / "vectors", index, (list(images), torch.stack(list(images.values()))), captions_of)
     return folder

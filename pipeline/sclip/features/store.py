@@ -171,6 +171,7 @@ class FeatureStore:
 
     def __init__(self, features: Mapping[str, Any], fingerprint: str, shards: Sequence[Shard]):
         self.fingerprint = fingerprint
+        self.features = dict(features)
         self.states, self.width = int(features["states"]), int(features["width"])
         self.frame_seconds = float(features["frame_seconds"])
         self.ids: list[str] = [name for shard in shards for name in shard.ids]

@@ -18,6 +18,7 @@ INDEX_FILE, IMAGES_FILE, CAPTIONS_FILE = "index.json", "images.safetensors", "ca
 class ClipVectors:
     def __init__(self, index: dict[str, Any], images: tuple[list[str], Tensor], captions: tuple[list[str], Tensor]):
         self.fingerprint: str = index["fingerprint"]
+        self.clip: dict[str, Any] = index["clip"]  # name, revision, hash
         self.skipped: dict[str, str] = index["skipped"]  # utterance ids: what is wrong with their row
         self.notes: dict[str, str] = index["notes"]  # utterance ids: what was done to their row
         self.image_ids, self.images = images  # (I, J), in the order of first appearance

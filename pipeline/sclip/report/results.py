@@ -102,9 +102,13 @@ def _read(folder: Path, preset: str) -> Run:
     if not (folder / EXAMPLES).is_file():
         command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
         raise UserError(f"{folder / EXAMPLES}: no such file; `{command}` writes it")
+    return Run(arch, seed, read_json(folder / METRICS), read_json(folder / EXAMPLES), read_curves(folder))
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Those of a run; none for a model trained elsewhere."""
     plots = folder / "curves/plots/metrics"
-    curves = {path.relative_to(plots).with_suffix("").as_posix(): _curve(path) for path in plots.rglob("*.tsv")}
-    return Run(arch, seed, read_json(folder / METRICS), read_json(folder / EXAMPLES), curves)
+    return {path.relative_to(plots).with_suffix("").as_posix(): _curve(path) for path in plots.rglob("*.tsv")}
 
 
 def _curve(path: Path) -> Curve:

@@ -83,20 +83,25 @@ def _in_full(cell: Figure | None) -> str:
 
 def figure(runs: Iterable[Run], *keys: str) -> Figure | None:
     """What stands below these keys in metrics.json; none where it was not measured."""
-    entries = [entry for run in runs if (entry := reduce(_below, keys, run.metrics)) is not None]
-    values = [float(entry["value"] if isinstance(entry, dict) else entry) for entry in entries]
-    if not entries:
+    return figure_of([below(run.metrics, keys) for run in runs])
+
+
+def below(metrics: Any, keys: Iterable[str]) -> Any:
+    return reduce(lambda table, key: table.get(key) if isinstance(table, dict) else None, keys, metrics)
+
+
+def figure_of(entries: Iterable[Any], places: int = 1) -> Figure | None:
+    """Of a figure's entries in several evaluations: numbers, or {value, low, high}, or none."""
+    found = [entry for entry in entries if entry is not None]
+    if not found:
         return None
-    if len(entries) > 1:
+    values = [float(entry["value"] if isinstance(entry, dict) else entry) for entry in found]
+    if len(found) > 1:
         mean, deviation = statistics.fmean(values), statistics.stdev(values)
-        return Figure(mean, mean - deviation, mean + deviation, deviation)
-    if isinstance(entries[0], dict):
-        return Figure(values[0], entries[0]["low"], entries[0]["high"])
-    return Figure(values[0], places=0 if isinstance(entries[0], int) else 1)
-
-
-def _below(table: Any, key: str) -> Any:
-    return table.get(key) if isinstance(table, dict) else None
+        return Figure(mean, mean - deviation, mean + deviation, deviation, places)
+    if isinstance(found[0], dict):
+        return Figure(values[0], found[0].get("low"), found[0].get("high"), places=places)
+    return Figure(values[0], places=0 if isinstance(found[0], int) else places)
 
 
 def tables(results: Results) -> list[Table]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from sclip.corpora.manifest import Row, read_manifest
 from sclip.errors import Problems, UserError
 from sclip.features.store import INDEX_FILE, FeatureStore
 from sclip.features.vectors import ClipVectors
+from sclip.model import SpeechCLIP
 from sclip.padded import Padded
 
 
@@ -31,6 +33,7 @@ class Dataset:
     store: FeatureStore
     store_rows: Tensor  # (N,)
     index: str  # of the store: names its files by what they hold
+    clip: dict[str, Any]  # whose vectors they are: name, revision, hash
 
     @classmethod
     def open(
@@ -57,6 +60,7 @@ class Dataset:
             store,
             store_rows,
             (features / INDEX_FILE).read_text(encoding="utf-8"),
+            clip.clip,
         )
 
     def __len__(self) -> int:
@@ -68,6 +72,20 @@ class Dataset:
         digest.update(json.dumps([[row.id, row.image_id] for row in self.rows]).encode())
         digest.update(self.images.numpy().tobytes())
         return digest.hexdigest()
+
+    def check_encoders(self, model: SpeechCLIP) -> None:
+        """A head understands the encoders that it was trained with, and no others."""
+        speech = {"hash": model.speech.fingerprint(), "normalize_waveform": model.speech.normalize_waveform}
+        for what, key, found, wanted in (
+            ("hidden states", "encoders.speech", self.store.features, speech),
+            ("vectors", "encoders.clip", self.clip, {"hash": model.clip.fingerprint()}),
+        ):
+            if any(found[name] != value for name, value in wanted.items()):
+                told = ", ".join(f"{name} {str(value)[:12]}" for name, value in wanted.items())
+                raise UserError(
+                    f"model {model.name}: made for {what} of another encoder than the preset's ({told} expected); set "
+                    f"{key} to the model's own (speech/ and clip/ in its folder) and run the stages before again"
+                )
 
     def read(self, indices: Tensor, starts: Tensor | None = None, limit: int | None = None) -> Padded:
         """Hidden states (B, L, T, D) of frames [start, start + limit) of each utterance, as they are stored."""

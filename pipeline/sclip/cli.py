@@ -87,10 +87,24 @@ _on_error = click.option(
 )
 
 
-def _chosen(params_file: Path, overrides: tuple[str, ...], preset: str | None) -> tuple[Params, str]:
+_random_encoders = click.option(
+    "--random-encoders",
+    "random",
+    is_flag=True,
+    help="Both encoders at their real sizes with weights drawn at random, and nothing downloaded: to rehearse a "
+    "preset. Whatever is written says so. For all stages or for none.",
+)
+
+
+def _chosen(
+    params_file: Path, overrides: tuple[str, ...], preset: str | None, random: bool = False
+) -> tuple[Params, str]:
     params = load_params(params_file, overrides)
     name = params.run.presets[0] if preset is None else preset
     params.preset(name)
+    if random:
+        seeds = (f"presets.{name}.encoders.{encoder}.random_seed=0" for encoder in ("speech", "clip"))
+        params = load_params(params_file, (*overrides, *seeds))
     return params, name
 
 
@@ -132,13 +146,39 @@ def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ..
         raise SystemExit(1)
 
 
+@main.command("plan")
+@click.argument("preset", required=False)
+@_device
+@_random_encoders
+@_file_of_params
+def plan(preset: str | None, device: str, random: bool, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Say what caching PRESET will read and write, and about how long it will take on this device.
+
+    Reads presets.PRESET, the headers of some recordings, and works for ten seconds. Writes nothing. Exit status 1 if
+    the disk is too small.
+    """
+    from sclip.device import choose_device
+    from sclip.encoders.open import open_clip, open_speech
+    from sclip.features.plan import describe_plan, make_plan
+
+    params, name = _chosen(params_file, overrides, preset, random)
+    chosen, where = params.preset(name), choose_device(device)
+    speech, clip = open_speech(chosen.encoders.speech), open_clip(chosen.encoders.clip)
+    found = make_plan(chosen, places.manifest(name), speech, clip, where, Problems(skip=True))
+    for line in describe_plan(found, name, places.manifest(name).parent, str(where)):
+        click.echo(line)
+    if not found.fits:
+        raise SystemExit(1)
+
+
 @main.command("extract-features")
 @_preset
 @_device
 @_on_error
+@_random_encoders
 @_file_of_params
 def extract_features(
-    preset: str | None, device: str, on_error: str | None, params_file: Path, overrides: tuple[str, ...]
+    preset: str | None, device: str, on_error: str | None, random: bool, params_file: Path, overrides: tuple[str, ...]
 ) -> None:
     """Cache the speech encoder's hidden states of every recording.
 
@@ -149,7 +189,7 @@ def extract_features(
     from sclip.encoders.open import open_speech
     from sclip.features.extract import extract_features
 
-    params, name = _chosen(params_file, overrides, preset)
+    params, name = _chosen(params_file, overrides, preset, random)
     problems = Problems((on_error or params.preset(name).on_error) == "skip")
     chosen, out = params.preset(name), places.features_folder(name)
     encoder = open_speech(chosen.encoders.speech)
@@ -187,9 +227,10 @@ def verify_features(preset: str | None, params_file: Path, overrides: tuple[str,
 @_preset
 @_device
 @_on_error
+@_random_encoders
 @_file_of_params
 def embed_clip(
-    preset: str | None, device: str, on_error: str | None, params_file: Path, overrides: tuple[str, ...]
+    preset: str | None, device: str, on_error: str | None, random: bool, params_file: Path, overrides: tuple[str, ...]
 ) -> None:
     """Cache CLIP's vectors of every picture and caption.
 
@@ -199,7 +240,7 @@ def embed_clip(
     from sclip.encoders.open import open_clip
     from sclip.features.embed import embed_clip
 
-    params, name = _chosen(params_file, overrides, preset)
+    params, name = _chosen(params_file, overrides, preset, random)
     problems = Problems((on_error or params.preset(name).on_error) == "skip")
     clip = open_clip(params.preset(name).encoders.clip)
     done = embed_clip(places.manifest(name), places.vectors_folder(name), clip, choose_device(device), problems)
@@ -212,9 +253,16 @@ def embed_clip(
 @_preset
 @_seed
 @_device
+@_random_encoders
 @_file_of_params
 def train(
-    arch: str, preset: str | None, seed: int | None, device: str, params_file: Path, overrides: tuple[str, ...]
+    arch: str,
+    preset: str | None,
+    seed: int | None,
+    device: str,
+    random: bool,
+    params_file: Path,
+    overrides: tuple[str, ...],
 ) -> None:
     """Train the head of an architecture.
 
@@ -225,7 +273,7 @@ def train(
     from sclip.device import choose_device
     from sclip.training.run import run_training
 
-    params, name = _chosen(params_file, overrides, preset)
+    params, name = _chosen(params_file, overrides, preset, random)
     number = params.run.seeds[0] if seed is None else seed
     run_training(params, name, arch, number, choose_device(device), places.curves_folder(name, arch, number))
 

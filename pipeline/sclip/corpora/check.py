@@ -11,10 +11,10 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm.auto import tqdm
 
-from sclip.config import CorpusConfig, GivenConfig, ScenesConfig
+from sclip.config import CorpusConfig
 from sclip.corpora.gathered import Expected
-from sclip.corpora.make import gather
-from sclip.corpora.manifest import SPLITS, Row, checked, read_manifest
+from sclip.corpora.make import find_rows
+from sclip.corpora.manifest import SPLITS, Row
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.errors import Problems
 from sclip.features.compute import chunks, read_ahead
@@ -94,14 +94,11 @@ def report(check: Check) -> Iterator[str]:
 
 def _gathered(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:
     problems, check = Problems(skip=True), Check()
-    if isinstance(config, ScenesConfig | GivenConfig):
-        rows = read_manifest(Path(config.path) if isinstance(config, GivenConfig) else manifest, problems)
-    else:
-        gathered = gather(config)
-        rows, check.expected = checked(gathered.rows, Path(), problems), gathered.expected
-        for why, what in gathered.left_out.items():
-            # Published corpora have some of these.
-            (check.notes if why.endswith("in no split") else check.faults)[why] = sorted(what)
+    rows, gathered = find_rows(config, manifest, problems)
+    check.expected = gathered.expected
+    for why, what in gathered.left_out.items():
+        # Published corpora have some of these.
+        (check.notes if why.endswith("in no split") else check.faults)[why] = sorted(what)
     for name, reason in problems.skipped.items():
         _add(check.faults, "rows that cannot be used", f"{name}: {reason}")
     return rows, check

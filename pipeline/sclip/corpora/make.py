@@ -18,18 +18,24 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int
     """Write `manifest`; how many utterances it has. Somebody's recordings and pictures stay where they are."""
     if isinstance(config, ScenesConfig):
         return make_scenes(config, manifest)
-    if isinstance(config, GivenConfig):
-        rows = read_manifest(Path(config.path).resolve(), problems)
-    else:
-        gathered = gather(config)
-        for why, what in gathered.left_out.items():
-            problems.note(f"{len(what)} {why}", f"left out, such as {what[0]}")
-        rows = checked(gathered.rows, Path(), problems)
-        if not rows:
-            raise UserError(f"{config.path}: no utterance can be used")
+    rows, gathered = find_rows(config, manifest, problems)
+    for why, what in gathered.left_out.items():
+        problems.note(f"{len(what)} {why}", f"left out, such as {what[0]}")
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))
     return len(rows)
+
+
+def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple[list[Row], Gathered]:
+    """The rows of a corpus where it lies, or, of scenes, as it was made."""
+    if isinstance(config, ScenesConfig | GivenConfig):
+        path = Path(config.path).resolve() if isinstance(config, GivenConfig) else manifest
+        return read_manifest(path, problems), Gathered()
+    gathered = gather(config)
+    rows = checked(gathered.rows, Path(), problems)
+    if not rows:
+        raise UserError(f"{config.path}: no utterance can be used")
+    return rows, gathered
 
 
 def gather(config: Flickr8kConfig | SpokenCocoConfig | TableConfig) -> Gathered:

@@ -124,11 +124,7 @@ class ClipEncoder(nn.Module):
     @classmethod
     def _from_tag(cls, name: str) -> "ClipEncoder":
         architecture, _, tag = name.partition("/")
-        model_cfg = open_clip.get_model_config(architecture)
-        if model_cfg is None or not tag:
-            raise UserError(
-                f"CLIP {name}: expected a folder, hf-hub:ORG/NAME or MODEL/TAG such as ViT-B-32-quickgelu/openai"
-            )
+        model_cfg = sizes_of_tag(name)
         _warn_without_quick_gelu(name, model_cfg, Path(tag))
         model, tokenizer = _open(architecture, tag, name)
         config = {"model_cfg": model_cfg, "preprocess_cfg": dict(model.visual.preprocess_cfg)}
@@ -205,6 +201,17 @@ class ClipEncoder(nn.Module):
         (folder / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
         save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def sizes_of_tag(name: str) -> dict[str, Any]:
+    """Of MODEL/TAG, as open_clip knows it."""
+    architecture, _, tag = name.partition("/")
+    model_cfg: dict[str, Any] | None = open_clip.get_model_config(architecture)
+    if model_cfg is None or not tag:
+        raise UserError(
+            f"CLIP {name}: expected a folder, hf-hub:ORG/NAME or MODEL/TAG such as ViT-B-32-quickgelu/openai"
+        )
+    return model_cfg
 
 
 def _open(architecture: str, tag: str | None, name: str) -> tuple[Any, Any]:

@@ -8,18 +8,33 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from open_clip.model import set_model_preprocess_cfg
+from open_clip.model import CLIP, set_model_preprocess_cfg
+from transformers import HubertConfig, HubertModel
 
 from sclip.config import ClipEncoderConfig, SpeechEncoderConfig
-from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.clip import ClipEncoder, sizes_of_tag
 from sclip.encoders.mfcc import CONFIG_FILE, NAME, MfccEncoder
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 
 AnySpeechEncoder = SpeechEncoder | MfccEncoder
+
+
+# What the papers' encoders are built from, for a rehearsal with random weights where nothing can be downloaded.
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "feat_extract_norm": "layer",
+    "conv_bias": True,
+    "do_stable_layer_norm": True,
+}
+SPEECH_SIZES: dict[str, dict[str, Any]] = {"facebook/hubert-base-ls960": {}, "facebook/hubert-large-ll60k": LARGE}
 
 
 def open_speech(config: SpeechEncoderConfig) -> AnySpeechEncoder:
@@ -29,18 +44,27 @@ def open_speech(config: SpeechEncoderConfig) -> AnySpeechEncoder:
             if getattr(config, option) is not None:
                 raise UserError(f"speech encoder {config.name}: has no {option}, found {getattr(config, option)!r}")
         return MfccEncoder()
-    encoder = SpeechEncoder.from_pretrained(config.name, config.revision, config.normalize_waveform)
     if config.random_seed is None:
-        return encoder
+        return SpeechEncoder.from_pretrained(config.name, config.revision, config.normalize_waveform)
+    if config.name in SPEECH_SIZES and not Path(config.name).is_dir():
+        kind, sizes, source = HubertModel, HubertConfig(**SPEECH_SIZES[config.name]), Source(config.name)
+    else:
+        encoder = SpeechEncoder.from_pretrained(config.name, config.revision, config.normalize_waveform)
+        kind, sizes, source = type(encoder.model), encoder.model.config, encoder.source
     with _seeded(config.random_seed):
-        model = type(encoder.model)(encoder.model.config)
-    return SpeechEncoder(model, _random(encoder.source, config.random_seed), config.normalize_waveform)
+        model = kind(sizes)
+    return SpeechEncoder(model, _random(source, config.random_seed), config.normalize_waveform)
 
 
 def open_clip(config: ClipEncoderConfig) -> ClipEncoder:
-    clip = ClipEncoder.from_pretrained(config.name, config.revision)
     if config.random_seed is None:
-        return clip
+        return ClipEncoder.from_pretrained(config.name, config.revision)
+    if not config.name.startswith(("hf-hub:", "local-dir:")) and not Path(config.name).is_dir():
+        sizes = sizes_of_tag(config.name)
+        with _seeded(config.random_seed):
+            tensors = CLIP(**sizes).state_dict()
+        return ClipEncoder.from_tensors(sizes, tensors, _random(Source(config.name), config.random_seed).name)
+    clip = ClipEncoder.from_pretrained(config.name, config.revision)
     sizes = copy.deepcopy(clip.config["model_cfg"])
     sizes.pop("custom_text", None)  # chose the class
     with _seeded(config.random_seed):

@@ -152,7 +152,7 @@ def _images(
     names = list(pictures)
     bar = tqdm(None, "pictures", len(names), unit="", disable=None)
     with bar:
-        for batch, read in read_ahead(chunks(names, IMAGES_AT_ONCE), lambda name: _picture(pictures[name], clip)):
+        for batch, read in read_ahead(chunks(names, IMAGES_AT_ONCE), lambda name: read_picture(pictures[name], clip)):
             yield from ((name, fault) for name, fault in zip(batch, read, strict=True) if isinstance(fault, str))
             good = {name: pixels for name, pixels in zip(batch, read, strict=True) if isinstance(pixels, Tensor)}
             if good:
@@ -162,7 +162,7 @@ def _images(
             bar.update(len(batch))
 
 
-def _picture(path: Path, clip: ClipEncoder) -> Tensor | str:
+def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
     try:
         with Image.open(path) as opened:
             return clip.preprocess(opened.convert("RGB"))

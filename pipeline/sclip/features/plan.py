@@ -1,0 +1,179 @@
+"""What a preset will take before anything runs: how much is read, how much is kept, and about how long it will be.
+
+Lengths come from the headers of a sample of the recordings, speeds from a few seconds of work on this device.
+"""
+
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sclip.config import Preset
+from sclip.corpora.make import find_rows
+from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.open import AnySpeechEncoder
+from sclip.errors import Problems, UserError
+from sclip.features.compute import chunks, precision, read_ahead
+from sclip.features.embed import IMAGES_AT_ONCE, read_picture
+from sclip.features.recordings import hear, look
+from sclip.features.store import PRECISIONS
+
+T = TypeVar("T")
+SAMPLE = 2_000  # recordings whose lengths are looked up
+SPEECH_SECONDS, PICTURE_SECONDS = 7.0, 3.0  # of measuring
+
+
+@dataclass(frozen=True)
+class Plan:
+    utterances: int
+    pictures: int
+    sampled: int
+    seconds: float  # of audio
+    doubt: float  # twice the standard error of `seconds`, as a share of it
+    frames: float
+    states: tuple[int, int]  # hidden states, and their width
+    kept: str  # the precision that the preset keeps
+    vector_bytes: int
+    free_bytes: int
+    speech_speed: float  # seconds of audio a second
+    picture_speed: float  # pictures a second
+
+    def bytes(self, kept: str) -> float:
+        """Of hidden states, in a precision."""
+        return self.frames * math.prod(self.states) * PRECISIONS[kept].itemsize
+
+    @property
+    def needed(self) -> float:
+        return self.bytes(self.kept) + self.vector_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.needed < self.free_bytes
+
+
+def make_plan(
+    preset: Preset,
+    manifest: Path,
+    speech: AnySpeechEncoder,
+    clip: ClipEncoder,
+    device: str | torch.device,
+    problems: Problems,
+) -> Plan:
+    rows, _ = find_rows(preset.corpus, manifest, problems)
+    sample = _spread(rows, SAMPLE)
+    recordings = [r for _, read in read_ahead(chunks(sample, 64), look) for r in read if r.fault is None]
+    if not recordings:
+        raise UserError(f"none of {len(sample)} recordings can be read; `sclip check-corpus` says why")
+    samples = [recording.samples for recording in recordings]
+    mean, share = statistics.fmean(samples), len(recordings) / len(sample)
+    error = statistics.stdev(samples) / math.sqrt(len(samples)) / mean if len(samples) > 1 else math.inf
+    frames = float(speech.to(device).frames(torch.tensor(samples)).clamp(min=0).double().mean())
+    pictures = list({row.image_id: row.image for row in rows}.values())
+    captions = sum(row.text is not None for row in rows)
+    # Extraction's batches are of like length; here they are all of about the middle one.
+    usual = sorted(recordings, key=lambda recording: abs(recording.samples - statistics.median(samples)))
+    waveforms = (x for r in usual if isinstance(x := hear(r, speech.shortest), Tensor))
+    pixels = (x for path in _spread(pictures, SAMPLE) if isinstance(x := read_picture(path, clip), Tensor))
+    clip = clip.to(device)
+    return Plan(
+        utterances=round(share * len(rows)),
+        pictures=len(pictures),
+        sampled=len(recordings),
+        seconds=mean / SAMPLE_RATE * share * len(rows),
+        doubt=2 * error,
+        frames=frames * share * len(rows),
+        states=(speech.states, speech.width),
+        kept=preset.features.precision,
+        vector_bytes=(len(pictures) + captions) * clip.joint_width * 4,
+        free_bytes=shutil.disk_usage(_existing(manifest)).free,
+        speech_speed=_speed(
+            waveforms,
+            speech,
+            lambda waveform: len(waveform) / SAMPLE_RATE,
+            preset.features.batch_seconds,
+            SPEECH_SECONDS,
+            device,
+            preset.features.compute,
+        ),
+        picture_speed=_speed(pixels, clip.encode_image, lambda _: 1.0, IMAGES_AT_ONCE, PICTURE_SECONDS, device, "fp32"),
+    )
+
+
+@torch.inference_mode()
+def _speed(
+    items: Iterator[Tensor],
+    encode: Callable[[list[Tensor]], Any],
+    weight: Callable[[Tensor], float],
+    most: float,
+    seconds: float,
+    device: str | torch.device,
+    compute: str,
+) -> float:
+    """Weight a second. Batches double up to `most` while there is time; the last is what counts."""
+    stop, found, size = time.monotonic() + seconds, math.nan, 1
+    while time.monotonic() < stop:
+        batch: list[Tensor] = []
+        while len(batch) < size and sum(map(weight, batch)) < most and (item := next(items, None)) is not None:
+            batch.append(item)
+        if not batch:
+            break
+        began = time.monotonic()
+        with precision(device, compute):
+            encode(batch)
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        found = sum(map(weight, batch)) / (time.monotonic() - began)
+        size *= 2
+    return found
+
+
+def describe_plan(plan: Plan, preset: str, place: Path, device: str) -> Iterator[str]:
+    sampled = f"{plan.sampled:,} of them looked at" if plan.sampled < plan.utterances else "all looked at"
+    states, width = plan.states
+    yield f"{plan.utterances:,} utterances ({sampled}), {plan.pictures:,} pictures"
+    yield f"{plan.seconds / 3600:,.2f} hours ± {100 * plan.doubt:.1f} %, {plan.frames:,.0f} frames"
+    yield f"{states} hidden states of {width} numbers a frame, kept in data/{preset}/features:"
+    for kept in PRECISIONS:
+        chosen = f"   as features.precision says in presets.{preset}" if kept == plan.kept else ""
+        yield f"  {kept}  {_size(plan.bytes(kept))}{chosen}"
+    yield f"vectors of pictures and captions: {_size(plan.vector_bytes)}"
+    yield f"free on the disk of {place}: {_size(plan.free_bytes)}"
+    speech, pictures = plan.seconds / plan.speech_speed, plan.pictures / plan.picture_speed
+    yield f"on {device}: speech at {plan.speech_speed:,.1f} times real time, {_duration(speech)};"
+    yield f"    {plan.picture_speed:,.0f} pictures a second, {_duration(pictures)}"
+    if not plan.fits:
+        yield f"It will not fit: {_size(plan.needed)} of {_size(plan.free_bytes)}. {_advice(plan, preset)}"
+
+
+def _advice(plan: Plan, preset: str) -> str:
+    smaller = [k for k in PRECISIONS if plan.bytes(k) < plan.bytes(plan.kept) and plan.bytes(k) < plan.free_bytes]
+    precision = f"Set presets.{preset}.features.precision to {smaller[0]}, or make" if smaller else "Make"
+    return f"{precision} data/{preset} a link to a larger disk."
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} hours"
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """So many, evenly out of all."""
+    return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    return next(folder for folder in path.resolve().parents if folder.is_dir())

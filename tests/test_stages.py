@@ -22,9 +22,9 @@ files = {{
     "extract-features": [f"data/{{preset}}/features/index.json"],
     "embed-clip": [f"data/{{preset}}/vectors/index.json"],
     "train": [f"models/{{preset}}/{{arch}}/seed-{{seed}}/config.json", f"{{runs}}/curves/metrics.json"],
-    "evaluate": [f"{{runs}}/metrics.json", f"{{runs}}/examples.json"],
+    "evaluate": [f"{{runs}}/metrics.json", f"{{runs}}/examples.json", f"{{runs}}/words.json"],
     "report": [f"{{out}}/{{name}}" for name in ("report.html", "table.md", "summary.json")]
-    + [f"{{out}}/plots/{{name}}.json" for name in ("recall", "development", "loss")],
+    + [f"{{out}}/plots/{{name}}.json" for name in ("recall", "development", "loss", "slots")],
 }}
 counter = Path("ran.txt")
 ran = counter.read_text() if counter.exists() else ""

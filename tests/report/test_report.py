@@ -69,6 +69,11 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, **recalls: float) -> Pa
         usage = {"duplicates": estimate(10.0), "distinct_tokens": 17, "per_utterance": estimate(2.5)}
         found = {"hit_rate": estimate(30.0), "all": {"f1": estimate(20.0)}, "content": {"f1": estimate(15.0)}}
         metrics["keywords"] = {"model": usage | found, "commonest": usage}
+    slots = [{"slots": k, "hit_rate": estimate(30.0 + k), "any_hit": estimate(40.0)} for k in range(1, 4)]
+    spoken = [("dog", 40, 30, True), ("cat", 20, 1, True), ("the", 90, 80, False), ("rare", 2, 2, True)]
+    listed = [dict(zip(("word", "spoken", "found", "content"), word, strict=True)) for word in spoken]
+    bands = [{"from": 2, "below": 5, "found": 100.0}, {"from": 10, "below": None, "found": 51.7}]
+    words = {"slots": slots, "words": listed, "by_frequency": bands} if "cascaded" in recalls else {}
     if cif:
         who = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
         metrics["boundaries"] = {"20ms": who, "50ms": who}
@@ -77,7 +82,7 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, **recalls: float) -> Pa
     curve.parent.mkdir(parents=True)
     curve.write_text("step\ttotal\n20\t3.5\n40\t2.5\n")
     examples = {"branch": next(iter(recalls)), "frame_seconds": 0.02, "examples": [example(i, cif) for i in range(3)]}
-    for name, data in (("metrics", metrics), ("examples", examples)):
+    for name, data in (("metrics", metrics), ("examples", examples), ("words", words)):
         (folder / f"{name}.json").write_text(json.dumps(data))
     return folder
 
@@ -116,6 +121,21 @@ def test_one_seed_has_intervals():
     assert "## Word boundaries" not in table
 
 
+def test_the_keyword_study():
+    add_run("parallel", parallel=40.0)
+    add_run("cascaded", cascaded=20.0)
+    table = report()
+    assert cells(table, "cascaded", "Hit rate of the first keywords") == [
+        "31.0 [26.0, 36.0]", "32.0 [27.0, 37.0]", "33.0 [28.0, 38.0]",
+    ]  # fmt: skip
+    assert "| captions 2–4 | captions 10 or more |" in table
+    assert cells(table, "cascaded", "Words found") == ["100.0", "51.7"]
+    assert "cascaded finds most: dog 75 % of 40, cat 5 % of 20." in table
+    assert "cascaded finds least: cat 5 % of 20, dog 75 % of 40." in table
+    plotted = json.loads((places.report_folder(PRESET) / "plots/slots.json").read_text())
+    assert [row["hit rate"] for row in plotted] == [31.0, 32.0, 33.0]
+
+
 def test_what_run_does_not_name_is_left_out():
     add_run("parallel", 0, parallel=40.0)
     add_run("parallel", 7, parallel=80.0)
@@ -131,7 +151,7 @@ def test_seeds_are_averaged_and_a_hybrid_has_two_rows():
     assert cells(table, "hybrid-cif/cascaded")[2] == "25.0 ± 5.0"
     assert cells(table, "parallel")[2] == "55.0 [50.0, 60.0]"
     assert cells(table, "hybrid-cif", "Keywords")[0] == "30.0 ± 0.0"
-    assert cells(table, "commonest tokens", "Keywords") == ["–", "–", "–", "10.0 ± 0.0", "17.0 ± 0.0", "2.5 ± 0.0"]
+    assert cells(table, "commonest tokens", "Keywords") == ["–"] * 4 + ["10.0 ± 0.0", "17.0 ± 0.0", "2.5 ± 0.0"]
     assert cells(table, "evenly spaced", "Word boundaries")[1] == "−3.0 ± 0.0"
     summary = json.loads((places.report_folder(PRESET) / "summary.json").read_text())
     assert summary == {
@@ -176,7 +196,7 @@ def test_what_evaluation_writes_can_be_read():
         evaluate(model(arch), dataset, "cpu", places.results_folder(PRESET, arch, 0))
     table = report()
     assert cells(table, "hybrid/cascaded")[2].startswith("100.0")
-    assert len(cells(table, "hybrid-cif", "Keywords")) == 6
+    assert len(cells(table, "hybrid-cif", "Keywords")) == 7
     assert len(cells(table, "at random", "Word boundaries")) == 4
     assert not (places.report_folder(PRESET) / "report.html.unfinished").exists()
 

@@ -17,7 +17,7 @@
 In every direction whatever belongs to the same picture is right, and the best of it counts. So an utterance may find
 any caption of its picture, not only its own transcript, as in the published code, whose ids are the pictures'.
 
-`examples.json`: see examples.py.
+`examples.json`: see examples.py. `words.json`: see words.py.
 """
 
 import math
@@ -33,13 +33,14 @@ from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 from sclip.evaluation.boundaries import References, boundary_scores
 from sclip.evaluation.examples import examples
 from sclip.evaluation.hear import Heard, hear
-from sclip.evaluation.keywords import Found, Lexicon, caption_tokens, matches, usage
+from sclip.evaluation.keywords import Found, Lexicon, caption_tokens, hits, matches, usage
 from sclip.evaluation.retrieval import chance_recalls, first_ranks, scores
+from sclip.evaluation.words import Words, study
 from sclip.features.store import save_json_whole
 from sclip.model import SpeechCLIP
 from sclip.training.data import Dataset
 
-METRICS, EXAMPLES = "metrics.json", "examples.json"
+METRICS, EXAMPLES, WORDS = "metrics.json", "examples.json", "words.json"
 Side = tuple[str, Tensor, Tensor]  # what it is called, vectors (N, J), the picture (N,) of each
 
 
@@ -51,7 +52,7 @@ def evaluate(
     seed: int = 0,
     about: Mapping[str, str | int] | None = None,
 ) -> dict[str, Any]:
-    """Write metrics.json, which it returns, and examples.json. `about` is copied: preset, seed and the like."""
+    """Write metrics.json, which it returns, examples.json and words.json. `about` is copied: preset, seed and so on."""
     model = model.to(device).eval()
     heard = hear(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), seed)
@@ -62,14 +63,16 @@ def evaluate(
         "layers": {str(state): share for state, share in enumerate(model.head.weighting.weights().tolist())},
         **retrieval,
     }
+    studied: dict[str, Any] = {}
     if heard.keywords is not None:
-        metrics["keywords"] = _keywords(model, heard.keywords, dataset, bootstrap)
+        metrics["keywords"], studied = _keywords(model, heard.keywords, dataset, bootstrap)
     if heard.firings is not None and any(row.words for row in dataset.rows):
         metrics["boundaries"] = _boundaries(heard.firings, dataset, bootstrap, seed)
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
     out.mkdir(parents=True, exist_ok=True)
     shown = examples(model, dataset, branch, heard.vectors[branch], ranks[branch], seed)
     save_json_whole(out / EXAMPLES, _rounded(shown))
+    save_json_whole(out / WORDS, _rounded(studied))
     metrics = _rounded(metrics)
     save_json_whole(out / METRICS, metrics)
     return metrics
@@ -102,19 +105,26 @@ def _retrieval(
     return metrics, ranks
 
 
-def _keywords(model: SpeechCLIP, found: Found, dataset: Dataset, bootstrap: Bootstrap) -> dict[str, Any]:
+def _keywords(
+    model: SpeechCLIP, found: Found, dataset: Dataset, bootstrap: Bootstrap
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For metrics.json and for words.json"""
     assert model.vocabulary is not None
     assert model.head.keywords is not None
     lexicon = Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table)
-    fixed, pictures = model.head.cif is None, dataset.image_index
-    answers = {"model": found, "commonest": lexicon.commonest(found)}
-    metrics = {name: usage(answer, pictures, bootstrap) for name, answer in answers.items()}
+    fixed, answers = model.head.cif is None, {"model": found, "commonest": lexicon.commonest(found)}
+    metrics = {name: usage(answer, dataset.image_index, bootstrap) for name, answer in answers.items()}
     written = [i for i, row in enumerate(dataset.rows) if row.text]
-    if written:
-        captions = caption_tokens([row.text for row in dataset.rows if row.text], model.clip)
-        for name, answer in answers.items():
-            metrics[name] |= matches(answer[written], captions, lexicon, pictures[written], bootstrap, by_slot=fixed)
-    return metrics
+    if not written:
+        return metrics, {}
+    texts, pictures = [row.text for row in dataset.rows if row.text], dataset.image_index[written]
+    captions = caption_tokens(texts, model.clip)
+    words = {name: Words(answer[written], texts, lexicon, model.clip) for name, answer in answers.items()}
+    for name, answer in answers.items():
+        metrics[name] |= matches(answer[written], captions, lexicon, pictures, bootstrap, by_slot=fixed)
+        metrics[name]["words"] = words[name].scores(pictures, bootstrap)
+    hit = hits(found[written], captions, lexicon)
+    return metrics, study(found[written], hit, words["model"].table(), pictures, bootstrap)
 
 
 def _boundaries(firings: Tensor, dataset: Dataset, bootstrap: Bootstrap, seed: int) -> dict[str, Any]:

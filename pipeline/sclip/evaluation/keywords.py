@@ -116,7 +116,7 @@ def matches(
     found: Found, captions: Tensor, lexicon: Lexicon, pictures: Tensor, bootstrap: Bootstrap, by_slot: bool
 ) -> dict[str, Any]:
     """found and captions (N, C) of the same utterances, and the picture (N,) of each"""
-    hit = torch.cat([_among(lexicon.nearest[r], c).any(-1) for r, c in _blocks(found.rows, captions)]) & found.valid
+    hit = hits(found, captions, lexicon)
     scores: dict[str, Any] = {"hit_rate": bootstrap.mean(100 * ratio(hit.sum(1).double(), found.lengths), pictures)}
     if by_slot:
         scores["hit_rate_of_slot"] = {str(k): bootstrap.mean(100.0 * hit[:, k], pictures) for k in range(hit.shape[1])}
@@ -126,11 +126,16 @@ def matches(
         chosen = found.first & counted[lexicon.ids[found.rows]]  # (N, S)
         spoken = (captions != NO_TOKEN) & counted[captions]  # (N, C)
         counts = ((chosen & right).sum(1), chosen.sum(1), spoken.sum(1))
-        scores[name] = _precision_recall(*counts, pictures, bootstrap)
+        scores[name] = precision_recall(*counts, pictures, bootstrap)
     return scores
 
 
-def _precision_recall(
+def hits(found: Found, captions: Tensor, lexicon: Lexicon) -> Tensor:
+    """(N, S): the slots that have one of the caption's tokens near"""
+    return torch.cat([_among(lexicon.nearest[r], c).any(-1) for r, c in _blocks(found.rows, captions)]) & found.valid
+
+
+def precision_recall(
     right: Tensor, chosen: Tensor, spoken: Tensor, pictures: Tensor, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Three counts (N,): of the keywords that are in the caption, of the keywords, of the caption's tokens"""

@@ -35,6 +35,11 @@ def plots(results: Results) -> dict[str, list[dict[str, Any]]]:
         "loss": _rows(results.losses, "loss"),
         "development": _rows(results.developments, "R@10"),
         "recall": bars,
+        "slots": [
+            {"run": run.arch, "seed": run.seed, "slots": row["slots"], "hit rate": row["hit_rate"]["value"]}
+            for run in results.every
+            for row in run.words.get("slots", ())
+        ],
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sclip import places
 from sclip.config import Params
 from sclip.errors import UserError
-from sclip.evaluation.evaluate import EXAMPLES, METRICS
+from sclip.evaluation.evaluate import EXAMPLES, METRICS, WORDS
 from sclip.parsing import read_json
 
 BRANCHES = ("parallel", "cascaded")
@@ -25,6 +25,7 @@ class Run:
     seed: int
     metrics: dict[str, Any]  # see evaluation/evaluate.py
     examples: dict[str, Any]  # see evaluation/examples.py
+    words: dict[str, Any]  # see evaluation/words.py; empty without keywords
     curves: dict[str, Curve]  # `train/loss/total`, `dev/parallel` and the like; none for a model trained elsewhere
 
 
@@ -99,10 +100,12 @@ def read_results(params: Params, preset: str) -> Results:
 
 def _read(folder: Path, preset: str) -> Run:
     arch, seed = folder.parent.name, int(folder.name.removeprefix("seed-"))
-    if not (folder / EXAMPLES).is_file():
-        command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
-        raise UserError(f"{folder / EXAMPLES}: no such file; `{command}` writes it")
-    return Run(arch, seed, read_json(folder / METRICS), read_json(folder / EXAMPLES), read_curves(folder))
+    for name in (EXAMPLES, WORDS):
+        if not (folder / name).is_file():
+            command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
+            raise UserError(f"{folder / name}: no such file; `{command}` writes it")
+    metrics, examples, words = (read_json(folder / name) for name in (METRICS, EXAMPLES, WORDS))
+    return Run(arch, seed, metrics, examples, words, read_curves(folder))
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

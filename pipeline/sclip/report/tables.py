@@ -13,6 +13,9 @@ from typing import Any
 
 from sclip.report.results import Results, Run
 
+SLOTS = 12  # columns at most
+COMMON, LISTED = 10, 8  # words that are named: how often spoken, how many
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -63,6 +66,7 @@ class Table:
     note: str
     columns: list[Column]
     rows: list[Row]
+    remarks: tuple[str, ...] = ()  # below it
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -74,7 +78,7 @@ class Table:
         lines = [heads, ["---", *["---:"] * len(self.columns)]]
         lines += [[row.label, *(_in_full(cell) for cell in row.cells)] for row in self.rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return f"## {self.title}\n\n{self.note}\n\n{table}\n"
+        return f"## {self.title}\n\n{self.note}\n\n{table}\n" + "".join(f"\n{remark}\n" for remark in self.remarks)
 
 
 def _in_full(cell: Figure | None) -> str:
@@ -106,7 +110,8 @@ def figure_of(entries: Iterable[Any], places: int = 1) -> Figure | None:
 
 def tables(results: Results) -> list[Table]:
     """Those that have rows."""
-    return [table for table in (retrieval(results), keywords(results), boundaries(results)) if table.rows]
+    made = (retrieval(results), keywords(results), first_slots(results), words(results), boundaries(results))
+    return [table for table in made if table.rows]
 
 
 def doubts(results: Results) -> str:
@@ -148,6 +153,7 @@ def keywords(results: Results) -> Table:
         Column("", "hit rate"): ["hit_rate"],
         Column("", "F1, all tokens"): ["all", "f1"],
         Column("", "F1, content words"): ["content", "f1"],
+        Column("", "F1, whole words"): ["words", "f1"],
         Column("", "duplicates"): ["duplicates"],
         Column("", "distinct tokens", percent=False): ["distinct_tokens"],
         Column("", "an utterance", percent=False): ["per_utterance"],
@@ -160,10 +166,56 @@ def keywords(results: Results) -> Table:
             rows.append(Row(label, [figure(runs, "keywords", who, *key) for key in keys.values()], owner))
     note = (
         "Against the tokens of the spoken caption. Hit rate: the share of keywords one of whose five nearest tokens is "
-        "in the caption, in %. Below each architecture stands what the commonest tokens of the training captions, "
-        "always the same, would get."
+        "in the caption, in %. Whole words: keywords side by side that spell one. Below each architecture stands what "
+        "the commonest tokens of the training captions, always the same, would get."
     )
     return Table("Keywords", note, list(keys), rows)
+
+
+def first_slots(results: Results) -> Table:
+    """Hit rates of a varying number of slots"""
+    most = max((len(run.words.get("slots", ())) for run in results.every), default=0)
+    counts = range(1, min(most, SLOTS) + 1)
+    rows = [
+        Row(arch, [figure_of([_slot(run, count) for run in runs]) for count in counts], arch)
+        for arch, runs in results.runs.items()
+        if runs[0].words
+    ]
+    note = "The hit rate, in %, of an utterance's first 1, 2, 3, … keywords, of as many as it has where they are fewer."
+    return Table("Hit rate of the first keywords", note, [Column("first", str(count)) for count in counts], rows)
+
+
+def _slot(run: Run, count: int) -> Any:
+    rows = run.words["slots"][:count]
+    return rows[-1]["hit_rate"] if rows else None
+
+
+def words(results: Results) -> Table:
+    """Which words are found"""
+    studied = {arch: runs for arch, runs in results.runs.items() if runs[0].words}
+    bands = {(row["from"], row["below"]): None for runs in studied.values() for row in runs[0].words["by_frequency"]}
+    rows, remarks = [], []
+    for arch, runs in studied.items():
+        tables = [{(row["from"], row["below"]): row["found"] for row in run.words["by_frequency"]} for run in runs]
+        rows.append(Row(arch, [figure_of([table.get(band) for table in tables]) for band in bands], arch))
+        common = [word for word in runs[0].words["words"] if word["content"] and word["spoken"] >= COMMON]
+        order = sorted(common, key=lambda word: (-word["found"] / word["spoken"], -word["spoken"], word["word"]))
+        for title, chosen in (("most", order[:LISTED]), ("least", order[: -LISTED - 1 : -1])):
+            if chosen:
+                told = ", ".join(f"{w['word']} {100 * w['found'] / w['spoken']:.0f} % of {w['spoken']}" for w in chosen)
+                remarks.append(f"{arch} finds {title}: {told}.")
+    note = (
+        "How often, in %, a content word of the caption is among the keywords, by how many of the test's captions say "
+        f"it. Below: words that at least {COMMON} captions say, of the first seed."
+    )
+    columns = [Column("captions", _band(*band)) for band in bands]
+    return Table("Words found", note, columns, rows, tuple(remarks))
+
+
+def _band(start: int, below: int | None) -> str:
+    if below is None:
+        return f"{start} or more"
+    return str(start) if below == start + 1 else f"{start}–{below - 1}"
 
 
 def boundaries(results: Results) -> Table:

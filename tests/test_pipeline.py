@@ -10,10 +10,13 @@ import soundfile
 import torch
 import yaml
 from click.testing import CliRunner
-from small import clip_encoder, speech_encoder
+from small import SPEECH_CONFIG, clip_encoder, speech_encoder
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 import sclip
 from sclip.cli import main
+from sclip.encoders.source import Source
+from sclip.encoders.speech import SpeechEncoder
 
 ARCHITECTURES = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
 TINY = {
@@ -120,6 +123,33 @@ def test_published_corpora(kind, here):
     assert "cascaded: speech to image R@10" in said("evaluate", "--arch", "hybrid-cif", *chosen)
     said("report", *chosen)
     assert "hybrid-cif" in Path(f"results/{kind}/table.md").read_text()
+
+
+def test_another_language_and_another_encoder(here):
+    """A table of German captions, and an encoder of XLS-R's layout: lines in params.yaml, no code."""
+    sizes = {**SPEECH_CONFIG, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+    SpeechEncoder(Wav2Vec2Model(Wav2Vec2Config(**sizes)), Source("random")).save(Path("xlsr"))
+    rows = [json.loads(line) for line in Path("data/tiny/manifest.jsonl").read_text().splitlines()]
+    said_of = ["Zwei grüne Äpfel über einem Haus", "ein großer Hund läuft", "drei weiße Vögel"]
+    lines = [f"{row['audio']}\t{row['image']}\t{said_of[i % 3]}\t{row['split']}" for i, row in enumerate(rows)]
+    Path("data/tiny/deutsch.tsv").write_text("\n".join(["ton\tbild\ttext\tteil", *lines]), encoding="utf-8")
+    columns = {"audio": "ton", "image": "bild", "text": "text", "split": "teil"}
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["presets"]["deutsch"] = TINY | {
+        "corpus": {"kind": "table", "path": "data/tiny/deutsch.tsv", "columns": columns},
+        "encoders": {"speech": {"name": "xlsr"}, "clip": {"name": "local-dir:clip"}},
+    }
+    Path("deutsch.yaml").write_text(yaml.safe_dump(params))
+    chosen = ("--preset", "deutsch", "--params", "deutsch.yaml")
+    assert "28 utterances" in said("make-corpus", "deutsch", "--params", "deutsch.yaml")
+    said("extract-features", *chosen)
+    said("embed-clip", *chosen)
+    said("train", "--arch", "hybrid-cif", *chosen)
+    assert "cascaded: speech to image R@10" in said("evaluate", "--arch", "hybrid-cif", *chosen)
+    model = sclip.load("models/deutsch/hybrid-cif/seed-0")
+    assert model.speech.normalize_waveform  # as such encoders were trained
+    words = json.loads(Path("results/deutsch/runs/hybrid-cif/seed-0/words.json").read_text())["words"]
+    assert {"hund", "vögel", "weiße"} <= {word["word"] for word in words}
 
 
 def test_a_published_checkpoint_stands_in_the_table(here):

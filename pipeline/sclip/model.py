@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sclip.config import Architecture, SpeechEncoderConfig
 from sclip.encoders.audio import SAMPLE_RATE, as_waveform
-from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.clip import ClipEncoder, spelled
 from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import fetch_repo
 from sclip.encoders.speech import SpeechEncoder
@@ -162,7 +162,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def _piece(self, row: int, score: float) -> Piece:
         assert self.vocabulary is not None
         text = self.vocabulary.pieces[row]
-        return Piece(text.removesuffix("</w>"), self.vocabulary.ids[row], score, text.endswith("</w>"))
+        return Piece(spelled(text), self.vocabulary.ids[row], score, text.endswith("</w>"))
 
     def _spans(self, weights: Tensor) -> Iterator[tuple[float, float]]:
         """(S, T) -> from the first to the last frame that went into each slot, in seconds"""

@@ -16,6 +16,7 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.model import set_model_preprocess_cfg
+from open_clip.tokenizer import bytes_to_unicode
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
@@ -32,6 +33,9 @@ from sclip.tensors import fill, fingerprint
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 # OpenAI's own files carry these beside the weights; nobody else's do.
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
+
+
+_BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 class TextTower:
@@ -201,6 +205,11 @@ class ClipEncoder(nn.Module):
         (folder / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
         save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def spelled(pieces: str) -> str:
+    """Words as people write them: CLIP's tokenizer writes each byte of UTF-8 as a letter of its own."""
+    return bytes(_BYTES[letter] for letter in pieces.removesuffix("</w>")).decode("utf-8", errors="replace")
 
 
 def sizes_of_tag(name: str) -> dict[str, Any]:

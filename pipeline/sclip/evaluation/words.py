@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sclip.encoders.clip import spelled
 from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.evaluation.keywords import Found, Lexicon, precision_recall
 from sclip.padded import valid_mask
@@ -48,7 +49,7 @@ def spell(code: int, clip: "ClipEncoder", base: int) -> str:
     while code:
         code, token = divmod(code, base)
         pieces.append(clip.piece(token - 1))
-    return "".join(reversed(pieces)).removesuffix("</w>")
+    return spelled("".join(reversed(pieces)))
 
 
 class Words:

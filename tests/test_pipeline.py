@@ -94,6 +94,17 @@ def test_cached_stages_are_whole(here):
     assert "0 shards computed" in said("extract-features")
 
 
+def test_plan(here, monkeypatch):
+    for seconds in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
+        monkeypatch.setattr(f"sclip.features.plan.{seconds}", 0.05)
+    told = said("plan", "tiny", "--device", "cpu")
+    assert "28 utterances (all looked at), 22 pictures" in told
+    assert "as features.precision says in presets.tiny" in told
+    kept = sum(path.stat().st_size for path in Path("data/tiny/features").glob("*.safetensors"))
+    planned = float(told.split("fp16  ")[1].split(" GB")[0]) * 1e9
+    assert planned == pytest.approx(kept, abs=5e6)  # two places of a gigabyte
+
+
 def test_own_corpus(here):
     """A manifest that somebody wrote, its files anywhere."""
     params = yaml.safe_load(Path("params.yaml").read_text())

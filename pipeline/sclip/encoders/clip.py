@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sclip.encoders.source import Source, fetch_repo
+from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
 from sclip.padded import Padded
 from sclip.parsing import read_json
@@ -228,7 +228,10 @@ def _open(architecture: str, tag: str | None, name: str) -> tuple[Any, Any]:
         model = open_clip.create_model(architecture, tag, require_pretrained=True)
         return model, open_clip.get_tokenizer(architecture)
     except (RuntimeError, OSError, ValueError, TypeError, KeyError, AssertionError, SafetensorError) as error:
-        raise UserError(f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}") from None
+        reason = f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}"
+    if tag is not None:
+        reason += f". {without_network('its hub repo')} (local-dir:FOLDER, with {CONFIG_FILE} and {WEIGHTS_FILE})"
+    raise UserError(reason)
 
 
 def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from sclip.errors import UserError
 
@@ -17,6 +18,14 @@ class Source:
     revision: str | None = None
 
 
+def without_network(what: str) -> str:
+    """What to do then."""
+    return (
+        f"Without a network: fill the cache {HF_HUB_CACHE} where there is one (HF_HOME says where it lies), or copy "
+        f"{what}'s files into a folder and name that"
+    )
+
+
 def fetch_repo(repo: str, revision: str | None, patterns: list[str], **download: Any) -> tuple[Path, str]:
     """A hub repo's files, from the network or HF_HOME's cache -> its folder here, and the commit.
 
@@ -27,5 +36,7 @@ def fetch_repo(repo: str, revision: str | None, patterns: list[str], **download:
     except Exception as error:  # the hub's errors have no common class below Exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         at = f" at {revision}" if revision else ""
-        raise UserError(f"{repo}: no such folder, and as a hub repo{at} not to be had: {reason}") from None
+        raise UserError(
+            f"{repo}: no such folder, and as a hub repo{at} not to be had: {reason}. {without_network('the repo')}"
+        ) from None
     return folder, folder.name

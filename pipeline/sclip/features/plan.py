@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sclip.config import Preset
+from sclip.config import FeaturesConfig, Preset
 from sclip.corpora.make import find_rows
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
@@ -23,7 +23,7 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision, read_ahead
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
-from sclip.features.recordings import hear, look
+from sclip.features.recordings import Recording, hear, look
 from sclip.features.store import PRECISIONS
 
 T = TypeVar("T")
@@ -72,39 +72,49 @@ def make_plan(
     recordings = [r for _, read in read_ahead(chunks(sample, 64), look) for r in read if r.fault is None]
     if not recordings:
         raise UserError(f"none of {len(sample)} recordings can be read; `sclip check-corpus` says why")
-    samples = [recording.samples for recording in recordings]
-    mean, share = statistics.fmean(samples), len(recordings) / len(sample)
-    error = statistics.stdev(samples) / math.sqrt(len(samples)) / mean if len(samples) > 1 else math.inf
-    frames = float(speech.to(device).frames(torch.tensor(samples)).clamp(min=0).double().mean())
+    speech, clip = speech.to(device), clip.to(device)
+    utterances = len(rows) * len(recordings) / len(sample)
+    samples = torch.tensor([recording.samples for recording in recordings], dtype=torch.long)
+    seconds = samples.double() / SAMPLE_RATE
+    doubt = float(2 * seconds.std() / seconds.mean()) / math.sqrt(len(seconds)) if len(seconds) > 1 else math.inf
     pictures = list({row.image_id: row.image for row in rows}.values())
     captions = sum(row.text is not None for row in rows)
-    # Extraction's batches are of like length; here they are all of about the middle one.
-    usual = sorted(recordings, key=lambda recording: abs(recording.samples - statistics.median(samples)))
-    waveforms = (x for r in usual if isinstance(x := hear(r, speech.shortest), Tensor))
-    pixels = (x for path in _spread(pictures, SAMPLE) if isinstance(x := read_picture(path, clip), Tensor))
-    clip = clip.to(device)
     return Plan(
-        utterances=round(share * len(rows)),
+        utterances=round(utterances),
         pictures=len(pictures),
         sampled=len(recordings),
-        seconds=mean / SAMPLE_RATE * share * len(rows),
-        doubt=2 * error,
-        frames=frames * share * len(rows),
+        seconds=float(seconds.mean()) * utterances,
+        doubt=doubt,
+        frames=float(speech.frames(samples).clamp(min=0).double().mean()) * utterances,
         states=(speech.states, speech.width),
         kept=preset.features.precision,
         vector_bytes=(len(pictures) + captions) * clip.joint_width * 4,
         free_bytes=shutil.disk_usage(_existing(manifest)).free,
-        speech_speed=_speed(
-            waveforms,
-            speech,
-            lambda waveform: len(waveform) / SAMPLE_RATE,
-            preset.features.batch_seconds,
-            SPEECH_SECONDS,
-            device,
-            preset.features.compute,
-        ),
-        picture_speed=_speed(pixels, clip.encode_image, lambda _: 1.0, IMAGES_AT_ONCE, PICTURE_SECONDS, device, "fp32"),
+        speech_speed=_speech_speed(recordings, speech, preset.features, device),
+        picture_speed=_picture_speed(_spread(pictures, SAMPLE), clip, device),
     )
+
+
+def _speech_speed(
+    recordings: Sequence[Recording], speech: AnySpeechEncoder, config: FeaturesConfig, device: str | torch.device
+) -> float:
+    """Seconds of audio a second. Extraction's batches are of like length; here they are all of about the middle one."""
+    middle = statistics.median(recording.samples for recording in recordings)
+    usual = sorted(recordings, key=lambda recording: abs(recording.samples - middle))
+    waveforms = (x for recording in usual if isinstance(x := hear(recording, speech.shortest), Tensor))
+    with precision(device, config.compute):
+        return _speed(waveforms, speech, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
+
+
+def _seconds(waveform: Tensor) -> float:
+    return len(waveform) / SAMPLE_RATE
+
+
+def _picture_speed(paths: Sequence[Path], clip: ClipEncoder, device: str | torch.device) -> float:
+    """Pictures a second"""
+    pixels = (x for path in paths if isinstance(x := read_picture(path, clip), Tensor))
+    with precision(device, "fp32"):
+        return _speed(pixels, clip.encode_image, lambda _: 1.0, IMAGES_AT_ONCE, PICTURE_SECONDS, device)
 
 
 @torch.inference_mode()
@@ -115,7 +125,6 @@ def _speed(
     most: float,
     seconds: float,
     device: str | torch.device,
-    compute: str,
 ) -> float:
     """Weight a second. Batches double up to `most` while there is time; the last is what counts."""
     stop, found, size = time.monotonic() + seconds, math.nan, 1
@@ -126,8 +135,7 @@ def _speed(
         if not batch:
             break
         began = time.monotonic()
-        with precision(device, compute):
-            encode(batch)
+        encode(batch)
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
         found = sum(map(weight, batch)) / (time.monotonic() - began)

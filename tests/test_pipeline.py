@@ -234,7 +234,7 @@ def bad_corpus(here: Path, monkeypatch, name: str, **changes) -> None:
 ROWS = {
     "points nowhere": ({"audio": "gone.flac"}, r"gone.flac: no such file"),
     "unknown split": ({"split": "tests"}, "expected a split of train, dev, test, found 'tests'"),
-    "repeated id": ({"id": "train-00000-0"}, "repeats the id of row 1"),
+    "repeated id": ({"id": "train-00000-0"}, "repeats the id of manifest row 1"),
     "misspelt key": ({"texts": "a dog"}, "texts: no such key; did you mean 'text'?"),
 }
 

@@ -131,7 +131,9 @@ def _go_on(archive: Archive, part: Path) -> None:
             return  # it was whole
         raise
     with response:
-        start = start if response.status == 206 else 0
+        if response.status != 206:
+            start = 0
+            part.unlink(missing_ok=True)  # before its new version is told, should this be killed in between
         named = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if named:
             version.write_text(named, encoding="utf-8")

@@ -92,7 +92,7 @@ _random_encoders = click.option(
     "random",
     is_flag=True,
     help="Both encoders at their real sizes with weights drawn at random, and nothing downloaded: to rehearse a "
-    "preset. The index files of features and vectors say so. For all stages or for none.",
+    "preset. All that is written says so. For all stages or for none.",
 )
 
 

@@ -18,7 +18,7 @@ from sclip.features.vectors import write_vectors
 from sclip.training.data import Dataset
 
 UTTERANCES, PICTURES = 14, 5
-SPEECH = {"states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
+SPEECH = {"encoder": "small", "revision": None, "states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
 
 
 def corpus(folder: Path, words: bool = True) -> Dataset:
@@ -39,7 +39,12 @@ def corpus(folder: Path, words: bool = True) -> Dataset:
     states = {f"u{i}": torch.randn(n, 3, 32, generator=generator).half() for i, n in enumerate(lengths)}
     write_index(folder, SPEECH, [write_shard(folder / "0.safetensors", SPEECH, states, {})])
     images, texts = (F.normalize(torch.randn(n, 20, generator=generator), dim=-1) for n in (PICTURES, UTTERANCES))
-    index = {"clip": {}, "fingerprint": fingerprint_of("clip"), "skipped": {}, "notes": {}}
+    index = {
+        "clip": {"name": "small", "revision": None},
+        "fingerprint": fingerprint_of("clip"),
+        "skipped": {},
+        "notes": {},
+    }
     (folder / "vectors").mkdir()
     write_vectors(folder / "vectors", index, ([f"p{i}" for i in range(PICTURES)], images), (list(states), texts))
     return Dataset.open(folder / "manifest.jsonl", folder, folder / "vectors", "test")
@@ -64,6 +69,7 @@ def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
     metrics = evaluate(tested, dataset, "cpu", tmp_path / "a", about={"preset": "tiny", "seed": 3})
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == metrics
     assert metrics["about"]["preset"] == "tiny"
+    assert metrics["about"]["encoders"].keys() == {"speech", "clip"}
     assert metrics["counts"] == {"utterances": UTTERANCES, "pictures": PICTURES, "captions": UTTERANCES}
     assert all(isinstance(value, str) or math.isfinite(value) for _, value in leaves(metrics))
 

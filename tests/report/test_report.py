@@ -25,7 +25,7 @@ from sclip.training.data import Dataset
 PARAMS, PRESET = load_params(overrides=["run.seeds=[0, 1, 2]"]), "scenes"
 CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]
 SECONDS = 0.8
-SPEECH = {"states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
+SPEECH = {"encoder": "small", "revision": None, "states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,10 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, **recalls: float) -> Pa
     chance = {"R@1": 1, "R@5": 5, "R@10": 9.9}
     speech = {branch: scores(value) for branch, value in recalls.items()}
     metrics = {
-        "about": {"sclip": "1", "torch": "2", "device": "cpu", "bootstrap": {"resamples": 1000, "seed": 0}},
+        "about": {
+            "encoders": {"speech": "hubert", "clip": "vit"},
+            **{"sclip": "1", "torch": "2", "device": "cpu", "bootstrap": {"resamples": 1000, "seed": 0}},
+        },
         "counts": {"utterances": 3, "pictures": 3, "captions": 3},
         "layers": {"0": 0.25, "1": 0.75},
         **{way: {**speech, "chance": chance} for way in ("speech_to_image", "image_to_speech", "speech_to_text")},
@@ -189,7 +192,12 @@ def test_what_evaluation_writes_can_be_read():
     vectors.mkdir()
     write_index(features, SPEECH, [write_shard(features / "0.safetensors", SPEECH, states, {})])
     images, texts = (F.normalize(torch.randn(3, 20, generator=generator), dim=-1) for _ in range(2))
-    index = {"clip": {}, "fingerprint": fingerprint_of("clip"), "skipped": {}, "notes": {}}
+    index = {
+        "clip": {"name": "small", "revision": None},
+        "fingerprint": fingerprint_of("clip"),
+        "skipped": {},
+        "notes": {},
+    }
     write_vectors(vectors, index, (["p0", "p1", "p2"], images), (list(states), texts))
     dataset = Dataset.open(places.manifest(PRESET), features, vectors, "test")
     for arch in ("hybrid", "hybrid-cif"):
@@ -210,9 +218,19 @@ def test_what_is_missing_is_told_with_the_command_that_writes_it():
         report()
 
 
-def test_results_on_other_utterances_do_not_stand_side_by_side():
+def test_random_encoders_are_marked():
+    folder = add_run("parallel", parallel=50.0)
+    assert "Not a result" not in report()
+    metrics = folder / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"vit"', '"vit (random weights, seed 0)"'))
+    assert "Not a result of trained encoders: vit (random weights, seed 0)." in report()
+    assert "vit (random weights, seed 0)" in (places.report_folder(PRESET) / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("key", "other"), [('"pictures": 3', '"pictures": 4'), ('"clip": "vit"', '"clip": "vit-l"')])
+def test_results_on_other_utterances_or_encoders_do_not_stand_side_by_side(key, other):
     add_run("parallel", parallel=50.0)
     metrics = add_run("hybrid", parallel=50.0, cascaded=40.0) / "metrics.json"
-    metrics.write_text(metrics.read_text().replace('"pictures": 3', '"pictures": 4'))
-    with pytest.raises(UserError, match="hybrid, seed 0, was not evaluated on the same utterances as parallel, seed 0"):
+    metrics.write_text(metrics.read_text().replace(key, other))
+    with pytest.raises(UserError, match="hybrid, seed 0, was not evaluated on the same utterances and encoders as par"):
         report()

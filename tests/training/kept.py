@@ -11,7 +11,14 @@ from sclip.features.vectors import write_vectors
 from sclip.training.data import Dataset
 
 STATES, WIDTH, JOINT = 3, 32, 20  # of small.py's encoders
-FEATURES = {"states": STATES, "width": WIDTH, "frame_seconds": 0.02, "precision": "fp16"}
+FEATURES = {
+    "encoder": "small",
+    "revision": None,
+    "states": STATES,
+    "width": WIDTH,
+    "frame_seconds": 0.02,
+    "precision": "fp16",
+}
 
 
 def keep(folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: int = 1) -> Path:
@@ -42,7 +49,7 @@ def keep(folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: 
     shards = [write_shard(folder / f"features/{i}.safetensors", FEATURES, part, {}) for i, part in enumerate(parts)]
     write_index(folder / "features", FEATURES, shards)
     (folder / "vectors").mkdir()
-    index = {"clip": {}, "fingerprint": str(seed), "skipped": {}, "notes": {}}
+    index = {"clip": {"name": "small", "revision": None}, "fingerprint": str(seed), "skipped": {}, "notes": {}}
     captions_of = (list(utterances), F.normalize(torch.randn(len(utterances), JOINT, generator=generator), dim=-1))
     write_vectors(folder / "vectors", index, (list(images), torch.stack(list(images.values()))), captions_of)
     return folder

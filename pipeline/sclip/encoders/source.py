@@ -9,6 +9,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from sclip.errors import UserError
 
+RANDOM = "random weights"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -16,6 +18,14 @@ class Source:
 
     name: str
     revision: str | None = None
+
+    def drawn_at_random(self, seed: int) -> "Source":
+        """A name that loads no weights by mistake, and marks all that is made with them."""
+        return Source(f"{self.name} ({RANDOM}, seed {seed})", self.revision)
+
+
+def is_random(name: str) -> bool:
+    return f"({RANDOM}, " in name
 
 
 def without_network(what: str) -> str:

@@ -58,7 +58,12 @@ def evaluate(
     bootstrap = Bootstrap(len(dataset.images), seed)
     retrieval, ranks = _retrieval(heard, dataset, model.device, bootstrap)
     metrics: dict[str, Any] = {
-        "about": {**(about or {}), "arch": model.name, **_circumstances(model.device, seed)},
+        "about": {
+            **(about or {}),
+            "arch": model.name,
+            "encoders": _encoders(dataset),
+            **_circumstances(model.device, seed),
+        },
         "counts": _counts(dataset),
         "layers": {str(state): share for state, share in enumerate(model.head.weighting.weights().tolist())},
         **retrieval,
@@ -137,6 +142,13 @@ def _boundaries(firings: Tensor, dataset: Dataset, bootstrap: Bootstrap, seed: i
 def _counts(dataset: Dataset) -> dict[str, int]:
     captions = 0 if dataset.captions is None else len(dataset.captions)
     return {"utterances": len(dataset), "pictures": len(dataset.images), "captions": captions}
+
+
+def _encoders(dataset: Dataset) -> dict[str, str]:
+    """Whose states and vectors they are."""
+    speech, clip = dataset.store.features, dataset.clip
+    found = {"speech": (speech["encoder"], speech["revision"]), "clip": (clip["name"], clip["revision"])}
+    return {what: f"{name} at {revision}" if revision else name for what, (name, revision) in found.items()}
 
 
 def _circumstances(device: torch.device, seed: int) -> dict[str, Any]:

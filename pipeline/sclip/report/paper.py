@@ -17,7 +17,7 @@ from sclip import places
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import METRICS
 from sclip.parsing import parse, read_json
-from sclip.report.results import Curve, read_curves
+from sclip.report.results import Curve, random_encoders, read_curves
 from sclip.report.tables import Figure, below, figure_of
 
 
@@ -83,12 +83,17 @@ def table_lines(table: PaperTable, with_ours: bool) -> Iterator[Line]:
         if row.ours is None or not with_ours:
             continue
         results = places.report_folder(row.ours.preset) / "runs" / row.ours.arch
-        own = _cells(table, row.ours.branch, sorted(results.glob("seed-*")))
-        yield Line(row.system, "ours", own)
+        folders = sorted(results.glob("seed-*"))
+        own = _cells(table, row.ours.branch, folders)
+        yield Line(row.system, "ours, of random encoders" if _rehearsed(folders) else "ours", own)
         yield Line(row.system, "difference", list(map(_difference, own, published)))
         checkpoint = places.imported_results_folder(row.ours.preset, row.ours.arch)
         if checkpoint.is_dir():
             yield Line(row.system, "published checkpoint, measured here", _cells(table, row.ours.branch, [checkpoint]))
+
+
+def _rehearsed(folders: Sequence[Path]) -> bool:
+    return any(random_encoders(read_json(folder / METRICS)) for folder in folders if (folder / METRICS).is_file())
 
 
 def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Figure | None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sclip import places
 from sclip.config import Params
+from sclip.encoders.source import is_random
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import EXAMPLES, METRICS, WORDS
 from sclip.parsing import read_json
@@ -61,6 +62,11 @@ class Results:
         return self.firsts[0]
 
     @property
+    def random_encoders(self) -> list[str]:
+        """Those whose weights nobody trained."""
+        return random_encoders(self.first.metrics)
+
+    @property
     def losses(self) -> list[Line]:
         measured = [(run, run.curves.get("train/loss/total")) for run in self.every]
         return [Line(run.arch, run.arch, None, run.seed, curve) for run, curve in measured if curve]
@@ -108,6 +114,10 @@ def _read(folder: Path, preset: str) -> Run:
     return Run(arch, seed, metrics, examples, words, read_curves(folder))
 
 
+def random_encoders(metrics: dict[str, Any]) -> list[str]:
+    return [name for name in metrics["about"]["encoders"].values() if is_random(name)]
+
+
 def read_curves(folder: Path) -> dict[str, Curve]:
     """Those of a run; none for a model trained elsewhere."""
     plots = folder / "curves/plots/metrics"
@@ -121,16 +131,17 @@ def _curve(path: Path) -> Curve:
 
 
 def _check_alike(results: Results) -> None:
-    """Side by side stands only what was measured on the same utterances."""
+    """Side by side stands only what was measured on the same utterances, through the same encoders."""
 
     def measured_on(run: Run) -> Any:
-        return run.metrics["counts"], [example["id"] for example in run.examples["examples"]]
+        utterances = [example["id"] for example in run.examples["examples"]]
+        return run.metrics["counts"], run.metrics["about"]["encoders"], utterances
 
     first = results.first
     for run in results.every:
         if measured_on(run) != measured_on(first):
             command = f"sclip evaluate --preset {results.preset} --arch {run.arch} --seed {run.seed}"
             raise UserError(
-                f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances as "
-                f"{first.arch}, seed {first.seed}; `{command}` does it again"
+                f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances "
+                f"and encoders as {first.arch}, seed {first.seed}; `{command}` does it again"
             )

@@ -122,6 +122,8 @@ def doubts(results: Results) -> str:
         told.append(f"In brackets: 95 % intervals, from {resamples} resamplings of the test pictures.")
     if several := [f"{arch} {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
         told.append(f"With ±: mean and standard deviation between seeds ({', '.join(several)}).")
+    if results.random_encoders:
+        told.append(f"Not a result of trained encoders: {' and '.join(results.random_encoders)}.")
     if results.missing:
         told.append(f"Not run: {', '.join(results.missing)}.")
     return " ".join(told)

@@ -13,8 +13,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -188,9 +188,19 @@ def train(
     return Summary(trainer.best["step"], trainer.best["dev"], trainer.seconds)
 
 
-def _attention(device: torch.device) -> AbstractContextManager[None]:
-    """On a CPU torch's fused attention, its backward above all, is slower than the same in plain products."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+@contextmanager
+def _attention(device: torch.device) -> Iterator[None]:
+    """On a CPU torch's fused attention, its backward above all, is slower than the same in plain products; and these
+    it works out in fp32 whatever the precision, unless told not to."""
+    if device.type != "cpu":
+        yield
+        return
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)  # as it is by default
 
 
 def _run(trainer: Trainer, train_set: Dataset, dev_set: Dataset, checkpoint: Checkpoint, log: Log) -> None:

@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint golden repro clean
+.PHONY: test lint golden rehearse repro clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+rehearse: .venv/installed
+	$(BIN)/python -m pytest -m full_size
 
 golden: .venv/installed
 	$(BIN)/python -m pytest -m golden

@@ -1,7 +1,8 @@
 """Flickr8k and SpokenCOCO with a few pictures, laid out as published, odd cases included."""
 
 import json
-from itertools import count
+from collections.abc import Iterator, Sequence
+from itertools import count, cycle
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +30,20 @@ def caption(seed: int) -> str:
     return " ".join(np.random.default_rng(seed).choice(WORDS, 6)) + " ."
 
 
-def flickr8k(folder: Path, captions: str = "Flickr8k.token.txt", odd: bool = False) -> None:
-    """`odd`: the captions' file has CRLF, one recording no caption and one caption no recording, one picture is in no
-    split and one in two, one file is missing, one recording is there twice."""
+def flickr8k(
+    folder: Path, captions: str = "Flickr8k.token.txt", odd: bool = False, seconds: Sequence[float] = (0.4,)
+) -> None:
+    """`seconds`: recordings' lengths, in turn. `odd`: the captions' file has CRLF, one recording no caption and one
+    caption no recording, one picture is in no split and one in two, one file is missing, one recording is there
+    twice."""
     audio = folder / "flickr_audio"
     spoken, speakers, written = [], [], []
+    lengths = cycle(seconds)
     for i, (split, number) in enumerate((split, n) for split, total in PICTURES.items() for n in range(total)):
         name = f"{split}{number}_abc"
         jpg(folder / "Images" / f"{name}.jpg")
         for k in range(5):
-            wav(audio / "wavs" / f"{name}_{k}.wav")
+            wav(audio / "wavs" / f"{name}_{k}.wav", next(lengths))
             spoken.append(f"{name}_{k}.wav {name}.jpg #{k}")
             speakers.append(f"{name}_{k}.wav {i % 3}")
             written.append((f"{name}.jpg", k, caption(10 * i + k)))
@@ -65,9 +70,10 @@ def flickr8k(folder: Path, captions: str = "Flickr8k.token.txt", odd: bool = Fal
     (audio / "wav2spk.txt").write_text("\n".join(speakers) + "\n")
 
 
-def spokencoco(folder: Path, odd: bool = False) -> None:
+def spokencoco(folder: Path, odd: bool = False, seconds: Sequence[float] = (0.4,)) -> None:
     """Both splits. `odd`: one caption's recording is missing, one picture has none, one is a text file, one is in two
     splits, two captions share an id."""
+    lengths = cycle(seconds)
     for part, names in {
         "SpokenCOCO_train": ["train", "dev"],
         "SpokenCOCO_val": ["test", "more"],
@@ -75,18 +81,18 @@ def spokencoco(folder: Path, odd: bool = False) -> None:
         "SpokenCOCO_ksplit_val": ["dev"],
         "SpokenCOCO_ksplit_test": ["test"],
     }.items():
-        data = [_coco_picture(folder, name, n) for name in names for n in range(PICTURES.get(name, 9))]
+        data = [_coco_picture(folder, name, n, lengths) for name in names for n in range(PICTURES.get(name, 9))]
         if odd and part == "SpokenCOCO_ksplit_train":
             (folder / "SpokenCOCO" / data[0]["captions"][2]["wav"]).unlink()
             data[1]["captions"] = []
             (folder / "mscoco_img" / data[2]["image"]).write_text("not a picture")
             data[3]["captions"][1]["uttid"] = data[3]["captions"][0]["uttid"]
         if odd and part == "SpokenCOCO_ksplit_test":
-            data.append(_coco_picture(folder, "train", 4))
+            data.append(_coco_picture(folder, "train", 4, lengths))
         (folder / "SpokenCOCO" / f"{part}.json").write_text(json.dumps({"data": data}))
 
 
-def _coco_picture(folder: Path, name: str, number: int) -> dict:
+def _coco_picture(folder: Path, name: str, number: int, lengths: Iterator[float]) -> dict:
     image = f"{'train' if name == 'train' else 'val'}2014/COCO_{name}_{number:012}.jpg"
     if not (folder / "mscoco_img" / image).exists():
         jpg(folder / "mscoco_img" / image)
@@ -95,7 +101,7 @@ def _coco_picture(folder: Path, name: str, number: int) -> dict:
         uttid = f"m07{number}-{name}_{k}"
         path = f"wavs/{name}/0/{uttid}.wav"
         if not (folder / "SpokenCOCO" / path).exists():
-            wav(folder / "SpokenCOCO" / path)
+            wav(folder / "SpokenCOCO" / path, next(lengths))
         captions.append(
             {"text": caption(100 + 3 * number + k).upper(), "speaker": f"m07{number}", "uttid": uttid, "wav": path}
         )

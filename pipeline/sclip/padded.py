@@ -34,6 +34,13 @@ class Padded:
         """(B, T)"""
         return valid_mask(self.lengths, self.values.shape[-2])
 
+    def to(self, device: torch.device) -> "Padded":
+        return Padded(self.values.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+
+    def pinned(self) -> "Padded":
+        """In memory that a GPU fetches from by itself."""
+        return Padded(self.values.pin_memory(), self.lengths.pin_memory())
+
     def __iter__(self) -> Iterator[Tensor]:
         """Each sequence without its padding."""
         for row, length in zip(self.values, self.lengths.tolist(), strict=True):

@@ -1,6 +1,5 @@
 """From recordings to a store: the encoder's own states, recomputed only where something changed, bad input named."""
 
-import os
 import random
 import signal
 import subprocess
@@ -70,6 +69,38 @@ def test_what_is_read_is_what_the_encoder_says(corpus, tmp_path, precision):
         assert (kept.float() - alone).abs().max() <= tolerance * alone.abs().max()
 
 
+@torch.no_grad()
+def test_codes_of_states(corpus, tmp_path):
+    """Near what the encoder says, in few bytes, found again, and of their own directions alone."""
+    speech = encoder()
+    summary, _ = extract(corpus, tmp_path / "out", speech, components=60)
+    store = FeatureStore.open(tmp_path / "out")
+    assert (store.states, store.width) == (3, 32)
+    assert summary.frames * 60 < summary.gigabytes * 1e9 < summary.frames * 64 * 2
+    coded = store.read(torch.arange(len(store)))
+    for row, codes in zip(read_manifest(corpus.path, Problems()), coded, strict=True):
+        alone = speech([read_audio(row.audio)]).values[0].transpose(0, 1)  # (T, L, D)
+        assert (coded.directions.decode(codes) - alone).square().mean() < 0.05 * alone.var()
+    assert verify(tmp_path / "out") == []
+
+    before = files(tmp_path / "out")
+    summary, _ = extract(corpus, tmp_path / "out", speech, components=60)
+    assert summary.shards_computed == 0
+    assert {name: file for name, file in files(tmp_path / "out").items() if name != "index.json"} == {
+        name: file for name, file in before.items() if name != "index.json"
+    }
+    (tmp_path / "out/directions.safetensors").write_bytes(
+        contents(tmp_path / "out")["directions.safetensors"][:-4] + b"1234"
+    )
+    assert [found.where for found in verify(tmp_path / "out")] == ["directions.safetensors"]
+    with pytest.raises(UserError, match=r"directions.safetensors: not the file that index.json tells of"):
+        FeatureStore.open(tmp_path / "out")
+    extract(corpus, tmp_path / "out", speech)
+    assert not (tmp_path / "out/directions.safetensors").exists()
+    with pytest.raises(UserError, match=r"features.components: 97, and a frame has 96 numbers"):
+        extract(corpus, tmp_path / "out", speech, components=97)
+
+
 def test_batches_do_not_matter(corpus, tmp_path):
     extract(corpus, tmp_path / "one", batch_seconds=0.1)
     extract(corpus, tmp_path / "many", batch_seconds=100.0)
@@ -120,7 +151,7 @@ def test_goes_on_where_it_was_stopped(corpus, tmp_path):
 KILLED = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-torch.set_num_threads(1)
+torch.set_num_threads({threads})
 from pathlib import Path
 from small import speech_encoder
 import sclip.features.extract as extract
@@ -142,9 +173,10 @@ def test_killed_at_any_moment(corpus, tmp_path):
     extract(corpus, tmp_path / "expected")
     out = tmp_path / "out"
     tests = Path(__file__).parent.parent
-    program = KILLED.format(tests=str(tests), out=str(out), manifest=str(corpus.path))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
+    # With other threads sums come out otherwise in the last bit.
+    threads = torch.get_num_threads()
+    program = KILLED.format(tests=str(tests), out=str(out), manifest=str(corpus.path), threads=threads)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     time.sleep(random.uniform(0.02, 0.4))
     process.send_signal(signal.SIGKILL)

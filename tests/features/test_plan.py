@@ -42,20 +42,22 @@ def planned(corpus, folder, **features):
     return make_plan(preset, folder / "manifest.jsonl", speech, clip, "cpu", Problems()), preset, speech, clip
 
 
-@pytest.mark.parametrize("sample", [2_000, 40])
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_what_is_planned_is_what_is_written(corpus, sample, precision, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kept", "sample"), [("fp16", 2_000), ("fp16", 40), ("fp32", 2_000), ("fp32", 40), ("int8", 2_000)]
+)
+def test_what_is_planned_is_what_is_written(corpus, sample, kept, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "SAMPLE", sample)
     monkeypatch.setattr(plan, "SPEECH_SECONDS", 0.3)
     monkeypatch.setattr(plan, "PICTURE_SECONDS", 0.1)
-    found, preset, speech, clip = planned(corpus, tmp_path, precision=precision)
+    features = {"components": 90} if kept == "int8" else {"precision": kept}
+    found, preset, speech, clip = planned(corpus, tmp_path, **features)
     assert make_corpus(preset.corpus, tmp_path / "manifest.jsonl", Problems()) == found.utterances == 65
     done = extract_features(tmp_path / "manifest.jsonl", tmp_path / "f", speech, preset.features, "cpu", Problems())
     embedded = embed_clip(tmp_path / "manifest.jsonl", tmp_path / "v", clip, "cpu", Problems())
     assert (found.pictures, done.utterances) == (embedded.images, 65)
     close = 0.05 if sample == 40 else 1e-6
     assert found.frames == pytest.approx(done.frames, rel=close)
-    assert found.bytes(precision) == pytest.approx(done.gigabytes * 1e9, rel=0.05)
+    assert found.bytes(kept) == pytest.approx(done.gigabytes * 1e9, rel=0.05)
     assert found.vector_bytes == (embedded.images + embedded.captions) * clip.joint_width * 4
     assert found.speech_speed > 0
     assert found.picture_speed > 0

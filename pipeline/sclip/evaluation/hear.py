@@ -14,7 +14,7 @@ from sclip.features.compute import exact_fp32
 from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
-from sclip.training.batches import even_batches, moved, prefetched
+from sclip.training.batches import even_batches, prefetched
 from sclip.training.data import Dataset
 
 BATCH_FRAMES = 4096  # padding included
@@ -54,7 +54,7 @@ def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
 def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
     """What the head makes of hidden states as they are stored: in fp32, whatever that is."""
     with exact_fp32():
-        return model.head(moved(states, model.device), model.text_tower)
+        return model.head(states.to(model.device), model.text_tower)
 
 
 def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:

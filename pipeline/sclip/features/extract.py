@@ -21,19 +21,25 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip.code import code_fingerprint
+from sclip.coded import Directions
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import Row, read_manifest
-from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks, precision, read_ahead
+from sclip.features.compute import chunks, read_ahead
+from sclip.features.directions import find_directions
+from sclip.features.listen import Listener, batches_of
 from sclip.features.recordings import Recording, hear, look
 from sclip.features.store import (
+    CODES,
+    DIRECTIONS_FILE,
     FORMAT,
-    PRECISIONS,
     UNFINISHED,
     Shard,
+    digest_of,
     fingerprint_of,
+    frame_shape,
+    frame_type,
     write_index,
     write_shard,
 )
@@ -43,8 +49,11 @@ CODE = (
     "encoders/speech.py",
     "encoders/mfcc.py",
     "features/compute.py",
+    "features/directions.py",
     "features/extract.py",
+    "features/listen.py",
     "features/recordings.py",
+    "coded.py",
     "padded.py",
 )
 MEGABYTE = 1_000_000
@@ -88,11 +97,15 @@ def extract_features(
     began = time.monotonic()
     rows = read_manifest(manifest, problems)
     encoder = encoder.to(device)
-    features = describe(encoder, config)
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(f"*{UNFINISHED}"):
         leftover.unlink()
     recordings = list(_look_over(rows, problems))
+    features = describe(encoder, config)
+    directions: Directions | None = None
+    if config.components is not None:
+        directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device)
+        features |= {"directions": digest_of(out / DIRECTIONS_FILE)}
     parts = list(_cut(recordings, out, encoder, features, config.shard_megabytes))
     missing = [part for part in parts if not part.is_whole()]
     computed = {part.path for part in missing}
@@ -101,12 +114,13 @@ def extract_features(
         if part.path not in computed:
             for name, reason in Shard.open(part.path).skipped.items():
                 problems.add(names[name], reason)
-    _compute(missing, encoder, features, config, device, problems)
+    _compute(missing, Listener(encoder, directions, config, device), features, config.batch_seconds, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
         raise UserError(f"{manifest}: none of its {len(rows)} recordings can be used")
     write_index(out, features, shards)
-    for path in set(out.glob("*.safetensors")).difference(part.path for part in parts):
+    wanted = {part.path for part in parts} | ({out / DIRECTIONS_FILE} if directions else set())
+    for path in set(out.glob("*.safetensors")) - wanted:
         path.unlink()
     frames = sum(len(shard.states) for shard in shards)
     return Summary(
@@ -122,6 +136,13 @@ def extract_features(
 
 def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any]:
     """All that hidden states depend on besides the recording, in clear: what the fingerprint is of."""
+    coded = {}
+    if config.components is not None:
+        if config.components > encoder.states * encoder.width:
+            raise UserError(
+                f"features.components: {config.components}, and a frame has {encoder.states * encoder.width} numbers"
+            )
+        coded = {"precision": CODES, "components": config.components, "normalized": config.normalize_states}
     return {
         "format": FORMAT,
         "encoder": encoder.source.name,
@@ -134,6 +155,7 @@ def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any
         "states": encoder.states,
         "width": encoder.width,
         "frame_seconds": encoder.frame_seconds,
+        **coded,
     }
 
 
@@ -155,7 +177,7 @@ def _cut(
 ) -> Iterator[Part]:
     """In the manifest's order, each up to a size."""
     samples = torch.tensor([recording.samples for recording in recordings])
-    frame_bytes = encoder.states * encoder.width * PRECISIONS[features["precision"]].itemsize
+    frame_bytes = math.prod(frame_shape(features)) * frame_type(features).itemsize
     sizes = (encoder.frames(samples).clamp(min=0) * frame_bytes).tolist()
     fingerprint = fingerprint_of(features)
     start, room = 0, megabytes * MEGABYTE
@@ -173,16 +195,12 @@ def _part(recordings: Sequence[Recording], out: Path, fingerprint: str) -> Part:
 
 
 def _compute(
-    parts: Sequence[Part],
-    encoder: AnySpeechEncoder,
-    features: dict[str, Any],
-    config: FeaturesConfig,
-    device: str | torch.device,
-    problems: Problems,
+    parts: Sequence[Part], listener: Listener, features: dict[str, Any], batch_seconds: float, problems: Problems
 ) -> None:
     """All shards' batches are one stream, so that reading ahead does not stop at a shard's end."""
-    plan = [(part, list(_batches(part.recordings, config.batch_seconds))) for part in parts]
-    stream = read_ahead((batch for _, batches in plan for batch in batches), partial(hear, shortest=encoder.shortest))
+    plan = [(part, list(batches_of(part.recordings, batch_seconds))) for part in parts]
+    shortest = listener.encoder.shortest
+    stream = read_ahead((batch for _, batches in plan for batch in batches), partial(hear, shortest=shortest))
     bar = tqdm(None, "hidden states", sum(len(part.recordings) for part in parts), unit="", disable=None)
     writing: Future[Shard] | None = None
     with bar, ThreadPoolExecutor(1) as writer:
@@ -195,7 +213,7 @@ def _compute(
                     if isinstance(fault, str):
                         problems.add(recording.row.name, fault)
                         faults[recording.row.id] = fault
-                states |= _encode(heard, encoder, config, device)
+                states |= listener.encode(heard)
                 bar.update(len(batch))
             if writing is not None:
                 writing.result()
@@ -205,41 +223,3 @@ def _compute(
             writing = writer.submit(write_shard, part.path, features, kept, skipped)
         if writing is not None:
             writing.result()
-
-
-def _batches(recordings: Sequence[Recording], seconds: float) -> Iterator[list[Recording]]:
-    """Longest first; the first one's length times their number stays within `seconds`."""
-    batch: list[Recording] = []
-    for recording in sorted(recordings, key=lambda recording: -recording.samples):
-        if batch and batch[0].samples * (len(batch) + 1) > seconds * SAMPLE_RATE:
-            yield batch
-            batch = []
-        batch.append(recording)
-    yield batch
-
-
-@torch.inference_mode()
-def _encode(
-    heard: dict[Row, Tensor], encoder: AnySpeechEncoder, config: FeaturesConfig, device: str | torch.device
-) -> dict[str, Tensor]:
-    """Utterance ids: (T, L, D), as they are kept."""
-    if not heard:
-        return {}
-    with precision(device, config.compute):
-        output = encoder(list(heard.values()))
-    values = output.values.transpose(1, 2)[output.valid]  # (all frames, L, D)
-    kept = values.to(PRECISIONS[config.precision])
-    finite = kept.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        frame = int((~finite).int().argmax())
-        row = list(heard)[int((output.lengths.cumsum(0) <= frame).sum())]
-        raise UserError(f"{row.name}: {_overflow(values[frame], config)}")
-    utterances = torch.split(kept.cpu(), output.lengths.tolist())
-    return {row.id: states for row, states in zip(heard, utterances, strict=True)}
-
-
-def _overflow(values: Tensor, config: FeaturesConfig) -> str:
-    largest = float(values.abs().max())
-    if math.isfinite(largest):
-        return f"a hidden state of {largest:g} does not fit {config.precision}; set features.precision to bf16 or fp32"
-    return f"hidden states computed in {config.compute} are not finite; set features.compute to bf16 or fp32"

@@ -24,10 +24,11 @@ from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision, read_ahead
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
 from sclip.features.recordings import Recording, hear, look
-from sclip.features.store import PRECISIONS
+from sclip.features.store import CODES, PRECISIONS
 
 T = TypeVar("T")
 SAMPLE = 2_000  # recordings whose lengths are looked up
+USUAL_COMPONENTS = 0.25  # of a frame's numbers: where a preset keeps states, what codes would take instead
 SPEECH_SECONDS, PICTURE_SECONDS = 7.0, 3.0  # of measuring
 
 
@@ -40,14 +41,17 @@ class Plan:
     doubt: float  # twice the standard error of `seconds`, as a share of it
     frames: float
     states: tuple[int, int]  # hidden states, and their width
-    kept: str  # the precision that the preset keeps
+    kept: str  # what the preset keeps: a precision of PRECISIONS, or CODES
+    components: int  # of codes
     vector_bytes: int
     free_bytes: int
     speech_speed: float  # seconds of audio a second
     picture_speed: float  # pictures a second
 
     def bytes(self, kept: str) -> float:
-        """Of hidden states, in a precision."""
+        """Of hidden states, in a precision, or coded."""
+        if kept == CODES:
+            return self.frames * self.components
         return self.frames * math.prod(self.states) * PRECISIONS[kept].itemsize
 
     @property
@@ -87,7 +91,8 @@ def make_plan(
         doubt=doubt,
         frames=float(speech.frames(samples).clamp(min=0).double().mean()) * utterances,
         states=(speech.states, speech.width),
-        kept=preset.features.precision,
+        kept=preset.features.precision if preset.features.components is None else CODES,
+        components=preset.features.components or math.ceil(speech.states * speech.width * USUAL_COMPONENTS),
         vector_bytes=(len(pictures) + captions) * clip.joint_width * 4,
         free_bytes=shutil.disk_usage(_existing(manifest)).free,
         speech_speed=_speech_speed(recordings, speech, preset.features, device),
@@ -149,9 +154,10 @@ def describe_plan(plan: Plan, preset: str, place: Path, device: str) -> Iterator
     yield f"{plan.utterances:,} utterances ({sampled}), {plan.pictures:,} pictures"
     yield f"{plan.seconds / 3600:,.2f} hours ± {100 * plan.doubt:.1f} %, {plan.frames:,.0f} frames"
     yield f"{states} hidden states of {width} numbers a frame, kept in data/{preset}/features:"
-    for kept in PRECISIONS:
-        chosen = f"   as features.precision says in presets.{preset}" if kept == plan.kept else ""
-        yield f"  {kept}  {_size(plan.bytes(kept))}{chosen}"
+    for kept, name in [*((kept, kept) for kept in PRECISIONS), (CODES, f"{plan.components} components")]:
+        key = "components" if kept == CODES else "precision"
+        chosen = f"   as features.{key} says in presets.{preset}" if kept == plan.kept else ""
+        yield f"  {name}  {_size(plan.bytes(kept))}{chosen}"
     yield f"vectors of pictures and captions: {_size(plan.vector_bytes)}"
     yield f"free on the disk of {place}: {_size(plan.free_bytes)}"
     speech, pictures = plan.seconds / plan.speech_speed, plan.pictures / plan.picture_speed
@@ -162,9 +168,15 @@ def describe_plan(plan: Plan, preset: str, place: Path, device: str) -> Iterator
 
 
 def _advice(plan: Plan, preset: str) -> str:
-    smaller = [k for k in PRECISIONS if plan.bytes(k) < plan.bytes(plan.kept) and plan.bytes(k) < plan.free_bytes]
-    precision = f"Set presets.{preset}.features.precision to {smaller[0]}, or make" if smaller else "Make"
-    return f"{precision} data/{preset} a link to a larger disk."
+    """In order: half precision loses nothing that counts, codes a little."""
+    settings = [f"precision to {kept}" for kept in PRECISIONS] + [f"components to {plan.components}"]
+    smaller = [
+        setting
+        for kept, setting in zip([*PRECISIONS, CODES], settings, strict=True)
+        if plan.bytes(kept) < plan.bytes(plan.kept) and plan.bytes(kept) < plan.free_bytes
+    ]
+    change = f"Set presets.{preset}.features.{smaller[0]}, or make" if smaller else "Make"
+    return f"{change} data/{preset} a link to a larger disk."
 
 
 def _size(count: float) -> str:

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sclip.coded import Coded, Directions
 from sclip.errors import UserError
 from sclip.padded import Padded
 from sclip.parsing import read_json
@@ -32,7 +34,16 @@ INDEX_FILE = "index.json"
 METADATA = "sclip"  # the one key of a safetensors file's metadata, so that its bytes have one order
 UNFINISHED = ".unfinished"
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "U8": torch.uint8}
+CODES = "int8"  # the precision of coded states
+DIRECTIONS_FILE = "directions.safetensors"
+DTYPES = {
+    "I8": torch.int8,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+}
 
 
 def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -42,6 +53,16 @@ def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any])
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """Of a file that save_whole wrote."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, Any] = json.loads(file.metadata()[METADATA])
+    except (SafetensorError, TypeError, KeyError, ValueError):
+        raise UserError(f"{path}: not a whole file of sclip's") from None
+    return metadata
 
 
 def save_json_whole(path: Path, data: Any) -> None:
@@ -60,7 +81,7 @@ def fingerprint_of(parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard's file, mapped: `states` (frames, L, D) are read when they are used."""
+    """A shard's file, mapped: `states` (frames, L, D), or their codes (frames, K), are read when they are used."""
 
     path: Path
     size: int
@@ -120,11 +141,21 @@ class Shard:
         }
 
 
+def frame_shape(features: Mapping[str, Any]) -> tuple[int, ...]:
+    """(L, D), or (K,) where they are coded"""
+    return (features["components"],) if "components" in features else (features["states"], features["width"])
+
+
+def frame_type(features: Mapping[str, Any]) -> torch.dtype:
+    return torch.int8 if features["precision"] == CODES else PRECISIONS[features["precision"]]
+
+
 def write_shard(
     path: Path, features: Mapping[str, Any], utterances: Mapping[str, Tensor], skipped: Mapping[str, str]
 ) -> Shard:
-    """`features`: what the fingerprint is of; `utterances`: (T, L, D) by id, in the order of the manifest."""
-    empty = torch.empty(0, features["states"], features["width"], dtype=PRECISIONS[features["precision"]])
+    """`features`: what the fingerprint is of; `utterances`: by id, in the order of the manifest, frames of states
+    (T, L, D) or codes (T, K)."""
+    empty = torch.empty(0, *frame_shape(features), dtype=frame_type(features))
     hashes = [list(hashlib.sha256(_bytes(states.contiguous())).digest()) for states in utterances.values()]
     tensors = {
         "states": torch.cat([empty, *utterances.values()]),
@@ -169,8 +200,14 @@ def read_index(folder: Path) -> dict[str, Any]:
 class FeatureStore:
     """Utterances are known by their rows in the store, 0 to N - 1, in the order of the manifest."""
 
-    def __init__(self, features: Mapping[str, Any], fingerprint: str, shards: Sequence[Shard]):
-        self.fingerprint = fingerprint
+    def __init__(
+        self,
+        features: Mapping[str, Any],
+        fingerprint: str,
+        shards: Sequence[Shard],
+        directions: Directions | None = None,
+    ):
+        self.fingerprint, self.directions = fingerprint, directions
         self.features = dict(features)
         self.states, self.width = int(features["states"]), int(features["width"])
         self.frame_seconds = float(features["frame_seconds"])
@@ -179,11 +216,11 @@ class FeatureStore:
         counts = torch.tensor([len(shard.lengths) for shard in shards])
         self._shard = torch.arange(len(shards)).repeat_interleave(counts)  # (N,)
         self._start = torch.cat([shard.lengths.cumsum(0) - shard.lengths for shard in shards])  # (N,), in its shard
-        self._dtype = shards[0].states.dtype
+        self._shape, self._dtype = frame_shape(features), frame_type(features)
         # numpy has no bf16; bytes are bytes. Its large arrays are the ones that come in huge pages: torch's own
         # cost as much time to allocate as to fill.
-        kind = torch.int32 if self._dtype == torch.float32 else torch.int16
-        self._frames = [shard.states.view(kind).flatten(1).numpy() for shard in shards]  # (frames, L * D)
+        kind = {1: torch.int8, 2: torch.int16, 4: torch.int32}[self._dtype.itemsize]
+        self._frames = [shard.states.view(kind).flatten(1).numpy() for shard in shards]  # (frames, L * D or K)
 
     @classmethod
     def open(cls, folder: str | Path) -> "FeatureStore":
@@ -197,7 +234,10 @@ class FeatureStore:
                     f"{shard.path}: not the shard that {INDEX_FILE} tells of; run `sclip extract-features` again"
                 )
             shards.append(shard)
-        return cls(index["features"], index["fingerprint"], shards)
+        directions = None
+        if "components" in index["features"]:
+            directions = _read_directions(folder, index["features"])
+        return cls(index["features"], index["fingerprint"], shards, directions)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -218,7 +258,7 @@ class FeatureStore:
         return torch.tensor([self.row(name) for name in names], dtype=torch.long)
 
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None) -> Padded:
-        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D) in the stored precision."""
+        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D) in the stored precision, or coded."""
         starts = torch.zeros_like(rows) if starts is None else starts
         lengths = self.lengths[rows] - starts
         if limit is not None:
@@ -228,17 +268,32 @@ class FeatureStore:
         steps = torch.minimum(torch.arange(int(lengths.max())), lengths[:, None] - 1)  # (B, T)
         frames = ((self._start[rows] + starts)[:, None] + steps).numpy()
         values = self._gather(self._shard[rows].numpy(), frames)
-        batch = torch.from_numpy(values).view(self._dtype).view(*frames.shape, self.states, self.width)
+        batch = torch.from_numpy(values).view(self._dtype).view(*frames.shape, *self._shape)
+        if self.directions is not None:
+            return Coded(batch, lengths, self.directions)
         return Padded(batch.transpose(1, 2), lengths)
 
     def _gather(self, shard: Array, frames: Array) -> Array:
-        """Shards (B,) and frames in them (B, T) -> (B, T, L * D), each run of rows of one shard at once."""
-        values = np.empty((*frames.shape, self.states * self.width), self._frames[0].dtype)
+        """Shards (B,) and frames in them (B, T) -> (B, T, numbers), each run of rows of one shard at once."""
+        values = np.empty((*frames.shape, self._frames[0].shape[1]), self._frames[0].dtype)
         changes = np.flatnonzero(np.diff(shard)) + 1
         for start, end in pairwise([0, *changes, len(shard)]):
             # "clip" lets numpy write in place; no index is out of range.
             np.take(self._frames[shard[start]], frames[start:end], axis=0, out=values[start:end], mode="clip")
         return values
+
+
+def _read_directions(folder: Path, features: Mapping[str, Any]) -> Directions:
+    path = folder / DIRECTIONS_FILE
+    directions = Directions.load(path, features["normalized"])
+    if digest_of(path) != features["directions"]:
+        raise UserError(f"{path}: not the file that {INDEX_FILE} tells of; run `sclip extract-features` again")
+    return directions
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -266,6 +321,12 @@ def verify(folder: Path, ids: Sequence[str] | None = None) -> list[Finding]:
         for found in pool.map(lambda shard: list(_damage(shard)), opened):
             findings += found
     known = {entry["file"] for entry in index["shards"]}
+    if "components" in index["features"]:
+        known.add(DIRECTIONS_FILE)
+        try:
+            _read_directions(folder, index["features"])
+        except UserError as error:
+            findings.append(Finding(DIRECTIONS_FILE, str(error)))
     stray = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in known)
     findings += [Finding(name, f"not in {INDEX_FILE}") for name in stray]
     stored = [name for shard in opened for name in shard.ids]

@@ -69,7 +69,7 @@ class SpeechHead(nn.Module):
             self.cif = Cif(width, config.keywords.cif) if config.keywords.cif else None
 
     def forward(self, states: Padded, text_tower: TextTower | None = None, step: int = 0) -> HeadOutput:
-        """Hidden states (B, L, T, D) -> vectors; `step` is the training step, for CIF's schedule."""
+        """Hidden states (B, L, T, D), or coded -> vectors; `step` is the training step, for CIF's schedule."""
         frames = self.weighting(states)
         if self.cif is None:
             tokens, attended = self.attention.at_tokens(self.tokens, frames), None

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sclip.coded import Coded
+from sclip.errors import UserError
 from sclip.padded import Padded
 
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}  # numbers that are in fp32 at a time: a core's cache; some of a GPU's memory
@@ -26,7 +28,14 @@ class LayerWeighting(nn.Module):
         return self.logits.float().softmax(0)
 
     def forward(self, states: Padded) -> Padded:
-        """(B, L, T, D), in whatever precision they were kept -> (B, T, D), fp32"""
+        """(B, L, T, D), in whatever precision they were kept, or coded -> (B, T, D), fp32"""
+        if isinstance(states, Coded):
+            if states.directions.normalized != self.normalize:
+                raise UserError(
+                    f"head.normalize_states is {self.normalize}, and codes were kept of states with "
+                    f"features.normalize_states {states.directions.normalized}: both must be the same"
+                )
+            return Padded(states.weighted_sum(self.weights()), states.lengths)
         with torch.autocast(states.values.device.type, enabled=False):
             summed: Tensor = _WeightedSum.apply(states.values, self.weights(), self.normalize)  # type: ignore[no-untyped-call]
         return Padded(summed, states.lengths)

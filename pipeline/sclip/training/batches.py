@@ -56,22 +56,16 @@ def even_batches(lengths: Tensor, frames: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Batch:
-    states: Padded  # (B, L, T, D)
+    states: Padded  # (B, L, T, D), or coded
     images: Tensor  # (B, J)
     image_ids: Tensor  # (B,)
 
     def to(self, device: torch.device) -> "Batch":
         images, ids = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.image_ids))
-        return Batch(moved(self.states, device), images, ids)
+        return Batch(self.states.to(device), images, ids)
 
     def pinned(self) -> "Batch":
-        """In memory that a GPU fetches from by itself."""
-        states = Padded(self.states.values.pin_memory(), self.states.lengths.pin_memory())
-        return Batch(states, self.images.pin_memory(), self.image_ids.pin_memory())
-
-
-def moved(padded: Padded, device: torch.device) -> Padded:
-    return Padded(padded.values.to(device, non_blocking=True), padded.lengths.to(device, non_blocking=True))
+        return Batch(self.states.pinned(), self.images.pin_memory(), self.image_ids.pin_memory())
 
 
 class TrainingBatches:

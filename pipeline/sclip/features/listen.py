@@ -1,0 +1,67 @@
+"""Batches of recordings through the speech encoder, to what is kept of them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sclip.coded import Directions
+from sclip.config import FeaturesConfig
+from sclip.corpora.manifest import Row
+from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.open import AnySpeechEncoder
+from sclip.errors import UserError
+from sclip.features.compute import precision
+from sclip.features.recordings import Recording
+from sclip.features.store import PRECISIONS
+
+
+def batches_of(recordings: Sequence[Recording], seconds: float) -> Iterator[list[Recording]]:
+    """Longest first; the first one's length times their number stays within `seconds`."""
+    batch: list[Recording] = []
+    for recording in sorted(recordings, key=lambda recording: -recording.samples):
+        if batch and batch[0].samples * (len(batch) + 1) > seconds * SAMPLE_RATE:
+            yield batch
+            batch = []
+        batch.append(recording)
+    yield batch
+
+
+@dataclass(frozen=True)
+class Listener:
+    encoder: AnySpeechEncoder
+    directions: Directions | None  # where codes are kept instead of states
+    config: FeaturesConfig
+    device: str | torch.device
+
+    @torch.inference_mode()
+    def states(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """All frames' hidden states (N, L, D), and how many are of each waveform (B,)"""
+        output = self.encoder(list(waveforms))
+        return output.values.transpose(1, 2)[output.valid], output.lengths
+
+    @torch.inference_mode()
+    def encode(self, heard: Mapping[Row, Tensor]) -> dict[str, Tensor]:
+        """Waveforms -> utterance ids: (T, L, D) or codes (T, K), as they are kept."""
+        if not heard:
+            return {}
+        with precision(self.device, self.config.compute):
+            values, lengths = self.states(list(heard.values()))
+            codes = None if self.directions is None else self.directions.to(values.device).encode(values)
+        kept = values.to(PRECISIONS[self.config.precision]) if codes is None else codes
+        finite = (kept if codes is None else values).isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            frame = int((~finite).int().argmax())
+            row = list(heard)[int((lengths.cumsum(0) <= frame).sum())]
+            raise UserError(f"{row.name}: {self._overflow(values[frame])}")
+        utterances = torch.split(kept.cpu(), lengths.tolist())
+        return {row.id: states for row, states in zip(heard, utterances, strict=True)}
+
+    def _overflow(self, values: Tensor) -> str:
+        config, largest = self.config, float(values.abs().max())
+        if math.isfinite(largest):
+            kept = config.precision
+            return f"a hidden state of {largest:g} does not fit {kept}; set features.precision to bf16 or fp32"
+        return f"hidden states computed in {config.compute} are not finite; set features.compute to bf16 or fp32"

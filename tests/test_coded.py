@@ -1,0 +1,68 @@
+"""Codes: what they keep of states that repeat one another, and that heads need not rebuild these."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sclip.coded import Coded, Directions
+from sclip.errors import UserError
+from sclip.heads.weighting import LayerWeighting
+
+STATES, WIDTH, TRUE = 4, 12, 10
+
+
+def frames(count: int, seed: int, noise: float = 0.0) -> torch.Tensor:
+    """Hidden states (N, L, D) that ten numbers tell, of scales far apart and far from zero."""
+    mixing = torch.randn(TRUE, STATES, WIDTH, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.einsum("nk,kld->nld", torch.randn(count, TRUE, generator=generator), mixing)
+    states += noise * torch.randn(states.shape, generator=generator)
+    return (states + 20) * torch.tensor([0.01, 1.0, 3.0, 100.0])[:, None]
+
+
+def fitted(components: int = TRUE, normalized: bool = False) -> Directions:
+    return Directions.fit(torch.split(frames(3000, seed=1), 700), components, normalized)
+
+
+def test_what_ten_numbers_tell_ten_codes_keep():
+    directions, new = fitted(), frames(500, seed=2)
+    codes = directions.encode(new)
+    assert (codes.dtype, codes.shape) == (torch.int8, (500, TRUE))
+    error = (directions.decode(codes) - new).square().mean((0, 2)) / new.var((0, 2))
+    assert error.max() < 1e-3  # of every state, whatever its scale
+
+
+def test_fewer_codes_keep_the_most_that_they_can():
+    states = frames(3000, seed=1, noise=0.1)
+    x = ((states - states.mean(0)) / states.var(0).mean(-1).sqrt()[:, None]).flatten(1)
+    variances = torch.linalg.svdvals(x).square()
+    for components in (3, 6, 20):
+        directions = Directions.fit([states], components, normalized=False)
+        found = directions.decode(directions.encode(states)) - states
+        lost = (found / directions.spread[:, None]).square().sum()
+        assert lost / x.square().sum() == pytest.approx(float(variances[components:].sum() / variances.sum()), abs=2e-3)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_weighted_sum_and_its_gradient_are_those_of_the_states(normalized):
+    directions = fitted(TRUE + 2, normalized)
+    codes = directions.encode(frames(15, seed=2)).view(3, 5, -1)
+    layers, gradient = LayerWeighting(STATES, normalized), torch.randn(3, 5, WIDTH)
+    torch.nn.init.normal_(layers.logits)
+    found = layers(Coded(codes, torch.tensor([5, 3, 1]), directions)).values
+    found.backward(gradient)
+    logits = layers.logits.detach().clone().requires_grad_()
+    states = directions.decode(codes.flatten(0, 1)).view(3, 5, STATES, WIDTH)
+    wanted = torch.einsum("l,btld->btd", logits.softmax(0), states)
+    wanted.backward(gradient)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(layers.logits.grad, logits.grad, rtol=1e-4, atol=1e-2)
+    if normalized:
+        exact = F.layer_norm(frames(15, seed=2), (WIDTH,))
+        assert (states.view(exact.shape) - exact).square().mean() < 0.02 * exact.var()
+
+
+def test_states_that_were_not_normalised_cannot_be_any_more():
+    codes = Coded(torch.zeros(1, 5, TRUE, dtype=torch.int8), torch.tensor([5]), fitted())
+    with pytest.raises(UserError, match=r"head.normalize_states is True, and codes were kept of states with fea"):
+        LayerWeighting(STATES, normalize=True)(codes)

@@ -1,0 +1,68 @@
+"""`make rehearse`: the papers' experiments from end to end at their real sizes, on a few dozen recordings and with
+weights drawn at random."""
+
+import json
+import shutil
+from pathlib import Path
+
+import miniature
+import pytest
+import yaml
+from test_pipeline import said
+
+pytestmark = pytest.mark.full_size
+ROOT = Path(__file__).parents[1]
+SECONDS = (1.1, 2.6, 3.4, 4.2, 1.9, 2.2, 5.3)
+QUICK = {"training.steps": 3, "training.warmup_steps": 1, "training.batch": 16, "training.precision": "bf16"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Both corpora where params.yaml has them."""
+    folder = tmp_path_factory.mktemp("full_size")
+    miniature.flickr8k(folder / "data/flickr8k", seconds=SECONDS)
+    miniature.spokencoco(folder / "data/spokencoco", seconds=SECONDS)
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (folder / "results").mkdir()
+    (folder / "results/paper.yaml").write_text((ROOT / "results/paper.yaml").read_text())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("preset", "archs"),
+    [
+        ("flickr8k-base", ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")),
+        ("flickr8k-large", ("hybrid-cif",)),
+        ("spokencoco-large", ("hybrid",)),
+    ],
+)
+def test_from_recordings_to_the_papers_tables(preset, archs, place, monkeypatch):
+    monkeypatch.chdir(place)
+    presets = yaml.safe_load(Path("params.yaml").read_text())["presets"]
+    changed = {"features.compute": "fp32", **QUICK} | {
+        f"arch.{arch}.training.{key}": value
+        for arch in archs
+        for key, value in {"batch": 16, "accumulate": 1}.items()
+        if key in presets[preset]["arch"].get(arch, {}).get("training", {})
+    }
+    settings = [word for key, value in changed.items() for word in ("-S", f"presets.{preset}.{key}={value}")]
+    stage = ("--preset", preset, "--device", "cpu", "--random-encoders", *settings)
+    said("make-corpus", preset)
+    planned = said("plan", preset, *stage[2:])
+    said("extract-features", *stage)
+    said("embed-clip", *stage)
+    for kind in ("features", "vectors"):
+        assert "random weights, seed 0" in Path(f"data/{preset}/{kind}/index.json").read_text()
+    for arch in archs:
+        said("train", "--arch", arch, *stage)
+        said("evaluate", "--arch", arch, "--preset", preset, "--device", "cpu")
+        metrics = json.loads(Path(f"results/{preset}/runs/{arch}/seed-0/metrics.json").read_text())
+        assert all("random weights" in name for name in metrics["about"]["encoders"].values())
+        assert metrics["counts"]["pictures"] == miniature.PICTURES["test"]
+        shutil.rmtree(f"models/{preset}/{arch}")  # holds both encoders
+
+    written = sum(path.stat().st_size for path in Path(f"data/{preset}/features").glob("*.safetensors"))
+    assert float(planned.split("fp16  ")[1].split(" GB")[0]) * 1e9 == pytest.approx(written, abs=1e7)
+    said("report", "--preset", preset)
+    assert "Not a result of trained encoders" in Path(f"results/{preset}/table.md").read_text()
+    assert "ours, of random encoders" in said("table")

@@ -200,6 +200,7 @@ def extract_features(
     Reads data/PRESET/manifest.jsonl and the recordings. Writes data/PRESET/features: shards, and index.json. Goes on
     where it was stopped, and computes only what changed.
     """
+    from sclip import processes
     from sclip.device import choose_device
     from sclip.encoders.open import open_speech
     from sclip.features.extract import extract_features
@@ -207,8 +208,11 @@ def extract_features(
     params, name = _chosen(params_file, overrides, preset, random)
     problems = Problems((on_error or params.preset(name).on_error) == "skip")
     chosen, out = params.preset(name), places.features_folder(name)
-    encoder = open_speech(chosen.encoders.speech)
-    done = extract_features(places.manifest(name), out, encoder, chosen.features, choose_device(device), problems)
+    encoder, where = open_speech(chosen.encoders.speech), choose_device(device)
+    with processes.joined(where):
+        done = extract_features(places.manifest(name), out, encoder, chosen.features, where, problems)
+        if not processes.is_first():
+            return
     problems.report()
     click.echo(
         f"{out}: {done.utterances} utterances, {done.hours:.2f} hours, {done.gigabytes:.2f} GB; "
@@ -285,12 +289,14 @@ def train(
     learning curves to results/PRESET/runs/ARCH/seed-N/curves. Stopped at any moment, it goes on when started again, and
     ends as if it had not been.
     """
+    from sclip import processes
     from sclip.device import choose_device
     from sclip.training.run import run_training
 
     params, name = _chosen(params_file, overrides, preset, random)
-    number = params.run.seeds[0] if seed is None else seed
-    run_training(params, name, arch, number, choose_device(device), places.curves_folder(name, arch, number))
+    number, where = params.run.seeds[0] if seed is None else seed, choose_device(device)
+    with processes.joined(where):
+        run_training(params, name, arch, number, where, places.curves_folder(name, arch, number))
 
 
 @main.command("evaluate")
@@ -320,6 +326,7 @@ def evaluate(
     with intervals, and examples.json, for the report. With --model reads that folder, and writes
     results/PRESET/runs/ARCH/imported.
     """
+    from sclip import processes
     from sclip.device import choose_device
     from sclip.evaluation.evaluate import evaluate
     from sclip.model import load
@@ -334,7 +341,10 @@ def evaluate(
     dataset.check_encoders(model)
     out = places.imported_results_folder(name, model.name) if folder else places.results_folder(name, str(arch), number)
     about = {"preset": name} | ({"model": str(folder)} if folder else {"seed": number})
-    metrics = evaluate(model, dataset, model.device, out, about=about)
+    with processes.joined(str(model.device)):
+        metrics = evaluate(model, dataset, model.device, out, about=about)
+        if not processes.is_first():
+            return
     for branch, scores in metrics["speech_to_image"].items():
         if branch != "chance":
             found = scores["R@10"]

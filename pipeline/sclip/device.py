@@ -1,6 +1,7 @@
 """Where to compute."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -12,9 +13,11 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 
 
 def choose_device(name: str) -> str:
-    """`auto`: the first GPU if there is one."""
+    """`auto`: the first GPU if there is one; of several processes on a machine each has its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sclip.config import ObjectiveConfig
 from sclip.heads.head import HeadOutput
+from sclip.processes import gathered
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,22 @@ class Objective(nn.Module):
             self.register_buffer("log_scale", log_scale, persistent=False)
 
     def forward(self, output: HeadOutput, images: Tensor, ids: Tensor) -> Losses:
-        """Pictures' vectors (B, J), of any length, and their ids (B,)"""
+        """Pictures' vectors (B, J), of any length, and their ids (B,). Of several processes each has its slice of the
+        output, and all pictures."""
         config, scale = self.config, self.log_scale.exp()
         total = images.new_zeros((), dtype=torch.float32)
         parallel = cascaded = quantity = None
         if config.parallel:
             assert output.utterance is not None
-            parallel = contrastive_loss(output.utterance, images, ids, scale, config.margin)
+            parallel = contrastive_loss(gathered(output.utterance.float()), images, ids, scale, config.margin)
             total = total + config.parallel * parallel
         if config.cascaded:
             assert output.sentence is not None
-            cascaded = contrastive_loss(output.sentence, images, ids, scale, config.margin)
+            cascaded = contrastive_loss(gathered(output.sentence.float()), images, ids, scale, config.margin)
             total = total + config.cascaded * cascaded
         if config.quantity:
             assert output.cif is not None
-            quantity = F.l1_loss(output.cif.quantity, output.cif.target.float())
+            quantity = F.l1_loss(gathered(output.cif.quantity), gathered(output.cif.target.float()))
             total = total + config.quantity * quantity
         return Losses(total, parallel, cascaded, quantity)
 

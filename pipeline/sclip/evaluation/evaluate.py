@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 import sclip
+from sclip import processes
 from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 from sclip.evaluation.boundaries import References, boundary_scores
 from sclip.evaluation.examples import examples
@@ -74,12 +75,13 @@ def evaluate(
     if heard.firings is not None and any(row.words for row in dataset.rows):
         metrics["boundaries"] = _boundaries(heard.firings, dataset, bootstrap, seed)
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
-    out.mkdir(parents=True, exist_ok=True)
     shown = examples(model, dataset, branch, heard.vectors[branch], ranks[branch], seed)
-    save_json_whole(out / EXAMPLES, _rounded(shown))
-    save_json_whole(out / WORDS, _rounded(studied))
     metrics = _rounded(metrics)
-    save_json_whole(out / METRICS, metrics)
+    if processes.is_first():
+        out.mkdir(parents=True, exist_ok=True)
+        save_json_whole(out / EXAMPLES, _rounded(shown))
+        save_json_whole(out / WORDS, _rounded(studied))
+        save_json_whole(out / METRICS, metrics)
     return metrics
 
 

@@ -1,6 +1,6 @@
 """The head over a whole dataset: what every metric starts from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sclip import processes
 from sclip.evaluation.boundaries import firing_times
 from sclip.evaluation.keywords import Found
 from sclip.features.compute import exact_fp32
@@ -31,7 +32,7 @@ class Heard:
 
 @torch.inference_mode()
 def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
-    """In the dataset's order. What is kept of an utterance does not depend on its frames."""
+    """In the dataset's order, in every process. What is kept of an utterance does not depend on its frames."""
     head, count = model.head, len(dataset)
     slots = _most_slots(model)
     branches = [*["parallel"] * (head.utterance is not None), *["cascaded"] * (head.keywords is not None)]
@@ -47,6 +48,7 @@ def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
             lengths[indices] = output.keywords.embeddings.lengths.cpu()
         if output.cif is not None:
             firings[indices] = firing_times(output.cif.firing.fired.cpu(), dataset.store.frame_seconds, slots)
+    _complete([*vectors.values(), rows, lengths, firings], dataset)
     keywords = Found(rows[:, : int(lengths.max())], lengths) if head.keywords is not None else None
     return Heard(vectors, keywords, firings if head.cif is not None else None)
 
@@ -58,13 +60,25 @@ def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
 
 
 def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:
-    """Utterances of similar length, the longest first; their indices (B,) and the head's output."""
-    batches = list(even_batches(dataset.frames, BATCH_FRAMES))
+    """This process's utterances, of similar length, the longest first; their indices (B,) and the head's output."""
+    batches = processes.share(list(even_batches(dataset.frames, BATCH_FRAMES)))
     states = prefetched(dataset.read, batches)
-    with tqdm(total=len(dataset), desc="evaluate", unit="utterance", disable=None) as progress:
+    with tqdm(total=sum(map(len, batches)), desc="evaluate", unit="utterance", disable=processes.quiet()) as progress:
         for indices, read in zip(batches, states, strict=True):
             yield indices, output_of(model, read)
             progress.update(len(indices))
+
+
+def _complete(results: Sequence[Tensor], dataset: Dataset) -> None:
+    """Fill in, place by place, what other processes heard."""
+    if processes.count() == 1:
+        return
+    batches = list(even_batches(dataset.frames, BATCH_FRAMES))
+    own = processes.share(batches)
+    mine = torch.cat([torch.empty(0, dtype=torch.long), *own])
+    for indices, *found in processes.everyones([mine, *(result[mine] for result in results)]):
+        for result, values in zip(results, found, strict=True):
+            result[indices] = values
 
 
 def _most_slots(model: SpeechCLIP) -> int:

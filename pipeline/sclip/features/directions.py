@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sclip import processes
 from sclip.coded import Directions
 from sclip.config import FeaturesConfig
 from sclip.encoders.audio import SAMPLE_RATE
@@ -32,10 +33,11 @@ def find_directions(
     assert config.components is not None
     sample = _sample(recordings)
     key = fingerprint_of([features, [recording.hash for recording in sample]])
-    if not path.is_file() or metadata_of(path).get("key") != key:
+    if processes.is_first() and not (path.is_file() and metadata_of(path).get("key") == key):
         states = _states(sample, Listener(encoder, None, config, device))
         found = Directions.fit(states, config.components, config.normalize_states)
         save_whole(path, {name: tensor.cpu() for name, tensor in found.tensors().items()}, {"key": key})
+    processes.wait()
     return Directions.load(path, config.normalize_states)
 
 

@@ -1,14 +1,14 @@
 """Hidden states of a corpus into a feature store.
 
 Recordings are read and looked over first, which cuts the corpus into shards and gives each its key. A shard whose
-file is there is taken as it is; the others are computed, recordings being decoded in threads ahead of the encoder
-and a finished shard written in another, so that neither keeps the encoder waiting. Inside a shard utterances of like
-length go through the encoder together and are stored in the manifest's order.
+file is there is taken as it is. The others are divided among the processes and computed, recordings being decoded in
+threads ahead of the encoder and a finished shard written in another, so that neither keeps the encoder waiting. Inside
+a shard utterances of like length go through the encoder together and are stored in the manifest's order.
 """
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sclip import processes
 from sclip.code import code_fingerprint
 from sclip.coded import Directions
 from sclip.config import FeaturesConfig
@@ -98,9 +99,10 @@ def extract_features(
     rows = read_manifest(manifest, problems)
     encoder = encoder.to(device)
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(f"*{UNFINISHED}"):
-        leftover.unlink()
-    recordings = list(_look_over(rows, problems))
+    if processes.is_first():
+        for leftover in out.glob(f"*{UNFINISHED}"):
+            leftover.unlink()
+    recordings = _look_over(rows, problems)
     features = describe(encoder, config)
     directions: Directions | None = None
     if config.components is not None:
@@ -108,20 +110,22 @@ def extract_features(
         features |= {"directions": digest_of(out / DIRECTIONS_FILE)}
     parts = list(_cut(recordings, out, encoder, features, config.shard_megabytes))
     missing = [part for part in parts if not part.is_whole()]
-    computed = {part.path for part in missing}
+    processes.wait()  # until all have seen which
+    own = processes.share(missing)
     names = {row.id: row.name for row in rows}
-    for part in parts:
-        if part.path not in computed:
-            for name, reason in Shard.open(part.path).skipped.items():
-                problems.add(names[name], reason)
-    _compute(missing, Listener(encoder, directions, config, device), features, config.batch_seconds, problems)
+    _tell_again((part for part in parts if part not in missing), names, problems)
+    _compute(own, Listener(encoder, directions, config, device), features, config.batch_seconds, problems)
+    processes.wait()
+    _tell_again((part for part in missing if part not in own), names, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
         raise UserError(f"{manifest}: none of its {len(rows)} recordings can be used")
-    write_index(out, features, shards)
-    wanted = {part.path for part in parts} | ({out / DIRECTIONS_FILE} if directions else set())
-    for path in set(out.glob("*.safetensors")) - wanted:
-        path.unlink()
+    if processes.is_first():
+        write_index(out, features, shards)
+        wanted = {part.path for part in parts} | ({out / DIRECTIONS_FILE} if directions else set())
+        for path in set(out.glob("*.safetensors")) - wanted:
+            path.unlink()
+    processes.wait()
     frames = sum(len(shard.states) for shard in shards)
     return Summary(
         utterances=sum(len(shard.lengths) for shard in shards),
@@ -159,17 +163,29 @@ def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any
     }
 
 
-def _look_over(rows: Sequence[Row], problems: Problems) -> Iterator[Recording]:
-    bar = tqdm(None, "recordings", len(rows), unit="", disable=None)
-    with bar:
-        for batch, recordings in read_ahead(chunks(rows, 64), look):
-            for row, recording in zip(batch, recordings, strict=True):
-                if recording.note is not None:
-                    problems.note(row.name, recording.note)
-                if recording.fault is not None and not problems.skip:  # skipping, its shard tells of it
-                    problems.add(row.name, recording.fault)
-            yield from recordings
+def _look_over(rows: Sequence[Row], problems: Problems) -> list[Recording]:
+    """Each process at its share."""
+    own: list[Recording] = []
+    mine = processes.share(rows)
+    with tqdm(None, "recordings", len(mine), unit="", disable=processes.quiet()) as bar:
+        for batch, recordings in read_ahead(chunks(mine, 64), look):
+            own += recordings
             bar.update(len(batch))
+    found = {recording.row.id: recording for share in processes.everyones(own) for recording in share}
+    for row in rows:
+        recording = found[row.id]
+        if recording.note is not None:
+            problems.note(row.name, recording.note)
+        if recording.fault is not None and not problems.skip:  # skipping, its shard tells of it
+            problems.add(row.name, recording.fault)
+    return [found[row.id] for row in rows]
+
+
+def _tell_again(parts: Iterable[Part], names: Mapping[str, str], problems: Problems) -> None:
+    """What is wrong with recordings, by shards that others wrote."""
+    for part in parts:
+        for name, reason in Shard.open(part.path).skipped.items():
+            problems.add(names[name], reason)
 
 
 def _cut(
@@ -201,7 +217,7 @@ def _compute(
     plan = [(part, list(batches_of(part.recordings, batch_seconds))) for part in parts]
     shortest = listener.encoder.shortest
     stream = read_ahead((batch for _, batches in plan for batch in batches), partial(hear, shortest=shortest))
-    bar = tqdm(None, "hidden states", sum(len(part.recordings) for part in parts), unit="", disable=None)
+    bar = tqdm(None, "hidden states", sum(len(part.recordings) for part in parts), unit="", disable=processes.quiet())
     writing: Future[Shard] | None = None
     with bar, ThreadPoolExecutor(1) as writer:
         for part, batches in plan:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sclip import processes
 from sclip.config import CifConfig
 from sclip.padded import Padded
 
@@ -96,14 +97,18 @@ def integrate_and_fire(
         total = total * (wanted / torch.where(last > 0, last, 1.0))[:, None]
     lengths = (total[:, -1] / threshold).floor().clamp(1, max_slots).long()
     integrated = torch.diff(total, prepend=torch.zeros_like(total[:, :1]))
-    weights, fired = slot_weights(total, integrated, threshold, int(lengths.max()))
+    slots = int(lengths.max())
+    if tail is None:  # the batch is as wide in every process
+        slots = processes.most(slots, frames.device)
+    weights, fired = slot_weights(total, integrated, threshold, slots)
     if tail is not None:
         weights, lengths = _fire_tail(weights, lengths, threshold, max_slots, tail)
+        slots = int(lengths.max())
     weights, lengths, integrated, fired = (t.to(frames.device) for t in (weights.float(), lengths, integrated, fired))
-    weights = weights[:, : int(lengths.max())]
+    weights = weights[:, :slots]
     with torch.autocast(frames.device.type, enabled=False):
-        slots = weights @ frames.float()
-    return Firing(Padded(slots, lengths), weights, integrated.float(), fired)
+        gathered = weights @ frames.float()
+    return Firing(Padded(gathered, lengths), weights, integrated.float(), fired)
 
 
 def slot_weights(total: Tensor, alpha: Tensor, threshold: float, slots: int) -> tuple[Tensor, Tensor]:

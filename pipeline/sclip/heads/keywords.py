@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sclip import processes
 from sclip.config import KeywordConfig
 from sclip.padded import Padded
 
@@ -88,13 +89,30 @@ class SlotNorm(nn.Module):
         """(B, S, W) -> (B, S, W)"""
         x = slots.values.float()
         if self.slots is not None:
-            normed = self.norm(x.flatten(1)).view_as(x)
+            normed = self._normed(x.flatten(1)).view_as(x)
         elif self.training and not self.counts_padding:
             normed = torch.zeros_like(x)
-            normed[slots.valid] = self.norm(x[slots.valid])
+            normed[slots.valid] = self._normed(x[slots.valid])
         else:
-            normed = self.norm(x.flatten(0, 1)).view_as(x)
+            normed = self._normed(x.flatten(0, 1)).view_as(x)
         return Padded(normed, slots.lengths)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """(N, C) -> (N, C). In training, statistics are those of all processes' rows."""
+        norm = self.norm
+        if not self.training or processes.count() == 1:
+            return norm(x)
+        count = processes.summed(x.new_tensor(len(x)))
+        mean = processes.summed(x.sum(0)) / count
+        variance = processes.summed((x - mean).square().sum(0)) / count
+        with torch.no_grad():
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            assert norm.num_batches_tracked is not None
+            norm.running_mean.lerp_(mean, norm.momentum or 0.0)
+            norm.running_var.lerp_(variance * count / (count - 1), norm.momentum or 0.0)
+            norm.num_batches_tracked += 1
+        return (x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
 
 
 class KeywordBranch(nn.Module):

@@ -18,7 +18,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sclip import processes
 from sclip.config import TrainingConfig
+from sclip.errors import UserError
 from sclip.padded import Padded
 from sclip.training.data import Dataset
 
@@ -56,7 +58,9 @@ def even_batches(lengths: Tensor, frames: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Batch:
-    states: Padded  # (B, L, T, D), or coded
+    """Of several processes each has its slice of the states, and all of the pictures."""
+
+    states: Padded  # (B / N, L, T, D), or coded
     images: Tensor  # (B, J)
     image_ids: Tensor  # (B,)
 
@@ -74,6 +78,8 @@ class TrainingBatches:
     def __init__(self, dataset: Dataset, training: TrainingConfig, seed: int, pin: bool):
         self.dataset, self.crop, self.seed, self.pin = dataset, training.crop_frames, seed, pin
         self.size = min(training.batch, len(dataset))
+        if self.size % processes.count():
+            raise UserError(f"a batch of {self.size} utterances cannot be divided among {processes.count()} processes")
         self.lengths = dataset.frames.clamp(max=self.crop)
         self._epoch: tuple[int, list[Tensor]] = (-1, [])
 
@@ -91,7 +97,8 @@ class TrainingBatches:
 
     def read(self, step: int) -> Batch:
         indices, data = self.indices(step), self.dataset
-        states = data.read(indices, self.starts(step, data.frames[indices]), self.crop)
+        starts = self.starts(step, data.frames[indices])
+        states = data.read(processes.part(indices), processes.part(starts), self.crop)
         image_ids = data.image_index[indices]
         batch = Batch(states, data.images[image_ids], image_ids)
         return batch.pinned() if self.pin else batch

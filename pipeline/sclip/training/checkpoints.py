@@ -10,6 +10,8 @@ from typing import Any
 import click
 import torch
 
+from sclip import processes
+
 
 class Checkpoint:
     def __init__(self, path: Path, identity: Mapping[str, Any]):
@@ -22,10 +24,12 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        processes.wait()  # until all have read it
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
-        click.echo(f"{self.path}: of another configuration, data or code; training starts anew", err=True)
-        self.path.unlink()
+        if processes.is_first():
+            click.echo(f"{self.path}: of another configuration, data or code; training starts anew", err=True)
+            self.path.unlink()
         return None
 
     def save(self, state: Mapping[str, Any]) -> None:

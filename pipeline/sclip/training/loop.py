@@ -27,6 +27,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from sclip import processes
 from sclip.code import code_fingerprint
 from sclip.config import TrainingConfig
 from sclip.errors import UserError
@@ -49,8 +50,10 @@ CODE = (
     "evaluation/hear.py",
     "evaluation/retrieval.py",
     "features/store.py",
+    "coded.py",
     "objective.py",
     "padded.py",
+    "processes.py",
 )
 HISTORY_FILE = "history.json"
 LOG_EVERY = 20  # steps
@@ -93,7 +96,7 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
         """Returns what measures the step (of several batches, the last), for those that are logged."""
-        torch.manual_seed(derived_seed(self.seed, "step", self.step))
+        torch.manual_seed(derived_seed(self.seed, "step", self.step) + processes.rank())
         self.model.train()
         rate = learning_rate(self.step, self.training)
         for group in self.optimizer.param_groups:
@@ -107,6 +110,7 @@ class Trainer:
             if not bool(losses.total.isfinite()):
                 raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
             torch.autograd.backward(self.scaler.scale(losses.total / len(batches)))
+        processes.average_([p.grad for p in self.parameters if p.grad is not None])
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
         self.scaler.step(self.optimizer)
@@ -182,9 +186,12 @@ def train(
     if saved is not None:
         trainer.load_state_dict(saved)
         click.echo(f"{model.name}: goes on from step {trainer.step} of {training.steps}", err=True)
-    with curves(curves_folder, trainer.history) as log, exact_fp32(), _attention(device):
+    first = processes.is_first()
+    with curves(curves_folder if first else None, trainer.history) as log, exact_fp32(), _attention(device):
         _run(trainer, train_set, dev_set, checkpoint, log)
-    _write(trainer, out, scratch)
+    if first:
+        _write(trainer, out, scratch)
+    processes.wait()
     return Summary(trainer.best["step"], trainer.best["dev"], trainer.seconds)
 
 
@@ -210,7 +217,7 @@ def _run(trainer: Trainer, train_set: Dataset, dev_set: Dataset, checkpoint: Che
     saved = time.monotonic()
     started = saved - trainer.seconds
     timed_from, timed_step = saved, trainer.step
-    with tqdm(total=training.steps, initial=trainer.step, desc=name, disable=None) as bar:
+    with tqdm(total=training.steps, initial=trainer.step, desc=name, disable=processes.quiet()) as bar:
         each = training.accumulate
         read = prefetched(batches.read, range(trainer.step * each, training.steps * each))
         while trainer.step < training.steps:
@@ -229,12 +236,15 @@ def _run(trainer: Trainer, train_set: Dataset, dev_set: Dataset, checkpoint: Che
                 timed_from, timed_step = time.monotonic(), trainer.step
             if develops or time.monotonic() - saved > SAVE_EVERY:
                 trainer.seconds = time.monotonic() - started
-                checkpoint.save(trainer.state_dict())
+                if processes.is_first():
+                    checkpoint.save(trainer.state_dict())
                 saved = time.monotonic()
 
 
 def _tell(bar: "tqdm[Any]", name: str, row: HistoryRow) -> None:
     """On a terminal beside the bar, elsewhere as a line."""
+    if not processes.is_first():
+        return
     recalls = {key.removeprefix("dev/"): f"{value:.2f}" for key, value in row.items() if key.startswith("dev/")}
     if bar.disable:
         shown = ", ".join(f"{branch} {recall}" for branch, recall in recalls.items())

@@ -1,0 +1,5 @@
+"""`python -m sclip`, which torchrun starts."""
+
+from sclip.cli import main
+
+main()

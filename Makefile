@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint golden rehearse repro clean
+.PHONY: test lint golden bench rehearse repro clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/sclip bench
 
 rehearse: .venv/installed
 	$(BIN)/python -m pytest -m full_size

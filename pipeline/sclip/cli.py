@@ -383,6 +383,26 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) ->
         click.echo(path)
 
 
+@main.command("bench")
+@_device
+@click.option("--only", multiple=True, help="extraction, training, cif, vocabulary, evaluation. May be repeated.")
+@_file_of_params
+def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Time what is claimed to be fast beside other ways to do the same, on this device.
+
+    On a CPU with the small encoders and `scenes`' sizes, on a GPU with the papers' and weights drawn at random. Writes
+    results/bench.json and results/bench.svg.
+    """
+    from sclip.bench.run import CASES, run_bench
+    from sclip.device import choose_device
+
+    for name in only:
+        if name not in CASES:
+            raise UserError(f"--only {name}: expected one of {', '.join(CASES)}")
+    for line in run_bench(load_params(params_file, overrides), choose_device(device), only, Path("results")):
+        click.echo(line)
+
+
 @main.command("pretrain")
 @click.argument("which", type=click.Choice(["speech", "clip"]))
 @click.option("--out", type=click.Path(path_type=Path), help="[default: models/mini-hubert or models/mini-clip]")

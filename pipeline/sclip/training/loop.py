@@ -187,7 +187,7 @@ def train(
         trainer.load_state_dict(saved)
         click.echo(f"{model.name}: goes on from step {trainer.step} of {training.steps}", err=True)
     first = processes.is_first()
-    with curves(curves_folder if first else None, trainer.history) as log, exact_fp32(), _attention(device):
+    with curves(curves_folder if first else None, trainer.history) as log, exact_fp32(), plain_attention(device):
         _run(trainer, train_set, dev_set, checkpoint, log)
     if first:
         _write(trainer, out, scratch)
@@ -196,7 +196,7 @@ def train(
 
 
 @contextmanager
-def _attention(device: torch.device) -> Iterator[None]:
+def plain_attention(device: torch.device) -> Iterator[None]:
     """On a CPU torch's fused attention, its backward above all, is slower than the same in plain products; and these
     it works out in fp32 whatever the precision, unless told not to."""
     if device.type != "cpu":

@@ -1,0 +1,43 @@
+"""What this machine can do at most: the floor that no program on it goes below."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sclip.bench.timing import seconds_of
+
+
+@dataclass(frozen=True)
+class Machine:
+    name: str
+    bandwidth: float  # bytes a second, read or written
+    fp32: float  # operations a second, of a large matrix product
+    half: float  # likewise in bf16
+
+
+def measure(device: torch.device) -> Machine:
+    size = 8192 if device.type == "cuda" else 2048
+    numbers = torch.randn(size * size, device=device)
+    other = torch.empty_like(numbers)
+    copied = 2 * numbers.nbytes / _median(lambda: other.copy_(numbers), device)
+    rates = [_product_rate(size, kind, device) for kind in (torch.float32, torch.bfloat16)]
+    return Machine(_name(device), copied, *rates)
+
+
+def _product_rate(size: int, kind: torch.dtype, device: torch.device) -> float:
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    return 2 * size**3 / _median(lambda: a @ b, device)
+
+
+def _median(run: Callable[[], object], device: torch.device) -> float:
+    return statistics.median(seconds_of(run, device) for _ in range(7))
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    return f"{models[0] if models else 'CPU'}, {torch.get_num_threads()} threads"

@@ -118,6 +118,30 @@ def test_own_corpus(here):
     assert "keep yours elsewhere" in said("make-corpus", "own", "--params", "own.yaml", status=1)
 
 
+def test_without_a_cache(here):
+    """As with one, but for rounding."""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    corpus = {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}
+    params["presets"] |= {
+        name: TINY | {"corpus": corpus, "features": {"precision": "fp32", **features}}
+        for name, features in (("kept", {}), ("heard", {"online": True}))
+    }
+    Path("online.yaml").write_text(yaml.safe_dump(params))
+    histories = []
+    for preset in ("kept", "heard"):
+        said("make-corpus", preset, "--params", "online.yaml")
+        chosen = ("--preset", preset, "--params", "online.yaml")
+        assert "28 utterances" in said("extract-features", *chosen)
+        said("embed-clip", *chosen)
+        said("train", "--arch", "hybrid-cif", *chosen, "--device", "cpu")
+        assert "cascaded: speech to image" in said("evaluate", "--arch", "hybrid-cif", *chosen, "--device", "cpu")
+        history = json.loads(Path(f"models/{preset}/hybrid-cif/seed-0/history.json").read_text())
+        histories.append([row["train/loss/total"] for row in history])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-3)
+    assert [path.name for path in Path("data/heard/features").iterdir()] == ["index.json"]
+    assert "0 faults" in said("verify-features", "--preset", "heard", "--params", "online.yaml")
+
+
 @pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
 def test_published_corpora(kind, here):
     getattr(miniature, kind)(Path(kind), odd=True)

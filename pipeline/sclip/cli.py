@@ -329,6 +329,7 @@ def evaluate(
     from sclip import processes
     from sclip.device import choose_device
     from sclip.evaluation.evaluate import evaluate
+    from sclip.features.listen import Listener
     from sclip.model import load
     from sclip.training.data import Dataset
 
@@ -337,7 +338,9 @@ def evaluate(
     params, name = _chosen(params_file, overrides, preset)
     number = params.run.seeds[0] if seed is None else seed
     model = load(folder or places.model_folder(name, str(arch), number), device=choose_device(device))
-    dataset = Dataset.open(places.manifest(name), places.features_folder(name), places.vectors_folder(name), "test")
+    listener = Listener(model.speech, None, params.preset(name).features, model.device)
+    kept = places.features_folder(name), places.vectors_folder(name)
+    dataset = Dataset.open(places.manifest(name), *kept, "test", listener)
     dataset.check_encoders(model)
     out = places.imported_results_folder(name, model.name) if folder else places.results_folder(name, str(arch), number)
     about = {"preset": name} | ({"model": str(folder)} if folder else {"seed": number})

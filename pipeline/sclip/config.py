@@ -243,6 +243,7 @@ class FeaturesConfig:
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"  # of the states that are kept
     components: int | None = None  # instead of the states, a byte each along so many principal directions; coded.py
     normalize_states: bool = False  # before that, for heads with normalize_states
+    online: bool = False  # keep nothing: the encoder hears recordings in every step
     compute: Literal["fp16", "bf16", "fp32"] = "fp32"
     shard_megabytes: int = 512
     batch_seconds: float = 120.0  # of audio, padding included
@@ -251,6 +252,7 @@ class FeaturesConfig:
         _require(self.shard_megabytes >= 1, f"shard_megabytes: expected at least 1, found {self.shard_megabytes}")
         _require(self.batch_seconds > 0, f"batch_seconds: expected more than 0, found {self.batch_seconds}")
         _require(self.components != 0, "components: expected at least 1, found 0")
+        _require(not self.online or self.components is None, "online: nothing is kept, and components say what is")
         _require(
             not (self.normalize_states and self.components is None),
             "normalize_states: only where components are kept; whole states are normalised when they are read",

@@ -38,7 +38,9 @@ class Padded:
         return Padded(self.values.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
 
     def pinned(self) -> "Padded":
-        """In memory that a GPU fetches from by itself."""
+        """In memory that a GPU fetches from by itself, unless it is there already."""
+        if self.values.is_cuda:
+            return self
         return Padded(self.values.pin_memory(), self.lengths.pin_memory())
 
     def __iter__(self) -> Iterator[Tensor]:

@@ -13,7 +13,6 @@ from sclip.config import FeaturesConfig
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import UserError
-from sclip.features.compute import precision
 from sclip.features.listen import Listener, batches_of
 from sclip.features.recordings import Recording, hear
 from sclip.features.store import fingerprint_of, metadata_of, save_whole
@@ -56,6 +55,5 @@ def _states(sample: Sequence[Recording], listener: Listener) -> Iterator[Tensor]
     for batch in batches_of(sample, listener.config.batch_seconds):
         waveforms = [x for r in batch if isinstance(x := hear(r, listener.encoder.shortest), Tensor)]
         if waveforms:
-            with precision(listener.device, listener.config.compute):
-                states, _ = listener.states(waveforms)
+            states, _ = listener.states(waveforms)
             yield states

@@ -30,17 +30,20 @@ from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, read_ahead
 from sclip.features.directions import find_directions
 from sclip.features.listen import Listener, batches_of
+from sclip.features.online import ONLINE, online_index
 from sclip.features.recordings import Recording, hear, look
 from sclip.features.store import (
     CODES,
     DIRECTIONS_FILE,
     FORMAT,
+    INDEX_FILE,
     UNFINISHED,
     Shard,
     digest_of,
     fingerprint_of,
     frame_shape,
     frame_type,
+    save_json_whole,
     write_index,
     write_shard,
 )
@@ -104,6 +107,8 @@ def extract_features(
             leftover.unlink()
     recordings = _look_over(rows, problems)
     features = describe(encoder, config)
+    if config.online:
+        return _online(out, features, recordings, encoder, problems, began)
     directions: Directions | None = None
     if config.components is not None:
         directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device)
@@ -138,9 +143,27 @@ def extract_features(
     )
 
 
+def _online(
+    out: Path,
+    features: dict[str, Any],
+    recordings: Sequence[Recording],
+    encoder: AnySpeechEncoder,
+    problems: Problems,
+    began: float,
+) -> Summary:
+    index = online_index(features, recordings, encoder, problems)
+    if processes.is_first():
+        save_json_whole(out / INDEX_FILE, index)
+        for path in out.glob("*.safetensors"):
+            path.unlink()
+    processes.wait()
+    hours = index["frames"] * encoder.frame_seconds / 3600
+    return Summary(index["utterances"], hours, index["frames"], 0.0, 0, 0, time.monotonic() - began)
+
+
 def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any]:
     """All that hidden states depend on besides the recording, in clear: what the fingerprint is of."""
-    coded = {}
+    coded: dict[str, Any] = {"precision": ONLINE} if config.online else {}
     if config.components is not None:
         if config.components > encoder.states * encoder.width:
             raise UserError(
@@ -224,12 +247,13 @@ def _compute(
             states: dict[str, Tensor] = {}
             faults: dict[str, str] = {}
             for batch, audio in islice(stream, len(batches)):
-                heard = {r.row: x for r, x in zip(batch, audio, strict=True) if isinstance(x, Tensor)}
+                ids = {r.row.name: r.row.id for r in batch}
+                heard = {r.row.name: x for r, x in zip(batch, audio, strict=True) if isinstance(x, Tensor)}
                 for recording, fault in zip(batch, audio, strict=True):
                     if isinstance(fault, str):
                         problems.add(recording.row.name, fault)
                         faults[recording.row.id] = fault
-                states |= listener.encode(heard)
+                states |= {ids[name]: found for name, found in listener.each(heard, to="cpu").items()}
                 bar.update(len(batch))
             if writing is not None:
                 writing.result()

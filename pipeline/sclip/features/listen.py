@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sclip.coded import Directions
 from sclip.config import FeaturesConfig
-from sclip.corpora.manifest import Row
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import UserError
@@ -36,28 +35,32 @@ class Listener:
     config: FeaturesConfig
     device: str | torch.device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def states(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """All frames' hidden states (N, L, D), and how many are of each waveform (B,)"""
-        output = self.encoder(list(waveforms))
+        with precision(self.device, self.config.compute):
+            output = self.encoder(list(waveforms))
         return output.values.transpose(1, 2)[output.valid], output.lengths
 
-    @torch.inference_mode()
-    def encode(self, heard: Mapping[Row, Tensor]) -> dict[str, Tensor]:
-        """Waveforms -> utterance ids: (T, L, D) or codes (T, K), as they are kept."""
-        if not heard:
+    @torch.no_grad()
+    def each(self, waveforms: Mapping[str, Tensor], to: str | torch.device | None = None) -> dict[str, Tensor]:
+        """By name: (T, L, D) or codes (T, K), as they are kept. `to`: where, if not where they were computed."""
+        if not waveforms:
             return {}
-        with precision(self.device, self.config.compute):
-            values, lengths = self.states(list(heard.values()))
-            codes = None if self.directions is None else self.directions.to(values.device).encode(values)
-        kept = values.to(PRECISIONS[self.config.precision]) if codes is None else codes
-        finite = (kept if codes is None else values).isfinite().flatten(1).all(1)
+        values, lengths = self.states(list(waveforms.values()))
+        kept = self._kept(values)
+        finite = (values if kept.dtype == torch.int8 else kept).isfinite().flatten(1).all(1)
         if not bool(finite.all()):
             frame = int((~finite).int().argmax())
-            row = list(heard)[int((lengths.cumsum(0) <= frame).sum())]
-            raise UserError(f"{row.name}: {self._overflow(values[frame])}")
-        utterances = torch.split(kept.cpu(), lengths.tolist())
-        return {row.id: states for row, states in zip(heard, utterances, strict=True)}
+            name = list(waveforms)[int((lengths.cumsum(0) <= frame).sum())]
+            raise UserError(f"{name}: {self._overflow(values[frame])}")
+        return dict(zip(waveforms, torch.split(kept.to(to or kept.device), lengths.tolist()), strict=True))
+
+    def _kept(self, values: Tensor) -> Tensor:
+        if self.directions is None:
+            return values.to(PRECISIONS[self.config.precision])
+        with precision(self.device, self.config.compute):
+            return self.directions.to(values.device).encode(values)
 
     def _overflow(self, values: Tensor) -> str:
         config, largest = self.config, float(values.abs().max())

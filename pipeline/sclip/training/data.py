@@ -17,7 +17,9 @@ from torch import Tensor
 
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.errors import Problems, UserError
-from sclip.features.store import INDEX_FILE, FeatureStore
+from sclip.features.listen import Listener
+from sclip.features.online import ONLINE, OnlineStore
+from sclip.features.store import INDEX_FILE, FeatureStore, read_index
 from sclip.features.vectors import ClipVectors
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
@@ -30,20 +32,28 @@ class Dataset:
     images: Tensor  # (I, J): the split's pictures, in order of first appearance
     image_index: Tensor  # (N,): each utterance's picture among them
     captions: Tensor | None  # (N, J), where every row has one
-    store: FeatureStore
+    store: FeatureStore | OnlineStore
     store_rows: Tensor  # (N,)
     index: str  # of the store: names its files by what they hold
     clip: dict[str, Any]  # whose vectors they are: name, revision, hash
 
     @classmethod
     def open(
-        cls, manifest: Path, features: Path, vectors: Path, split: str, problems: Problems | None = None
+        cls, manifest: Path, features: Path, vectors: Path, split: str, listener: Listener | None = None
     ) -> "Dataset":
-        store, clip = FeatureStore.open(features), ClipVectors.open(vectors)
+        """`listener`: for features that are kept nowhere."""
+        clip, everything = ClipVectors.open(vectors), read_manifest(manifest, Problems(skip=True))
+        store: FeatureStore | OnlineStore
+        index = read_index(features)
+        if index["features"]["precision"] == ONLINE:
+            assert listener is not None
+            store = OnlineStore(index, everything, listener)
+        else:
+            store = FeatureStore.open(features)
         stored, pictures, captions = _places(store.ids), _places(clip.image_ids), _places(clip.caption_ids)
         rows = [
             row
-            for row in read_manifest(manifest, problems or Problems(skip=True))
+            for row in everything
             if row.split == split and row.id in stored and row.image_id in pictures and row.id not in clip.skipped
         ]
         if not rows:

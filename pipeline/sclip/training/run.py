@@ -11,6 +11,7 @@ from sclip.corpora.manifest import Row
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import open_clip, open_speech
 from sclip.errors import UserError
+from sclip.features.listen import Listener
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model import SpeechCLIP
 from sclip.training.data import Dataset
@@ -23,8 +24,9 @@ def run_training(
     preset, experiment = params.preset(preset_name), params.experiment(preset_name, arch)
     manifest = places.manifest(preset_name)
     features, vectors = places.features_folder(preset_name), places.vectors_folder(preset_name)
-    train_set, dev_set = (Dataset.open(manifest, features, vectors, split) for split in ("train", "dev"))
     speech, clip = open_speech(preset.encoders.speech), open_clip(preset.encoders.clip)
+    listener = Listener(speech, None, preset.features, device)
+    train_set, dev_set = (Dataset.open(manifest, features, vectors, split, listener) for split in ("train", "dev"))
     vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     torch.manual_seed(seed)

@@ -1,6 +1,7 @@
 """A plan against what is then written."""
 
 import dataclasses
+import math
 import shutil
 from collections import namedtuple
 
@@ -74,5 +75,24 @@ def test_a_disk_that_is_too_small(corpus, tmp_path, monkeypatch):
     told = "\n".join(describe_plan(small, "mine", tmp_path, "cpu"))
     assert not small.fits
     assert "It will not fit" in told
-    assert "Set presets.mine.features.precision to fp16, or make data/mine a link" in told
+    assert "Make data/mine a link to a larger disk, or set presets.mine.features to precision: fp16" in told
     assert dataclasses.replace(small, kept="fp16").fits
+
+
+def test_what_is_best_depends_on_the_disk_the_memory_and_the_device(corpus, tmp_path, monkeypatch):
+    for name in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
+        monkeypatch.setattr(plan, name, 0.05)
+    found, *_ = planned(corpus, tmp_path)
+    much = dataclasses.replace(found, free_bytes=10**12, memory_bytes=10**12, disk_speed=1e9, speech_speed=100.0)
+    assert much.best == "fp16"
+    assert "from memory" in "\n".join(describe_plan(much, "mine", tmp_path, "cpu"))
+    little = dataclasses.replace(much, memory_bytes=int(3 * much.bytes("int8")))
+    assert (little.best, little.pace("int8")) == ("int8", math.inf)
+    assert "Fastest to train from here: presets.mine.features with components: 24" in "\n".join(
+        describe_plan(little, "mine", tmp_path, "cpu")
+    )
+    none = dataclasses.replace(much, memory_bytes=0, disk_speed=99 * found.bytes("int8") / found.seconds)
+    assert none.pace("int8") == pytest.approx(99)
+    assert none.best == "online"
+    assert dataclasses.replace(none, speech_speed=98.0).best == "int8"
+    assert dataclasses.replace(none, speech_speed=98.0, free_bytes=found.vector_bytes + 1).best == "online"

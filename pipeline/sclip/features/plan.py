@@ -4,8 +4,10 @@ Lengths come from the headers of a sample of the recordings, speeds from a few s
 """
 
 import math
+import os
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +25,14 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision, read_ahead
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
+from sclip.features.online import ONLINE
 from sclip.features.recordings import Recording, hear, look
 from sclip.features.store import CODES, PRECISIONS
 
 T = TypeVar("T")
 SAMPLE = 2_000  # recordings whose lengths are looked up
 USUAL_COMPONENTS = 0.25  # of a frame's numbers: where a preset keeps states, what codes would take instead
+DISK_BYTES = 64_000_000
 SPEECH_SECONDS, PICTURE_SECONDS = 7.0, 3.0  # of measuring
 
 
@@ -41,18 +45,36 @@ class Plan:
     doubt: float  # twice the standard error of `seconds`, as a share of it
     frames: float
     states: tuple[int, int]  # hidden states, and their width
-    kept: str  # what the preset keeps: a precision of PRECISIONS, or CODES
+    kept: str  # what the preset keeps: a precision of PRECISIONS, CODES, or ONLINE
     components: int  # of codes
     vector_bytes: int
     free_bytes: int
     speech_speed: float  # seconds of audio a second
     picture_speed: float  # pictures a second
+    disk_speed: float  # bytes read a second
+    memory_bytes: int
 
     def bytes(self, kept: str) -> float:
-        """Of hidden states, in a precision, or coded."""
+        """Of hidden states, in a precision, or coded, or not kept."""
+        if kept == ONLINE:
+            return 0
         if kept == CODES:
             return self.frames * self.components
         return self.frames * math.prod(self.states) * PRECISIONS[kept].itemsize
+
+    def pace(self, kept: str) -> float:
+        """Seconds of audio whose states are had in a second. What half of the memory holds, the system keeps there."""
+        if kept == ONLINE:
+            return self.speech_speed
+        return (
+            math.inf if 2 * self.bytes(kept) < self.memory_bytes else self.disk_speed * self.seconds / self.bytes(kept)
+        )
+
+    @property
+    def best(self) -> str:
+        """What fits and is had soonest; of equals, what loses least."""
+        ways = [kept for kept in ("fp16", CODES, ONLINE) if self.bytes(kept) + self.vector_bytes < self.free_bytes]
+        return max(ways or [ONLINE], key=self.pace)
 
     @property
     def needed(self) -> float:
@@ -91,13 +113,35 @@ def make_plan(
         doubt=doubt,
         frames=float(speech.frames(samples).clamp(min=0).double().mean()) * utterances,
         states=(speech.states, speech.width),
-        kept=preset.features.precision if preset.features.components is None else CODES,
+        kept=_kept(preset.features),
         components=preset.features.components or math.ceil(speech.states * speech.width * USUAL_COMPONENTS),
         vector_bytes=(len(pictures) + captions) * clip.joint_width * 4,
         free_bytes=shutil.disk_usage(_existing(manifest)).free,
         speech_speed=_speech_speed(recordings, speech, preset.features, device),
         picture_speed=_picture_speed(_spread(pictures, SAMPLE), clip, device),
+        disk_speed=_disk_speed(_existing(manifest)),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
     )
+
+
+def _kept(features: FeaturesConfig) -> str:
+    if features.online:
+        return ONLINE
+    return features.precision if features.components is None else CODES
+
+
+def _disk_speed(folder: Path) -> float:
+    """Bytes a second, of a file that memory has forgotten. Nothing stays."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(os.urandom(DISK_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):  # macOS has none, and reads from memory here
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        began = time.monotonic()
+        file.read()
+        return DISK_BYTES / (time.monotonic() - began)
 
 
 def _speech_speed(
@@ -163,20 +207,24 @@ def describe_plan(plan: Plan, preset: str, place: Path, device: str) -> Iterator
     speech, pictures = plan.seconds / plan.speech_speed, plan.pictures / plan.picture_speed
     yield f"on {device}: speech at {plan.speech_speed:,.1f} times real time, {_duration(speech)};"
     yield f"    {plan.picture_speed:,.0f} pictures a second, {_duration(pictures)}"
+    yield f"states are had, in times real time: {_paces(plan)}"
+    setting = {"fp16": "precision: fp16", CODES: f"components: {plan.components}", ONLINE: "online: true"}[plan.best]
     if not plan.fits:
-        yield f"It will not fit: {_size(plan.needed)} of {_size(plan.free_bytes)}. {_advice(plan, preset)}"
+        yield (
+            f"It will not fit: {_size(plan.needed)} of {_size(plan.free_bytes)}. Make data/{preset} a link to a larger "
+            f"disk, or set presets.{preset}.features to {setting}"
+        )
+    elif plan.pace(plan.best) > plan.pace(plan.kept):
+        yield f"Fastest to train from here: presets.{preset}.features with {setting}"
 
 
-def _advice(plan: Plan, preset: str) -> str:
-    """In order: half precision loses nothing that counts, codes a little."""
-    settings = [f"precision to {kept}" for kept in PRECISIONS] + [f"components to {plan.components}"]
-    smaller = [
-        setting
-        for kept, setting in zip([*PRECISIONS, CODES], settings, strict=True)
-        if plan.bytes(kept) < plan.bytes(plan.kept) and plan.bytes(kept) < plan.free_bytes
-    ]
-    change = f"Set presets.{preset}.features.{smaller[0]}, or make" if smaller else "Make"
-    return f"{change} data/{preset} a link to a larger disk."
+def _paces(plan: Plan) -> str:
+    names = {"fp16": "fp16", CODES: f"{plan.components} components", ONLINE: "online"}
+    paces = {kept: plan.pace(kept) for kept in names}
+    return ", ".join(
+        f"{names[kept]} {'at once, from memory' if pace == math.inf else f'{pace:,.0f}'}"
+        for kept, pace in paces.items()
+    )
 
 
 def _size(count: float) -> str:

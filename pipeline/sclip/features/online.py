@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip.corpora.manifest import Row
@@ -71,8 +72,8 @@ class OnlineStore:
             name = listener.encoder.source.name
             raise UserError(f"speech encoder {name}: not the one of {INDEX_FILE}; run `sclip extract-features` again")
 
-    def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None) -> Padded:
-        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D)"""
+    def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
+        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D); T is a multiple of `multiple`."""
         starts = torch.zeros_like(rows) if starts is None else starts
         order = self.lengths[rows].argsort(descending=True, stable=True)
         states: dict[str, Tensor] = {}
@@ -80,7 +81,8 @@ class OnlineStore:
             paths = {str(i): self._audio[int(rows[i])] for i in group.tolist()}
             states |= self._listener.each({i: read_audio(path) for i, path in paths.items() if path is not None})
         windows = [states[str(i)][int(start) :] for i, start in enumerate(starts)]
-        return Padded.stack([window[:limit].transpose(0, 1) for window in windows])
+        batch = Padded.stack([window[:limit].transpose(0, 1) for window in windows])
+        return Padded(F.pad(batch.values, (0, 0, 0, -batch.values.shape[2] % multiple)), batch.lengths)
 
     def _groups(self, rows: Tensor, order: Tensor) -> Iterator[Tensor]:
         """Places in a batch, longest first, as many at a time as extraction would take."""

@@ -7,6 +7,7 @@ asks the operating system's cache alone to remember.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -257,15 +258,17 @@ class FeatureStore:
     def rows(self, names: Sequence[str]) -> Tensor:
         return torch.tensor([self.row(name) for name in names], dtype=torch.long)
 
-    def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None) -> Padded:
-        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D) in the stored precision, or coded."""
+    def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
+        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D) in the stored precision, or coded; T is a
+        multiple of `multiple`."""
         starts = torch.zeros_like(rows) if starts is None else starts
         lengths = self.lengths[rows] - starts
         if limit is not None:
             lengths = lengths.clamp(max=limit)
         assert bool((lengths > 0).all()), "a start past the utterance's end"
         # Behind its end an utterance repeats its last frame.
-        steps = torch.minimum(torch.arange(int(lengths.max())), lengths[:, None] - 1)  # (B, T)
+        width = math.ceil(int(lengths.max()) / multiple) * multiple
+        steps = torch.minimum(torch.arange(width), lengths[:, None] - 1)  # (B, T)
         frames = ((self._start[rows] + starts)[:, None] + steps).numpy()
         values = self._gather(self._shard[rows].numpy(), frames)
         batch = torch.from_numpy(values).view(self._dtype).view(*frames.shape, *self._shape)

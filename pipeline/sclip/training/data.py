@@ -97,9 +97,12 @@ class Dataset:
                     f"{key} to the model's own (speech/ and clip/ in its folder) and run the stages before again"
                 )
 
-    def read(self, indices: Tensor, starts: Tensor | None = None, limit: int | None = None) -> Padded:
-        """Hidden states (B, L, T, D) of frames [start, start + limit) of each utterance, as they are stored."""
-        return self.store.read(self.store_rows[indices], starts, limit)
+    def read(
+        self, indices: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1
+    ) -> Padded:
+        """Hidden states (B, L, T, D) of frames [start, start + limit) of each utterance, as they are stored; T is a
+        multiple of `multiple`."""
+        return self.store.read(self.store_rows[indices], starts, limit, multiple)
 
 
 def _places(names: Sequence[str] | dict[str, None]) -> dict[str, int]:

@@ -85,6 +85,13 @@ def test_what_is_best_depends_on_the_disk_the_memory_and_the_device(corpus, tmp_
     found, *_ = planned(corpus, tmp_path)
     much = dataclasses.replace(found, free_bytes=10**12, memory_bytes=10**12, disk_speed=1e9, speech_speed=100.0)
     assert much.best == "fp16"
+    half = dataclasses.replace(much, compute="fp16")
+    advice = "set presets.mine.features.compute to fp32"
+    told = [
+        "\n".join(describe_plan(*case)) for case in ((much, "mine", tmp_path, "cpu"), (half, "mine", tmp_path, "cpu"))
+    ]
+    assert [advice in text for text in told] == [False, True]
+    assert advice not in "\n".join(describe_plan(half, "mine", tmp_path, "cuda"))
     assert "from memory" in "\n".join(describe_plan(much, "mine", tmp_path, "cpu"))
     little = dataclasses.replace(much, memory_bytes=int(3 * much.bytes("int8")))
     assert (little.best, little.pace("int8")) == ("int8", math.inf)

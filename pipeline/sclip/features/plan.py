@@ -47,6 +47,7 @@ class Plan:
     states: tuple[int, int]  # hidden states, and their width
     kept: str  # what the preset keeps: a precision of PRECISIONS, CODES, or ONLINE
     components: int  # of codes
+    compute: str  # the precision that the preset computes in
     vector_bytes: int
     free_bytes: int
     speech_speed: float  # seconds of audio a second
@@ -115,6 +116,7 @@ def make_plan(
         states=(speech.states, speech.width),
         kept=_kept(preset.features),
         components=preset.features.components or math.ceil(speech.states * speech.width * USUAL_COMPONENTS),
+        compute=preset.features.compute,
         vector_bytes=(len(pictures) + captions) * clip.joint_width * 4,
         free_bytes=shutil.disk_usage(_existing(manifest)).free,
         speech_speed=_speech_speed(recordings, speech, preset.features, device),
@@ -207,6 +209,8 @@ def describe_plan(plan: Plan, preset: str, place: Path, device: str) -> Iterator
     speech, pictures = plan.seconds / plan.speech_speed, plan.pictures / plan.picture_speed
     yield f"on {device}: speech at {plan.speech_speed:,.1f} times real time, {_duration(speech)};"
     yield f"    {plan.picture_speed:,.0f} pictures a second, {_duration(pictures)}"
+    if device == "cpu" and plan.compute == "fp16":
+        yield f"A CPU computes far slower in fp16 than in fp32: set presets.{preset}.features.compute to fp32"
     yield f"states are had, in times real time: {_paces(plan)}"
     setting = {"fp16": "precision: fp16", CODES: f"components: {plan.components}", ONLINE: "online: true"}[plan.best]
     if not plan.fits:

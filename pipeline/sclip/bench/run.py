@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,17 @@ from sclip.config import Params
 from sclip.encoders.open import open_clip, open_speech
 from sclip.features.store import save_json_whole
 
-CASES = ("extraction", "training", "cif", "vocabulary", "evaluation")
 
-
-def run_bench(params: Params, device: str, only: tuple[str, ...], out: Path) -> Iterator[str]:
+def run_bench(params: Params, device: str, only: Sequence[str], out: Path) -> Iterator[str]:
     """Lines for people, as cases are done."""
     where = torch.device(device)
     sizes = PAPERS if where.type == "cuda" else SCENES
     machine = measure(where)
-    yield f"{machine.name}: {machine.bandwidth / 1e9:,.1f} GB/s, fp32 {machine.fp32 / 1e9:,.0f} and bf16 "
-    yield f"{machine.half / 1e9:,.0f} thousand million operations a second"
+    rates = f"{machine.fp32 / 1e9:,.0f} (fp32) and {machine.half / 1e9:,.0f} (bf16) GFLOP/s"
+    yield f"{machine.name}: {machine.bandwidth / 1e9:,.1f} GB/s, {rates}"
     done: list[Case] = []
     with tempfile.TemporaryDirectory(prefix="sclip-bench-") as folder:
-        for case in cases(params, sizes, only or CASES, machine, where, Path(folder)):
+        for case in cases(params, sizes, only, machine, where, Path(folder)):
             done.append(case)
             yield from _lines(case)
     data = {"machine": machine, "torch": torch.__version__, "sizes": sizes, "cases": done}
@@ -43,7 +41,7 @@ def run_bench(params: Params, device: str, only: tuple[str, ...], out: Path) -> 
 
 
 def cases(
-    params: Params, sizes: Sizes, only: tuple[str, ...], machine: Machine, device: torch.device, folder: Path
+    params: Params, sizes: Sizes, only: Sequence[str], machine: Machine, device: torch.device, folder: Path
 ) -> Iterator[Case]:
     speech, clip = open_speech(sizes.speech), open_clip(sizes.clip)
     if "extraction" in only:

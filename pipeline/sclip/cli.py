@@ -229,7 +229,7 @@ def verify_features(preset: str | None, params_file: Path, overrides: tuple[str,
     Reads data/PRESET/features and manifest.jsonl. Exit status 1 if anything is missing, damaged or left over.
     """
     from sclip.corpora.manifest import read_manifest
-    from sclip.features.store import verify
+    from sclip.features.verify import verify
 
     _, name = _chosen(params_file, overrides, preset)
     rows = read_manifest(places.manifest(name), Problems(skip=True))

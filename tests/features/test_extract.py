@@ -19,7 +19,8 @@ from sclip.encoders.audio import read_audio
 from sclip.encoders.mfcc import MfccEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.extract import extract_features
-from sclip.features.store import FeatureStore, verify
+from sclip.features.store import FeatureStore
+from sclip.features.verify import verify
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sclip.errors import UserError
-from sclip.features.store import FeatureStore, Shard, verify, write_index, write_shard
+from sclip.features.store import FeatureStore, Shard, write_index, write_shard
+from sclip.features.verify import verify
 
 LENGTHS = (5, 1, 9, 3, 7, 4)
 FEATURES = {"precision": "fp16", "states": 2, "width": 6, "frame_seconds": 0.02, "encoder": "none"}

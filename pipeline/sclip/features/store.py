@@ -9,8 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -128,7 +127,7 @@ class Shard:
             for name, entry in entries.items()
         }
         lengths, hashes = tensors["lengths"].clone(), tensors["hashes"].clone()
-        digest = hashlib.sha256(prefix + header + _bytes(lengths).tobytes() + _bytes(hashes).tobytes()).hexdigest()
+        digest = hashlib.sha256(prefix + header + bytes_of(lengths).tobytes() + bytes_of(hashes).tobytes()).hexdigest()
         return cls(path, size, metadata, lengths, hashes, tensors["states"], digest)
 
     def entry(self) -> dict[str, Any]:
@@ -157,7 +156,7 @@ def write_shard(
     """`features`: what the fingerprint is of; `utterances`: by id, in the order of the manifest, frames of states
     (T, L, D) or codes (T, K)."""
     empty = torch.empty(0, *frame_shape(features), dtype=frame_type(features))
-    hashes = [list(hashlib.sha256(_bytes(states.contiguous())).digest()) for states in utterances.values()]
+    hashes = [list(hashlib.sha256(bytes_of(states.contiguous())).digest()) for states in utterances.values()]
     tensors = {
         "states": torch.cat([empty, *utterances.values()]),
         "lengths": torch.tensor([len(states) for states in utterances.values()], dtype=torch.int64),
@@ -237,7 +236,7 @@ class FeatureStore:
             shards.append(shard)
         directions = None
         if "components" in index["features"]:
-            directions = _read_directions(folder, index["features"])
+            directions = read_directions(folder, index["features"])
         return cls(index["features"], index["fingerprint"], shards, directions)
 
     def __len__(self) -> int:
@@ -286,7 +285,7 @@ class FeatureStore:
         return values
 
 
-def _read_directions(folder: Path, features: Mapping[str, Any]) -> Directions:
+def read_directions(folder: Path, features: Mapping[str, Any]) -> Directions:
     path = folder / DIRECTIONS_FILE
     directions = Directions.load(path, features["normalized"])
     if digest_of(path) != features["directions"]:
@@ -299,67 +298,6 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
-class Finding:
-    where: str
-    what: str
-
-
-def verify(folder: Path, ids: Sequence[str] | None = None) -> list[Finding]:
-    """Reads everything. `ids`: the manifest's, each of which must be stored or skipped, and no other."""
-    index = read_index(folder)
-    findings: list[Finding] = []
-    if fingerprint_of(index["features"]) != index["fingerprint"]:
-        findings.append(Finding(INDEX_FILE, "the fingerprint is not that of `features`"))
-    opened: list[Shard] = []
-    for entry in index["shards"]:
-        try:
-            opened.append(Shard.open(folder / entry["file"]))
-        except UserError as error:
-            findings.append(Finding(entry["file"], str(error).removeprefix(f"{folder / entry['file']}: ")))
-            continue
-        if opened[-1].entry() != entry or opened[-1].fingerprint != index["fingerprint"]:
-            findings.append(Finding(entry["file"], f"not what {INDEX_FILE} tells of"))
-    with ThreadPoolExecutor() as pool:
-        for found in pool.map(lambda shard: list(_damage(shard)), opened):
-            findings += found
-    known = {entry["file"] for entry in index["shards"]}
-    if "components" in index["features"]:
-        known.add(DIRECTIONS_FILE)
-        try:
-            _read_directions(folder, index["features"])
-        except UserError as error:
-            findings.append(Finding(DIRECTIONS_FILE, str(error)))
-    stray = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in known)
-    findings += [Finding(name, f"not in {INDEX_FILE}") for name in stray]
-    stored = [*index.get("lengths", ()), *(name for shard in opened for name in shard.ids)]  # online: no shards
-    findings += [Finding(name, "stored twice") for name in _repeated(stored)]
-    if ids is not None and len(opened) == len(index["shards"]):
-        present = {*stored, *index["skipped"]}
-        findings += [Finding(name, "in the manifest, not in the store") for name in ids if name not in present]
-        findings += [Finding(name, "in the store, not in the manifest") for name in sorted(present.difference(ids))]
-    return findings
-
-
-def _damage(shard: Shard) -> Iterator[Finding]:
-    if not len(shard.ids) == len(shard.lengths) == len(shard.hashes):
-        yield Finding(shard.path.name, "not as many ids as lengths and hashes")
-    elif bool((shard.lengths < 1).any()) or int(shard.lengths.sum()) != len(shard.states):
-        yield Finding(shard.path.name, f"the lengths do not make up its {len(shard.states)} frames")
-    else:
-        utterances = torch.split(shard.states, shard.lengths.tolist())
-        for name, hash_, states in zip(shard.ids, shard.hashes, utterances, strict=True):
-            if hashlib.sha256(_bytes(states)).digest() != bytes(hash_.tolist()):
-                yield Finding(shard.path.name, f"utterance {name}: not the bytes that were written")
-            elif not bool(states.abs().max().isfinite()):  # many times as fast as asking each
-                yield Finding(shard.path.name, f"utterance {name}: holds numbers that are not finite")
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    seen: set[str] = set()
-    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-
-
-def _bytes(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The contiguous tensor's memory."""
     return tensor.view(-1).view(torch.uint8).numpy().data

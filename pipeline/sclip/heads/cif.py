@@ -54,11 +54,13 @@ class Cif(nn.Module):
     def alpha(self, frames: Padded) -> Tensor:
         """(B, T, D) -> (B, T), zero on padding"""
         x, valid = frames.values.transpose(1, 2), frames.valid[:, None]
-        for convolution in self.convolutions:
+        for i, convolution in enumerate(self.convolutions, 1):
             if not self.config.convolves_padding:
                 x = x * valid
-            x = F.relu(F.dropout(convolution(x), self.config.dropout, self.training))
-        x = F.dropout(x.transpose(1, 2), self.config.dropout, self.training)
+            # As published, a dropout behind each layer and one more in front of the score: the last does both at once.
+            keeps = (1 - self.config.dropout) ** (2 if i == len(self.convolutions) else 1)
+            x = F.dropout(convolution(x).relu(), 1 - keeps, self.training)
+        x = x.transpose(1, 2)
         return self.score(x).squeeze(-1).float().sigmoid() * frames.valid
 
     def forward(self, frames: Padded, step: int = 0) -> CifOutput:

@@ -60,7 +60,7 @@ class _WeightedSum(torch.autograd.Function):
         (values,), (gradient,) = ctx.saved_tensors, gradients
         found = gradient.new_zeros(values.shape[1])
         for part, chunk in _chunks(values, ctx.normalize):
-            found += (chunk * gradient[part, None]).sum((0, 2, 3))
+            found += (gradient[part].flatten(1)[:, None] @ chunk.flatten(2).mT).sum((0, 1))
         return None, found, None
 
 

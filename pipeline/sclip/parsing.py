@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import types
@@ -61,11 +62,11 @@ def read_json(path: Path) -> Any:
 
 def parse(kind: Any, data: Any, where: str) -> Any:
     """Plain data as `kind`, a dataclass or a type that its fields use; errors name the key they concern."""
+    if kind is Any:
+        return data
     if dataclasses.is_dataclass(kind):
         return _parse_dataclass(kind, data, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return data
     if origin is Literal:
         choices = f"one of {', '.join(map(str, arguments))}"
         _expect(data in arguments, choices, data, where)
@@ -120,21 +121,28 @@ def _expect_key(key: Any, fields: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{inside(where, key)}: no such key; did you mean {near[0]!r}?")
 
 
+@functools.cache  # a manifest asks it of every row
+def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
+    """The types of a dataclass's fields, and those that have no default."""
+    missing = dataclasses.MISSING
+    required = [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}, required
+
+
 def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
     _expect(isinstance(data, Mapping), "a table", data, where)
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    hints, required = _fields(kind)
     for key in data:
-        _expect_key(key, fields, where)
+        _expect_key(key, hints, where)
     values = {key: parse(hints[key], value, inside(where, key)) for key, value in data.items()}
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if name not in values and required:
+    for name in required:
+        if name not in values:
             raise UserError(f"{inside(where, name)}: missing")
     try:
         return kind(**values)
     except UserError:
         raise
     except ValueError as error:  # of __post_init__, which names a field first or speaks of the whole
-        names_field = re.split(r"\W", str(error), maxsplit=1)[0] in fields
+        names_field = re.split(r"\W", str(error), maxsplit=1)[0] in hints
         raise UserError(inside(where, str(error)) if names_field else f"{where}: {error}") from None

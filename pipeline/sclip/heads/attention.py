@@ -51,7 +51,7 @@ class AttentionLayer(nn.Module):
         folded = query @ key_weight / math.sqrt(width // self.heads)  # (H, K, D)
 
         to_tokens = (folded @ tokens.T).expand(batch, -1, -1, -1)  # (B, H, K, K)
-        to_frames = F.linear(frames.values, folded.flatten(0, 1)).mT.unflatten(1, (self.heads, count))  # (B, H, K, T)
+        to_frames = F.linear(frames.values, folded.flatten(0, 1)).mT.view(batch, self.heads, count, -1)  # (B, H, K, T)
         scores = torch.cat([to_tokens, to_frames.float()], -1)
         scores = scores.masked_fill(~self._attended(count, frames)[:, None, None], -math.inf)
         attention = F.dropout(scores.softmax(-1), self.dropout, self.training)  # (B, H, K, K+T)

@@ -42,6 +42,14 @@ class Dataset:
         cls, manifest: Path, features: Path, vectors: Path, split: str, listener: Listener | None = None
     ) -> "Dataset":
         """`listener`: for features that are kept nowhere."""
+        (dataset,) = cls.open_splits(manifest, features, vectors, (split,), listener)
+        return dataset
+
+    @classmethod
+    def open_splits(
+        cls, manifest: Path, features: Path, vectors: Path, splits: Sequence[str], listener: Listener | None = None
+    ) -> list["Dataset"]:
+        """Several, of one reading of the manifest."""
         clip, everything = ClipVectors.open(vectors), read_manifest(manifest, Problems(skip=True))
         store: FeatureStore | OnlineStore
         index = read_index(features)
@@ -51,27 +59,33 @@ class Dataset:
         else:
             store = FeatureStore.open(features)
         stored, pictures, captions = _places(store.ids), _places(clip.image_ids), _places(clip.caption_ids)
-        rows = [
-            row
-            for row in everything
-            if row.split == split and row.id in stored and row.image_id in pictures and row.id not in clip.skipped
-        ]
-        if not rows:
-            raise UserError(f"{manifest}: no row of split {split} has frames in {features} and a picture in {vectors}")
-        shown = _places(dict.fromkeys(row.image_id for row in rows))
-        store_rows = torch.tensor([stored[row.id] for row in rows])
-        captioned = all(row.id in captions for row in rows)
-        return cls(
-            rows,
-            store.lengths[store_rows],
-            clip.images[[pictures[name] for name in shown]],
-            torch.tensor([shown[row.image_id] for row in rows]),
-            clip.captions[[captions[row.id] for row in rows]] if captioned else None,
-            store,
-            store_rows,
-            (features / INDEX_FILE).read_text(encoding="utf-8"),
-            clip.clip,
-        )
+
+        def of_split(split: str) -> "Dataset":
+            rows = [
+                row
+                for row in everything
+                if row.split == split and row.id in stored and row.image_id in pictures and row.id not in clip.skipped
+            ]
+            if not rows:
+                raise UserError(
+                    f"{manifest}: no row of split {split} has frames in {features} and a picture in {vectors}"
+                )
+            shown = _places(dict.fromkeys(row.image_id for row in rows))
+            store_rows = torch.tensor([stored[row.id] for row in rows])
+            captioned = all(row.id in captions for row in rows)
+            return cls(
+                rows,
+                store.lengths[store_rows],
+                clip.images[[pictures[name] for name in shown]],
+                torch.tensor([shown[row.image_id] for row in rows]),
+                clip.captions[[captions[row.id] for row in rows]] if captioned else None,
+                store,
+                store_rows,
+                (features / INDEX_FILE).read_text(encoding="utf-8"),
+                clip.clip,
+            )
+
+        return [of_split(split) for split in splits]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -26,7 +26,7 @@ def run_training(
     features, vectors = places.features_folder(preset_name), places.vectors_folder(preset_name)
     speech, clip = open_speech(preset.encoders.speech), open_clip(preset.encoders.clip)
     listener = Listener(speech, None, preset.features, device)
-    train_set, dev_set = (Dataset.open(manifest, features, vectors, split, listener) for split in ("train", "dev"))
+    train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), listener)
     vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     torch.manual_seed(seed)

@@ -25,8 +25,9 @@ lint: .venv/installed
 repro: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: .venv/installed
 	dvc repro extract-features embed-clip
-	dvc stage list --name-only | grep '^evaluate@' | sort -r | \
-		OMP_NUM_THREADS=$$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)) xargs -P 2 -n 1 dvc --wait-for-lock repro
+	dvc stage list --name-only | sed -n 's/^train@//p' | sort -r | \
+		OMP_NUM_THREADS=$$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)) \
+		xargs -P 2 -I RUN dvc --wait-for-lock repro --single-item train@RUN evaluate@RUN
 	dvc repro
 
 .venv/installed: setup.cfg pyproject.toml

@@ -36,6 +36,6 @@ def test_a_training_step_from_the_cache_and_the_published_way(tmp_path, monkeypa
     (case,) = json.loads((tmp_path / "bench.json").read_text())["cases"]
     assert [row["timed"]["name"] for row in case["rows"]] == [
         "states, on the device", "states, from the cache", "codes, on the device", "codes, from the cache",
-        "both encoders in every step",
+        "the speech encoder in every step", "both encoders in every step",
     ]  # fmt: skip
     assert sum(case["notes"]["operators, %"].values()) <= 100 + torch.finfo(torch.float32).eps

@@ -34,7 +34,7 @@ SCENES = Sizes(
     recordings=192,
     batch=256,
     components=288,
-    precision="fp32",
+    precision="bf16",
 )
 PAPERS = Sizes(
     speech=SpeechEncoderConfig("facebook/hubert-base-ls960", random_seed=0),

@@ -55,6 +55,7 @@ def _in_room(samples: NDArray[np.float32], random: np.random.Generator) -> NDArr
     echo = random.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
     echo[: int(0.003 * SAMPLE_RATE)] = 0  # the nearest wall is half a metre away
     echo *= 0.3 / np.linalg.norm(echo)
-    size = len(samples) + len(echo)
+    # A power of two: a length of large primes takes ten times as long to transform.
+    size = 1 << (len(samples) + len(echo)).bit_length()
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(echo, size), size)[: len(samples)]
     return samples + wet.astype(np.float32)

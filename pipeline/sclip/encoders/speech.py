@@ -43,16 +43,19 @@ class ValidGroupNorm(nn.Module):
         super().__init__()
         assert norm.num_groups == norm.num_channels
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.lengths: Tensor | None = None  # of the batch at hand
+        self.lengths: list[int] | None = None  # of the batch at hand
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)"""
+        """(B, C, T) -> (B, C, T), zero behind an utterance's end
+
+        One after the other: nothing in the encoder is as wide, and torch's own norm passes over it once, where masked
+        sums of the whole batch pass over it nine times.
+        """
         assert self.lengths is not None
-        valid, count = valid_mask(self.lengths, x.shape[-1])[:, None], self.lengths[:, None, None]
-        mean = (x.float() * valid).sum(-1, keepdim=True) / count
-        variance = ((x.float() - mean).square() * valid).sum(-1, keepdim=True) / count
-        scale = torch.rsqrt(variance + self.eps) * self.weight[:, None]
-        return (x * scale + (self.bias[:, None] - mean * scale)).to(x.dtype)
+        normed = torch.zeros_like(x)
+        for row, out, length in zip(x, normed, self.lengths, strict=True):
+            out[:, :length] = F.group_norm(row[None, :, :length], len(row), self.weight, self.bias, self.eps)[0]
+        return normed
 
 
 class SpeechEncoder(nn.Module):
@@ -144,7 +147,7 @@ class SpeechEncoder(nn.Module):
         self._valid = valid_mask(lengths, int(lengths.max()))
         first_norm, config = self.model.feature_extractor.conv_layers[0].layer_norm, self.model.config
         if isinstance(first_norm, ValidGroupNorm):
-            first_norm.lengths = (samples - config.conv_kernel[0]) // config.conv_stride[0] + 1
+            first_norm.lengths = [(len(w) - config.conv_kernel[0]) // config.conv_stride[0] + 1 for w in waveforms]
         mask = valid_mask(samples, batch.shape[1]).long()
         hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)

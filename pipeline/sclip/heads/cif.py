@@ -42,25 +42,35 @@ class CifOutput:
     target: Tensor  # (B,), whole numbers
 
 
+class TimeConvolution(nn.Conv1d):
+    """Of frames (B, T, D) along time, zeros around them -> (B, T, D). One product of each frame and its neighbours: on
+    a CPU in three quarters of the time of torch's own, both ways."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        (size,), count, kind = self.kernel_size, frames.shape[1], frames.device.type
+        if torch.is_autocast_enabled(kind):  # before frames are laid out K times
+            frames = frames.to(torch.get_autocast_dtype(kind))
+        around = F.pad(frames, (0, 0, size // 2, size // 2))
+        near = torch.cat([around[:, i : i + count] for i in range(size)], -1)  # (B, T, K * D)
+        return F.linear(near, self.weight.transpose(1, 2).flatten(1), self.bias)
+
+
 class Cif(nn.Module):
     def __init__(self, width: int, config: CifConfig):
         super().__init__()
         self.config = config
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(width, width, config.kernel, padding="same") for _ in range(config.layers)
-        )
+        self.convolutions = nn.ModuleList(TimeConvolution(width, width, config.kernel) for _ in range(config.layers))
         self.score = nn.Linear(width, 1)
 
     def alpha(self, frames: Padded) -> Tensor:
         """(B, T, D) -> (B, T), zero on padding"""
-        x, valid = frames.values.transpose(1, 2), frames.valid[:, None]
+        x, valid = frames.values, frames.valid[..., None]
         for i, convolution in enumerate(self.convolutions, 1):
             if not self.config.convolves_padding:
                 x = x * valid
             # As published, a dropout behind each layer and one more in front of the score: the last does both at once.
             keeps = (1 - self.config.dropout) ** (2 if i == len(self.convolutions) else 1)
             x = F.dropout(convolution(x).relu(), 1 - keeps, self.training)
-        x = x.transpose(1, 2)
         return self.score(x).squeeze(-1).float().sigmoid() * frames.valid
 
     def forward(self, frames: Padded, step: int = 0) -> CifOutput:

@@ -8,7 +8,7 @@ from training.kept import keep, opened
 
 import sclip
 from sclip.config import TrainingConfig
-from sclip.training.batches import AHEAD, TrainingBatches, epoch_batches, even_batches, prefetched
+from sclip.training.batches import TrainingBatches, epoch_batches, even_batches, prefetched
 
 
 def test_an_epoch():
@@ -72,7 +72,8 @@ def test_rows_without_frames_are_left_out(tmp_path):
         opened(tmp_path, "test")
 
 
-def test_reading_ahead():
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_reading_ahead(ahead):
     """In order, not far ahead, and a reader's error arrives at its item."""
     read = []
 
@@ -85,7 +86,7 @@ def test_reading_ahead():
 
     got = []
     with pytest.raises(OSError, match="disk"):
-        for item in prefetched(slow, range(100)):
+        for item in prefetched(slow, range(100), ahead):
             got.append(item)
-            assert len(read) <= item + AHEAD + 2
+            assert len(read) <= item + ahead + 2
     assert got == list(range(7))

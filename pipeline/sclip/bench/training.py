@@ -20,7 +20,7 @@ from sclip.features.compute import exact_fp32, precision
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
-from sclip.training.batches import Batch, TrainingBatches, prefetched
+from sclip.training.batches import Batch, TrainingBatches, batches_ahead, prefetched
 from sclip.training.data import Dataset
 from sclip.training.loop import Trainer, plain_attention
 
@@ -52,7 +52,7 @@ def training_case(
             trainer.train_step([batch])
 
     def from_cache(how: str) -> None:
-        for batch in prefetched(batches[how].read, range(STEPS)):
+        for batch in prefetched(batches[how].read, range(STEPS), batches_ahead(device)):
             trainer.train_step([batch.to(device)])
 
     vectors, ids = there["states"][0].images, torch.arange(len(pictures), device=device)

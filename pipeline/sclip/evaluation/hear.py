@@ -15,7 +15,7 @@ from sclip.features.compute import exact_fp32
 from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
-from sclip.training.batches import even_batches, prefetched
+from sclip.training.batches import batches_ahead, even_batches, prefetched
 from sclip.training.data import Dataset
 
 BATCH_FRAMES = 4096  # padding included
@@ -62,7 +62,7 @@ def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
 def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:
     """This process's utterances, of similar length, the longest first; their indices (B,) and the head's output."""
     batches = processes.share(list(even_batches(dataset.frames, BATCH_FRAMES)))
-    states = prefetched(dataset.read, batches)
+    states = prefetched(dataset.read, batches, batches_ahead(model.device))
     with tqdm(total=sum(map(len, batches)), desc="evaluate", unit="utterance", disable=processes.quiet()) as progress:
         for indices, read in zip(batches, states, strict=True):
             yield indices, output_of(model, read)

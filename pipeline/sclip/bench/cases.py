@@ -23,7 +23,7 @@ class Sizes:
     recordings: int  # for extraction
     batch: int
     components: int
-    precision: Literal["fp16", "bf16", "fp32"]  # of training
+    precision: Literal["fp16", "bf16", "fp32"]  # that encoders and heads compute in
 
 
 SCENES = Sizes(
@@ -31,7 +31,7 @@ SCENES = Sizes(
     clip=ClipEncoderConfig("local-dir:models/mini-clip"),
     preset="scenes",
     seconds=(1.5, 4.0),
-    recordings=192,
+    recordings=512,
     batch=256,
     components=288,
     precision="bf16",

@@ -25,10 +25,9 @@ def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, devic
     encoder = encoder.to(device)
     seconds = utterance_seconds(sizes, sizes.recordings)
     waveforms = _record(folder, seconds)
-    states = FeaturesConfig(compute="fp32" if device.type == "cpu" else "bf16", batch_seconds=120)
+    states = FeaturesConfig(compute=sizes.precision, batch_seconds=120)
     coded = FeaturesConfig(compute=states.compute, batch_seconds=120, components=sizes.components)
     batches = _batches(waveforms, states.batch_seconds)
-    half = states.compute == "bf16"
 
     def bare() -> None:
         """Full batches, ready made; what comes out stays where it is."""
@@ -63,7 +62,7 @@ def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, devic
     )
     for name in ("states", "codes"):
         shutil.rmtree(folder / name)
-    question = f"Hidden states of {len(seconds)} recordings, {sum(seconds):.0f} s, in {'bf16' if half else 'fp32'}"
+    question = f"Hidden states of {len(seconds)} recordings, {sum(seconds):.0f} s, in {states.compute}"
     rows = [Row(timed, f"{sum(seconds) / timed.seconds:,.0f} times real time") for timed in found]
     return Case("extraction", question, rows)
 

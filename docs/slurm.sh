@@ -1,0 +1,27 @@
+#!/bin/bash
+# A preset from its corpus to its numbers, on two machines of eight GPUs: sbatch docs/slurm.sh spokencoco-large hybrid
+# data/ and models/ lie on a disk that all machines share. Stopped at any moment, it goes on when it is queued again.
+#SBATCH --job-name=sclip
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+set -euo pipefail
+
+preset=$1 arch=$2
+source .venv/bin/activate
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+
+everywhere() {
+    srun --kill-on-bad-exit torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
+        --rdzv-backend c10d --rdzv-endpoint "$first:29500" --rdzv-id "$SLURM_JOB_ID" -m sclip "$@"
+}
+
+sclip make-corpus "$preset"
+everywhere extract-features --preset "$preset"
+sclip embed-clip --preset "$preset" # one GPU: an hour of pictures, where speech takes days
+everywhere train --preset "$preset" --arch "$arch"
+everywhere evaluate --preset "$preset" --arch "$arch"
+sclip report --preset "$preset"

@@ -113,7 +113,11 @@ def batches_ahead(device: torch.device) -> int:
 
 
 def prefetched(read: Callable[[Item], Loaded], items: Iterable[Item], ahead: int) -> Iterator[Loaded]:
-    """What `read` makes of each item, in order, from a thread that stays so many ahead."""
+    """What `read` makes of each item, in order, from a thread that stays so many ahead; of none, from this one, whose
+    freed memory it can take."""
+    if ahead == 0:
+        yield from map(read, items)
+        return
     with ThreadPoolExecutor(1) as thread:
         waiting: deque[Future[Loaded]] = deque()
         for item in items:

@@ -21,7 +21,7 @@ everywhere() {
 
 sclip make-corpus "$preset"
 everywhere extract-features --preset "$preset"
-sclip embed-clip --preset "$preset" # in one process: of SpokenCOCO's pictures an hour at most
+sclip embed-clip --preset "$preset" # in one process: pictures are the smaller part
 everywhere train --preset "$preset" --arch "$arch"
 everywhere evaluate --preset "$preset" --arch "$arch"
 sclip report --preset "$preset"

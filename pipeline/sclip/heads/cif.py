@@ -44,7 +44,7 @@ class CifOutput:
 
 class TimeConvolution(nn.Conv1d):
     """Of frames (B, T, D) along time, zeros around them -> (B, T, D). One product of each frame and its neighbours: on
-    a CPU in three quarters of the time of torch's own, both ways."""
+    a CPU CIF's weights take a seventh less time so than through torch's own convolution, both ways."""
 
     def forward(self, frames: Tensor) -> Tensor:
         (size,), count, kind = self.kernel_size, frames.shape[1], frames.device.type

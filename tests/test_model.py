@@ -129,6 +129,7 @@ def test_the_hub_s_own_calls(folder, tmp_path):
     loaded.save_pretrained(tmp_path / "saved")
     for name in ("config.json", "model.safetensors", "README.md", "speech/model.safetensors"):
         assert (tmp_path / "saved" / name).read_bytes() == (folder / name).read_bytes()
+    assert len({path.stat().st_mode for path in folder.rglob("*.*")}) == 1  # who may read one may read all
     assert "hybrid-cif" in (folder / "README.md").read_text()
 
 

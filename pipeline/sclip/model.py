@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sclip.config import Architecture, SpeechEncoderConfig
@@ -40,7 +39,7 @@ from sclip.heads.head import HeadOutput, Sizes, SpeechHead
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.card import model_card
 from sclip.objective import Objective
-from sclip.tensors import fill, read_tensors, with_prefix
+from sclip.tensors import fill, read_tensors, save_tensors, with_prefix
 
 Encoder = TypeVar("Encoder", bound=AnySpeechEncoder | ClipEncoder)
 
@@ -222,8 +221,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         if self.vocabulary is not None:
             self.vocabulary.save(save_directory / VOCABULARY_FILE)
         (save_directory / "README.md").write_text(model_card(config), encoding="utf-8")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._trained().items()}
-        save_file(tensors, save_directory / WEIGHTS_FILE, {"format": "pt"})
+        save_tensors(save_directory / WEIGHTS_FILE, self._trained(), {"format": "pt"})
 
     def _reference(self, encoder: AnySpeechEncoder | ClipEncoder) -> EncoderReference:
         normalize = encoder.normalize_waveform if isinstance(encoder, SpeechEncoder) else None

@@ -45,7 +45,7 @@ def extract(corpus, out, speech=None, skip=False, **config):
 
 def files(out):
     """Contents and what a file system tells files apart by."""
-    return {p.name: (p.read_bytes(), p.stat().st_ino, p.stat().st_mtime_ns) for p in out.iterdir()}
+    return {p.name: (p.read_bytes(), p.stat().st_ino, p.stat().st_mtime_ns) for p in out.iterdir() if p.is_file()}
 
 
 def contents(out):
@@ -62,6 +62,7 @@ def test_what_is_read_is_what_the_encoder_says(corpus, tmp_path, precision):
     assert store.ids == [row["id"] for row in corpus.rows]
     assert summary.shards_computed == len(list((tmp_path / "out").glob("*.safetensors"))) > 2
     assert (store.states, store.width, store.frame_seconds) == (3, 32, 0.02)
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1  # who may read one may read all
     batch = store.read(torch.arange(len(store)))
     tolerance = {"fp16": 1e-3, "bf16": 8e-3, "fp32": 1e-5}[precision]
     for row, kept in zip(read_manifest(corpus.path, Problems()), batch, strict=True):
@@ -139,12 +140,16 @@ def test_goes_on_where_it_was_stopped(corpus, tmp_path):
     speech.forward = failing
     with pytest.raises(KeyboardInterrupt):
         extract(corpus, out, speech)
-    (out / "0123.safetensors.unfinished").write_bytes(b"half a sha")
+    left = out / "0123.safetensors.unfinished"
+    left.mkdir()
+    (left / ".tmp0123").write_bytes(b"half a sha")
+    (out / "index.json.unfinished").write_bytes(b"half an in")
     done = files(out)
     with pytest.raises(UserError, match=r"index\.json: no such file"):
         FeatureStore.open(out)
     summary, _ = extract(corpus, out)
     assert 0 < summary.shards_reused == len(done) - 1
+    assert len(files(out)) == len(list(out.iterdir()))
     assert contents(out) == contents(tmp_path / "expected")
     assert {name: file for name, file in files(out).items() if name in done}.items() <= done.items()
 
@@ -184,6 +189,7 @@ def test_killed_at_any_moment(corpus, tmp_path):
     process.wait()
     left = files(out) if out.exists() else {}
     extract(corpus, out)
+    assert len(files(out)) == len(list(out.iterdir()))
     assert contents(out) == contents(tmp_path / "expected")
     now = files(out)
     assert all(now[name] == file for name, file in left.items() if name.endswith(".safetensors"))

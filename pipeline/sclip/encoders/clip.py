@@ -21,14 +21,13 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
 from sclip.padded import Padded
 from sclip.parsing import read_json
-from sclip.tensors import fill, fingerprint
+from sclip.tensors import fill, fingerprint, save_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 # OpenAI's own files carry these beside the weights; nobody else's do.
@@ -203,8 +202,7 @@ class ClipEncoder(nn.Module):
         """As a folder that open_clip and `from_pretrained` read."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS_FILE)
+        save_tensors(folder / WEIGHTS_FILE, self.model.state_dict())
 
 
 def spelled(pieces: str) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
@@ -29,7 +28,7 @@ from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.source import Source, fetch_repo
 from sclip.errors import UserError
 from sclip.padded import Padded, valid_mask
-from sclip.tensors import fingerprint
+from sclip.tensors import fingerprint, save_tensors
 
 FAMILY = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
 # What a checkpoint may lack: only pre-training reads it.
@@ -168,8 +167,7 @@ class SpeechEncoder(nn.Module):
         self.model.config.dtype = self.model.dtype
         self.model.config.architectures = [type(self.model).__name__]
         self.model.config.save_pretrained(folder)
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        save_tensors(folder / "model.safetensors", self.model.state_dict(), {"format": "pt"})
         extractor = Wav2Vec2FeatureExtractor(do_normalize=self.normalize_waveform, return_attention_mask=True)
         extractor.save_pretrained(folder)
 

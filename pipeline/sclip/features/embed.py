@@ -19,7 +19,7 @@ from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.clip import ClipEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision, read_ahead
-from sclip.features.store import UNFINISHED, fingerprint_of
+from sclip.features.store import fingerprint_of, remove_unfinished
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
 
 CODE = ("encoders/clip.py", "features/compute.py", "features/embed.py")
@@ -39,8 +39,7 @@ def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch
     began = time.monotonic()
     rows = read_manifest(manifest, problems)
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(f"*{UNFINISHED}"):
-        leftover.unlink()
+    remove_unfinished(out)
     encoder = {"name": clip.source.name, "revision": clip.source.revision, "hash": clip.fingerprint()}
     pictures = list(dict.fromkeys(row.image for row in rows))
     hashes = {p: h for batch, read in read_ahead(chunks(pictures, 64), _hash) for p, h in zip(batch, read, strict=True)}

@@ -37,12 +37,12 @@ from sclip.features.store import (
     DIRECTIONS_FILE,
     FORMAT,
     INDEX_FILE,
-    UNFINISHED,
     Shard,
     digest_of,
     fingerprint_of,
     frame_shape,
     frame_type,
+    remove_unfinished,
     save_json_whole,
     write_index,
     write_shard,
@@ -103,8 +103,7 @@ def extract_features(
     encoder = encoder.to(device)
     out.mkdir(parents=True, exist_ok=True)
     if processes.is_first():
-        for leftover in out.glob(f"*{UNFINISHED}"):
-            leftover.unlink()
+        remove_unfinished(out)
     recordings = _look_over(rows, problems)
     features = describe(encoder, config)
     if config.online:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sclip.coded import Coded, Directions
 from sclip.errors import UserError
 from sclip.padded import Padded
 from sclip.parsing import read_json
+from sclip.tensors import save_tensors
 
 Array = np.ndarray[Any, Any]
 
@@ -48,11 +49,21 @@ DTYPES = {
 
 def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """A safetensors file that is there whole, on the disk, or not at all."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    save_file(tensors, unfinished, {METADATA: json.dumps(metadata, ensure_ascii=False)})
+    # A folder: safetensors has an unfinished file of its own, beside the one it is to write.
+    folder = path.with_name(path.name + UNFINISHED)
+    folder.mkdir()
+    unfinished = folder / path.name
+    save_tensors(unfinished, tensors, {METADATA: json.dumps(metadata, ensure_ascii=False)})
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)
+    folder.rmdir()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """What a killed run left."""
+    for left in folder.glob(f"*{UNFINISHED}"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def metadata_of(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from golden_files import GOLDEN, load
 
 from sclip.evaluation import retrieval
@@ -16,17 +17,38 @@ def test_ranks_by_hand(monkeypatch):
     queries = torch.eye(4)[:3]
     candidates = torch.tensor([[0.9, 0.1, 0.5, 0], [0.8, 0.7, 0.5, 0], [0.1, 0.9, 0.5, 0], [0.2, 0.8, 0.4, 0]])
     ids = torch.tensor([7, 8, 8, 9])
+    there, back = first_ranks(queries, torch.tensor([7, 8, 5]), candidates, ids)
     # 7 is first; of the two right answers 8 the better is first, the other does not count; 5 has none.
-    assert first_ranks(queries, torch.tensor([7, 8, 5]), candidates, ids).tolist() == [1, 1, 5]
+    assert there.tolist() == [1, 1, 5]
+    # 7 is first of 0.9, 0.1 and 0.5; one 8 is behind 0.8, the other first; 9 has none.
+    assert back.tolist() == [1, 2, 1, 4]
     # 9 is behind 0.9 of 8, and behind all three that score 0.5 of another's query.
-    assert first_ranks(queries[1:], torch.tensor([9, 9]), candidates, ids).tolist() == [2, 4]
+    there, back = first_ranks(queries[1:], torch.tensor([9, 9]), candidates, ids)
+    assert there.tolist() == [2, 4]
+    assert back.tolist() == [3, 3, 3, 1]
 
 
 def test_equal_scores_keep_their_order():
     """A head that says the same of everything is at chance, not perfect."""
     same, ids = torch.ones(50, 4), torch.arange(50)
-    assert first_ranks(same, ids, same, ids).tolist() == list(range(1, 51))
-    assert recalls(first_ranks(same, ids, same, ids)) == {1: 2.0, 5: 10.0, 10: 20.0}
+    for ranks in first_ranks(same, ids, same, ids):
+        assert ranks.tolist() == list(range(1, 51))
+        assert recalls(ranks) == {1: 2.0, 5: 10.0, 10: 20.0}
+
+
+def test_is_what_sorting_finds():
+    """Any answer whose id is right, few of many or none; products in other blocks than the sorted ones'."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = (F.normalize(torch.randn(count, 32, generator=generator), dim=-1) for count in (700, 300))
+    one_ids, other_ids = (torch.randint(200, (count,), generator=generator) for count in (700, 300))
+    sides = ((one, one_ids), (other, other_ids))
+    ranks = first_ranks(*sides[0], *sides[1])
+    for found, (queries, ids), (candidates, owners) in zip(ranks, sides, sides[::-1], strict=True):
+        ordered = owners[(queries @ candidates.T).argsort(dim=1, descending=True, stable=True)]
+        right = ordered == ids[:, None]
+        expected = torch.where(right.any(1), right.int().argmax(1) + 1, len(candidates) + 1)
+        assert (expected > len(candidates)).any()
+        assert torch.equal(found, expected)
 
 
 def test_recalls():
@@ -60,7 +82,7 @@ def test_chance_is_what_random_orders_give():
 def test_recalls_are_the_published_ones():
     data, meta = load("retrieval.safetensors"), json.loads((GOLDEN / "meta.json").read_text())["retrieval"]
     audio, images = (data["audio"], data["audio_ids"]), (data["image"], data["image_ids"])
-    directions = {"speech_to_image": first_ranks(*audio, *images), "image_to_speech": first_ranks(*images, *audio)}
+    directions = dict(zip(("speech_to_image", "image_to_speech"), first_ranks(*audio, *images), strict=True))
     found = {name: recalls(ranks) for name, ranks in directions.items()}
     found["mean"] = {k: sum(d[k] for d in found.values()) / 2 for k in (1, 5, 10)}
     for name, values in found.items():

@@ -27,9 +27,8 @@ def evaluation_case(device: torch.device) -> Case:
     pictures = torch.arange(PICTURES, device=device)
 
     def ours() -> None:
-        for query, ids, candidates, others in ((speech, owners, images, pictures), (images, pictures, speech, owners)):
-            ranks = first_ranks(query, ids, candidates, others).cpu()
-            scores(ranks, ids.cpu(), Bootstrap(PICTURES, seed=0))
+        for ranks, ids in zip(first_ranks(speech, owners, images, pictures), (owners, pictures), strict=True):
+            scores(ranks.cpu(), ids.cpu(), Bootstrap(PICTURES, seed=0))
 
     def published() -> None:
         sorted_and_looped(speech[:SLICE], owners[:SLICE], images, pictures)
@@ -41,7 +40,7 @@ def evaluation_case(device: torch.device) -> Case:
     found = compare({"counted in blocks, with intervals (ours)": ours, "sorted, rows looped over": published}, device,
                     rounds=3, parts={"sorted, rows looped over": share})  # fmt: skip
     alike = sorted_and_looped(speech[:SLICE], owners[:SLICE], images, pictures)
-    own = recalls(first_ranks(speech[:SLICE], owners[:SLICE], images, pictures))
+    own = recalls(first_ranks(speech[:SLICE], owners[:SLICE], images, pictures)[0])
     return Case(
         "evaluation",
         f"{UTTERANCES:,} utterances and {PICTURES:,} pictures, both ways, with 1,000 resamplings",

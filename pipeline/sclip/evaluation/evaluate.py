@@ -101,9 +101,9 @@ def _retrieval(
     metrics: dict[str, Any] = {}
     ranks: dict[str, Tensor] = {}
     for name, one, other in pairs:
-        for (query, queries, ids), (candidate, candidates, owners) in ((one, other), (other, one)):
+        there, back = first_ranks(*(t.to(device) for t in (*one[1:], *other[1:])))
+        for (query, _, ids), (candidate, _, owners), found in ((one, other, there.cpu()), (other, one, back.cpu())):
             direction = f"{query}_to_{candidate}"
-            found = first_ranks(*(t.to(device) for t in (queries, ids, candidates, owners))).cpu()
             table = metrics.setdefault(direction, {})
             table[name] = scores(found, ids, bootstrap)
             table["chance"] = {f"R@{k}": recall for k, recall in chance_recalls(ids, owners).items()}

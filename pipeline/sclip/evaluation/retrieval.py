@@ -12,22 +12,50 @@ from torch import Tensor
 from sclip.evaluation.bootstrap import Bootstrap, Estimate
 
 ROUNDING = 1e-6  # of scores: the same keywords give vectors that differ by less from batch to batch
-BLOCK = 1024  # queries at a time
+BLOCK = 256  # queries at a time
+PAIRS = 4096  # right answers at a time
 AT = (1, 5, 10)
 
 
-def first_ranks(queries: Tensor, query_ids: Tensor, candidates: Tensor, candidate_ids: Tensor) -> Tensor:
-    """(Q, D), (Q,), (C, D), (C,) -> (Q,): the best rank of any right answer, from 1; C + 1 where there is none."""
-    ranks = []
-    order = torch.arange(len(candidates), device=candidates.device)
-    for start in range(0, len(queries), BLOCK):
-        scores = queries[start : start + BLOCK] @ candidates.T  # (q, C)
-        right = query_ids[start : start + BLOCK, None] == candidate_ids
-        best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        first = (right & (scores >= best - ROUNDING)).int().argmax(1, keepdim=True)  # of the best right answers
-        before = (scores > best + ROUNDING) | ((scores >= best - ROUNDING) & (order < first))
-        ranks.append(torch.where(right.any(1), before.sum(1) + 1, len(candidates) + 1))
-    return torch.cat(ranks)
+def first_ranks(one: Tensor, one_ids: Tensor, other: Tensor, other_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors (A, D), (A,) and (B, D), (B,) -> (A,), (B,): for each of either side the best rank of any right
+    answer on the other, from 1; one more than there are answers where none is right. One product serves both ways."""
+    mine, theirs = _right_pairs(one_ids, other_ids)
+    blocks = zip(torch.split(mine, PAIRS), torch.split(theirs, PAIRS), strict=True)
+    right = torch.cat([(one[m] * other[t]).sum(-1) for m, t in blocks])
+    one_best, one_first = _best_answers(len(one), mine, theirs, right)
+    other_best, other_first = _best_answers(len(other), theirs, mine, right)
+    one_places, other_places = (torch.arange(len(side), device=one.device) for side in (one, other))
+    one_ranks, other_ranks = torch.ones_like(one_places), torch.ones_like(other_places)
+    for start in range(0, len(one), BLOCK):
+        block = slice(start, start + BLOCK)
+        scores = one[block] @ other.T  # (a, B)
+        one_ranks[block] += _before(scores, one_best[block, None], one_first[block, None], other_places).sum(1)
+        other_ranks += _before(scores, other_best, other_first, one_places[block, None]).sum(0)
+    return one_ranks, other_ranks
+
+
+def _right_pairs(one_ids: Tensor, other_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(A,), (B,) -> (P,), (P,): the places on either side of all that share an id."""
+    ordered, order = other_ids.sort()
+    begins, ends = torch.searchsorted(ordered, one_ids), torch.searchsorted(ordered, one_ids, right=True)
+    counts = ends - begins
+    mine = torch.arange(len(one_ids), device=counts.device).repeat_interleave(counts)
+    within = torch.arange(len(mine), device=counts.device) - (counts.cumsum(0) - counts)[mine]
+    return mine, order[begins[mine] + within]
+
+
+def _best_answers(count: int, queries: Tensor, answers: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Right pairs (P,) and their scores -> (count,), (count,): each query's best, and the first place that has it."""
+    best = scores.new_full((count,), -torch.inf).scatter_reduce(0, queries, scores, "amax")
+    as_good = scores > best[queries] - ROUNDING
+    first = answers.new_zeros(count).scatter_reduce(0, queries[as_good], answers[as_good], "amin", include_self=False)
+    return best, first
+
+
+def _before(scores: Tensor, best: Tensor, first: Tensor, places: Tensor) -> Tensor:
+    """Which candidates stand before the best right answer: who comes earlier is as good, who comes later is better."""
+    return scores > torch.where(places < first, best - ROUNDING, best + ROUNDING)
 
 
 def recalls(ranks: Tensor, at: tuple[int, ...] = AT) -> dict[int, float]:

@@ -119,6 +119,6 @@ def measure(encoder: ClipEncoder, seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind, texts in (("captions", sentences), ("loose words", words)):
         vectors = F.normalize(encoder.encode_text(texts), dim=-1)
-        ranks = first_ranks(vectors, ids, images, ids)
+        ranks, _ = first_ranks(vectors, ids, images, ids)
         found |= {f"{kind} R@{k}": value for k, value in recalls(ranks).items()}
     return found

@@ -23,6 +23,5 @@ def mean_recall(speech: Tensor, dataset: Dataset) -> float:
         return math.nan
     images, image_index = dataset.images.to(speech.device), dataset.image_index.to(speech.device)
     each = torch.arange(len(images), device=speech.device)
-    there = first_ranks(speech, image_index, images, each)
-    back = first_ranks(images, each, speech, image_index)
+    there, back = first_ranks(speech, image_index, images, each)
     return (recalls(there)[10] + recalls(back)[10]) / 2

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import get_ident
 
 import numpy as np
 import pytest
@@ -108,6 +109,17 @@ def test_batches_do_not_matter(corpus, tmp_path):
     extract(corpus, tmp_path / "many", batch_seconds=100.0)
     one, many = (FeatureStore.open(tmp_path / name).read(torch.arange(10)).values for name in ("one", "many"))
     torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
+
+
+def test_reading_and_writing_beside_the_encoder(corpus, tmp_path, monkeypatch):
+    """As on a GPU: the same files."""
+    extract(corpus, tmp_path / "expected")
+    monkeypatch.setattr("sclip.features.extract.ahead_on", lambda device, count: count)
+    threads, speech = set(), encoder()
+    speech.register_forward_hook(lambda *_: threads.add(get_ident()))
+    extract(corpus, tmp_path / "out", speech)
+    assert get_ident() not in threads
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 
 def test_mfccs_are_features_too(corpus, tmp_path):

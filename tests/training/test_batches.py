@@ -1,14 +1,12 @@
 """Batches are a function of seed and step, cover an epoch, and hold what is alike in length."""
 
-import time
-
 import pytest
 import torch
 from training.kept import keep, opened
 
 import sclip
 from sclip.config import TrainingConfig
-from sclip.training.batches import TrainingBatches, epoch_batches, even_batches, prefetched
+from sclip.training.batches import TrainingBatches, epoch_batches, even_batches
 
 
 def test_an_epoch():
@@ -70,23 +68,3 @@ def test_rows_without_frames_are_left_out(tmp_path):
     assert data.captions.shape == (5, 20)
     with pytest.raises(sclip.UserError, match=r"no row of split test has frames in .*features and a picture in"):
         opened(tmp_path, "test")
-
-
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_reading_ahead(ahead):
-    """In order, not far ahead, and a reader's error arrives at its item."""
-    read = []
-
-    def slow(item):
-        read.append(item)
-        time.sleep(0.001)
-        if item == 7:
-            raise OSError("disk")
-        return item
-
-    got = []
-    with pytest.raises(OSError, match="disk"):
-        for item in prefetched(slow, range(100), ahead):
-            got.append(item)
-            assert len(read) <= item + 1 + (ahead + 1 if ahead else 0)
-    assert got == list(range(7))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from sclip.ahead import BATCHES, ahead_on, prefetched
 from sclip.bench.cases import Case, Row, Sizes, utterance_seconds
 from sclip.bench.machine import Machine
 from sclip.bench.timing import compare
@@ -20,7 +21,7 @@ from sclip.features.compute import exact_fp32, precision
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
-from sclip.training.batches import Batch, TrainingBatches, batches_ahead, prefetched
+from sclip.training.batches import Batch, TrainingBatches
 from sclip.training.data import Dataset
 from sclip.training.loop import Trainer, plain_attention
 
@@ -52,7 +53,7 @@ def training_case(
             trainer.train_step([batch])
 
     def from_cache(how: str) -> None:
-        for batch in prefetched(batches[how].read, range(STEPS), batches_ahead(device)):
+        for batch in prefetched(batches[how].read, range(STEPS), ahead_on(device, BATCHES)):
             trainer.train_step([batch.to(device)])
 
     vectors, ids = there["states"][0].images, torch.arange(len(pictures), device=device)

@@ -11,13 +11,14 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm.auto import tqdm
 
+from sclip.ahead import read_ahead
 from sclip.config import CorpusConfig
 from sclip.corpora.gathered import Expected
 from sclip.corpora.make import find_rows
 from sclip.corpora.manifest import SPLITS, Row
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.errors import Problems
-from sclip.features.compute import chunks, read_ahead
+from sclip.features.compute import chunks
 from sclip.features.recordings import hear, look
 
 SHORTEST = 400  # samples at 16 kHz: a frame of the speech encoders

@@ -15,12 +15,16 @@ SAMPLE_RATE = 16_000
 
 
 def read_audio(path: str | Path) -> Tensor:
-    """Any wav, flac, ogg or mp3 -> (N,)"""
+    """Any wav, flac, ogg or mp3 -> (N,)
+
+    In numpy: several threads read ahead of the encoder, and torch would give each of them a team of threads, which
+    wait for work on the very cores that the encoder computes on.
+    """
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (N, channels)
     except (OSError, RuntimeError) as error:
         raise UserError(f"audio {path}: cannot be read: {error}") from None
-    return _check(_resample(torch.from_numpy(samples).mean(1), rate), f"audio {path}")
+    return _check(_resample(torch.from_numpy(samples.mean(1)), rate), f"audio {path}")
 
 
 def as_waveform(audio: Any, rate: int, name: str) -> Tensor:
@@ -58,6 +62,6 @@ def _resample(samples: Tensor, rate: int) -> Tensor:
 def _check(samples: Tensor, name: str) -> Tensor:
     if samples.numel() == 0:
         raise UserError(f"{name}: no samples")
-    if not bool(samples.isfinite().all()):
+    if not np.isfinite(samples.numpy()).all():
         raise UserError(f"{name}: {int((~samples.isfinite()).sum())} samples are not finite numbers")
     return samples

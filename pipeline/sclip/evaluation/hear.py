@@ -9,13 +9,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import processes
+from sclip.ahead import BATCHES, ahead_on, prefetched
 from sclip.evaluation.boundaries import firing_times
 from sclip.evaluation.keywords import Found
 from sclip.features.compute import exact_fp32
 from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
-from sclip.training.batches import batches_ahead, even_batches, prefetched
+from sclip.training.batches import even_batches
 from sclip.training.data import Dataset
 
 BATCH_FRAMES = 4096  # padding included
@@ -62,7 +63,7 @@ def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
 def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:
     """This process's utterances, of similar length, the longest first; their indices (B,) and the head's output."""
     batches = processes.share(list(even_batches(dataset.frames, BATCH_FRAMES)))
-    states = prefetched(dataset.read, batches, batches_ahead(model.device))
+    states = prefetched(dataset.read, batches, ahead_on(model.device, BATCHES))
     with tqdm(total=sum(map(len, batches)), desc="evaluate", unit="utterance", disable=processes.quiet()) as progress:
         for indices, read in zip(batches, states, strict=True):
             yield indices, output_of(model, read)

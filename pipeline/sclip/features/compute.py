@@ -1,8 +1,6 @@
-"""What extraction and embedding share: reading ahead of the encoder, and what a precision means."""
+"""What extraction and embedding share: pieces of a sequence, and what a precision means."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -11,26 +9,10 @@ import torch
 from sclip.features.store import PRECISIONS
 
 T = TypeVar("T")
-R = TypeVar("R")
-READERS = 8  # threads
-AHEAD = 3  # batches being read while one is computed
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[i : i + size] for i in range(0, len(items), size))
-
-
-def read_ahead(batches: Iterable[Sequence[T]], read: Callable[[T], R]) -> Iterator[tuple[Sequence[T], list[R]]]:
-    """Each batch with what `read` makes of its items, in order; never more than a few batches in memory."""
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[tuple[Sequence[T], list[Future[R]]]] = deque()
-        for batch in batches:
-            waiting.append((batch, [pool.submit(read, item) for item in batch]))
-            if len(waiting) > AHEAD:
-                batch, futures = waiting.popleft()
-                yield batch, [future.result() for future in futures]
-        for batch, futures in waiting:
-            yield batch, [future.result() for future in futures]
 
 
 @contextmanager

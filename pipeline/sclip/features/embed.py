@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sclip.ahead import BATCHES, ahead_on, read_ahead
 from sclip.code import code_fingerprint
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.clip import ClipEncoder
 from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks, precision, read_ahead
+from sclip.features.compute import chunks, precision
 from sclip.features.store import fingerprint_of, remove_unfinished
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
 
@@ -149,9 +150,9 @@ def _images(
 ) -> Iterator[tuple[str, Tensor | str]]:
     """Each picture's vector (J,), or what is wrong with it."""
     names = list(pictures)
-    bar = tqdm(None, "pictures", len(names), unit="", disable=None)
-    with bar:
-        for batch, read in read_ahead(chunks(names, IMAGES_AT_ONCE), lambda name: read_picture(pictures[name], clip)):
+    batches, ahead = chunks(names, IMAGES_AT_ONCE), ahead_on(device, BATCHES)
+    with tqdm(None, "pictures", len(names), unit="", disable=None) as bar:
+        for batch, read in read_ahead(batches, lambda name: read_picture(pictures[name], clip), ahead):
             yield from ((name, fault) for name, fault in zip(batch, read, strict=True) if isinstance(fault, str))
             good = {name: pixels for name, pixels in zip(batch, read, strict=True) if isinstance(pixels, Tensor)}
             if good:

@@ -9,7 +9,6 @@ a shard utterances of like length go through the encoder together and are stored
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,13 +20,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import processes
+from sclip.ahead import BATCHES, ahead_on, prefetched, read_ahead
 from sclip.code import code_fingerprint
 from sclip.coded import Directions
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks, read_ahead
+from sclip.features.compute import chunks
 from sclip.features.directions import find_directions
 from sclip.features.listen import Listener, batches_of
 from sclip.features.online import ONLINE, online_index
@@ -61,6 +61,7 @@ CODE = (
     "padded.py",
 )
 MEGABYTE = 1_000_000
+Heard = tuple["Part", dict[str, Tensor], dict[str, str]]  # hidden states by id, and what is wrong with the others
 
 
 @dataclass(frozen=True)
@@ -237,28 +238,28 @@ def _compute(
 ) -> None:
     """All shards' batches are one stream, so that reading ahead does not stop at a shard's end."""
     plan = [(part, list(batches_of(part.recordings, batch_seconds))) for part in parts]
-    shortest = listener.encoder.shortest
-    stream = read_ahead((batch for _, batches in plan for batch in batches), partial(hear, shortest=shortest))
+    device = listener.device
+    batches = (batch for _, batches in plan for batch in batches)
+    stream = read_ahead(batches, partial(hear, shortest=listener.encoder.shortest), ahead_on(device, BATCHES))
     bar = tqdm(None, "hidden states", sum(len(part.recordings) for part in parts), unit="", disable=processes.quiet())
-    writing: Future[Shard] | None = None
-    with bar, ThreadPoolExecutor(1) as writer:
-        for part, batches in plan:
-            states: dict[str, Tensor] = {}
-            faults: dict[str, str] = {}
-            for batch, audio in islice(stream, len(batches)):
-                ids = {r.row.name: r.row.id for r in batch}
-                heard = {r.row.name: x for r, x in zip(batch, audio, strict=True) if isinstance(x, Tensor)}
-                for recording, fault in zip(batch, audio, strict=True):
-                    if isinstance(fault, str):
-                        problems.add(recording.row.name, fault)
-                        faults[recording.row.id] = fault
-                states |= {ids[name]: found for name, found in listener.each(heard, to="cpu").items()}
-                bar.update(len(batch))
-            if writing is not None:
-                writing.result()
-            order = [recording.row.id for recording in part.recordings]
-            kept = {name: states[name] for name in order if name in states}
-            skipped = {name: faults[name] for name in order if name in faults}
-            writing = writer.submit(write_shard, part.path, features, kept, skipped)
-        if writing is not None:
-            writing.result()
+
+    def heard(planned: tuple[Part, list[list[Recording]]]) -> Heard:
+        part, batches = planned
+        states: dict[str, Tensor] = {}
+        faults: dict[str, str] = {}
+        for batch, audio in islice(stream, len(batches)):
+            ids = {r.row.name: r.row.id for r in batch}
+            good = {r.row.name: x for r, x in zip(batch, audio, strict=True) if isinstance(x, Tensor)}
+            for recording, fault in zip(batch, audio, strict=True):
+                if isinstance(fault, str):
+                    problems.add(recording.row.name, fault)
+                    faults[recording.row.id] = fault
+            states |= {ids[name]: found for name, found in listener.each(good, to="cpu").items()}
+            bar.update(len(batch))
+        order = [recording.row.id for recording in part.recordings]
+        kept = {name: states[name] for name in order if name in states}
+        return part, kept, {name: faults[name] for name in order if name in faults}
+
+    with bar:
+        for part, kept, skipped in prefetched(heard, plan, ahead_on(device, 1)):
+            write_shard(part.path, features, kept, skipped)

@@ -49,7 +49,7 @@ class Listener:
             return {}
         values, lengths = self.states(list(waveforms.values()))
         kept = self._kept(values)
-        finite = (values if kept.dtype == torch.int8 else kept).isfinite().flatten(1).all(1)
+        finite = (values if kept.dtype == torch.int8 else kept).sum((1, 2), dtype=torch.float32).isfinite()
         if not bool(finite.all()):
             frame = int((~finite).int().argmax())
             name = list(waveforms)[int((lengths.cumsum(0) <= frame).sum())]

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip.ahead import read_ahead
 from sclip.corpora.manifest import Row
 from sclip.encoders.audio import read_audio
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks, read_ahead
+from sclip.features.compute import chunks
 from sclip.features.listen import Listener
 from sclip.features.recordings import Recording, hear
 from sclip.features.store import FORMAT, INDEX_FILE, fingerprint_of

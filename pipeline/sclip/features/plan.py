@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from sclip.ahead import read_ahead
 from sclip.config import FeaturesConfig, Preset
 from sclip.corpora.make import find_rows
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks, precision, read_ahead
+from sclip.features.compute import chunks, precision
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
 from sclip.features.online import ONLINE
 from sclip.features.recordings import Recording, hear, look

@@ -4,6 +4,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 
+import numpy as np
 import soundfile
 from torch import Tensor
 
@@ -55,6 +56,6 @@ def hear(recording: Recording, shortest: int) -> Tensor | str:
         return str(error).replace(str(path), path.name)
     if len(waveform) < shortest:
         return f"audio {path.name}: {len(waveform)} samples at 16 kHz; a frame takes {shortest}"
-    if float(waveform.max() - waveform.min()) < SILENCE:
+    if np.ptp(waveform.numpy()) < SILENCE:
         return f"audio {path.name}: silent"
     return waveform

@@ -1,4 +1,4 @@
-"""Which utterances make up a step's batch, which frames of them, and reading the next while the last is computed.
+"""Which utterances make up a step's batch, which frames of them.
 
 - everything is a pure function of (seed, epoch) or (seed, step): a training that goes on after an interruption sees
   what it would have seen
@@ -9,11 +9,8 @@
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +20,6 @@ from sclip.config import TrainingConfig
 from sclip.errors import UserError
 from sclip.padded import Padded
 from sclip.training.data import Dataset
-
-Item = TypeVar("Item")
-Loaded = TypeVar("Loaded")
 
 POOL = 16  # batches that are sorted together
 # A batch is a multiple of so many frames wide. Of few sizes, what a step frees fits the next one's tensors; of any size
@@ -104,25 +98,3 @@ class TrainingBatches:
         image_ids = data.image_index[indices]
         batch = Batch(states, data.images[image_ids], image_ids)
         return batch.pinned() if self.pin else batch
-
-
-def batches_ahead(device: torch.device) -> int:
-    """How many to read while one is computed. On a CPU none: a thread that copies takes a core away, and every product
-    waits for the slowest of its own; on two cores steps took up to twice as long."""
-    return 0 if device.type == "cpu" else 2
-
-
-def prefetched(read: Callable[[Item], Loaded], items: Iterable[Item], ahead: int) -> Iterator[Loaded]:
-    """What `read` makes of each item, in order, from a thread that stays so many ahead; of none, from this one, whose
-    freed memory it can take."""
-    if ahead == 0:
-        yield from map(read, items)
-        return
-    with ThreadPoolExecutor(1) as thread:
-        waiting: deque[Future[Loaded]] = deque()
-        for item in items:
-            waiting.append(thread.submit(read, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from sclip import processes
+from sclip.ahead import BATCHES, ahead_on, prefetched
 from sclip.code import code_fingerprint
 from sclip.config import TrainingConfig
 from sclip.errors import UserError
@@ -36,7 +37,7 @@ from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
 from sclip.objective import Losses
 from sclip.tensors import fingerprint
-from sclip.training.batches import Batch, TrainingBatches, batches_ahead, derived_seed, prefetched
+from sclip.training.batches import Batch, TrainingBatches, derived_seed
 from sclip.training.checkpoints import Checkpoint
 from sclip.training.curves import HistoryRow, Log, curves
 from sclip.training.data import Dataset
@@ -219,9 +220,8 @@ def _run(trainer: Trainer, train_set: Dataset, dev_set: Dataset, checkpoint: Che
     timed_from, timed_step = saved, trainer.step
     with tqdm(total=training.steps, initial=trainer.step, desc=name, disable=processes.quiet()) as bar:
         each = training.accumulate
-        read = prefetched(
-            batches.read, range(trainer.step * each, training.steps * each), batches_ahead(trainer.device)
-        )
+        left = range(trainer.step * each, training.steps * each)
+        read = prefetched(batches.read, left, ahead_on(trainer.device, BATCHES))
         while trainer.step < training.steps:
             measure = trainer.train_step([batch.to(trainer.device) for batch in islice(read, each)])
             bar.update()

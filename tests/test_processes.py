@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,16 +27,27 @@ def inputs(tmp_path_factory):
     return keep(folder), corpus.path
 
 
-def result(inputs, out: Path, count: int) -> Path:
+def result(inputs, out: Path, processes: int, machines: int = 1) -> Path:
+    """Of several machines each is played by a torchrun of its own, which finds the others as docs/slurm.sh's do."""
     out.mkdir(parents=True, exist_ok=True)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command = [sys.executable, *(torchrun if count > 1 else ()), str(HERE / "several.py"), *inputs, out]
+    torchrun = [
+        *("-m", "torch.distributed.run", "--nnodes", machines, "--nproc-per-node", processes // machines),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{_free_port()}", "--rdzv-id", "sclip"),
+    ]
+    command = [sys.executable, *(torchrun if processes > 1 else ()), HERE / "several.py", *inputs, out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*map(str, command)], cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    with ThreadPoolExecutor(machines) as pool:
+        start = partial(subprocess.run, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
+        all_done = list(pool.map(start, [[*map(str, command)]] * machines))
+    for done in all_done:
+        assert done.returncode == 0, done.stderr[-3000:]
     return out
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +55,15 @@ def alone(inputs, tmp_path_factory):
     return result(inputs, tmp_path_factory.mktemp("alone"), 1)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_as_one(count, inputs, alone, tmp_path):
+@pytest.mark.parametrize(("count", "machines"), [(2, 1), (4, 2)])
+def test_as_one(count, machines, inputs, alone, tmp_path):
     # Two shards were there already, and one that a lost process left half.
     (tmp_path / "features").mkdir()
     shards = sorted((alone / "features").glob("*.safetensors"))
     for path in (shards[0], alone / "features/directions.safetensors"):
         (tmp_path / "features" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "features" / f"{shards[1].name}.unfinished").write_bytes(shards[1].read_bytes()[:1000])
-    several = result(inputs, tmp_path, count)
+    several = result(inputs, tmp_path, count, machines)
 
     one, many = (torch.load(folder / "found.pt") for folder in (alone, several))
     assert (many["skipped"], many["notes"]) == (one["skipped"], one["notes"])

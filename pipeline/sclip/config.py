@@ -245,6 +245,7 @@ class FeaturesConfig:
     normalize_states: bool = False  # before that, for heads with normalize_states
     online: bool = False  # keep nothing: the encoder hears recordings in every step
     compute: Literal["fp16", "bf16", "fp32"] = "fp32"
+    compile: bool = False  # the encoder's blocks, by torch.compile: a minute's delay, for a GPU and a large corpus
     shard_megabytes: int = 512
     batch_seconds: float = 120.0  # of audio, padding included
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partialmethod
 from pathlib import Path
 from threading import get_ident
 
@@ -136,6 +137,19 @@ def test_compute_precision(corpus, tmp_path, compute):
     exact, found = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
     difference = (found.float() - exact.float()).abs().max()
     assert difference == 0 if compute == "fp32" else 1e-3 < difference < 0.1
+
+
+def test_compiled_blocks(corpus, tmp_path, monkeypatch):
+    """As torch.compile reads them, and not turned into machine code: that takes a compiler and a minute."""
+    as_torch_does = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(as_torch_does, backend="eager"))
+    extract(corpus, tmp_path / "exact")
+    extract(corpus, tmp_path / "out", compile=True)
+    exact, found = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3)  # fp16's
+    assert FeatureStore.open(tmp_path / "out").fingerprint != FeatureStore.open(tmp_path / "exact").fingerprint
+    with pytest.raises(UserError, match=r"features.compile: speech encoder mfcc has no blocks to compile"):
+        extract(corpus, tmp_path / "mfcc", MfccEncoder(), compile=True)
 
 
 def test_goes_on_where_it_was_stopped(corpus, tmp_path):

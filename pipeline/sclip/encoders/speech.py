@@ -151,6 +151,11 @@ class SpeechEncoder(nn.Module):
         hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
 
+    def compile_blocks(self) -> None:
+        """By torch.compile, once for all lengths. What is in front of them is convolutions, which compile to calls."""
+        for block in self.model.encoder.layers:
+            block.compile(dynamic=True)
+
     def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         """(B, D, T) -> (B, D, T)"""
         assert self._valid is not None

@@ -163,13 +163,15 @@ def _online(
 
 def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any]:
     """All that hidden states depend on besides the recording, in clear: what the fingerprint is of."""
-    coded: dict[str, Any] = {"precision": ONLINE} if config.online else {}
+    special: dict[str, Any] = {"precision": ONLINE} if config.online else {}
     if config.components is not None:
         if config.components > encoder.states * encoder.width:
             raise UserError(
                 f"features.components: {config.components}, and a frame has {encoder.states * encoder.width} numbers"
             )
-        coded = {"precision": CODES, "components": config.components, "normalized": config.normalize_states}
+        special = {"precision": CODES, "components": config.components, "normalized": config.normalize_states}
+    if config.compile:
+        special |= {"compile": True}
     return {
         "format": FORMAT,
         "encoder": encoder.source.name,
@@ -182,7 +184,7 @@ def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any
         "states": encoder.states,
         "width": encoder.width,
         "frame_seconds": encoder.frame_seconds,
-        **coded,
+        **special,
     }
 
 

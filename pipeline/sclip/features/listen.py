@@ -11,6 +11,7 @@ from sclip.coded import Directions
 from sclip.config import FeaturesConfig
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
+from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.features.compute import precision
 from sclip.features.recordings import Recording
@@ -34,6 +35,12 @@ class Listener:
     directions: Directions | None  # where codes are kept instead of states
     config: FeaturesConfig
     device: str | torch.device
+
+    def __post_init__(self) -> None:
+        if self.config.compile:
+            if not isinstance(self.encoder, SpeechEncoder):
+                raise UserError(f"features.compile: speech encoder {self.encoder.source.name} has no blocks to compile")
+            self.encoder.compile_blocks()
 
     @torch.no_grad()
     def states(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -43,11 +43,8 @@ def prefetched(read: Callable[[Item], Found], items: Iterable[Item], ahead: int)
 def read_ahead(
     batches: Iterable[Sequence[Item]], read: Callable[[Item], Found], ahead: int = BATCHES
 ) -> Iterator[tuple[Sequence[Item], list[Found]]]:
-    """Each batch with what `read` makes of its items, in order, from threads that stay so many batches ahead."""
-    if ahead == 0:
-        for batch in batches:
-            yield batch, [read(item) for item in batch]
-        return
+    """Each batch with what `read` makes of its items, in order, from threads that stay so many batches ahead; of none,
+    a batch is read by all of them when it is asked for."""
     with ThreadPoolExecutor(READERS) as pool:
         waiting: deque[tuple[Sequence[Item], list[Future[Found]]]] = deque()
         for batch in batches:

@@ -1,10 +1,12 @@
-"""What is read ahead comes in order, from not far ahead, and a reader's error arrives at its item."""
+"""What is made ahead comes in order, from not far ahead, and an error arrives at its item."""
 
+import threading
 import time
 
 import pytest
+import torch
 
-from sclip.ahead import ahead_on, prefetched, read_ahead
+from sclip.ahead import abreast, ahead_on, prefetched, read_ahead
 
 
 class Slow:
@@ -41,6 +43,39 @@ def test_batches(ahead):
             got += found
             assert slow.read <= len(got) + 5 * ahead
     assert got == [-item for item in range(35)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_cpu_s_cores(cores, count):
+    """Each makes an item of its own, up to four; more of them go together."""
+    slow, got, together = Slow(), [], set()
+
+    def make(item):
+        together.add(torch.get_num_threads())
+        return slow(item)
+
+    cores(count)
+    with pytest.raises(OSError, match="disk"):
+        for found in abreast(make, range(100)):
+            got.append(found)
+            assert slow.read <= len(got) + min(count, 4) + 1
+    assert got == [-item for item in range(35)]
+    assert together == {2 if count == 8 else 1}
+    assert torch.get_num_threads() == count
+
+
+def test_what_waits_is_given_up_with_the_rest():
+    made, first = [], threading.Event()
+
+    def make(item):
+        first.wait()
+        made.append(item)
+
+    found = abreast(make, range(100))
+    threading.Timer(0.1, first.set).start()
+    next(found)
+    found.close()
+    assert len(made) <= 2 * torch.get_num_threads() + 1
 
 
 def test_nothing_runs_beside_a_cpu_s_products():

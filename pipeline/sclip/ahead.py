@@ -1,8 +1,8 @@
 """Reading ahead of what computes, and computing ahead of what writes, in threads beside each other.
 
-On a CPU nothing runs beside what computes: a thread that reads or writes takes a core away, and every product waits for
-the slowest of its own threads. On two cores that made a training step take up to twice as long, and the speech encoder
-up to half as long again.
+On a CPU who reads or writes takes a core from who computes, and a product that all cores share waits for the slowest of
+them: on two cores a training step with a reader beside it took up to twice as long. So there a step reads for itself,
+and where results do not depend on each other every core makes one of its own, from reading to the end.
 """
 
 from collections import deque
@@ -14,9 +14,11 @@ import torch
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+Made = TypeVar("Made")
 
 READERS = 8  # threads
 BATCHES = 3  # in memory beside the one at hand
+ABREAST = 4  # batches that a CPU computes at once
 
 
 def ahead_on(device: str | torch.device, count: int) -> int:
@@ -30,14 +32,53 @@ def prefetched(read: Callable[[Item], Found], items: Iterable[Item], ahead: int)
     if ahead == 0:
         yield from map(read, items)
         return
-    with ThreadPoolExecutor(1) as thread:
+    yield from in_order(read, items, 1, ahead)
+
+
+def abreast(compute: Callable[[Item], Found], items: Iterable[Item], at_most: int = ABREAST) -> Iterator[Found]:
+    """What `compute` makes of each item on a CPU, in order, from a thread a core; if there are more cores than
+    `at_most`, from that many threads, which divide them."""
+    cores = torch.get_num_threads()
+    threads = min(cores, at_most)
+    if threads == 1:
+        yield from map(compute, items)  # in this thread
+        return
+    torch.set_num_threads(cores // threads)
+    try:
+        yield from in_order(compute, items, threads, threads)
+    finally:
+        torch.set_num_threads(cores)
+
+
+def computed(
+    batches: Iterable[Sequence[Item]],
+    read: Callable[[Item], Found],
+    compute: Callable[[Sequence[Item], list[Found]], Made],
+    device: str | torch.device,
+    abreast_at_most: int = ABREAST,
+) -> Iterator[Made]:
+    """What `compute` makes of each batch and of what `read` makes of its items, in order."""
+    ahead = ahead_on(device, BATCHES)
+    if ahead:
+        yield from (compute(batch, found) for batch, found in read_ahead(batches, read, ahead))
+    else:
+        yield from abreast(lambda batch: compute(batch, [read(item) for item in batch]), batches, abreast_at_most)
+
+
+def in_order(make: Callable[[Item], Found], items: Iterable[Item], threads: int, ahead: int) -> Iterator[Found]:
+    """What `make` makes of each item, from so many threads that stay so many ahead."""
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Found]] = deque()
-        for item in items:
-            waiting.append(thread.submit(read, item))
-            if len(waiting) > ahead:
+        try:
+            for item in items:
+                waiting.append(pool.submit(make, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:  # when one fails, or no more are asked for
+            for future in waiting:
+                future.cancel()
 
 
 def read_ahead(

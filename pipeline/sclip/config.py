@@ -254,6 +254,8 @@ class FeaturesConfig:
         _require(self.batch_seconds > 0, f"batch_seconds: expected more than 0, found {self.batch_seconds}")
         _require(self.components != 0, "components: expected at least 1, found 0")
         _require(not self.online or self.components is None, "online: nothing is kept, and components say what is")
+        # Where a thread that compiled has ended, torch 2.11 crashes in the next backward pass.
+        _require(not (self.online and self.compile), "online: hears in a thread beside the steps, which cannot compile")
         _require(
             not (self.normalize_states and self.components is None),
             "normalize_states: only where components are kept; whole states are normalised when they are read",

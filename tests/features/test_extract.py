@@ -21,7 +21,7 @@ from sclip.encoders.audio import read_audio
 from sclip.encoders.mfcc import MfccEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.extract import extract_features
-from sclip.features.store import FeatureStore
+from sclip.features.store import FeatureStore, write_shard
 from sclip.features.verify import verify
 
 
@@ -112,15 +112,33 @@ def test_batches_do_not_matter(corpus, tmp_path):
     torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
 
 
-def test_reading_and_writing_beside_the_encoder(corpus, tmp_path, monkeypatch):
+def test_reading_and_writing_beside_the_encoder(corpus, tmp_path, cores, monkeypatch):
     """As on a GPU: the same files."""
+    cores(1)
     extract(corpus, tmp_path / "expected")
-    monkeypatch.setattr("sclip.features.extract.ahead_on", lambda device, count: count)
-    threads, speech = set(), encoder()
-    speech.register_forward_hook(lambda *_: threads.add(get_ident()))
+    monkeypatch.setattr("sclip.ahead.ahead_on", lambda device, count: count)
+    readers, writers, encoders = set(), set(), set()
+
+    def noted(threads, function):
+        return lambda *arguments: threads.add(get_ident()) or function(*arguments)
+
+    monkeypatch.setattr("sclip.features.recordings.read_audio", noted(readers, read_audio))
+    monkeypatch.setattr("sclip.features.extract.write_shard", noted(writers, write_shard))
+    speech = encoder()
+    speech.forward = noted(encoders, speech.forward)
     extract(corpus, tmp_path / "out", speech)
-    assert get_ident() not in threads
+    assert encoders == {get_ident()}
+    assert len(writers) == 1
+    assert not encoders & (readers | writers)
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+
+
+def test_on_as_many_cores_as_there_are(corpus, tmp_path, cores):
+    """From bit to bit what one core makes."""
+    for count in (1, 2, 4):
+        cores(count)
+        extract(corpus, tmp_path / str(count), compute="bf16")
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "4")
 
 
 def test_mfccs_are_features_too(corpus, tmp_path):
@@ -139,14 +157,22 @@ def test_compute_precision(corpus, tmp_path, compute):
     assert difference == 0 if compute == "fp32" else 1e-3 < difference < 0.1
 
 
-def test_compiled_blocks(corpus, tmp_path, monkeypatch):
+def test_compiled_blocks(corpus, tmp_path, cores, monkeypatch):
     """As torch.compile reads them, and not turned into machine code: that takes a compiler and a minute."""
+    threads = set()
+
+    def as_they_are(graph, _):
+        threads.add(get_ident())
+        return graph
+
     as_torch_does = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(as_torch_does, backend="eager"))
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(as_torch_does, backend=as_they_are))
+    cores(2)
     extract(corpus, tmp_path / "exact")
     extract(corpus, tmp_path / "out", compile=True)
     exact, found = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3)  # fp16's
+    assert threads == {get_ident()}
     assert FeatureStore.open(tmp_path / "out").fingerprint != FeatureStore.open(tmp_path / "exact").fingerprint
     with pytest.raises(UserError, match=r"features.compile: speech encoder mfcc has no blocks to compile"):
         extract(corpus, tmp_path / "mfcc", MfccEncoder(), compile=True)
@@ -183,7 +209,6 @@ def test_goes_on_where_it_was_stopped(corpus, tmp_path):
 KILLED = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-torch.set_num_threads({threads})
 from pathlib import Path
 from small import speech_encoder
 import sclip.features.extract as extract
@@ -205,9 +230,7 @@ def test_killed_at_any_moment(corpus, tmp_path):
     extract(corpus, tmp_path / "expected")
     out = tmp_path / "out"
     tests = Path(__file__).parent.parent
-    # With other threads sums come out otherwise in the last bit.
-    threads = torch.get_num_threads()
-    program = KILLED.format(tests=str(tests), out=str(out), manifest=str(corpus.path), threads=threads)
+    program = KILLED.format(tests=str(tests), out=str(out), manifest=str(corpus.path))
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     time.sleep(random.uniform(0.02, 0.4))

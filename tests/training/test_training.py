@@ -31,11 +31,8 @@ SHORT = TrainingConfig(
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def one_core(cores):
+    cores(1)
 
 
 @pytest.fixture(scope="module")

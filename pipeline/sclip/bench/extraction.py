@@ -8,6 +8,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from sclip.ahead import abreast
 from sclip.bench.cases import Case, Row, Sizes, utterance_seconds
 from sclip.bench.timing import compare
 from sclip.config import FeaturesConfig
@@ -29,16 +30,23 @@ def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, devic
     coded = FeaturesConfig(compute=states.compute, batch_seconds=120, components=sizes.components)
     batches = _batches(waveforms, states.batch_seconds)
 
-    def bare() -> None:
-        """Full batches, ready made; what comes out stays where it is."""
+    def encode(batch: Sequence[Tensor]) -> None:
+        """What comes out stays where it is."""
         with torch.inference_mode(), precision(device, states.compute):
-            for batch in batches:
-                encoder(batch)
+            encoder(batch)
+
+    def bare() -> None:
+        """Full batches, ready made."""
+        for batch in batches:
+            encode(batch)
+
+    def bare_abreast() -> None:
+        for _ in abreast(encode, batches):
+            pass
 
     def alone() -> None:
-        with torch.inference_mode(), precision(device, states.compute):
-            for waveform in waveforms[:ALONE]:
-                encoder([waveform])
+        for waveform in waveforms[:ALONE]:
+            encode([waveform])
 
     def extracted(config: FeaturesConfig, name: str) -> Callable[[], object]:
         out = folder / name
@@ -53,6 +61,7 @@ def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, devic
 
     alternatives = {
         "the bare encoder": bare,
+        **({"the bare encoder, a batch a core": bare_abreast} if device.type == "cpu" else {}),
         "extract-features, states": extracted(states, "states"),
         "extract-features, codes": extracted(coded, "codes"),
         "the bare encoder, one at a time": alone,

@@ -13,8 +13,9 @@ one is before the final norm.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,15 @@ FAMILY = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
 UNREAD = {"masked_spec_embed"}
 
 
+class _Batch(NamedTuple):
+    first_lengths: list[int]  # behind the first convolution
+    valid: Tensor  # (B, T)
+
+
+# One a thread: several may hear at once.
+_AT_HAND: ContextVar[_Batch] = ContextVar("the batch at hand")
+
+
 class ValidGroupNorm(nn.Module):
     """One group a channel over an utterance's own frames, where nn.GroupNorm counts padding in."""
 
@@ -42,7 +52,6 @@ class ValidGroupNorm(nn.Module):
         super().__init__()
         assert norm.num_groups == norm.num_channels
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.lengths: list[int] | None = None  # of the batch at hand
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T), zero behind an utterance's end
@@ -50,9 +59,8 @@ class ValidGroupNorm(nn.Module):
         One after the other: nothing in the encoder is as wide, and torch's own norm passes over it once, where masked
         sums of the whole batch pass over it nine times.
         """
-        assert self.lengths is not None
         normed = torch.zeros_like(x)
-        for row, out, length in zip(x, normed, self.lengths, strict=True):
+        for row, out, length in zip(x, normed, _AT_HAND.get().first_lengths, strict=True):
             out[:, :length] = F.group_norm(row[None, :, :length], len(row), self.weight, self.bias, self.eps)[0]
         return normed
 
@@ -75,7 +83,6 @@ class SpeechEncoder(nn.Module):
         if not layer_norms:
             first = model.feature_extractor.conv_layers[0]
             first.layer_norm = ValidGroupNorm(first.layer_norm)
-        self._valid: Tensor | None = None  # (B, T) of the batch at hand
         positions = model.encoder.pos_conv_embed
         convolutions = list(getattr(positions, "layers", []))[1:]
         if getattr(positions, "batch_norm", None) is not None:
@@ -143,10 +150,9 @@ class SpeechEncoder(nn.Module):
         samples = torch.tensor([len(w) for w in waveforms], device=device)
         batch = pad_sequence(waveforms, batch_first=True)  # (B, N)
         lengths = self.frames(samples)
-        self._valid = valid_mask(lengths, int(lengths.max()))
-        first_norm, config = self.model.feature_extractor.conv_layers[0].layer_norm, self.model.config
-        if isinstance(first_norm, ValidGroupNorm):
-            first_norm.lengths = [(len(w) - config.conv_kernel[0]) // config.conv_stride[0] + 1 for w in waveforms]
+        kernel, stride = self.model.config.conv_kernel[0], self.model.config.conv_stride[0]
+        first_lengths = [(len(w) - kernel) // stride + 1 for w in waveforms]
+        _AT_HAND.set(_Batch(first_lengths, valid_mask(lengths, int(lengths.max()))))
         mask = valid_mask(samples, batch.shape[1]).long()
         hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
@@ -158,8 +164,7 @@ class SpeechEncoder(nn.Module):
 
     def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         """(B, D, T) -> (B, D, T)"""
-        assert self._valid is not None
-        return (arguments[0] * self._valid[:, None],)
+        return (arguments[0] * _AT_HAND.get().valid[:, None],)
 
     def fingerprint(self) -> str:
         """Of its weights and of the configuration that computes with them."""

@@ -1,7 +1,7 @@
 """What extraction and embedding share: pieces of a sequence, and what a precision means."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -17,7 +17,10 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 @contextmanager
 def precision(device: str | torch.device, compute: str) -> Iterator[None]:
-    with exact_fp32(), torch.autocast(torch.device(device).type, PRECISIONS[compute], enabled=compute != "fp32"):
+    kind = torch.device(device).type
+    # Threads that compute beside each other on a CPU must not set what is one for all.
+    exact = exact_fp32() if kind == "cuda" else nullcontext()
+    with exact, torch.autocast(kind, PRECISIONS[compute], enabled=compute != "fp32"):
         yield
 
 

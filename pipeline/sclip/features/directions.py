@@ -14,7 +14,7 @@ from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import UserError
 from sclip.features.listen import Listener, batches_of
-from sclip.features.recordings import Recording, hear
+from sclip.features.recordings import Recording
 from sclip.features.store import fingerprint_of, metadata_of, save_whole
 
 SAMPLE_SECONDS = 600.0
@@ -52,8 +52,10 @@ def _sample(recordings: Sequence[Recording]) -> list[Recording]:
 
 def _states(sample: Sequence[Recording], listener: Listener) -> Iterator[Tensor]:
     """(N, L, D) a batch"""
-    for batch in batches_of(sample, listener.config.batch_seconds):
-        waveforms = [x for r in batch if isinstance(x := hear(r, listener.encoder.shortest), Tensor)]
-        if waveforms:
-            states, _ = listener.states(waveforms)
-            yield states
+
+    def states(_: Sequence[Recording], audio: Sequence[Tensor | str]) -> Tensor | None:
+        waveforms = [found for found in audio if isinstance(found, Tensor)]
+        return listener.states(waveforms)[0] if waveforms else None
+
+    batches = batches_of(sample, listener.config.batch_seconds)
+    return (found for found in listener.computed(batches, states) if found is not None)

@@ -1,4 +1,4 @@
-"""CLIP's vectors of a corpus: its pictures decoded in threads ahead of the encoder, its captions in batches."""
+"""CLIP's vectors of a corpus: its pictures, decoded and embedded batch by batch, and its captions."""
 
 import hashlib
 import time
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sclip.ahead import BATCHES, ahead_on, read_ahead
+from sclip.ahead import computed, read_ahead
 from sclip.code import code_fingerprint
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.clip import ClipEncoder
@@ -144,22 +144,26 @@ def _tokens(text: str | None, clip: ClipEncoder) -> int:
     return len(clip.token_ids([text])[0])
 
 
-@torch.inference_mode()
 def _images(
     pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device
 ) -> Iterator[tuple[str, Tensor | str]]:
     """Each picture's vector (J,), or what is wrong with it."""
-    names = list(pictures)
-    batches, ahead = chunks(names, IMAGES_AT_ONCE), ahead_on(device, BATCHES)
-    with tqdm(None, "pictures", len(names), unit="", disable=None) as bar:
-        for batch, read in read_ahead(batches, lambda name: read_picture(pictures[name], clip), ahead):
-            yield from ((name, fault) for name, fault in zip(batch, read, strict=True) if isinstance(fault, str))
-            good = {name: pixels for name, pixels in zip(batch, read, strict=True) if isinstance(pixels, Tensor)}
-            if good:
-                with precision(device, "fp32"):
-                    vectors = F.normalize(clip.encode_image(list(good.values())).float(), dim=-1).cpu()
-                yield from zip(good, vectors, strict=True)
-            bar.update(len(batch))
+
+    @torch.inference_mode()
+    def vectors(names: Sequence[str], read: Sequence[Tensor | str]) -> dict[str, Tensor | str]:
+        found = dict(zip(names, read, strict=True))
+        good = {name: pixels for name, pixels in found.items() if isinstance(pixels, Tensor)}
+        if good:
+            with precision(device, "fp32"):
+                embedded = F.normalize(clip.encode_image(list(good.values())).float(), dim=-1).cpu()
+            found |= zip(good, embedded, strict=True)
+        return found
+
+    batches = chunks(list(pictures), IMAGES_AT_ONCE)
+    with tqdm(None, "pictures", len(pictures), unit="", disable=None) as bar:
+        for found in computed(batches, lambda name: read_picture(pictures[name], clip), vectors, device):
+            yield from found.items()
+            bar.update(len(found))
 
 
 def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:

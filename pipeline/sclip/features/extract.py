@@ -1,9 +1,9 @@
 """Hidden states of a corpus into a feature store.
 
 Recordings are read and looked over first, which cuts the corpus into shards and gives each its key. A shard whose
-file is there is taken as it is. The others are divided among the processes and computed, recordings being decoded in
-threads ahead of the encoder and a finished shard written in another, so that neither keeps the encoder waiting. Inside
-a shard utterances of like length go through the encoder together and are stored in the manifest's order.
+file is there is taken as it is. The others are divided among the processes and computed, all their batches as one
+stream, which no shard's end interrupts: a finished one is written in a thread of its own. Inside a shard utterances of
+like length go through the encoder together and are stored in the manifest's order.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import processes
-from sclip.ahead import BATCHES, ahead_on, prefetched, read_ahead
+from sclip.ahead import in_order, read_ahead
 from sclip.code import code_fingerprint
 from sclip.coded import Directions
 from sclip.config import FeaturesConfig
@@ -31,7 +31,7 @@ from sclip.features.compute import chunks
 from sclip.features.directions import find_directions
 from sclip.features.listen import Listener, batches_of
 from sclip.features.online import ONLINE, online_index
-from sclip.features.recordings import Recording, hear, look
+from sclip.features.recordings import Recording, look
 from sclip.features.store import (
     CODES,
     DIRECTIONS_FILE,
@@ -61,7 +61,7 @@ CODE = (
     "padded.py",
 )
 MEGABYTE = 1_000_000
-Heard = tuple["Part", dict[str, Tensor], dict[str, str]]  # hidden states by id, and what is wrong with the others
+Heard = tuple[dict[str, Tensor], dict[str, str]]  # by rows' names: hidden states, and what is wrong with the others
 
 
 @dataclass(frozen=True)
@@ -235,33 +235,39 @@ def _part(recordings: Sequence[Recording], out: Path, fingerprint: str) -> Part:
     return Part(list(recordings), out / f"{key[:16]}.safetensors")
 
 
+def _hear(listener: Listener, batch: Sequence[Recording], audio: Sequence[Tensor | str]) -> Heard:
+    found = {recording.row.name: heard for recording, heard in zip(batch, audio, strict=True)}
+    waveforms = {name: heard for name, heard in found.items() if isinstance(heard, Tensor)}
+    faults = {name: heard for name, heard in found.items() if isinstance(heard, str)}
+    return listener.each(waveforms, to="cpu"), faults
+
+
 def _compute(
     parts: Sequence[Part], listener: Listener, features: dict[str, Any], batch_seconds: float, problems: Problems
 ) -> None:
-    """All shards' batches are one stream, so that reading ahead does not stop at a shard's end."""
     plan = [(part, list(batches_of(part.recordings, batch_seconds))) for part in parts]
-    device = listener.device
     batches = (batch for _, batches in plan for batch in batches)
-    stream = read_ahead(batches, partial(hear, shortest=listener.encoder.shortest), ahead_on(device, BATCHES))
+    stream = listener.computed(batches, partial(_hear, listener))
     bar = tqdm(None, "hidden states", sum(len(part.recordings) for part in parts), unit="", disable=processes.quiet())
 
-    def heard(planned: tuple[Part, list[list[Recording]]]) -> Heard:
-        part, batches = planned
-        states: dict[str, Tensor] = {}
-        faults: dict[str, str] = {}
-        for batch, audio in islice(stream, len(batches)):
-            ids = {r.row.name: r.row.id for r in batch}
-            good = {r.row.name: x for r, x in zip(batch, audio, strict=True) if isinstance(x, Tensor)}
-            for recording, fault in zip(batch, audio, strict=True):
-                if isinstance(fault, str):
-                    problems.add(recording.row.name, fault)
-                    faults[recording.row.id] = fault
-            states |= {ids[name]: found for name, found in listener.each(good, to="cpu").items()}
-            bar.update(len(batch))
-        order = [recording.row.id for recording in part.recordings]
-        kept = {name: states[name] for name in order if name in states}
-        return part, kept, {name: faults[name] for name in order if name in faults}
+    def heard() -> Iterator[tuple[Part, Heard]]:
+        for part, batches in plan:
+            states: dict[str, Tensor] = {}
+            faults: dict[str, str] = {}
+            for kept, wrong in islice(stream, len(batches)):
+                for name, fault in wrong.items():
+                    problems.add(name, fault)
+                states |= kept
+                faults |= wrong
+                bar.update(len(kept) + len(wrong))
+            yield part, (states, faults)
+
+    def write(finished: tuple[Part, Heard]) -> None:
+        part, (states, faults) = finished
+        rows = [recording.row for recording in part.recordings]
+        kept = {row.id: states[row.name] for row in rows if row.name in states}
+        write_shard(part.path, features, kept, {row.id: faults[row.name] for row in rows if row.name in faults})
 
     with bar:
-        for part, kept, skipped in prefetched(heard, plan, ahead_on(device, 1)):
-            write_shard(part.path, features, kept, skipped)
+        for _ in in_order(write, heard(), threads=1, ahead=1):
+            pass

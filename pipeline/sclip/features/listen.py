@@ -1,12 +1,15 @@
 """Batches of recordings through the speech encoder, to what is kept of them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from sclip.ahead import ABREAST, computed
 from sclip.coded import Directions
 from sclip.config import FeaturesConfig
 from sclip.encoders.audio import SAMPLE_RATE
@@ -14,8 +17,10 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.features.compute import precision
-from sclip.features.recordings import Recording
+from sclip.features.recordings import Recording, hear
 from sclip.features.store import PRECISIONS
+
+Made = TypeVar("Made")
 
 
 def batches_of(recordings: Sequence[Recording], seconds: float) -> Iterator[list[Recording]]:
@@ -41,6 +46,17 @@ class Listener:
             if not isinstance(self.encoder, SpeechEncoder):
                 raise UserError(f"features.compile: speech encoder {self.encoder.source.name} has no blocks to compile")
             self.encoder.compile_blocks()
+
+    def computed(
+        self,
+        batches: Iterable[Sequence[Recording]],
+        compute: Callable[[Sequence[Recording], Sequence[Tensor | str]], Made],
+    ) -> Iterator[Made]:
+        """What `compute` makes of each batch and of its waveforms, or of what is wrong with them."""
+        read = partial(hear, shortest=self.encoder.shortest)
+        # Compiled blocks stay in this thread: transformers does not tell threads' states apart in them, and where a
+        # thread that compiled has ended, torch 2.11 crashes in the next backward pass.
+        return computed(batches, read, compute, self.device, 1 if self.config.compile else ABREAST)
 
     @torch.no_grad()
     def states(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

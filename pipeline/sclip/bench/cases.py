@@ -21,6 +21,7 @@ class Sizes:
     preset: str  # whose architectures
     seconds: tuple[float, float]  # an utterance's, from and to
     recordings: int  # for extraction
+    shard_megabytes: int
     batch: int
     components: int
     precision: Literal["fp16", "bf16", "fp32"]  # that encoders and heads compute in
@@ -32,6 +33,7 @@ SCENES = Sizes(
     preset="scenes",
     seconds=(1.5, 4.0),
     recordings=512,
+    shard_megabytes=64,
     batch=256,
     components=288,
     precision="bf16",
@@ -42,6 +44,7 @@ PAPERS = Sizes(
     preset="flickr8k-base",
     seconds=(2.0, 6.4),
     recordings=1024,
+    shard_megabytes=512,
     batch=256,
     components=2496,
     precision="bf16",

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import soundfile
@@ -26,8 +27,8 @@ def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, devic
     encoder = encoder.to(device)
     seconds = utterance_seconds(sizes, sizes.recordings)
     waveforms = _record(folder, seconds)
-    states = FeaturesConfig(compute=sizes.precision, batch_seconds=120)
-    coded = FeaturesConfig(compute=states.compute, batch_seconds=120, components=sizes.components)
+    states = FeaturesConfig(compute=sizes.precision, batch_seconds=120, shard_megabytes=sizes.shard_megabytes)
+    coded = replace(states, components=sizes.components)
     batches = _batches(waveforms, states.batch_seconds)
 
     def encode(batch: Sequence[Tensor]) -> None:
@@ -67,7 +68,7 @@ def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, devic
         "the bare encoder, one at a time": alone,
     }
     found = compare(
-        alternatives, device, rounds=3, parts={"the bare encoder, one at a time": sum(seconds[:ALONE]) / sum(seconds)}
+        alternatives, device, parts={"the bare encoder, one at a time": sum(seconds[:ALONE]) / sum(seconds)}
     )
     for name in ("states", "codes"):
         shutil.rmtree(folder / name)

@@ -45,9 +45,9 @@ def test_batches(ahead):
     assert got == [-item for item in range(35)]
 
 
-@pytest.mark.parametrize("count", [1, 3, 8])
-def test_a_cpu_s_cores(cores, count):
-    """Each makes an item of its own, up to four; more of them go together."""
+@pytest.mark.parametrize(("count", "threads", "each"), [(1, 1, 1), (3, 3, 1), (5, 4, 1), (7, 3, 2), (8, 4, 2)])
+def test_a_cpu_s_cores(cores, count, threads, each):
+    """Each makes an item of its own, up to four; more of them go together, and as few as can be stay idle."""
     slow, got, together = Slow(), [], set()
 
     def make(item):
@@ -58,25 +58,29 @@ def test_a_cpu_s_cores(cores, count):
     with pytest.raises(OSError, match="disk"):
         for found in abreast(make, range(100)):
             got.append(found)
-            assert slow.read <= len(got) + min(count, 4) + 1
+            assert slow.read <= len(got) + threads + 1
     assert got == [-item for item in range(35)]
-    assert together == {2 if count == 8 else 1}
+    assert together == {each}
     assert torch.get_num_threads() == count
 
 
 def test_what_waits_is_given_up_with_the_rest():
-    made, first = [], threading.Event()
+    begun, go_on = [], threading.Semaphore(1)
+    second = threading.Event()
 
     def make(item):
-        first.wait()
-        made.append(item)
+        begun.append(item)
+        if item == 1:
+            second.set()
+        go_on.acquire()
 
-    found = abreast(make, range(100))
-    threading.Timer(0.1, first.set).start()
+    found = prefetched(make, range(100), ahead=3)
     next(found)
+    second.wait()
+    threading.Timer(0.1, go_on.release, [100]).start()
     found.close()
-    assert len(made) <= 2 * torch.get_num_threads() + 1
+    assert begun == [0, 1]
 
 
-def test_nothing_runs_beside_a_cpu_s_products():
+def test_nothing_is_read_beside_a_cpu_s_products():
     assert (ahead_on("cpu", 2), ahead_on("cuda:0", 2)) == (0, 2)

@@ -1,12 +1,12 @@
 """Reading ahead of what computes, and computing ahead of what writes, in threads beside each other.
 
-On a CPU who reads or writes takes a core from who computes, and a product that all cores share waits for the slowest of
-them: on two cores a training step with a reader beside it took up to twice as long. So there a step reads for itself,
-and where results do not depend on each other every core makes one of its own, from reading to the end.
+On a CPU who reads takes a core from who computes, and a product that all cores share waits for the slowest of them: on
+two cores a training step with a reader beside it took up to twice as long. So there a step reads for itself, and where
+results do not depend on each other every core makes its own.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ Made = TypeVar("Made")
 
 READERS = 8  # threads
 BATCHES = 3  # in memory beside the one at hand
-ABREAST = 4  # batches that a CPU computes at once
+ABREAST = 4  # batches that a CPU computes at once, all in memory
 
 
 def ahead_on(device: str | torch.device, count: int) -> int:
@@ -35,11 +35,13 @@ def prefetched(read: Callable[[Item], Found], items: Iterable[Item], ahead: int)
     yield from in_order(read, items, 1, ahead)
 
 
-def abreast(compute: Callable[[Item], Found], items: Iterable[Item], at_most: int = ABREAST) -> Iterator[Found]:
+def abreast(
+    compute: Callable[[Item], Found], items: Iterable[Item], at_most: int = ABREAST
+) -> Generator[Found, None, None]:
     """What `compute` makes of each item on a CPU, in order, from a thread a core; if there are more cores than
-    `at_most`, from that many threads, which divide them."""
+    `at_most`, from as many threads as divide most of them. Until it is closed torch has no more cores for anyone."""
     cores = torch.get_num_threads()
-    threads = min(cores, at_most)
+    threads = max(range(min(2, cores, at_most), min(cores, at_most) + 1), key=lambda n: (cores // n * n, n))
     if threads == 1:
         yield from map(compute, items)  # in this thread
         return
@@ -56,7 +58,7 @@ def computed(
     compute: Callable[[Sequence[Item], list[Found]], Made],
     device: str | torch.device,
     abreast_at_most: int = ABREAST,
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """What `compute` makes of each batch and of what `read` makes of its items, in order."""
     ahead = ahead_on(device, BATCHES)
     if ahead:
@@ -66,7 +68,8 @@ def computed(
 
 
 def in_order(make: Callable[[Item], Found], items: Iterable[Item], threads: int, ahead: int) -> Iterator[Found]:
-    """What `make` makes of each item, from so many threads that stay so many ahead."""
+    """What `make` makes of each item, from `threads` threads; up to `ahead` of them are made, or in the making, beyond
+    the one asked for. Where it ends early, it waits for those in the making."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Found]] = deque()
         try:

@@ -247,7 +247,7 @@ class FeaturesConfig:
     compute: Literal["fp16", "bf16", "fp32"] = "fp32"
     compile: bool = False  # the encoder's blocks, by torch.compile: a minute's delay, for a GPU and a large corpus
     shard_megabytes: int = 512
-    batch_seconds: float = 120.0  # of audio, padding included
+    batch_seconds: float = 120.0  # of audio, padding included; a CPU hears up to four batches at once
 
     def __post_init__(self) -> None:
         _require(self.shard_megabytes >= 1, f"shard_megabytes: expected at least 1, found {self.shard_megabytes}")
@@ -255,7 +255,9 @@ class FeaturesConfig:
         _require(self.components != 0, "components: expected at least 1, found 0")
         _require(not self.online or self.components is None, "online: nothing is kept, and components say what is")
         # Where a thread that compiled has ended, torch 2.11 crashes in the next backward pass.
-        _require(not (self.online and self.compile), "online: hears in a thread beside the steps, which cannot compile")
+        _require(
+            not (self.online and self.compile), "online: hears beside a GPU's steps, in a thread, which cannot compile"
+        )
         _require(
             not (self.normalize_states and self.components is None),
             "normalize_states: only where components are kept; whole states are normalised when they are read",

@@ -128,13 +128,14 @@ def test_reading_and_writing_beside_the_encoder(corpus, tmp_path, cores, monkeyp
     speech.forward = noted(encoders, speech.forward)
     extract(corpus, tmp_path / "out", speech)
     assert encoders == {get_ident()}
+    assert readers
     assert len(writers) == 1
     assert not encoders & (readers | writers)
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 
 def test_on_as_many_cores_as_there_are(corpus, tmp_path, cores):
-    """From bit to bit what one core makes."""
+    """From bit to bit what one core makes, up to four."""
     for count in (1, 2, 4):
         cores(count)
         extract(corpus, tmp_path / str(count), compute="bf16")
@@ -176,6 +177,8 @@ def test_compiled_blocks(corpus, tmp_path, cores, monkeypatch):
     assert FeatureStore.open(tmp_path / "out").fingerprint != FeatureStore.open(tmp_path / "exact").fingerprint
     with pytest.raises(UserError, match=r"features.compile: speech encoder mfcc has no blocks to compile"):
         extract(corpus, tmp_path / "mfcc", MfccEncoder(), compile=True)
+    with pytest.raises(ValueError, match=r"online: hears beside a GPU's steps"):
+        extract(corpus, tmp_path / "online", compile=True, online=True)
 
 
 def test_goes_on_where_it_was_stopped(corpus, tmp_path):

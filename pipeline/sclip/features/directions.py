@@ -1,6 +1,7 @@
 """The directions that a corpus's codes are along: found once, from a sample spread over all of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def find_directions(
     sample = _sample(recordings)
     key = fingerprint_of([features, [recording.hash for recording in sample]])
     if processes.is_first() and not (path.is_file() and metadata_of(path).get("key") == key):
-        states = _states(sample, Listener(encoder, None, config, device))
-        found = Directions.fit(states, config.components, config.normalize_states)
+        with closing(_states(sample, Listener(encoder, None, config, device))) as states:
+            found = Directions.fit(states, config.components, config.normalize_states)
         save_whole(path, {name: tensor.cpu() for name, tensor in found.tensors().items()}, {"key": key})
     processes.wait()
     return Directions.load(path, config.normalize_states)
@@ -50,7 +51,7 @@ def _sample(recordings: Sequence[Recording]) -> list[Recording]:
     return [usable[i * len(usable) // count] for i in range(count)]
 
 
-def _states(sample: Sequence[Recording], listener: Listener) -> Iterator[Tensor]:
+def _states(sample: Sequence[Recording], listener: Listener) -> Generator[Tensor, None, None]:
     """(N, L, D) a batch"""
 
     def states(_: Sequence[Recording], audio: Sequence[Tensor | str]) -> Tensor | None:

@@ -92,7 +92,7 @@ def _embed(
     notes = dict(_look_at_texts(rows, clip, skip))
     pictures = {name: group[0].image for name, group in users.items()}
     images: dict[str, Tensor] = {}
-    for name, vector in _images(pictures, clip, device):
+    for name, vector in _images(pictures, clip, device).items():
         if isinstance(vector, Tensor):
             images[name] = vector
             continue
@@ -144,10 +144,9 @@ def _tokens(text: str | None, clip: ClipEncoder) -> int:
     return len(clip.token_ids([text])[0])
 
 
-def _images(
-    pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device
-) -> Iterator[tuple[str, Tensor | str]]:
+def _images(pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device) -> dict[str, Tensor | str]:
     """Each picture's vector (J,), or what is wrong with it."""
+    images: dict[str, Tensor | str] = {}
 
     @torch.inference_mode()
     def vectors(names: Sequence[str], read: Sequence[Tensor | str]) -> dict[str, Tensor | str]:
@@ -162,8 +161,9 @@ def _images(
     batches = chunks(list(pictures), IMAGES_AT_ONCE)
     with tqdm(None, "pictures", len(pictures), unit="", disable=None) as bar:
         for found in computed(batches, lambda name: read_picture(pictures[name], clip), vectors, device):
-            yield from found.items()
+            images |= found
             bar.update(len(found))
+    return images
 
 
 def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:

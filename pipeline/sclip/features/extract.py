@@ -9,6 +9,7 @@ like length go through the encoder together and are stored in the manifest's ord
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -268,6 +269,6 @@ def _compute(
         kept = {row.id: states[row.name] for row in rows if row.name in states}
         write_shard(part.path, features, kept, {row.id: faults[row.name] for row in rows if row.name in faults})
 
-    with bar:
+    with bar, closing(stream):
         for _ in in_order(write, heard(), threads=1, ahead=1):
             pass

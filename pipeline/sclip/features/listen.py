@@ -1,7 +1,7 @@
 """Batches of recordings through the speech encoder, to what is kept of them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -51,7 +51,7 @@ class Listener:
         self,
         batches: Iterable[Sequence[Recording]],
         compute: Callable[[Sequence[Recording], Sequence[Tensor | str]], Made],
-    ) -> Iterator[Made]:
+    ) -> Generator[Made, None, None]:
         """What `compute` makes of each batch and of its waveforms, or of what is wrong with them."""
         read = partial(hear, shortest=self.encoder.shortest)
         # Compiled blocks stay in this thread: transformers does not tell threads' states apart in them, and where a

@@ -256,7 +256,6 @@ def bad_corpus(here: Path, monkeypatch, name: str, **changes) -> None:
 
 
 ROWS = {
-    "points nowhere": ({"audio": "gone.flac"}, r"gone.flac: no such file"),
     "unknown split": ({"split": "tests"}, "expected a split of train, dev, test, found 'tests'"),
     "repeated id": ({"id": "train-00000-0"}, "repeats the id of manifest row 1"),
     "misspelt key": ({"texts": "a dog"}, "texts: no such key; did you mean 'text'?"),
@@ -272,6 +271,15 @@ def test_bad_rows(fault, here, monkeypatch):
         assert "manifest row 3" in output
         assert message in output
         assert "1 rows skipped" in said(command, "--on-error", "skip")
+
+
+def test_files_that_are_gone(here, monkeypatch):
+    """Each stage names those that it opens."""
+    bad_corpus(here, monkeypatch, "gone", audio="gone.flac", image="gone.png")
+    for command, missing in (("extract-features", "audio gone.flac"), ("embed-clip", "image gone.png")):
+        assert f"manifest row 3 (train-00002-0): {missing}: no such file" in said(command, status=1)
+        assert "1 rows skipped" in said(command, "--on-error", "skip")
+    assert "0 faults" in said("verify-features")
 
 
 @pytest.mark.parametrize(("fault", "changes"), [("no picture", {"image": "bad.png"}), ("no words", {"text": "&nbsp;"})])

@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from sclip.config import GivenConfig
+from sclip.corpora.make import make_corpus
 from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.errors import Problems, UserError
 
@@ -10,8 +12,6 @@ GOOD = {"id": "a", "split": "train", "audio": "a.wav", "image": "a.png", "image_
 
 @pytest.fixture
 def manifest(tmp_path):
-    for name in ("a.wav", "a.png"):
-        (tmp_path / name).touch()
     return tmp_path / "manifest.jsonl"
 
 
@@ -19,8 +19,6 @@ def manifest(tmp_path):
     ("change", "message"),
     [
         ({"split": "training"}, "expected a split of train, dev, test, found 'training'"),
-        ({"audio": "b.wav"}, "b.wav: no such file"),
-        ({"image": "b.png"}, "b.png: no such file"),
         ({"text": " "}, "text: empty"),
         ({"text": 5}, "row: text: expected text, found 5"),
         ({"image_id": None}, "row: image_id: expected text, found None"),
@@ -43,7 +41,23 @@ def test_bad_rows_are_named(change, message, manifest):
 def test_what_is_no_row(manifest):
     manifest.write_text("[1]\n{\n\n" + json.dumps(GOOD) + "\n" + json.dumps(GOOD) + "\n")
     problems = Problems(skip=True)
-    assert [row.line for row in read_manifest(manifest, problems)] == [4]
+    assert [row.where for row in read_manifest(manifest, problems)] == ["manifest row 4"]
     assert list(problems.skipped) == ["manifest row 1", "manifest row 2", "manifest row 5 (a)"]
     with pytest.raises(UserError, match="no such file"):
         read_manifest(manifest.with_name("other.jsonl"), problems)
+
+
+def test_a_corpus_is_made_of_files_that_are_there(manifest):
+    for name in ("a.wav", "a.png"):
+        manifest.with_name(name).touch()
+    given = manifest.with_name("given.jsonl")
+    write_manifest(given, [GOOD, GOOD | {"id": "b", "audio": "b.wav"}, GOOD | {"id": "c", "image": "c.png"}])
+    config = GivenConfig("manifest", str(given))
+    with pytest.raises(UserError, match=r"manifest row 2 \(b\): audio .*/b\.wav: no such file"):
+        make_corpus(config, manifest, Problems())
+    problems = Problems(skip=True)
+    assert make_corpus(config, manifest, problems) == 1
+    assert list(problems.skipped) == ["manifest row 2 (b)", "manifest row 3 (c)"]
+    (row,) = read_manifest(manifest, Problems())
+    manifest.with_name("a.wav").unlink()  # what is cached needs no recording
+    assert read_manifest(manifest, Problems()) == [row]

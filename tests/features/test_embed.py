@@ -76,7 +76,9 @@ def test_bad_rows(corpus, tmp_path, clip):
     corpus.rows[1]["image"] = "4.png"  # of the same image_id as row 1's
     corpus.rows[8]["text"] = "word " * 100
     corpus.write()
-    with pytest.raises(UserError, match=r"manifest row 2 \(u1\): image_id p0: row 1 has another picture \(0.png\)"):
+    with pytest.raises(
+        UserError, match=r"manifest row 2 \(u1\): image_id p0: manifest row 1 has another picture \(0.png\)"
+    ):
         embed(corpus, tmp_path / "out", clip)
     for reused in (False, True):
         summary, problems = embed(corpus, tmp_path / "out", clip, skip=True)

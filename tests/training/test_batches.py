@@ -1,5 +1,7 @@
 """Batches are a function of seed and step, cover an epoch, and hold what is alike in length."""
 
+import json
+
 import pytest
 import torch
 from training.kept import keep, opened
@@ -62,6 +64,10 @@ def test_rows_without_frames_are_left_out(tmp_path):
     keep(tmp_path, train=6, dev=4)
     rows = (tmp_path / "manifest.jsonl").read_text().splitlines()
     (tmp_path / "manifest.jsonl").write_text("\n".join([rows[0].replace("train-0", "unheard"), *rows[1:]]) + "\n")
+    with pytest.raises(sclip.UserError, match=r"row 1 \(unheard\) is not in .*features; run `sclip extract-features`"):
+        opened(tmp_path, "train")
+    index = tmp_path / "features/index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"skipped": {"unheard": "silent"}}))
     data = opened(tmp_path, "train")
     assert [row.id for row in data.rows] == [f"train-{i}" for i in range(1, 6)]
     assert data.image_index.tolist() == list(range(5))

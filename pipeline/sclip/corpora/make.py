@@ -7,7 +7,7 @@ from typing import Any
 from sclip.config import CorpusConfig, Flickr8kConfig, GivenConfig, ScenesConfig, SpokenCocoConfig, TableConfig
 from sclip.corpora.flickr8k import gather_flickr8k
 from sclip.corpora.gathered import Gathered
-from sclip.corpora.manifest import Row, checked, read_manifest, write_manifest
+from sclip.corpora.manifest import Row, checked, read_manifest, with_files, write_manifest
 from sclip.corpora.scenes.corpus import make_scenes
 from sclip.corpora.spokencoco import gather_spokencoco
 from sclip.corpora.table import gather_table
@@ -30,9 +30,9 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
     """The rows of a corpus where it lies, or, of scenes, as it was made."""
     if isinstance(config, ScenesConfig | GivenConfig):
         path = Path(config.path).resolve() if isinstance(config, GivenConfig) else manifest
-        return read_manifest(path, problems), Gathered()
+        return with_files(read_manifest(path, problems), problems), Gathered()
     gathered = gather(config)
-    rows = checked(gathered.rows, Path(), problems)
+    rows = with_files(checked(gathered.rows, Path(), problems), problems)
     if not rows:
         raise UserError(f"{config.path}: no utterance can be used")
     return rows, gathered
@@ -48,4 +48,4 @@ def gather(config: Flickr8kConfig | SpokenCocoConfig | TableConfig) -> Gathered:
 
 def _plain(row: Row) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(vars(row), default=str))
-    return {key: value for key, value in plain.items() if value is not None and key != "line"}
+    return {key: value for key, value in plain.items() if value is not None and key != "where"}

@@ -54,12 +54,12 @@ class Row:
     text: str | None = None
     speaker: str | None = None
     words: tuple[tuple[str, float, float], ...] | None = None
-    line: int = 0  # in the manifest, from 1
+    where: str = ""  # somebody wrote it
 
     @property
     def name(self) -> str:
         """For messages."""
-        return f"manifest row {self.line} ({self.id})"
+        return f"{self.where} ({self.id})"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,6 @@ class Draft:
 
     where: str
     data: Any
-    line: int = 0
 
     @property
     def name(self) -> str:
@@ -87,7 +86,7 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_manifest(path: Path, problems: Problems) -> list[Row]:
-    """Rows that can be read; the files that they name are looked for, not into."""
+    """Rows that can be read. Whoever opens the files that they name says which are gone."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `sclip make-corpus` writes it")
     with path.open(encoding="utf-8") as file:
@@ -113,11 +112,23 @@ def checked(drafts: Iterable[Draft | None], folder: Path, problems: Problems) ->
     return rows
 
 
+def with_files(rows: Iterable[Row], problems: Problems) -> list[Row]:
+    """Rows whose files are there; nobody looks into them."""
+    found: list[Row] = []
+    for row in rows:
+        gone = [f"{kind} {path}" for kind, path in (("audio", row.audio), ("image", row.image)) if not path.is_file()]
+        if gone:
+            problems.add(row.name, f"{' and '.join(gone)}: no such file")
+        else:
+            found.append(row)
+    return found
+
+
 def _read(text: str, line: int, problems: Problems) -> Draft | None:
     if not text.strip():
         return None
     try:
-        return Draft(f"manifest row {line}", json.loads(text), line)
+        return Draft(f"manifest row {line}", json.loads(text))
     except ValueError as error:
         problems.add(f"manifest row {line}", str(error))
         return None
@@ -135,7 +146,7 @@ def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
         else tuple((str(word), float(start), float(end)) for word, start, end in plain.words)
     )
     paths = {"audio": folder / plain.audio, "image": folder / plain.image}
-    row = Row(**{**vars(plain), **paths, "words": words, "line": draft.line})
+    row = Row(**{**vars(plain), **paths, "words": words, "where": draft.where})
     fault = next(_faults(row), None)
     if fault is not None:
         problems.add(draft.name, fault)
@@ -146,9 +157,6 @@ def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
 def _faults(row: Row) -> Iterator[str]:
     if row.split not in SPLITS:
         yield f"expected a split of {', '.join(SPLITS)}, found {row.split!r}"
-    for kind, path in (("audio", row.audio), ("image", row.image)):
-        if not path.is_file():
-            yield f"{kind} {path}: no such file"
     if row.text is not None and not row.text.strip():
         yield "text: empty"
     times = [time for _, start, end in row.words or () for time in (start, end)]

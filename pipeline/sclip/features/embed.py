@@ -119,7 +119,7 @@ def _users(rows: Sequence[Row], hashes: Mapping[Path, str], skip: Callable[[Row,
     for row in rows:
         first = users.setdefault(row.image_id, [row])[0]
         if hashes[row.image] != hashes[first.image]:
-            skip(row, f"image_id {row.image_id}: row {first.line} has another picture ({first.image.name})")
+            skip(row, f"image_id {row.image_id}: {first.where} has another picture ({first.image.name})")
         elif row is not first:
             users[row.image_id].append(row)
     return users
@@ -170,6 +170,8 @@ def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
     try:
         with Image.open(path) as opened:
             return clip.preprocess(opened.convert("RGB"))
+    except FileNotFoundError:
+        return f"image {path.name}: no such file"
     except Exception as error:  # a damaged picture fails in whatever way it is damaged
         return f"image {path.name}: cannot be read: {error}".replace(str(path), path.name)
 

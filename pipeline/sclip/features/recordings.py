@@ -30,6 +30,8 @@ def look(row: Row) -> Recording:
     """At its bytes and its header; nothing is decoded."""
     try:
         data = row.audio.read_bytes()
+    except FileNotFoundError:
+        return Recording(row, "", fault=f"audio {row.audio.name}: no such file")
     except OSError as error:
         return Recording(row, "", fault=f"audio {row.audio.name}: cannot be read: {error.strerror}")
     found = hashlib.sha256(data).hexdigest()

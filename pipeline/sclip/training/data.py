@@ -59,6 +59,11 @@ class Dataset:
         else:
             store = FeatureStore.open(features)
         stored, pictures, captions = _places(store.ids), _places(clip.image_ids), _places(clip.caption_ids)
+        for row in everything:
+            if row.id not in stored and row.id not in index["skipped"]:
+                raise UserError(f"{manifest}: {row.name} is not in {features}; run `sclip extract-features` again")
+            if row.image_id not in pictures and row.id not in clip.skipped:
+                raise UserError(f"{manifest}: {row.name} is not in {vectors}; run `sclip embed-clip` again")
 
         def of_split(split: str) -> "Dataset":
             rows = [

@@ -73,6 +73,15 @@ def test_files(tmp_path):
     (tmp_path / "params.yaml").write_text("arch: {mine: {head: {}}}")
     with pytest.raises(UserError, match=r"params\.yaml: arch\.mine\.head\.attention: missing"):
         load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_bytes("# Bäume".encode("latin-1"))
+    with pytest.raises(UserError, match=r"params\.yaml: not UTF-8"):
+        load_params(tmp_path / "params.yaml")
+    for override, message in (
+        ("run.seeds=[]", r"run\.seeds: expected at least one"),
+        ("presets.scenes.features.components=-5", r"features\.components: expected at least 1, found -5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_params(PARAMS, [override])
 
 
 def test_overrides_reach_any_depth_and_leave_the_rest():

@@ -17,7 +17,7 @@ import yaml
 
 from sclip import places
 from sclip.errors import UserError
-from sclip.parsing import as_table, check_keys, entry, merged, parse
+from sclip.parsing import as_table, check_keys, entry, merged, parse, read_text
 
 
 def _require(condition: bool, message: str) -> None:
@@ -252,7 +252,10 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         _require(self.shard_megabytes >= 1, f"shard_megabytes: expected at least 1, found {self.shard_megabytes}")
         _require(self.batch_seconds > 0, f"batch_seconds: expected more than 0, found {self.batch_seconds}")
-        _require(self.components != 0, "components: expected at least 1, found 0")
+        _require(
+            self.components is None or self.components >= 1,
+            f"components: expected at least 1, found {self.components}",
+        )
         _require(not self.online or self.components is None, "online: nothing is kept, and components say what is")
         # Where a thread that compiled has ended, torch 2.11 crashes in the next backward pass.
         _require(
@@ -364,6 +367,10 @@ class Run:
     architectures: tuple[str, ...]
     seeds: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        for key, named in vars(self).items():
+            _require(named != (), f"{key}: expected at least one")
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -406,10 +413,8 @@ class Params(_ParamsFile):
 def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
     """`overrides`: KEY=VALUE, the key in full with dots, the value in YAML, as `dvc exp run -S` takes them."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(read_text(path))
         for override in overrides:
             data = _override(data, override)
     except yaml.YAMLError as error:

@@ -51,12 +51,20 @@ def check_keys(kind: Any, data: Any, where: str) -> None:
             check_keys(inner[0], value, inside(where, key))
 
 
-def read_json(path: Path) -> Any:
+def read_text(path: Path) -> str:
+    """With or without a byte order mark, whatever ends its lines."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except ValueError as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
 
 

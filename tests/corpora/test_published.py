@@ -20,6 +20,13 @@ def test_flickr8k(captions, tmp_path):
     row = next(row for row in rows if row["id"] == "dev1_abc_3")
     assert (row["split"], row["image_id"], row["speaker"]) == ("dev", "dev1_abc", "1")
     assert row["audio"].endswith("flickr_audio/wavs/dev1_abc_3.wav")
+    if captions == "captions.txt":  # an editor's last line is nobody's fault
+        whole = (tmp_path / "f" / captions).read_text()
+        (tmp_path / "f" / captions).write_text(whole + "\n")
+        assert len(gather(Flickr8kConfig("flickr8k", str(tmp_path / "f")), Problems()).rows) == 65
+        (tmp_path / "f" / captions).write_text(whole + "dev1_abc.jpg\n")
+        with pytest.raises(UserError, match=r"captions\.txt line \d+: expected a picture and a caption"):
+            gather(Flickr8kConfig("flickr8k", str(tmp_path / "f")), Problems())
     assert row["text"].endswith("it says" if captions == "captions.txt" else " .")
     texts = {row["text"] for row in rows if row["image_id"] == "dev1_abc"}
     assert len(texts) == 5  # each wav its own caption
@@ -57,9 +64,9 @@ def test_a_sound_corpus_has_no_faults_but_its_size(tmp_path):
 
 def test_spokencoco(tmp_path):
     spokencoco(tmp_path)
-    karpathy = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"))
+    karpathy = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), Problems())
     assert [sum(row.data["split"] == split for row in karpathy.rows) for split in PICTURES] == [18, 9, 12]
-    own = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "own"))
+    own = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "own"), Problems())
     pictures = {split: {row.data["image"] for row in own.rows if row.data["split"] == split} for split in PICTURES}
     assert len(pictures["train"]) == 6 + 3
     assert len(pictures["dev"]) + len(pictures["test"]) == 4 + 9
@@ -79,7 +86,7 @@ def test_spokencoco_oddities_are_found(tmp_path):
     }
     (tmp_path / "SpokenCOCO/SpokenCOCO_val.json").write_text('{"data": [{"image": "a.jpg", "captions": [{}]}]}')
     with pytest.raises(UserError, match=r"SpokenCOCO_val.json data\[0\]: expected an image and captions"):
-        gather(SpokenCocoConfig("spokencoco", str(tmp_path), "own"))
+        gather(SpokenCocoConfig("spokencoco", str(tmp_path), "own"), Problems())
 
 
 RECORDS = [
@@ -109,7 +116,8 @@ def test_table(suffix, tmp_path):
     path = tmp_path / f"mine.{suffix}"
     write_table(path)
     columns = Columns(audio="clip", image="photo", text="said", split="part", speaker="who")
-    found = gather(TableConfig("table", str(path), columns, {"validation": "dev"}))
+    problems = Problems(skip=True)
+    found = gather(TableConfig("table", str(path), columns, {"validation": "dev"}), problems)
     first, second = (row.data for row in found.rows)
     assert first == {
         "id": "a.wav",
@@ -121,17 +129,26 @@ def test_table(suffix, tmp_path):
         "speaker": "Eva",
     }
     assert (second["text"], second["speaker"], second["split"]) == (None, None, "train")
-    assert [len(which) for which in found.left_out.values()] == [1]
-    assert "of no clip" in next(iter(found.left_out))
+    third = {".jsonl": "line 3", ".parquet": "row 3"}.get(path.suffix, "line 4")  # below a header
+    assert problems.skipped == {f"{path.name} {third}": "nothing in column 'clip'"}
 
 
 def test_mistakes_in_a_table(tmp_path):
     path = tmp_path / "mine.csv"
     write_table(path)
     with pytest.raises(UserError, match=r"mine.csv line 2: no column 'foto'; there are clip, photo"):
-        gather(TableConfig("table", str(path), Columns(audio="clip", image="foto")))
-    without = gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")))
+        gather(TableConfig("table", str(path), Columns(audio="clip", image="foto")), Problems())
+    with pytest.raises(UserError, match=r"mine.csv line 4: nothing in column 'clip' \(--on-error"):
+        gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems())
+    without = gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems(skip=True))
     assert all(row.data["split"] in PICTURES for row in without.rows)
     with pytest.raises(UserError, match=r"expected one of \.csv, \.tsv"):
         (tmp_path / "mine.xlsx").touch()
-        gather(TableConfig("table", str(tmp_path / "mine.xlsx"), Columns(audio="clip", image="photo")))
+        gather(TableConfig("table", str(tmp_path / "mine.xlsx"), Columns(audio="clip", image="photo")), Problems())
+    for name, data, message in (
+        ("latin.csv", "clip,photo\na.wav,Bäume.png\n".encode("latin-1"), "latin.csv: not UTF-8"),
+        ("no.parquet", b"clip,photo\n", "no.parquet: not Parquet"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            gather(TableConfig("table", str(tmp_path / name), Columns(audio="clip", image="photo")), Problems())

@@ -9,10 +9,12 @@ import shutil
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
+from ssl import SSLError
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -103,10 +105,8 @@ def _download(archive: Archive, folder: Path) -> Path:
             if error.code < 500:
                 raise UserError(_gone(archive, f"{error.code} {error.reason}")) from None
             reason: Any = error
-        except (URLError, HTTPException, OSError) as error:
-            if isinstance(error, OSError) and not isinstance(error, URLError | ConnectionError | TimeoutError):
-                raise  # the disk's
-            reason = error
+        except (URLError, HTTPException, ConnectionError, TimeoutError, SSLError) as error:
+            reason = error  # any other OSError is the disk's
         if attempt < ATTEMPTS - 1:
             time.sleep(patience)
             patience *= 2
@@ -183,6 +183,6 @@ def _unpack(archive: Archive, path: Path, into: Path) -> None:
                 inside = entry.name.removeprefix(f"{archive.outermost}/") if archive.outermost else entry.name
                 if inside != archive.outermost:
                     packed_tar.extract(entry.replace(name=inside), into, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         path.unlink()
         raise UserError(f"{archive.name}: cannot be unpacked: {error}; removed, start again") from None

@@ -10,14 +10,17 @@ FOLDER/flickr_audio/wavs/NAME_N.wav
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 from sclip.config import Flickr8kConfig
 from sclip.corpora.gathered import Expected, Gathered, first_of, lines_of, split_of_pictures
 from sclip.corpora.manifest import SPLITS, Draft
 from sclip.errors import UserError
+from sclip.parsing import read_text
 
 EXPECTED = Expected(
     pictures={"train": 6_000, "dev": 1_000, "test": 1_000},
@@ -37,6 +40,8 @@ def gather_flickr8k(config: Flickr8kConfig) -> Gathered:
     speakers = {recording: speaker for _, (recording, speaker) in _fields(audio / "wav2spk.txt", 2)}
     spoken: dict[Caption, str] = {}
     for where, (recording, picture, mark) in _fields(audio / "wav2capt.txt", 3):
+        if not re.fullmatch(r"#\d+", mark):
+            raise UserError(f"{where}: expected a caption's number, such as #0, found {mark!r}")
         caption = (picture, int(mark.removeprefix("#")))
         spoken[caption] = recording
         if picture not in splits:
@@ -71,10 +76,15 @@ def _captions(folder: Path) -> Iterator[tuple[Caption, str]]:
     path = first_of(folder, ["Flickr8k.token.txt", "captions.txt"])
     if path.name == "captions.txt":
         seen: Counter[str] = Counter()
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for picture, text in list(csv.reader(file))[1:]:
-                yield (picture, seen[picture]), text.strip()
-                seen[picture] += 1
+        reader = csv.reader(StringIO(read_text(path)))
+        for fields in reader:
+            if reader.line_num == 1 or not fields:
+                continue  # the header; an empty line
+            if len(fields) != 2:
+                raise UserError(f"{path.name} line {reader.line_num}: expected a picture and a caption, found {fields}")
+            picture, text = fields
+            yield (picture, seen[picture]), text.strip()
+            seen[picture] += 1
         return
     for where, line in lines_of(path):
         name, tab, text = line.partition("\t")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sclip.corpora.manifest import SPLITS, Draft
 from sclip.errors import UserError
+from sclip.parsing import read_text
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,6 @@ def first_of(folder: Path, names: Sequence[str]) -> Path:
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not empty, whatever ends them, and where each stands."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path.name} line {number}", line.strip()

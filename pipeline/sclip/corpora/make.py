@@ -31,19 +31,19 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
     if isinstance(config, ScenesConfig | GivenConfig):
         path = Path(config.path).resolve() if isinstance(config, GivenConfig) else manifest
         return with_files(read_manifest(path, problems), problems), Gathered()
-    gathered = gather(config)
+    gathered = gather(config, problems)
     rows = with_files(checked(gathered.rows, Path(), problems), problems)
     if not rows:
         raise UserError(f"{config.path}: no utterance can be used")
     return rows, gathered
 
 
-def gather(config: Flickr8kConfig | SpokenCocoConfig | TableConfig) -> Gathered:
+def gather(config: Flickr8kConfig | SpokenCocoConfig | TableConfig, problems: Problems) -> Gathered:
     if isinstance(config, Flickr8kConfig):
         return gather_flickr8k(config)
     if isinstance(config, SpokenCocoConfig):
         return gather_spokencoco(config)
-    return gather_table(config)
+    return gather_table(config, problems)
 
 
 def _plain(row: Row) -> dict[str, Any]:

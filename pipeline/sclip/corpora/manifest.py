@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sclip.errors import Problems, UserError
-from sclip.parsing import parse
+from sclip.parsing import parse, read_text
 
 SPLITS = ("train", "dev", "test")
 
@@ -89,8 +89,8 @@ def read_manifest(path: Path, problems: Problems) -> list[Row]:
     """Rows that can be read. Whoever opens the files that they name says which are gone."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `sclip make-corpus` writes it")
-    with path.open(encoding="utf-8") as file:
-        rows = checked((_read(text, line, problems) for line, text in enumerate(file, 1)), path.parent, problems)
+    lines = enumerate(read_text(path).split("\n"), 1)
+    rows = checked((_read(text, line, problems) for line, text in lines), path.parent, problems)
     if not rows:
         raise UserError(f"{path}: no rows")
     return rows

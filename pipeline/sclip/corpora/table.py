@@ -8,18 +8,20 @@ import csv
 import json
 from collections.abc import Iterator
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from sclip.config import TableConfig
 from sclip.corpora.gathered import Gathered, lines_of
 from sclip.corpora.manifest import Draft
-from sclip.errors import UserError
+from sclip.errors import Problems, UserError
+from sclip.parsing import read_text
 
 READERS = ".csv, .tsv, .jsonl, .parquet"
 
 
-def gather_table(config: TableConfig) -> Gathered:
+def gather_table(config: TableConfig, problems: Problems) -> Gathered:
     path = Path(config.path).resolve()
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -32,9 +34,9 @@ def gather_table(config: TableConfig) -> Gathered:
         given = {key: str(value).strip() for key, value in found.items() if value not in (None, "")}
         lacking = [columns[key] for key in ("audio", "image") if key not in given]
         if lacking:
-            gathered.leave_out(f"rows of no {lacking[0]}", where)
-            continue
-        gathered.rows.append(Draft(where, _row(given, config, path.parent)))
+            problems.add(where, f"nothing in column {lacking[0]!r}")
+        else:
+            gathered.rows.append(Draft(where, _row(given, config, path.parent)))
     return gathered
 
 
@@ -60,10 +62,12 @@ def _drawn(image_id: str) -> str:
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands, and what its columns hold."""
     if path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        reader = csv.DictReader(StringIO(read_text(path)), delimiter="\t" if path.suffix == ".tsv" else ",")
+        try:
             for record in reader:
                 yield f"{path.name} line {reader.line_num}", record
+        except csv.Error as error:
+            raise UserError(f"{path.name} line {reader.line_num}: {error}") from None
     elif path.suffix == ".jsonl":
         for where, line in lines_of(path):
             try:
@@ -78,11 +82,14 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowInvalid, parquet
     except ImportError:
         raise UserError(f"{path}: Parquet is read by pyarrow: pip install 'sclip[parquet]'") from None
     number = 0
-    for batch in parquet.ParquetFile(path).iter_batches():
-        for record in batch.to_pylist():
-            number += 1
-            yield f"{path.name} row {number}", record
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{path.name} row {number}", record
+    except ArrowInvalid as error:
+        raise UserError(f"{path}: not Parquet: {error}") from None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from functools import partialmethod
+from hashlib import sha256
 from pathlib import Path
 from threading import get_ident
 
@@ -99,10 +100,42 @@ def test_codes_of_states(corpus, tmp_path):
     assert [found.where for found in verify(tmp_path / "out")] == ["directions.safetensors"]
     with pytest.raises(UserError, match=r"directions.safetensors: not the file that index.json tells of"):
         FeatureStore.open(tmp_path / "out")
+    summary, _ = extract(corpus, tmp_path / "out", speech, components=60)
+    assert summary.shards_computed == 0
+    assert contents(tmp_path / "out") == {name: file[0] for name, file in before.items()}
     extract(corpus, tmp_path / "out", speech)
     assert not (tmp_path / "out/directions.safetensors").exists()
     with pytest.raises(UserError, match=r"features.components: 97, and a frame has 96 numbers"):
         extract(corpus, tmp_path / "out", speech, components=97)
+
+
+def test_a_shard_that_is_not_the_one_told_of_is_computed_anew(corpus, tmp_path):
+    extract(corpus, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    shard = min((tmp_path / "out").glob("*.safetensors"))
+    data = before[shard.name]
+    at = 8 + int.from_bytes(data[:8], "little")
+    shard.write_bytes(data[: at + 8] + b"\1" + data[at + 9 :])  # among the lengths or the hashes, which come first
+    with pytest.raises(UserError, match=r"not the shard that index\.json tells of; run `sclip extract-features` again"):
+        FeatureStore.open(tmp_path / "out")
+    summary, _ = extract(corpus, tmp_path / "out")
+    assert summary.shards_computed == 1
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_corpus_that_grows_keeps_its_directions(corpus, tmp_path, monkeypatch):
+    """Unless what is new is in the sample: those that come first by their files' hashes."""
+    monkeypatch.setattr("sclip.features.directions.SAMPLE_SECONDS", 0.5)
+    hashes = [sha256((corpus.path.parent / row["audio"]).read_bytes()).hexdigest() for row in corpus.rows]
+    last = corpus.rows.pop(max(range(len(hashes)), key=hashes.__getitem__))
+    corpus.write()
+    extract(corpus, tmp_path / "out", components=60)
+    before = contents(tmp_path / "out")
+    corpus.rows.append(last)
+    corpus.write()
+    summary, _ = extract(corpus, tmp_path / "out", components=60)
+    assert summary.shards_reused == len(before) - 3  # neither the index, nor the directions, nor the last shard
+    assert contents(tmp_path / "out")["directions.safetensors"] == before["directions.safetensors"]
 
 
 def test_batches_do_not_matter(corpus, tmp_path):

@@ -1,7 +1,9 @@
-"""The directions that a corpus's codes are along: found once, from a sample spread over all of it."""
+"""The directions that a corpus's codes are along: found once, from a sample of it."""
 
-from collections.abc import Generator, Sequence
+import hashlib
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import UserError
 from sclip.features.listen import Listener, batches_of
 from sclip.features.recordings import Recording
-from sclip.features.store import fingerprint_of, metadata_of, save_whole
+from sclip.features.store import bytes_of, fingerprint_of, metadata_of, save_whole
+from sclip.tensors import read_tensors
 
 SAMPLE_SECONDS = 600.0
 
@@ -29,26 +32,38 @@ def find_directions(
     config: FeaturesConfig,
     device: str | torch.device,
 ) -> Directions:
-    """Those of the file at `path` if they are of this encoder and sample; else found anew, and written there."""
+    """Those of the file at `path` if it is whole and of this encoder and sample; else found anew, and written there."""
     assert config.components is not None
     sample = _sample(recordings)
     key = fingerprint_of([features, [recording.hash for recording in sample]])
-    if processes.is_first() and not (path.is_file() and metadata_of(path).get("key") == key):
+    if processes.is_first() and not _is_there(path, key):
         with closing(_states(sample, Listener(encoder, None, config, device))) as states:
             found = Directions.fit(states, config.components, config.normalize_states)
-        save_whole(path, {name: tensor.cpu() for name, tensor in found.tensors().items()}, {"key": key})
+        tensors = {name: tensor.cpu() for name, tensor in found.tensors().items()}
+        save_whole(path, tensors, {"key": key, "hash": _hash(tensors)})
     processes.wait()
     return Directions.load(path, config.normalize_states)
 
 
+def _is_there(path: Path, key: str) -> bool:
+    try:
+        metadata = metadata_of(path)
+        return metadata.get("key") == key and metadata.get("hash") == _hash(read_tensors(path))
+    except UserError:
+        return False
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(b"".join(bytes_of(tensors[name].contiguous()) for name in sorted(tensors))).hexdigest()
+
+
 def _sample(recordings: Sequence[Recording]) -> list[Recording]:
-    """Evenly out of all that can be read; all of a small corpus."""
-    usable = [recording for recording in recordings if recording.fault is None]
+    """From anywhere in the corpus, and still the same when it has grown: the first by their files' hashes."""
+    usable = sorted((r for r in recordings if r.fault is None), key=lambda recording: recording.hash)
     if not usable:
         raise UserError(f"none of {len(recordings)} recordings can be used")
-    seconds = sum(recording.samples for recording in usable) / SAMPLE_RATE
-    count = max(1, round(len(usable) * min(1.0, SAMPLE_SECONDS / seconds)))
-    return [usable[i * len(usable) // count] for i in range(count)]
+    heard = accumulate((recording.samples / SAMPLE_RATE for recording in usable), initial=0.0)  # before each
+    return [recording for recording, seconds in zip(usable, heard, strict=False) if seconds < SAMPLE_SECONDS]
 
 
 def _states(sample: Sequence[Recording], listener: Listener) -> Generator[Tensor, None, None]:

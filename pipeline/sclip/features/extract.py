@@ -31,7 +31,7 @@ from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks
 from sclip.features.directions import find_directions
 from sclip.features.listen import Listener, batches_of
-from sclip.features.online import ONLINE, online_index
+from sclip.features.online import online_index
 from sclip.features.recordings import Recording, look
 from sclip.features.store import (
     CODES,
@@ -43,6 +43,7 @@ from sclip.features.store import (
     fingerprint_of,
     frame_shape,
     frame_type,
+    read_index,
     remove_unfinished,
     save_json_whole,
     write_index,
@@ -83,12 +84,13 @@ class Part:
     recordings: list[Recording]
     path: Path
 
-    def is_whole(self) -> bool:
+    def is_there(self, told: Mapping[str, dict[str, Any]]) -> bool:
+        """Whole, and, where an index has told of such a file, that file."""
         try:
-            Shard.open(self.path)
+            entry = Shard.open(self.path).entry()
         except UserError:
             return False
-        return True
+        return told.get(self.path.name, entry) == entry
 
 
 def extract_features(
@@ -115,33 +117,55 @@ def extract_features(
         directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device)
         features |= {"directions": digest_of(out / DIRECTIONS_FILE)}
     parts = list(_cut(recordings, out, encoder, features, config.shard_megabytes))
-    missing = [part for part in parts if not part.is_whole()]
-    processes.wait()  # until all have seen which
-    own = processes.share(missing)
-    names = {row.id: row.name for row in rows}
-    _tell_again((part for part in parts if part not in missing), names, problems)
-    _compute(own, Listener(encoder, directions, config, device), features, config.batch_seconds, problems)
-    processes.wait()
-    _tell_again((part for part in missing if part not in own), names, problems)
+    computed = _compute_missing(parts, out, Listener(encoder, directions, config, device), features, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
         raise UserError(f"{manifest}: none of its {len(rows)} recordings can be used")
-    if processes.is_first():
-        write_index(out, features, shards)
-        wanted = {part.path for part in parts} | ({out / DIRECTIONS_FILE} if directions else set())
-        for path in set(out.glob("*.safetensors")) - wanted:
-            path.unlink()
-    processes.wait()
+    _publish(out, features, shards)
     frames = sum(len(shard.states) for shard in shards)
     return Summary(
         utterances=sum(len(shard.lengths) for shard in shards),
         hours=frames * encoder.frame_seconds / 3600,
         frames=frames,
         gigabytes=sum(shard.size for shard in shards) / 1e9,
-        shards_reused=len(parts) - len(missing),
-        shards_computed=len(missing),
+        shards_reused=len(parts) - computed,
+        shards_computed=computed,
         seconds=time.monotonic() - began,
     )
+
+
+def _compute_missing(
+    parts: Sequence[Part], out: Path, listener: Listener, features: dict[str, Any], problems: Problems
+) -> int:
+    """How many. Each process at its share."""
+    told = _told(out, features)
+    missing = [part for part in parts if not part.is_there(told)]
+    processes.wait()  # until all have seen which
+    own = processes.share(missing)
+    _tell_again((part for part in parts if part not in missing), problems)
+    _compute(own, listener, features, problems)
+    processes.wait()
+    _tell_again((part for part in missing if part not in own), problems)
+    return len(missing)
+
+
+def _told(out: Path, features: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What an index that was written of the same features says of each shard's file."""
+    try:
+        index = read_index(out)
+    except UserError:
+        return {}
+    return {entry["file"]: entry for entry in index["shards"] if index["fingerprint"] == fingerprint_of(features)}
+
+
+def _publish(out: Path, features: dict[str, Any], shards: Sequence[Shard]) -> None:
+    """The index, and then nothing beside what it tells of."""
+    if processes.is_first():
+        write_index(out, features, shards)
+        wanted = {shard.path for shard in shards} | ({out / DIRECTIONS_FILE} if "directions" in features else set())
+        for path in set(out.glob("*.safetensors")) - wanted:
+            path.unlink()
+    processes.wait()
 
 
 def _online(
@@ -164,7 +188,7 @@ def _online(
 
 def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any]:
     """All that hidden states depend on besides the recording, in clear: what the fingerprint is of."""
-    special: dict[str, Any] = {"precision": ONLINE} if config.online else {}
+    special: dict[str, Any] = {"online": True} if config.online else {}
     if config.components is not None:
         if config.components > encoder.states * encoder.width:
             raise UserError(
@@ -207,9 +231,10 @@ def _look_over(rows: Sequence[Row], problems: Problems) -> list[Recording]:
     return [found[row.id] for row in rows]
 
 
-def _tell_again(parts: Iterable[Part], names: Mapping[str, str], problems: Problems) -> None:
+def _tell_again(parts: Iterable[Part], problems: Problems) -> None:
     """What is wrong with recordings, by shards that others wrote."""
     for part in parts:
+        names = {recording.row.id: recording.row.name for recording in part.recordings}
         for name, reason in Shard.open(part.path).skipped.items():
             problems.add(names[name], reason)
 
@@ -243,10 +268,8 @@ def _hear(listener: Listener, batch: Sequence[Recording], audio: Sequence[Tensor
     return listener.each(waveforms, to="cpu"), faults
 
 
-def _compute(
-    parts: Sequence[Part], listener: Listener, features: dict[str, Any], batch_seconds: float, problems: Problems
-) -> None:
-    plan = [(part, list(batches_of(part.recordings, batch_seconds))) for part in parts]
+def _compute(parts: Sequence[Part], listener: Listener, features: dict[str, Any], problems: Problems) -> None:
+    plan = [(part, list(batches_of(part.recordings, listener.config.batch_seconds))) for part in parts]
     batches = (batch for _, batches in plan for batch in batches)
     stream = listener.computed(batches, partial(_hear, listener))
     bar = tqdm(None, "hidden states", sum(len(part.recordings) for part in parts), unit="", disable=processes.quiet())

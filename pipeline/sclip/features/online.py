@@ -22,8 +22,6 @@ from sclip.features.recordings import Recording, hear
 from sclip.features.store import FORMAT, INDEX_FILE, fingerprint_of
 from sclip.padded import Padded
 
-ONLINE = "online"  # what features.precision is in such an index
-
 
 def online_index(
     features: Mapping[str, Any], recordings: Sequence[Recording], encoder: AnySpeechEncoder, problems: Problems

@@ -26,11 +26,11 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
-from sclip.features.online import ONLINE
 from sclip.features.recordings import Recording, hear, look
 from sclip.features.store import CODES, PRECISIONS
 
 T = TypeVar("T")
+ONLINE = "online"  # a way to keep states: not at all
 SAMPLE = 2_000  # recordings whose lengths are looked up
 USUAL_COMPONENTS = 0.25  # of a frame's numbers: where a preset keeps states, what codes would take instead
 DISK_BYTES = 64_000_000

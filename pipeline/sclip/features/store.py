@@ -71,7 +71,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, Any] = json.loads(file.metadata()[METADATA])
-    except (SafetensorError, TypeError, KeyError, ValueError):
+    except (FileNotFoundError, SafetensorError, TypeError, KeyError, ValueError):
         raise UserError(f"{path}: not a whole file of sclip's") from None
     return metadata
 

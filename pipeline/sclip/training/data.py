@@ -18,7 +18,7 @@ from torch import Tensor
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.errors import Problems, UserError
 from sclip.features.listen import Listener
-from sclip.features.online import ONLINE, OnlineStore
+from sclip.features.online import OnlineStore
 from sclip.features.store import INDEX_FILE, FeatureStore, read_index
 from sclip.features.vectors import ClipVectors
 from sclip.model import SpeechCLIP
@@ -53,7 +53,7 @@ class Dataset:
         clip, everything = ClipVectors.open(vectors), read_manifest(manifest, Problems(skip=True))
         store: FeatureStore | OnlineStore
         index = read_index(features)
-        if index["features"]["precision"] == ONLINE:
+        if "online" in index["features"]:
             assert listener is not None
             store = OnlineStore(index, everything, listener)
         else:

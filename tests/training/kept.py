@@ -1,5 +1,6 @@
 """What extraction leaves of a small corpus, written with the real stores; frames tell what picture they belong to."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,12 +18,16 @@ FEATURES = {
     "states": STATES,
     "width": WIDTH,
     "frame_seconds": 0.02,
+    "normalize_waveform": False,
     "precision": "fp16",
 }
 
 
-def keep(folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: int = 1) -> Path:
-    """A picture has so many captions; every picture of the development split is a training picture's twin."""
+def keep(
+    folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: int = 1, encoders: Sequence[str] = ("", "")
+) -> Path:
+    """A picture has so many captions; every picture of the development split is a training picture's twin.
+    `encoders`: the hashes of those whose states and vectors they pass for."""
     generator = torch.Generator().manual_seed(seed)
     (folder / "audio").touch()
     (folder / "image").touch()
@@ -46,10 +51,12 @@ def keep(folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: 
     (folder / "features").mkdir()
     half = len(utterances) // 2
     parts = [dict(list(utterances.items())[part]) for part in (slice(half), slice(half, None))]
-    shards = [write_shard(folder / f"features/{i}.safetensors", FEATURES, part, {}) for i, part in enumerate(parts)]
-    write_index(folder / "features", FEATURES, shards)
+    features = FEATURES | {"hash": encoders[0]}
+    shards = [write_shard(folder / f"features/{i}.safetensors", features, part, {}) for i, part in enumerate(parts)]
+    write_index(folder / "features", features, shards)
     (folder / "vectors").mkdir()
-    index = {"clip": {"name": "small", "revision": None}, "fingerprint": str(seed), "skipped": {}, "notes": {}}
+    clip = {"name": "small", "revision": None, "hash": encoders[1]}
+    index = {"clip": clip, "fingerprint": str(seed), "skipped": {}, "notes": {}}
     captions_of = (list(utterances), F.normalize(torch.randn(len(utterances), JOINT, generator=generator), dim=-1))
     write_vectors(folder / "vectors", index, (list(images), torch.stack(list(images.values()))), captions_of)
     return folder

@@ -1,6 +1,7 @@
 """From params.yaml and what earlier stages left to a model folder that opens."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from training.kept import keep
 import sclip
 from sclip.training.run import run_training
 
-PARAMS = load_params().where
+PARAMS = Path(load_params().where).absolute()
 OVERRIDES = [
     "presets.scenes.encoders={speech: {name: speech}, clip: {name: 'local-dir:clip'}}",
     "presets.scenes.training={steps: 6, warmup_steps: 1, batch: 8, precision: fp32, dev_every: 3}",
@@ -23,10 +24,11 @@ OVERRIDES = [
 def params(tmp_path, monkeypatch):
     found = load_params(PARAMS, OVERRIDES)
     torch.manual_seed(0)
-    speech_encoder().save(tmp_path / "speech")
-    clip_encoder().save(tmp_path / "clip")
+    encoders = {"speech": speech_encoder(), "clip": clip_encoder()}
+    for name, encoder in encoders.items():
+        encoder.save(tmp_path / name)
     (tmp_path / "data/scenes").mkdir(parents=True)
-    keep(tmp_path / "data/scenes")
+    keep(tmp_path / "data/scenes", encoders=[encoder.fingerprint() for encoder in encoders.values()])
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -38,7 +40,10 @@ def test_a_model_folder_that_opens(params, tmp_path):
     model = sclip.load(folder)
     assert {piece.removesuffix("</w>") for piece in model.vocabulary.pieces[3:]} == set(CAPTIONS[0].split())
     assert model.encode_speech(recordings(16000)).shape == (1, 20)
-    assert model.origin == {"trained on": "scenes", "preset": "scenes", "seed": "7"}
+    assert model.origin == {
+        **{"trained on": "scenes", "preset": "scenes", "seed": "7"},
+        **{"speech encoder": "speech", "CLIP": "clip"},
+    }
     assert [row["step"] for row in json.loads((folder / "history.json").read_text())] == [3, 6]
     assert not (tmp_path / "models/unfinished/scenes/hybrid/seed-7").exists()
     torch.manual_seed(99)  # what came before does not matter; the seed does
@@ -46,6 +51,17 @@ def test_a_model_folder_that_opens(params, tmp_path):
     assert (folder / "model.safetensors").read_bytes() == first
     run_training(params, "scenes", "hybrid", 8)
     assert (folder.with_name("seed-8") / "model.safetensors").read_bytes() != first
+
+
+def test_a_head_is_not_fitted_to_another_encoders_states(params):
+    """Of the same shape, as after a change of params.yaml: the folder would name an encoder that it does not fit."""
+    for encoder, message in (
+        ("speech", r"hidden states were made by small \(.*\), not by speech \(random weights, seed 5\) \("),
+        ("clip", r"vectors were made by small \(.*\), not by clip \(random weights, seed 5\) \("),
+    ):
+        other = load_params(PARAMS, [*OVERRIDES, f"presets.scenes.encoders.{encoder}.random_seed=5"])
+        with pytest.raises(sclip.UserError, match=message):
+            run_training(other, "scenes", "parallel", 0)
 
 
 def test_a_corpus_without_text(params, tmp_path):

@@ -104,16 +104,17 @@ class Dataset:
 
     def check_encoders(self, model: SpeechCLIP) -> None:
         """A head understands the encoders that it was trained with, and no others."""
-        speech = {"hash": model.speech.fingerprint(), "normalize_waveform": model.speech.normalize_waveform}
-        for what, key, found, wanted in (
-            ("hidden states", "encoders.speech", self.store.features, speech),
-            ("vectors", "encoders.clip", self.clip, {"hash": model.clip.fingerprint()}),
+        speech, clip = model.speech, model.clip
+        heard = {"hash": speech.fingerprint(), "normalize_waveform": speech.normalize_waveform}
+        for what, stage, kept, maker, own, name in (
+            ("hidden states", "extract-features", self.store.features, "encoder", heard, speech.source.name),
+            ("vectors", "embed-clip", self.clip, "name", {"hash": clip.fingerprint()}, clip.source.name),
         ):
-            if any(found[name] != value for name, value in wanted.items()):
-                told = ", ".join(f"{name} {str(value)[:12]}" for name, value in wanted.items())
+            if any(kept[key] != value for key, value in own.items()):
+                found, expected = (", ".join(f"{key} {str(of[key])[:12]}" for key in own) for of in (kept, own))
                 raise UserError(
-                    f"model {model.name}: made for {what} of another encoder than the preset's ({told} expected); set "
-                    f"{key} to the model's own (speech/ and clip/ in its folder) and run the stages before again"
+                    f"model {model.name}: {what} were made by {kept[maker]} ({found}), not by {name} ({expected}), "
+                    f"which the model has; run `sclip {stage}` with the preset's encoders set to the model's own"
                 )
 
     def read(

@@ -98,7 +98,7 @@ class Trainer:
     def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
         """Returns what measures the step (of several batches, the last), for those that are logged."""
         torch.manual_seed(derived_seed(self.seed, "step", self.step) + processes.rank())
-        self.model.train()
+        self.trained.train()
         rate = learning_rate(self.step, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

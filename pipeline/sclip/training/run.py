@@ -27,11 +27,14 @@ def run_training(
     speech, clip = open_speech(preset.encoders.speech), open_clip(preset.encoders.clip)
     listener = Listener(speech, None, preset.features, device)
     train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), listener)
+    inside = _only_here(preset.encoders.speech) or _only_here(preset.encoders.clip)
     vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
+    if inside:  # the copies do not say what they are copies of
+        origin |= {"speech encoder": speech.source.name, "CLIP": clip.source.name}
     torch.manual_seed(seed)
-    inside = _only_here(preset.encoders.speech) or _only_here(preset.encoders.clip)
     model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=inside)
+    train_set.check_encoders(model)
     return train(
         train_set,
         dev_set,

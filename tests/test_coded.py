@@ -62,6 +62,17 @@ def test_the_weighted_sum_and_its_gradient_are_those_of_the_states(normalized):
         assert (states.view(exact.shape) - exact).square().mean() < 0.02 * exact.var()
 
 
+def test_half_precision_does_not_lose_states_in_their_mean():
+    """Frames many deviations from zero, where a number in bf16 would be off by several hundredths of one."""
+    directions, layers = fitted(), LayerWeighting(STATES, normalize=False)
+    codes = Coded(directions.encode(frames(15, seed=2)).view(3, 5, -1), torch.tensor([5, 5, 5]), directions)
+    wanted = layers(codes).values
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layers(codes).values
+    assert found.dtype == torch.float32
+    assert (found - wanted).abs().max() < 0.015 * wanted.std((0, 1)).mean()
+
+
 def test_states_that_were_not_normalised_cannot_be_any_more():
     codes = Coded(torch.zeros(1, 5, TRUE, dtype=torch.int8), torch.tensor([5]), fitted())
     with pytest.raises(UserError, match=r"head.normalize_states is True, and codes were kept of states with fea"):

@@ -107,11 +107,12 @@ class Coded(Padded):
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Weights of states (L,) -> (B, T, D), fp32"""
-        mixed = torch.einsum("l,kld->kd", weights, self.directions.vectors)
         kind = self.values.device.type
-        # A code is exact in half precision too.
+        # A code is exact in half precision too. Not so the mean, which may be far from zero.
         wanted = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        return self.values.to(wanted) @ mixed + weights @ self.directions.mean
+        with torch.autocast(kind, enabled=False):
+            mixed = torch.einsum("l,kld->kd", weights, self.directions.vectors)
+            return self.values.to(wanted) @ mixed.to(wanted) + weights @ self.directions.mean
 
 
 def _prepared(states: Tensor, normalized: bool) -> Tensor:

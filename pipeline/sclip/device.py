@@ -13,19 +13,26 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 
 
 def choose_device(name: str) -> str:
-    """`auto`: the first GPU if there is one; of several processes on a machine each has its own."""
+    """`auto`: the first GPU if there is one; of several processes on a machine each has its own. Sets what torch has
+    one of for the whole process."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    exact_fp32()
     if device.type == "cpu" and sys.platform == "linux":
         _keep_freed_memory()
     return name
+
+
+def exact_fp32() -> None:
+    """fp32 means fp32: CUDA's convolutions would take TF32, whose 10 bits of mantissa are fp16's."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _keep_freed_memory() -> None:

@@ -17,7 +17,7 @@ from sclip.config import Experiment
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.features.compute import exact_fp32, precision
+from sclip.features.compute import precision
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
@@ -75,7 +75,7 @@ def training_case(
         alternatives[f"{how}, on the device"] = lambda how=how: on_device(how)  # type: ignore[misc]
         alternatives[f"{how}, from the cache"] = lambda how=how: from_cache(how)  # type: ignore[misc]
     alternatives |= {ONLINE: online, PUBLISHED: published}
-    with exact_fp32(), plain_attention(device):
+    with plain_attention(device):
         found = compare(
             alternatives,
             device,

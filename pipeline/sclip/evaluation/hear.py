@@ -12,7 +12,6 @@ from sclip import processes
 from sclip.ahead import BATCHES, ahead_on, prefetched
 from sclip.evaluation.boundaries import firing_times
 from sclip.evaluation.keywords import Found
-from sclip.features.compute import exact_fp32
 from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
 from sclip.padded import Padded
@@ -56,8 +55,7 @@ def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
 
 def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
     """What the head makes of hidden states as they are stored: in fp32, whatever that is."""
-    with exact_fp32():
-        return model.head(states.to(model.device), model.text_tower)
+    return model.head(states.to(model.device), model.text_tower)
 
 
 def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:

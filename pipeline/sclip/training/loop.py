@@ -1,7 +1,7 @@
 """Training a head on kept frames and pictures' vectors: the published recipe, and runs that survive interruption.
 
 - Adam, linear warm-up from 0, linear decay, gradients clipped by their norm
-- only the head, the losses' temperature and CLIP's text tower are run, and moved to the device; neither encoder is
+- only the head, the losses' temperature and CLIP's text tower are run; the speech encoder stays where it is
 - **killed at any moment and started again, a run ends as if nothing had happened**, on a CPU bit for bit: whatever is
   random in a step follows from (seed, step), and everything else is in the checkpoint
 - the weights that are kept are those with the best mean R@10 on the development split, by the utterance vector where
@@ -32,7 +32,6 @@ from sclip.ahead import BATCHES, ahead_on, prefetched
 from sclip.code import code_fingerprint
 from sclip.config import TrainingConfig
 from sclip.errors import UserError
-from sclip.features.compute import exact_fp32
 from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
 from sclip.objective import Losses
@@ -188,7 +187,7 @@ def train(
         trainer.load_state_dict(saved)
         click.echo(f"{model.name}: goes on from step {trainer.step} of {training.steps}", err=True)
     first = processes.is_first()
-    with curves(curves_folder if first else None, trainer.history) as log, exact_fp32(), plain_attention(device):
+    with curves(curves_folder if first else None, trainer.history) as log, plain_attention(device):
         _run(trainer, train_set, dev_set, checkpoint, log)
     if first:
         _write(trainer, out, scratch)

@@ -1,5 +1,6 @@
 """Every stage by its command, on a corpus of a dozen pictures."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from small import SPEECH_CONFIG, clip_encoder, speech_encoder
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 import sclip
+from sclip import places, processes
 from sclip.cli import main
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
@@ -212,6 +214,25 @@ def test_a_published_checkpoint_stands_in_the_table(here):
     other = said("evaluate", "--model", "theirs", status=1)
     assert "hidden states were made by speech (hash" in other
     assert "not by theirs/speech (hash" in other
+
+
+def test_two_commands_do_not_write_to_one_folder(here):
+    for folder, command in (
+        (places.features_folder("tiny"), ["extract-features"]),
+        (places.vectors_folder("tiny"), ["embed-clip"]),
+        (places.scratch_folder("tiny", "parallel", 5), ["train", "--arch", "parallel", "--seed", "5"]),
+    ):
+        with processes.alone(folder):
+            assert f"{folder}: another command is writing there" in said(*command, status=1)
+
+
+def test_a_full_disk_is_said_in_a_line(here, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    output = said("train", "--arch", "parallel", "--seed", "6", status=1)
+    assert "[Errno 28] No space left on device: 'models/unfinished/tiny/parallel/seed-6/checkpoint.pt'" in output
 
 
 def test_flags_go_over_params(here):

@@ -209,7 +209,7 @@ def extract_features(
     problems = Problems((on_error or params.preset(name).on_error) == "skip")
     chosen, out = params.preset(name), places.features_folder(name)
     encoder, where = open_speech(chosen.encoders.speech), choose_device(device)
-    with processes.joined(where):
+    with processes.joined(where), processes.alone(out):
         done = extract_features(places.manifest(name), out, encoder, chosen.features, where, problems)
         if not processes.is_first():
             return
@@ -255,6 +255,7 @@ def embed_clip(
 
     Reads data/PRESET/manifest.jsonl and the pictures. Writes data/PRESET/vectors.
     """
+    from sclip import processes
     from sclip.device import choose_device
     from sclip.encoders.open import open_clip
     from sclip.features.embed import embed_clip
@@ -262,9 +263,11 @@ def embed_clip(
     params, name = _chosen(params_file, overrides, preset, random)
     problems = Problems((on_error or params.preset(name).on_error) == "skip")
     clip = open_clip(params.preset(name).encoders.clip)
-    done = embed_clip(places.manifest(name), places.vectors_folder(name), clip, choose_device(device), problems)
+    out = places.vectors_folder(name)
+    with processes.alone(out):
+        done = embed_clip(places.manifest(name), out, clip, choose_device(device), problems)
     problems.report()
-    click.echo(f"{places.vectors_folder(name)}: {done.images} pictures, {done.captions} captions")
+    click.echo(f"{out}: {done.images} pictures, {done.captions} captions")
 
 
 @main.command("train")

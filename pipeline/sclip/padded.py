@@ -12,6 +12,15 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
+def even_batches(lengths: Tensor, most: int) -> Iterator[Tensor]:
+    """Indices into lengths (N,), longest first, a batch each: together at most so long, padding included."""
+    order = lengths.argsort(descending=True, stable=True)
+    while len(order):
+        size = max(1, most // max(1, int(lengths[order[0]])))
+        yield order[:size]
+        order = order[size:]
+
+
 @dataclass(frozen=True)
 class Padded:
     """`values` (B, ..., T, D) with `lengths` (B,) along T. What lies past a length is finite and means nothing."""

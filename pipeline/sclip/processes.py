@@ -6,15 +6,19 @@
   whole loss, so slices' gradients come N times, and their mean over the processes is the gradient of the one loss
 """
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn import functional as with_gradients
+
+from sclip.errors import UserError
 
 T = TypeVar("T")
 
@@ -33,6 +37,23 @@ def joined(device: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While these processes write to the folder no other command may. The lock ends with who holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if is_first():
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"{folder}: another command is writing there") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def count() -> int:

@@ -27,7 +27,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     """For whoever may read any new file: safetensors by itself writes one that its owner alone may."""
     path.touch()
     mode = path.stat().st_mode
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:  # such as a disk that is full
+        raise OSError(f"{path}: {error}") from None
     path.chmod(mode)
 
 

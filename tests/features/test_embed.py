@@ -58,7 +58,7 @@ def test_stopped_between_two_files(corpus, tmp_path, clip, monkeypatch):
     embed(corpus, out, clip)
     corpus.rows[0]["text"] = "another caption"
     corpus.write()
-    monkeypatch.setattr("sclip.features.vectors.save_json_whole", lambda *_: 1 / 0)
+    monkeypatch.setattr("sclip.features.vectors.save_json", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         embed(corpus, out, clip)
     with pytest.raises(UserError, match=r"images.safetensors: not the file that index.json tells of"):

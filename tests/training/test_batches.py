@@ -8,7 +8,8 @@ from training.kept import keep, opened
 
 import sclip
 from sclip.config import TrainingConfig
-from sclip.training.batches import TrainingBatches, epoch_batches, even_batches
+from sclip.padded import even_batches
+from sclip.training.batches import TrainingBatches, epoch_batches
 
 
 def test_an_epoch():

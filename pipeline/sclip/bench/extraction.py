@@ -19,6 +19,7 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems
 from sclip.features.compute import precision
 from sclip.features.extract import extract_features
+from sclip.padded import even_batches
 
 ALONE = 16  # recordings that the loop is timed on
 
@@ -93,10 +94,6 @@ def _record(folder: Path, seconds: Sequence[float]) -> list[Tensor]:
 
 
 def _batches(waveforms: Sequence[Tensor], seconds: float) -> list[list[Tensor]]:
-    """Like extraction's: of like length, full."""
-    ordered, batches = sorted(waveforms, key=len, reverse=True), []
-    while ordered:
-        size = max(1, int(seconds * SAMPLE_RATE) // len(ordered[0]))
-        batches.append(ordered[:size])
-        ordered = ordered[size:]
-    return batches
+    """Extraction's: of like length, full."""
+    samples = torch.tensor([len(waveform) for waveform in waveforms])
+    return [[waveforms[i] for i in batch.tolist()] for batch in even_batches(samples, int(seconds * SAMPLE_RATE))]

@@ -20,6 +20,7 @@ from typing import Any
 
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse, read_text
+from sclip.whole import save_text
 
 SPLITS = ("train", "dev", "test")
 
@@ -77,12 +78,8 @@ class Draft:
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Whole, or not at all. `rows` hold the keys above, paths as they are to be written."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    unfinished.replace(path)
+    """`rows` hold the keys above, paths as they are to be written."""
+    save_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_manifest(path: Path, problems: Problems) -> list[Row]:

@@ -37,9 +37,9 @@ from sclip.evaluation.hear import Heard, hear
 from sclip.evaluation.keywords import Found, Lexicon, caption_tokens, hits, matches, usage
 from sclip.evaluation.retrieval import chance_recalls, first_ranks, scores
 from sclip.evaluation.words import Words, study
-from sclip.features.store import save_json_whole
 from sclip.model import SpeechCLIP
 from sclip.training.data import Dataset
+from sclip.whole import save_json
 
 METRICS, EXAMPLES, WORDS = "metrics.json", "examples.json", "words.json"
 Side = tuple[str, Tensor, Tensor]  # what it is called, vectors (N, J), the picture (N,) of each
@@ -79,9 +79,9 @@ def evaluate(
     metrics = _rounded(metrics)
     if processes.is_first():
         out.mkdir(parents=True, exist_ok=True)
-        save_json_whole(out / EXAMPLES, _rounded(shown))
-        save_json_whole(out / WORDS, _rounded(studied))
-        save_json_whole(out / METRICS, metrics)
+        save_json(out / EXAMPLES, _rounded(shown))
+        save_json(out / WORDS, _rounded(studied))
+        save_json(out / METRICS, metrics)
     return metrics
 
 

@@ -14,8 +14,7 @@ from sclip.evaluation.boundaries import firing_times
 from sclip.evaluation.keywords import Found
 from sclip.heads.head import HeadOutput
 from sclip.model import SpeechCLIP
-from sclip.padded import Padded
-from sclip.training.batches import even_batches
+from sclip.padded import Padded, even_batches
 from sclip.training.data import Dataset
 
 BATCH_FRAMES = 4096  # padding included

@@ -45,10 +45,10 @@ from sclip.features.store import (
     frame_type,
     read_index,
     remove_unfinished,
-    save_json_whole,
     write_index,
     write_shard,
 )
+from sclip.whole import save_json
 
 CODE = (
     "encoders/audio.py",
@@ -178,7 +178,7 @@ def _online(
 ) -> Summary:
     index = online_index(features, recordings, encoder, problems)
     if processes.is_first():
-        save_json_whole(out / INDEX_FILE, index)
+        save_json(out / INDEX_FILE, index)
         for path in out.glob("*.safetensors"):
             path.unlink()
     processes.wait()

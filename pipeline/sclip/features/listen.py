@@ -19,19 +19,16 @@ from sclip.errors import UserError
 from sclip.features.compute import precision
 from sclip.features.recordings import Recording, hear
 from sclip.features.store import PRECISIONS
+from sclip.padded import even_batches
 
 Made = TypeVar("Made")
 
 
 def batches_of(recordings: Sequence[Recording], seconds: float) -> Iterator[list[Recording]]:
-    """Longest first; the first one's length times their number stays within `seconds`."""
-    batch: list[Recording] = []
-    for recording in sorted(recordings, key=lambda recording: -recording.samples):
-        if batch and batch[0].samples * (len(batch) + 1) > seconds * SAMPLE_RATE:
-            yield batch
-            batch = []
-        batch.append(recording)
-    yield batch
+    """Of like length, the longest first."""
+    samples = torch.tensor([recording.samples for recording in recordings])
+    for batch in even_batches(samples, int(seconds * SAMPLE_RATE)):
+        yield [recordings[i] for i in batch.tolist()]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ For a corpus whose states no disk holds, or an encoder faster than the disk. Wha
 kept, but for rounding; `index.json` holds only which recordings can be used and how long they are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,13 +20,13 @@ from sclip.features.compute import chunks
 from sclip.features.listen import Listener
 from sclip.features.recordings import Recording, hear
 from sclip.features.store import FORMAT, INDEX_FILE, fingerprint_of
-from sclip.padded import Padded
+from sclip.padded import Padded, even_batches
 
 
 def online_index(
     features: Mapping[str, Any], recordings: Sequence[Recording], encoder: AnySpeechEncoder, problems: Problems
 ) -> dict[str, Any]:
-    """Every recording is decoded once, to know what can be heard."""
+    """Each process decodes every recording once, to know what can be heard."""
     lengths: dict[str, int] = {}
     skipped: dict[str, str] = {}
     for batch, heard in read_ahead(chunks(recordings, 64), lambda recording: _length(recording, encoder)):
@@ -74,19 +74,11 @@ class OnlineStore:
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
         """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D); T is a multiple of `multiple`."""
         starts = torch.zeros_like(rows) if starts is None else starts
-        order = self.lengths[rows].argsort(descending=True, stable=True)
+        frames = int(self._listener.config.batch_seconds / self.frame_seconds)  # as many as extraction takes at a time
         states: dict[str, Tensor] = {}
-        for group in self._groups(rows, order):
+        for group in even_batches(self.lengths[rows], frames):
             paths = {str(i): self._audio[int(rows[i])] for i in group.tolist()}
             states |= self._listener.each({i: read_audio(path) for i, path in paths.items() if path is not None})
         windows = [states[str(i)][int(start) :] for i, start in enumerate(starts)]
         batch = Padded.stack([window[:limit].transpose(0, 1) for window in windows])
         return Padded(F.pad(batch.values, (0, 0, 0, -batch.values.shape[2] % multiple)), batch.lengths)
-
-    def _groups(self, rows: Tensor, order: Tensor) -> Iterator[Tensor]:
-        """Places in a batch, longest first, as many at a time as extraction would take."""
-        frames = self._listener.config.batch_seconds / self.frame_seconds
-        while len(order):
-            size = max(1, int(frames // int(self.lengths[rows[order[0]]])))
-            yield order[:size]
-            order = order[size:]

@@ -27,13 +27,13 @@ from sclip.errors import UserError
 from sclip.padded import Padded
 from sclip.parsing import read_json
 from sclip.tensors import save_tensors
+from sclip.whole import UNFINISHED, save_json
 
 Array = np.ndarray[Any, Any]
 
 FORMAT = "sclip features 1"
 INDEX_FILE = "index.json"
 METADATA = "sclip"  # the one key of a safetensors file's metadata, so that its bytes have one order
-UNFINISHED = ".unfinished"
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CODES = "int8"  # the precision of coded states
 DIRECTIONS_FILE = "directions.safetensors"
@@ -74,15 +74,6 @@ def metadata_of(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, SafetensorError, TypeError, KeyError, ValueError):
         raise UserError(f"{path}: not a whole file of sclip's") from None
     return metadata
-
-
-def save_json_whole(path: Path, data: Any) -> None:
-    unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def fingerprint_of(parts: Any) -> str:
@@ -194,7 +185,7 @@ def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shar
         "skipped": {name: reason for shard in shards for name, reason in shard.skipped.items()},
         "shards": [shard.entry() for shard in shards],
     }
-    save_json_whole(folder / INDEX_FILE, index)
+    save_json(folder / INDEX_FILE, index)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

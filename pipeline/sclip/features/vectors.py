@@ -8,8 +8,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sclip.errors import UserError
-from sclip.features.store import METADATA, save_json_whole, save_whole
+from sclip.features.store import METADATA, save_whole
 from sclip.parsing import read_json
+from sclip.whole import save_json
 
 FORMAT = "sclip vectors 1"
 INDEX_FILE, IMAGES_FILE, CAPTIONS_FILE = "index.json", "images.safetensors", "captions.safetensors"
@@ -44,7 +45,7 @@ def write_vectors(
     """The index last: it counts only with files of its own fingerprint."""
     for name, (ids, vectors) in ((IMAGES_FILE, images), (CAPTIONS_FILE, captions)):
         save_whole(folder / name, {"vectors": vectors}, {"fingerprint": index["fingerprint"], "ids": ids})
-    save_json_whole(folder / INDEX_FILE, {"format": FORMAT, **index})
+    save_json(folder / INDEX_FILE, {"format": FORMAT, **index})
 
 
 def _read(path: Path, fingerprint: str) -> tuple[list[str], Tensor]:

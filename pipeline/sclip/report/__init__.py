@@ -13,11 +13,11 @@ from typing import Any
 
 from sclip import places
 from sclip.config import Params
-from sclip.features.store import save_json_whole
 from sclip.report.page import page
 from sclip.report.plots import plots, summary
 from sclip.report.results import read_results
 from sclip.report.tables import doubts, tables
+from sclip.whole import save_json, save_text
 
 
 def write_report(params: Params, preset: str) -> list[Path]:
@@ -27,12 +27,10 @@ def write_report(params: Params, preset: str) -> list[Path]:
     table = "\n".join([f"# {preset}\n", *(each.markdown() for each in tables(results)), f"{doubts(results)}\n"])
     texts = {out / "table.md": table, out / "report.html": page(params, results)}
     for path, text in texts.items():
-        unfinished = path.with_name(path.name + ".unfinished")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        save_text(path, text)
     data: dict[Path, Any] = {out / "summary.json": summary(results)}
     data |= {out / "plots" / f"{name}.json": rows for name, rows in plots(results).items()}
     (out / "plots").mkdir(exist_ok=True)
     for path, numbers in data.items():
-        save_json_whole(path, numbers)
+        save_json(path, numbers)
     return [*texts, *data]

@@ -9,7 +9,6 @@
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,15 +40,6 @@ def epoch_batches(lengths: Tensor, size: int, seed: int, epoch: int) -> list[Ten
         batch.sort().values for pool in pools for batch in torch.split(pool, size)
     ]  # the store reads on, not about
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-
-def even_batches(lengths: Tensor, frames: int) -> Iterator[Tensor]:
-    """Indices into lengths (N,), longest first, at most so many frames a batch, padding included."""
-    order = lengths.argsort(descending=True, stable=True)
-    while len(order):
-        size = max(1, frames // int(lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
 
 
 @dataclass(frozen=True)

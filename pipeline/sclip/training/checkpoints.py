@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 import torch
 
 from sclip import processes
+from sclip.whole import whole
 
 
 class Checkpoint:
@@ -34,9 +35,7 @@ class Checkpoint:
 
     def save(self, state: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(self.path.name + ".unfinished")
-        with unfinished.open("wb") as file:
-            torch.save({"fingerprint": self.fingerprint, "state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.path)
+        # By way of memory: torch's own error where a disk is full does not say so.
+        with whole(self.path) as unfinished, BytesIO() as buffer:
+            torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
+            unfinished.write_bytes(buffer.getbuffer())

@@ -276,11 +276,11 @@ def _write(trainer: Trainer, out: Path, scratch: Path) -> None:
     trainer.trained.load_state_dict(trainer.best["weights"])
     for name in ("model", "replaced"):
         shutil.rmtree(scratch / name, ignore_errors=True)
-    whole = trainer.model.save(scratch / "model")
+    saved = trainer.model.save(scratch / "model")
     lines = ",\n".join(json.dumps(row) for row in trainer.history)
-    (whole / HISTORY_FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    (saved / HISTORY_FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         out.rename(scratch / "replaced")
-    whole.rename(out)
+    saved.rename(out)
     shutil.rmtree(scratch)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from sclip import places
+from sclip import places, processes
 from sclip.config import Architecture, ClipEncoderConfig, Params, SpeechEncoderConfig
 from sclip.corpora.manifest import Row
 from sclip.encoders.clip import ClipEncoder
@@ -35,17 +35,9 @@ def run_training(
     torch.manual_seed(seed)
     model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=inside)
     train_set.check_encoders(model)
-    return train(
-        train_set,
-        dev_set,
-        model,
-        experiment.training,
-        seed,
-        device,
-        places.model_folder(preset_name, arch, seed),
-        places.scratch_folder(preset_name, arch, seed),
-        curves_folder,
-    )
+    out, scratch = places.model_folder(preset_name, arch, seed), places.scratch_folder(preset_name, arch, seed)
+    with processes.alone(scratch):
+        return train(train_set, dev_set, model, experiment.training, seed, device, out, scratch, curves_folder)
 
 
 def _only_here(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> bool:

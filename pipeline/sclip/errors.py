@@ -25,6 +25,11 @@ class Problems:
         """The row can be used, after something was done to it."""
         self.notes.append(f"{row}: {message}")
 
+    def nothing_left(self, message: str) -> UserError:
+        """For when no row can be used: with what is wrong with the first ones, which is often wrong with all."""
+        reasons = [f"\n  {row}: {reason}" for row, reason in self.skipped.items()]
+        return UserError(f"{message}{':' if reasons else ''}{''.join(reasons[:3])}")
+
     def report(self) -> None:
         for row, message in self.skipped.items():
             click.echo(f"skipped  {row}: {message}", err=True)

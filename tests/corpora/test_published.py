@@ -133,6 +133,24 @@ def test_table(suffix, tmp_path):
     assert problems.skipped == {f"{path.name} {third}": "nothing in column 'clip'"}
 
 
+def test_quotation_marks_are_letters_in_tsv(tmp_path):
+    path = tmp_path / "mine.tsv"
+    path.write_text('clip\tphoto\tsaid\na.wav\ta.png\t"Hello" he said\nb.wav\tb.png\t"Hello there\nc.wav\tc.png\tno\n')
+    columns = Columns(audio="clip", image="photo", text="said")
+    rows = gather(TableConfig("table", str(path), columns), Problems()).rows
+    assert [row.data["text"] for row in rows] == ['"Hello" he said', '"Hello there', "no"]
+
+
+def test_when_all_is_bad_the_first_are_named(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("clip,photo\na.wav,a.png\nb.wav,b.png\n")
+    with pytest.raises(
+        UserError, match=r"no utterance can be used:\n  mine.csv line 2 \(a.wav\): audio .*: no such file\n"
+    ):
+        config = TableConfig("table", str(path), Columns(audio="clip", image="photo"))
+        make_corpus(config, tmp_path / "manifest.jsonl", Problems(skip=True))
+
+
 def test_mistakes_in_a_table(tmp_path):
     path = tmp_path / "mine.csv"
     write_table(path)
@@ -145,6 +163,20 @@ def test_mistakes_in_a_table(tmp_path):
     with pytest.raises(UserError, match=r"expected one of \.csv, \.tsv"):
         (tmp_path / "mine.xlsx").touch()
         gather(TableConfig("table", str(tmp_path / "mine.xlsx"), Columns(audio="clip", image="photo")), Problems())
+    for text, fault in (
+        ("a.wav,a.png,a dog, running\n", "expected 3 cells, as in the first line"),
+        ("a.wav,a.png\n", "expected 3 cells, as in the first line"),
+    ):
+        path.write_text("clip,photo,said\n" + text)
+        with pytest.raises(UserError, match=f"mine.csv line 2: {fault}"):
+            gather(TableConfig("table", str(path), Columns(audio="clip", image="photo", text="said")), Problems())
+    path = tmp_path / "mine.jsonl"
+    record = {"clip": "a.wav", "photo": "a.png", "said": float("nan")}
+    path.write_text(json.dumps(record) + "\n" + json.dumps(record | {"said": ["a dog"]}) + "\n")
+    problems = Problems(skip=True)
+    (draft,) = gather(TableConfig("table", str(path), Columns("clip", "photo", text="said")), problems).rows
+    assert draft.data["text"] is None
+    assert problems.skipped == {"mine.jsonl line 2": "expected text in column 'said', found ['a dog']"}
     for name, data, message in (
         ("latin.csv", "clip,photo\na.wav,Bäume.png\n".encode("latin-1"), "latin.csv: not UTF-8"),
         ("no.parquet", b"clip,photo\n", "no.parquet: not Parquet"),

@@ -11,7 +11,7 @@ from sclip.corpora.manifest import Row, checked, read_manifest, with_files, writ
 from sclip.corpora.scenes.corpus import make_scenes
 from sclip.corpora.spokencoco import gather_spokencoco
 from sclip.corpora.table import gather_table
-from sclip.errors import Problems, UserError
+from sclip.errors import Problems
 
 
 def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int:
@@ -30,11 +30,13 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
     """The rows of a corpus where it lies, or, of scenes, as it was made."""
     if isinstance(config, ScenesConfig | GivenConfig):
         path = Path(config.path).resolve() if isinstance(config, GivenConfig) else manifest
-        return with_files(read_manifest(path, problems), problems), Gathered()
-    gathered = gather(config, problems)
-    rows = with_files(checked(gathered.rows, Path(), problems), problems)
+        written, gathered = read_manifest(path, problems), Gathered()
+    else:
+        path, gathered = Path(config.path), gather(config, problems)
+        written = checked(gathered.rows, Path(), problems)
+    rows = with_files(written, problems)
     if not rows:
-        raise UserError(f"{config.path}: no utterance can be used")
+        raise problems.nothing_left(f"{path}: no utterance can be used")
     return rows, gathered
 
 

@@ -89,7 +89,7 @@ def read_manifest(path: Path, problems: Problems) -> list[Row]:
     lines = enumerate(read_text(path).split("\n"), 1)
     rows = checked((_read(text, line, problems) for line, text in lines), path.parent, problems)
     if not rows:
-        raise UserError(f"{path}: no rows")
+        raise problems.nothing_left(f"{path}: no rows")
     return rows
 
 

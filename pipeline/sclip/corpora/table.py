@@ -1,6 +1,7 @@
 """Anyone's corpus as a table: CSV, TSV, JSON lines or Parquet, a row an utterance. The preset names the columns.
 
-Paths are relative to the table's folder, or absolute. Without a column of splits, a hash of the picture's name gives a
+In TSV a quotation mark is a letter like any other, in CSV it holds a cell together. Paths are relative to the table's
+folder, or absolute. Without a column of splits, a hash of the picture's name gives a
 tenth of the pictures to development and a tenth to the test.
 """
 
@@ -26,14 +27,17 @@ def gather_table(config: TableConfig, problems: Problems) -> Gathered:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     gathered, columns = Gathered(), vars(config.columns)
-    for where, record in _records(path):
+    for where, record in _records(path, problems):
         missing = [column for column in columns.values() if column is not None and column not in record]
         if missing:
             raise UserError(f"{where}: no column {missing[0]!r}; there are {', '.join(map(str, record))}")
         found = {key: record[column] for key, column in columns.items() if column is not None}
-        given = {key: str(value).strip() for key, value in found.items() if value not in (None, "")}
+        given = {key: str(value).strip() for key, value in found.items() if not _is_empty(value)}
         lacking = [columns[key] for key in ("audio", "image") if key not in given]
-        if lacking:
+        odd = [columns[key] for key in given if isinstance(found[key], bool | dict | list)]
+        if odd:
+            problems.add(where, f"expected text in column {odd[0]!r}, found {record[odd[0]]!r}")
+        elif lacking:
             problems.add(where, f"nothing in column {lacking[0]!r}")
         else:
             gathered.rows.append(Draft(where, _row(given, config, path.parent)))
@@ -59,13 +63,22 @@ def _drawn(image_id: str) -> str:
     return "dev" if place < 0.1 else "test" if place < 0.2 else "train"
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value != value  # a missing number is none at all
+
+
+def _records(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands, and what its columns hold."""
     if path.suffix in (".csv", ".tsv"):
-        reader = csv.DictReader(StringIO(read_text(path)), delimiter="\t" if path.suffix == ".tsv" else ",")
+        form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+        reader = csv.DictReader(StringIO(read_text(path)), **form)
         try:
             for record in reader:
-                yield f"{path.name} line {reader.line_num}", record
+                where = f"{path.name} line {reader.line_num}"
+                if None in record or None in record.values():
+                    problems.add(where, f"expected {len(reader.fieldnames or [])} cells, as in the first line")
+                else:
+                    yield where, record
         except csv.Error as error:
             raise UserError(f"{path.name} line {reader.line_num}: {error}") from None
     elif path.suffix == ".jsonl":

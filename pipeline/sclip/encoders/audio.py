@@ -22,7 +22,7 @@ def read_audio(path: str | Path) -> Tensor:
     """
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (N, channels)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, TypeError) as error:  # the last of a file that is named .raw
         raise UserError(f"audio {path}: cannot be read: {error}") from None
     return _check(_resample(torch.from_numpy(samples.mean(1)), rate), f"audio {path}")
 

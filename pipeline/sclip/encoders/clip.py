@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sclip.encoders.pictures import as_rgb
 from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
 from sclip.padded import Padded
@@ -162,11 +163,11 @@ class ClipEncoder(nn.Module):
         if isinstance(image, str | Path):
             try:
                 with Image.open(image) as opened:
-                    return self.preprocess(opened.convert("RGB"))
+                    return self.preprocess(as_rgb(opened))
             except OSError as error:
                 raise UserError(f"image {image}: {error}") from None
         if isinstance(image, Image.Image):
-            return self.preprocess(image.convert("RGB"))
+            return self.preprocess(as_rgb(image))
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             raise UserError(f"image {index}: expected bytes (H, W, 3), found {array.dtype} {array.shape}")

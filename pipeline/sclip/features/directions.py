@@ -15,7 +15,7 @@ from sclip.coded import Directions
 from sclip.config import FeaturesConfig
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import UserError
+from sclip.errors import Problems, UserError
 from sclip.features.listen import Listener, batches_of
 from sclip.features.recordings import Recording
 from sclip.features.store import bytes_of, fingerprint_of, metadata_of, save_whole
@@ -61,7 +61,10 @@ def _sample(recordings: Sequence[Recording]) -> list[Recording]:
     """From anywhere in the corpus, and still the same when it has grown: the first by their files' hashes."""
     usable = sorted((r for r in recordings if r.fault is None), key=lambda recording: recording.hash)
     if not usable:
-        raise UserError(f"none of {len(recordings)} recordings can be used")
+        faults = Problems(skip=True)
+        for recording in recordings:
+            faults.add(recording.row.name, str(recording.fault))
+        raise faults.nothing_left(f"none of {len(recordings)} recordings can be used")
     heard = accumulate((recording.samples / SAMPLE_RATE for recording in usable), initial=0.0)  # before each
     return [recording for recording, seconds in zip(usable, heard, strict=False) if seconds < SAMPLE_SECONDS]
 

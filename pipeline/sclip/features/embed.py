@@ -18,12 +18,13 @@ from sclip.ahead import computed, read_ahead
 from sclip.code import code_fingerprint
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.pictures import as_rgb
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision
 from sclip.features.store import fingerprint_of, remove_unfinished
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
 
-CODE = ("encoders/clip.py", "features/compute.py", "features/embed.py")
+CODE = ("encoders/clip.py", "encoders/pictures.py", "features/compute.py", "features/embed.py")
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
 
 
@@ -101,7 +102,7 @@ def _embed(
     captions = {row.id: row.text for row in rows if row.text is not None and row.id not in skipped}
     texts = _captions(list(captions.values()), clip, device)
     if not images:
-        raise UserError(f"none of {len(pictures)} pictures can be used")
+        raise problems.nothing_left(f"none of {len(pictures)} pictures can be used")
     index = {
         **origin,
         "images": len(images),
@@ -169,7 +170,7 @@ def _images(pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch
 def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
     try:
         with Image.open(path) as opened:
-            return clip.preprocess(opened.convert("RGB"))
+            return clip.preprocess(as_rgb(opened))
     except FileNotFoundError:
         return f"image {path.name}: no such file"
     except Exception as error:  # a damaged picture fails in whatever way it is damaged

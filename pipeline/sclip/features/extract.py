@@ -120,7 +120,7 @@ def extract_features(
     computed = _compute_missing(parts, out, Listener(encoder, directions, config, device), features, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
-        raise UserError(f"{manifest}: none of its {len(rows)} recordings can be used")
+        raise problems.nothing_left(f"{manifest}: none of its {len(rows)} recordings can be used")
     _publish(out, features, shards)
     frames = sum(len(shard.states) for shard in shards)
     return Summary(

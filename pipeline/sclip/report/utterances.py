@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sclip.encoders.audio import SAMPLE_RATE, read_audio
+from sclip.encoders.pictures import as_rgb
 from sclip.errors import UserError
 from sclip.report.results import Results, Run
 
@@ -101,7 +102,7 @@ def _picture(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file, and the examples in results show it; `sclip make-corpus` makes it")
     with Image.open(path) as image:
-        small = image.convert("RGB")
+        small = as_rgb(image)
     small.thumbnail((WIDEST, WIDEST))
     file = io.BytesIO()
     small.save(file, "WEBP", quality=85, method=6)

@@ -45,16 +45,21 @@ def make_scenes(config: ScenesConfig, manifest: Path) -> int:
     """How many utterances there are. Files go beside the manifest's folder, the manifest comes last."""
     _check(config)
     folder = manifest.parent.parent / f"scenes-{_identity(config)}"
-    rows_file = folder / "rows.jsonl"  # comes last: a folder that has it is whole
-    if not rows_file.is_file():
+    rows_file = folder / "rows.jsonl"  # comes last: whatever is whole has it
+    rows = _read(rows_file) if rows_file.is_file() else []
+    if not rows or not all((folder / row[key]).is_file() for row in rows for key in ("audio", "image")):
         write_manifest(rows_file, _make_files(config, folder))
-    rows = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
+        rows = _read(rows_file)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     there = f"../{folder.name}"
     write_manifest(
         manifest, ({**row, "audio": f"{there}/{row['audio']}", "image": f"{there}/{row['image']}"} for row in rows)
     )
     return len(rows)
+
+
+def _read(rows_file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
 
 
 def _identity(config: ScenesConfig) -> str:

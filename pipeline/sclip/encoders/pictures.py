@@ -1,0 +1,14 @@
+"""Pictures as CLIP takes them: 8 bits of red, green and blue."""
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """As people see it: upright, and 16 bits scaled to the 8 that pillow would cut them to."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture) / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise ValueError("its numbers are floats, and nothing says which is white")
+    return picture.convert("RGB")

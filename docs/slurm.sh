@@ -1,6 +1,7 @@
 #!/bin/bash
 # A preset from its corpus to its numbers, on two machines of eight GPUs: sbatch docs/slurm.sh spokencoco-large hybrid
-# data/ and models/ lie on a disk that all machines share. Stopped at any moment, it goes on when it is queued again.
+# data/ and models/ lie on a disk that all machines share. Stopped at any moment, it goes on when it is queued again
+# (a model that is there is not trained anew).
 #SBATCH --job-name=sclip
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -10,7 +11,7 @@
 #SBATCH --requeue
 set -euo pipefail
 
-preset=$1 arch=$2
+preset=$1 arch=$2 seed=${3:-0}
 source .venv/bin/activate
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
@@ -22,6 +23,6 @@ everywhere() {
 sclip make-corpus "$preset"
 everywhere extract-features --preset "$preset"
 sclip embed-clip --preset "$preset" # in one process: pictures are the smaller part
-everywhere train --preset "$preset" --arch "$arch"
-everywhere evaluate --preset "$preset" --arch "$arch"
+[ -d "models/$preset/$arch/seed-$seed" ] || everywhere train --preset "$preset" --arch "$arch" --seed "$seed"
+everywhere evaluate --preset "$preset" --arch "$arch" --seed "$seed"
 sclip report --preset "$preset"

@@ -77,6 +77,12 @@ def test_files(tmp_path):
     with pytest.raises(UserError, match=r"params\.yaml: not UTF-8"):
         load_params(tmp_path / "params.yaml")
     for override, message in (
+        (
+            "presets.scene.training.steps=3",
+            r"override presets\.scene\.training\.steps: presets: no 'scene'; did you mean 's",
+        ),
+        ("presets.scenes.corpus.kind=5", r"presets\.scenes\.corpus\.kind: expected text, found 5"),
+        ("presets={2024: {}}", "presets: expected a name in quotation marks, found 2024"),
         ("run.seeds=[]", r"run\.seeds: expected at least one"),
         ("presets.scenes.features.components=-5", r"features\.components: expected at least 1, found -5"),
     ):

@@ -236,6 +236,8 @@ def test_a_full_disk_is_said_in_a_line(here, monkeypatch):
 
 
 def test_flags_go_over_params(here):
+    untrained = said("evaluate", "--arch", "parallel", "--seed", "77", status=1)
+    assert "seed-77: no such folder; `sclip train --preset tiny --arch parallel --seed 77` makes it" in untrained
     assert "no such key; did you mean 'steps'" in said(
         "train", "--arch", "parallel", "-S", "presets.tiny.training.stepz=3", status=1
     )

@@ -329,32 +329,19 @@ def evaluate(
     with intervals, and examples.json, for the report. With --model reads that folder, and writes
     results/PRESET/runs/ARCH/imported.
     """
-    from sclip import processes
     from sclip.device import choose_device
-    from sclip.evaluation.evaluate import evaluate
-    from sclip.features.listen import Listener
-    from sclip.model import load
-    from sclip.training.data import Dataset
+    from sclip.evaluation.run import run_imported, run_trained
 
     if (arch is None) == (folder is None):
         raise UserError("expected one of --arch and --model")
     params, name = _chosen(params_file, overrides, preset)
-    number = params.run.seeds[0] if seed is None else seed
-    model = load(folder or places.model_folder(name, str(arch), number), device=choose_device(device))
-    listener = Listener(model.speech, None, params.preset(name).features, model.device)
-    kept = places.features_folder(name), places.vectors_folder(name)
-    dataset = Dataset.open(places.manifest(name), *kept, "test", listener)
-    dataset.check_encoders(model)
-    out = places.imported_results_folder(name, model.name) if folder else places.results_folder(name, str(arch), number)
-    about = {"preset": name} | ({"model": str(folder)} if folder else {"seed": number})
-    with processes.joined(str(model.device)):
-        metrics = evaluate(model, dataset, model.device, out, about=about)
-        if not processes.is_first():
-            return
-    for branch, scores in metrics["speech_to_image"].items():
-        if branch != "chance":
-            found = scores["R@10"]
-            click.echo(f"{out}: {branch}: speech to image R@10 {found['value']} [{found['low']}, {found['high']}]")
+    where = choose_device(device)
+    if folder is not None:
+        told = run_imported(params, name, folder, where)
+    else:
+        told = run_trained(params, name, str(arch), params.run.seeds[0] if seed is None else seed, where)
+    for line in told:
+        click.echo(line)
 
 
 @main.command("table")

@@ -55,7 +55,7 @@ class CifConfig:
 
     def __post_init__(self) -> None:
         _require(self.layers >= 1, f"layers: expected at least 1, found {self.layers}")
-        _require(self.kernel % 2 == 1, f"kernel: expected an odd width, found {self.kernel}")
+        _require(self.kernel >= 1 and self.kernel % 2 == 1, f"kernel: expected an odd width, found {self.kernel}")
         _require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
         _require(self.threshold > 0, f"threshold: expected more than 0, found {self.threshold}")
         _require(0 < self.tail <= self.threshold, f"tail: expected up to the threshold, found {self.tail}")
@@ -78,6 +78,8 @@ class KeywordConfig:
     def __post_init__(self) -> None:
         _require((self.slots is None) != (self.cif is None), "expected one of slots and cif")
         _require(self.slots is None or self.slots >= 1, f"slots: expected at least 1, found {self.slots}")
+        _require(min(self.hidden, default=1) >= 1, f"hidden: expected widths of at least 1, found {self.hidden}")
+        _require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
         _require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
         _require(
             not (self.norm_counts_padding and self.cif is None),
@@ -101,6 +103,8 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         _require(self.utterance or self.keywords is not None, "expected utterance, keywords or both")
+        hidden = self.utterance_hidden
+        _require(min(hidden, default=1) >= 1, f"utterance_hidden: expected widths of at least 1, found {hidden}")
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,8 @@ class ScenesConfig:
 
     def __post_init__(self) -> None:
         for split in ("train", "dev", "test"):
-            captions = getattr(self.captions, split)
+            pictures, captions = getattr(self.pictures, split), getattr(self.captions, split)
+            _require(pictures >= 1, f"pictures.{split}: expected at least 1, found {pictures}")
             _require(1 <= captions <= 5, f"captions.{split}: expected 1 to 5, found {captions}")
 
 
@@ -287,7 +292,9 @@ class TrainingConfig:
         for name in ("steps", "accumulate", "crop_frames", "dev_every"):
             _require(getattr(self, name) >= 1, f"{name}: expected at least 1, found {getattr(self, name)}")
         _require(self.batch >= 2, f"batch: expected at least 2, found {self.batch}")
-        _require(0 <= self.warmup_steps < self.steps, f"warmup_steps: expected fewer than steps ({self.steps})")
+        for name in ("warmup_steps", "final_learning_rate", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"{name}: expected 0 or more, found {getattr(self, name)}")
+        _require(self.warmup_steps < self.steps, f"warmup_steps: expected fewer than steps ({self.steps})")
         _require(self.learning_rate > 0, f"learning_rate: expected more than 0, found {self.learning_rate}")
         _require(self.gradient_clip > 0, f"gradient_clip: expected more than 0, found {self.gradient_clip}")
 
@@ -433,7 +440,8 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
                 f"{path}: presets.{name}.corpus.path: {given} is what `make-corpus` writes; keep yours elsewhere"
             )
         for arch in file.run.architectures if name in file.run.presets else ():
-            entry(preset.arch, arch, f"{path}: presets.{name}.arch (an empty table will do)")
+            if arch not in preset.arch:
+                raise UserError(f"{path}: presets.{name}.arch: run.architectures has {arch!r}; add `{arch}: {{}}`")
         experiments[name] = {arch: _experiment(data, name, arch, str(path)) for arch in file.arch}
     return Params(**vars(file), where=str(path), experiments=experiments)
 
@@ -453,6 +461,9 @@ def _override(data: Any, override: str) -> Any:
     if not equals:
         raise UserError(f"override {override!r}: expected KEY=VALUE")
     nested: Any = yaml.safe_load(value)
+    table, *named = key.split(".")
+    if len(named) > 1 and table in ("presets", "arch"):  # a part of something, which must be there
+        entry(as_table(data, key)[table], named[0], f"override {key}: {table}")
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return merged(as_table(data, key), nested)

@@ -88,7 +88,8 @@ def parse(kind: Any, data: Any, where: str) -> Any:
         _expect(isinstance(data, list | tuple), "a list", data, where)
         return tuple(parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin is dict:
-        _expect(isinstance(data, Mapping), "a table", data, where)
+        for key in as_table(data, where):
+            _expect(isinstance(key, str), "a name in quotation marks", key, where)
         return {key: parse(arguments[1], value, inside(where, key)) for key, value in data.items()}
     if kind is float:
         data = _number(data)
@@ -120,7 +121,7 @@ def _of_kind(kinds: list[Any], data: Any, where: str) -> Any:
     names = {typing.get_args(typing.get_type_hints(kind)["kind"])[0]: kind for kind in kinds}
     if "kind" not in as_table(data, where):
         raise UserError(f"{inside(where, 'kind')}: missing; one of {', '.join(names)}")
-    return entry(names, data["kind"], inside(where, "kind"))
+    return entry(names, parse(str, data["kind"], inside(where, "kind")), inside(where, "kind"))
 
 
 def _expect_key(key: Any, fields: Mapping[str, Any], where: str) -> None:

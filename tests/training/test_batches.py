@@ -73,5 +73,5 @@ def test_rows_without_frames_are_left_out(tmp_path):
     assert [row.id for row in data.rows] == [f"train-{i}" for i in range(1, 6)]
     assert data.image_index.tolist() == list(range(5))
     assert data.captions.shape == (5, 20)
-    with pytest.raises(sclip.UserError, match=r"no row of split test has frames in .*features and a picture in"):
+    with pytest.raises(sclip.UserError, match=r"manifest\.jsonl: no row is of split test"):
         opened(tmp_path, "test")

@@ -7,7 +7,7 @@ from typing import Any
 from sclip.config import CorpusConfig, Flickr8kConfig, GivenConfig, ScenesConfig, SpokenCocoConfig, TableConfig
 from sclip.corpora.flickr8k import gather_flickr8k
 from sclip.corpora.gathered import Gathered
-from sclip.corpora.manifest import Row, checked, read_manifest, with_files, write_manifest
+from sclip.corpora.manifest import SPLITS, Row, checked, read_manifest, with_files, write_manifest
 from sclip.corpora.scenes.corpus import make_scenes
 from sclip.corpora.spokencoco import gather_spokencoco
 from sclip.corpora.table import gather_table
@@ -21,6 +21,8 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int
     rows, gathered = find_rows(config, manifest, problems)
     for why, what in gathered.left_out.items():
         problems.note(f"{len(what)} {why}", f"left out, such as {what[0]}")
+    for split in set(SPLITS) - {row.split for row in rows}:
+        problems.note(f"split {split}", "has no row, and what needs it will stop")
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))
     return len(rows)

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from torch import Tensor
 
@@ -78,11 +79,18 @@ def evaluate(
     shown = examples(model, dataset, branch, heard.vectors[branch], ranks[branch], seed)
     metrics = _rounded(metrics)
     if processes.is_first():
+        _tell_what_is_missing(dataset)
         out.mkdir(parents=True, exist_ok=True)
         save_json(out / EXAMPLES, _rounded(shown))
         save_json(out / WORDS, _rounded(studied))
         save_json(out / METRICS, metrics)
     return metrics
+
+
+def _tell_what_is_missing(dataset: Dataset) -> None:
+    wordless = sum(row.text is None for row in dataset.rows)
+    if 0 < wordless < len(dataset):
+        click.echo(f"{wordless} of {len(dataset)} rows have no text: nothing is measured against text", err=True)
 
 
 def _retrieval(

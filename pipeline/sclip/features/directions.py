@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sclip import processes
 from sclip.coded import Directions
@@ -76,5 +77,5 @@ def _states(sample: Sequence[Recording], listener: Listener) -> Generator[Tensor
         waveforms = [found for found in audio if isinstance(found, Tensor)]
         return listener.states(waveforms)[0] if waveforms else None
 
-    batches = batches_of(sample, listener.config.batch_seconds)
+    batches = tqdm(list(batches_of(sample, listener.config.batch_seconds)), "directions", disable=None)
     return (found for found in listener.computed(batches, states) if found is not None)

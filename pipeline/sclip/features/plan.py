@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sclip.ahead import read_ahead
 from sclip.config import FeaturesConfig, Preset
@@ -155,7 +156,7 @@ def _speech_speed(
     usual = sorted(recordings, key=lambda recording: abs(recording.samples - middle))
     waveforms = (x for recording in usual if isinstance(x := hear(recording, speech.shortest), Tensor))
     with precision(device, config.compute):
-        return _speed(waveforms, speech, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
+        return _speed("speech", waveforms, speech, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
 
 
 def _seconds(waveform: Tensor) -> float:
@@ -166,11 +167,12 @@ def _picture_speed(paths: Sequence[Path], clip: ClipEncoder, device: str | torch
     """Pictures a second"""
     pixels = (x for path in paths if isinstance(x := read_picture(path, clip), Tensor))
     with precision(device, "fp32"):
-        return _speed(pixels, clip.encode_image, lambda _: 1.0, IMAGES_AT_ONCE, PICTURE_SECONDS, device)
+        return _speed("pictures", pixels, clip.encode_image, lambda _: 1.0, IMAGES_AT_ONCE, PICTURE_SECONDS, device)
 
 
 @torch.inference_mode()
 def _speed(
+    what: str,
     items: Iterator[Tensor],
     encode: Callable[[list[Tensor]], Any],
     weight: Callable[[Tensor], float],
@@ -178,21 +180,23 @@ def _speed(
     seconds: float,
     device: str | torch.device,
 ) -> float:
-    """Weight a second. Batches double up to `most` while there is time; the last is what counts."""
-    stop, found, size = time.monotonic() + seconds, math.nan, 1
-    while time.monotonic() < stop:
-        batch: list[Tensor] = []
-        while len(batch) < size and sum(map(weight, batch)) < most and (item := next(items, None)) is not None:
-            batch.append(item)
-        if not batch:
-            break
-        began = time.monotonic()
-        encode(batch)
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize()
-        found = sum(map(weight, batch)) / (time.monotonic() - began)
-        size *= 2
-    return found
+    """Weight a second, of the fastest batch: they double up to `most` while there is time, the last may be a rest."""
+    stop, speeds = time.monotonic() + seconds, list[float]()
+    with tqdm(desc=what, unit="batch", disable=None) as bar:
+        while time.monotonic() < stop:
+            batch: list[Tensor] = []
+            size = 2 ** len(speeds)
+            while len(batch) < size and sum(map(weight, batch)) < most and (item := next(items, None)) is not None:
+                batch.append(item)
+            if not batch:
+                break
+            began = time.monotonic()
+            encode(batch)
+            if torch.device(device).type == "cuda":
+                torch.cuda.synchronize()
+            speeds.append(sum(map(weight, batch)) / (time.monotonic() - began))
+            bar.update()
+    return max(speeds, default=math.nan)
 
 
 def describe_plan(plan: Plan, preset: str, place: Path, device: str) -> Iterator[str]:

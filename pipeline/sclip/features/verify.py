@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from sclip.errors import UserError
 from sclip.features.store import (
@@ -42,7 +43,8 @@ def verify(folder: Path, ids: Sequence[str] | None = None) -> list[Finding]:
         if opened[-1].entry() != entry or opened[-1].fingerprint != index["fingerprint"]:
             findings.append(Finding(entry["file"], f"not what {INDEX_FILE} tells of"))
     with ThreadPoolExecutor() as pool:
-        for found in pool.map(lambda shard: list(_damage(shard)), opened):
+        checked = pool.map(lambda shard: list(_damage(shard)), opened)
+        for found in tqdm(checked, "shards", len(opened), unit="", disable=None):
             findings += found
     known = {entry["file"] for entry in index["shards"]}
     if "components" in index["features"]:

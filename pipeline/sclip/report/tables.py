@@ -109,9 +109,9 @@ def figure_of(entries: Iterable[Any], places: int = 1) -> Figure | None:
 
 
 def tables(results: Results) -> list[Table]:
-    """Those that have rows."""
+    """Those that have anything to show."""
     made = (retrieval(results), keywords(results), first_slots(results), words(results), boundaries(results))
-    return [table for table in made if table.rows]
+    return [table for table in made if table.rows and table.columns]
 
 
 def doubts(results: Results) -> str:

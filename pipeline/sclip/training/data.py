@@ -71,6 +71,8 @@ class Dataset:
                 for row in everything
                 if row.split == split and row.id in stored and row.image_id in pictures and row.id not in clip.skipped
             ]
+            if not any(row.split == split for row in everything):
+                raise UserError(f"{manifest}: no row is of split {split}")
             if not rows:
                 raise UserError(
                     f"{manifest}: no row of split {split} has frames in {features} and a picture in {vectors}"

@@ -21,7 +21,7 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int
     rows, gathered = find_rows(config, manifest, problems)
     for why, what in gathered.left_out.items():
         problems.note(f"{len(what)} {why}", f"left out, such as {what[0]}")
-    for split in set(SPLITS) - {row.split for row in rows}:
+    for split in sorted(set(SPLITS) - {row.split for row in rows}):
         problems.note(f"split {split}", "has no row, and what needs it will stop")
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))

@@ -230,12 +230,7 @@ class FeatureStore:
         index = read_index(folder)
         shards = []
         for entry in index["shards"]:
-            shard = Shard.open(folder / entry["file"])
-            if shard.entry() != entry or shard.fingerprint != index["fingerprint"]:
-                raise UserError(
-                    f"{shard.path}: not the shard that {INDEX_FILE} tells of; run `sclip extract-features` again"
-                )
-            shards.append(shard)
+            shards.append(_told_of(folder, entry, index["fingerprint"]))
         directions = None
         if "components" in index["features"]:
             directions = read_directions(folder, index["features"])
@@ -285,6 +280,17 @@ class FeatureStore:
             # "clip" lets numpy write in place; no index is out of range.
             np.take(self._frames[shard[start]], frames[start:end], axis=0, out=values[start:end], mode="clip")
         return values
+
+
+def _told_of(folder: Path, entry: dict[str, Any], fingerprint: str) -> Shard:
+    again = "run `sclip extract-features` again"
+    try:
+        shard = Shard.open(folder / entry["file"])
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from None
+    if shard.entry() != entry or shard.fingerprint != fingerprint:
+        raise UserError(f"{shard.path}: not the shard that {INDEX_FILE} tells of; {again}")
+    return shard
 
 
 def read_directions(folder: Path, features: Mapping[str, Any]) -> Directions:

@@ -38,10 +38,10 @@ def prefetched(read: Callable[[Item], Found], items: Iterable[Item], ahead: int)
 def abreast(
     compute: Callable[[Item], Found], items: Iterable[Item], at_most: int = ABREAST
 ) -> Generator[Found, None, None]:
-    """What `compute` makes of each item on a CPU, in order, from a thread a core; if there are more cores than
-    `at_most`, from as many threads as divide most of them. Until it is closed torch has no more cores for anyone."""
+    """What `compute` makes of each item on a CPU, in order, from several threads that divide the cores among them.
+    Until it is closed torch has no more cores for anyone."""
     cores = torch.get_num_threads()
-    threads = max(range(min(2, cores, at_most), min(cores, at_most) + 1), key=lambda n: (cores // n * n, n))
+    threads = _threads(cores, at_most)
     if threads == 1:
         yield from map(compute, items)  # in this thread
         return
@@ -50,6 +50,13 @@ def abreast(
         yield from in_order(compute, items, threads, threads)
     finally:
         torch.set_num_threads(cores)
+
+
+def _threads(cores: int, at_most: int) -> int:
+    """A thread a core. Where there are more cores: so many from 2 on that the fewest are left over, or the more."""
+    if cores <= at_most:
+        return cores
+    return max(range(min(2, at_most), at_most + 1), key=lambda threads: (cores // threads * threads, threads))
 
 
 def computed(

@@ -17,8 +17,8 @@ SAMPLE_RATE = 16_000
 def read_audio(path: str | Path) -> Tensor:
     """Any wav, flac, ogg or mp3 -> (N,)
 
-    In numpy, all but what must be resampled: several threads read ahead of the encoder, and torch would give each of them a team of threads, which
-    wait for work on the very cores that the encoder computes on.
+    In numpy, all but what must be resampled: several threads read ahead of the encoder, and torch would give each of
+    them a team of threads, which wait for work on the very cores that the encoder computes on.
     """
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (N, channels)

@@ -55,7 +55,7 @@ class Row:
     text: str | None = None
     speaker: str | None = None
     words: tuple[tuple[str, float, float], ...] | None = None
-    where: str = ""  # somebody wrote it
+    where: str = ""  # it was read, such as "manifest row 3"
 
     @property
     def name(self) -> str:

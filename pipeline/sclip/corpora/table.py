@@ -1,8 +1,8 @@
 """Anyone's corpus as a table: CSV, TSV, JSON lines or Parquet, a row an utterance. The preset names the columns.
 
 In TSV a quotation mark is a letter like any other, in CSV it holds a cell together. Paths are relative to the table's
-folder, or absolute. Without a column of splits, a hash of the picture's name gives a
-tenth of the pictures to development and a tenth to the test.
+folder, or absolute. Without a column of splits, a hash of the picture's name gives a tenth of the pictures to
+development and a tenth to the test.
 """
 
 import csv

@@ -226,6 +226,15 @@ def test_two_commands_do_not_write_to_one_folder(here):
             assert f"{folder}: another command is writing there" in said(*command, status=1)
 
 
+def test_a_disk_without_locks(tmp_path, monkeypatch):
+    def no_locks(handle, how):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with processes.alone(tmp_path), processes.alone(tmp_path):
+        pass
+
+
 def test_a_full_disk_is_said_in_a_line(here, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

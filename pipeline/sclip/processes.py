@@ -41,7 +41,8 @@ def joined(device: str) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """While these processes write to the folder no other command may. The lock ends with who holds it."""
+    """While these processes write to the folder no other command may. The lock ends with who holds it. Disks that
+    machines share often lock no folders; there nobody is kept out."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -50,6 +51,8 @@ def alone(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(handle)
         raise UserError(f"{folder}: another command is writing there") from None
+    except OSError:
+        pass
     try:
         yield
     finally:

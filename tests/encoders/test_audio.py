@@ -42,12 +42,14 @@ def test_arrays_and_tensors():
 def test_what_cannot_be_heard(tmp_path):
     (tmp_path / "text.wav").write_text("not a recording")
     soundfile.write(tmp_path / "empty.wav", TONE[:0], 16000)
+    (tmp_path / "headless.raw").write_bytes((tmp_path / "empty.wav").read_bytes())
     broken = TONE.copy()
     broken[[3, 5]] = np.nan
     for given, message in (
         (tmp_path / "text.wav", r"audio .*text\.wav: cannot be read"),
         (tmp_path / "none.wav", r"audio .*none\.wav: cannot be read"),
         (tmp_path / "empty.wav", r"audio .*empty\.wav: no samples"),
+        (tmp_path / "headless.raw", r"audio .*headless\.raw: cannot be read"),
         (broken, "row 7: 2 samples are not finite numbers"),
         ({"array": TONE}, r"row 7: expected a path, or samples as floats, int16 or int32; found dict"),
         (TONE.reshape(-1, 2), r"row 7: expected \(samples,\) or \(channels, samples\), found \(8000, 2\)"),

@@ -169,3 +169,11 @@ def test_without_captions_and_words(tmp_path):
     assert "text_to_image" not in metrics
     assert "boundaries" not in metrics
     assert metrics["keywords"]["model"].keys() == {"per_utterance", "duplicates", "distinct_tokens"}
+
+
+def test_some_captions_are_none_and_that_is_said(tmp_path, capsys):
+    whole = corpus(tmp_path, words=False)
+    rows = [type(row)(**{**vars(row), "text": row.text if i else None}) for i, row in enumerate(whole.rows)]
+    metrics = evaluate(model("parallel"), Dataset(**{**vars(whole), "rows": rows, "captions": None}), "cpu", tmp_path)
+    assert metrics["counts"]["captions"] == 0
+    assert f"1 of {UTTERANCES} rows have no text: nothing is measured against text" in capsys.readouterr().err

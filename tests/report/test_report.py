@@ -54,8 +54,8 @@ def scores(value: float) -> dict:
     return {"R@1": estimate(value / 4), "R@5": estimate(value / 2), "R@10": estimate(value)}
 
 
-def add_run(arch: str, seed: int = 0, cif: bool = False, **recalls: float) -> Path:
-    """`recalls`: R@10 of each branch."""
+def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False, **recalls: float) -> Path:
+    """`recalls`: R@10 of each branch. `wordless`: captions of no content word."""
     chance = {"R@1": 1, "R@5": 5, "R@10": 9.9}
     speech = {branch: scores(value) for branch, value in recalls.items()}
     metrics = {
@@ -76,6 +76,8 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, **recalls: float) -> Pa
     spoken = [("dog", 40, 30, True), ("cat", 20, 1, True), ("the", 90, 80, False), ("rare", 2, 2, True)]
     listed = [dict(zip(("word", "spoken", "found", "content"), word, strict=True)) for word in spoken]
     bands = [{"from": 2, "below": 5, "found": 100.0}, {"from": 10, "below": None, "found": 51.7}]
+    if wordless:
+        listed, bands = [], []
     words = {"slots": slots, "words": listed, "by_frequency": bands} if "cascaded" in recalls else {}
     if cif:
         who = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
@@ -122,6 +124,11 @@ def test_one_seed_has_intervals():
     assert "Not run: cascaded, cascaded-cif, hybrid, hybrid-cif." in table
     assert "## Keywords" not in table
     assert "## Word boundaries" not in table
+
+
+def test_captions_of_no_content_word():
+    add_run("cascaded", wordless=True, cascaded=20.0)
+    assert "## Words found" not in report()
 
 
 def test_the_keyword_study():

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from sclip.ahead import abreast, ahead_on, prefetched, read_ahead
+from sclip.ahead import abreast, ahead_on, in_order, prefetched, read_ahead
 
 
 class Slow:
@@ -43,6 +43,23 @@ def test_batches(ahead):
             got += found
             assert slow.read <= len(got) + 5 * ahead
     assert got == [-item for item in range(35)]
+
+
+def test_what_was_handed_over_is_made_though_the_next_fails():
+    """A shard whose states are computed is written."""
+    made = []
+
+    def items():
+        yield from (1, 2)
+        raise KeyboardInterrupt
+
+    def write(item):
+        time.sleep(0.02)
+        made.append(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(write, items(), threads=1, ahead=2))
+    assert made == [1, 2]
 
 
 @pytest.mark.parametrize(("count", "threads", "each"), [(1, 1, 1), (3, 3, 1), (5, 4, 1), (7, 3, 2), (8, 4, 2)])

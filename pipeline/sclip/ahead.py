@@ -47,7 +47,7 @@ def abreast(
         return
     torch.set_num_threads(cores // threads)
     try:
-        yield from in_order(compute, items, threads, threads)
+        yield from in_order(compute, items, threads, threads, drop=True)
     finally:
         torch.set_num_threads(cores)
 
@@ -74,9 +74,12 @@ def computed(
         yield from abreast(lambda batch: compute(batch, [read(item) for item in batch]), batches, abreast_at_most)
 
 
-def in_order(make: Callable[[Item], Found], items: Iterable[Item], threads: int, ahead: int) -> Iterator[Found]:
+def in_order(
+    make: Callable[[Item], Found], items: Iterable[Item], threads: int, ahead: int, drop: bool = False
+) -> Iterator[Found]:
     """What `make` makes of each item, from `threads` threads; up to `ahead` of them are made, or in the making, beyond
-    the one asked for. Where it ends early, it waits for those in the making."""
+    the one asked for. Where it ends early these are made all the same (a shard is written), or, to `drop` them, those
+    alone that are in the making."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Found]] = deque()
         try:
@@ -87,7 +90,7 @@ def in_order(make: Callable[[Item], Found], items: Iterable[Item], threads: int,
             while waiting:
                 yield waiting.popleft().result()
         finally:  # when one fails, or no more are asked for
-            for future in waiting:
+            for future in waiting if drop else ():
                 future.cancel()
 
 

@@ -32,7 +32,7 @@ def prefetched(read: Callable[[Item], Found], items: Iterable[Item], ahead: int)
     if ahead == 0:
         yield from map(read, items)
         return
-    yield from in_order(read, items, 1, ahead)
+    yield from in_order(read, items, 1, ahead, drop=True)
 
 
 def abreast(

@@ -73,6 +73,8 @@ def test_files(tmp_path):
     (tmp_path / "params.yaml").write_text("arch: {mine: {head: {}}}")
     with pytest.raises(UserError, match=r"params\.yaml: arch\.mine\.head\.attention: missing"):
         load_params(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=r"override presets\.mine\.training\.steps: presets: no 'mine'"):
+        load_params(tmp_path / "params.yaml", ["presets.mine.training.steps=3"])
     (tmp_path / "params.yaml").write_bytes("# Bäume".encode("latin-1"))
     with pytest.raises(UserError, match=r"params\.yaml: not UTF-8"):
         load_params(tmp_path / "params.yaml")

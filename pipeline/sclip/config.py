@@ -463,7 +463,7 @@ def _override(data: Any, override: str) -> Any:
     nested: Any = yaml.safe_load(value)
     table, *named = key.split(".")
     if len(named) > 1 and table in ("presets", "arch"):  # a part of something, which must be there
-        entry(as_table(data, key)[table], named[0], f"override {key}: {table}")
+        entry(as_table(data, key).get(table, {}), named[0], f"override {key}: {table}")
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return merged(as_table(data, key), nested)

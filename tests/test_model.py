@@ -118,7 +118,7 @@ def test_encoders_by_reference(tmp_path):
     with pytest.raises(sclip.UserError, match=r"hubert: not the one that .*: expected hash \w{12}…, found \w{12}…"):
         sclip.load(folder)
     shutil.rmtree(tmp_path / "hubert")
-    with pytest.raises(sclip.UserError, match=r"hubert: no such folder, and as a hub repo not to be had"):
+    with pytest.raises(sclip.UserError, match=r"hubert: no such folder, and not the name of a hub repo"):
         sclip.load(folder)
 
 
@@ -203,7 +203,7 @@ def edit_tensors(folder, change) -> None:
         (lambda f: (f / "clip/open_clip_config.json").write_text("{"), "open_clip_config.json: not JSON"),
         (lambda f: (f / "clip/open_clip_model.safetensors").write_bytes(b"x" * 9), "CLIP "),
         (lambda f: (f / "speech/model.safetensors").write_bytes(b"x" * 9), "speech encoder "),
-        (lambda f: (f / "speech/config.json").write_text("{"), "speech encoder "),
+        (lambda f: (f / "speech/config.json").write_text("{"), "speech/config.json: not JSON"),
     ],
 )
 def test_damaged_folders(folder, tmp_path, damage, message):
@@ -237,5 +237,5 @@ def test_mistakes(folder, tmp_path):
         loaded.save(folder)
     with pytest.raises(sclip.UserError, match="has keywords, and no vocabulary was given"):
         sclip.SpeechCLIP("cascaded", ARCHITECTURES["cascaded"], loaded.speech, loaded.clip)
-    with pytest.raises(sclip.UserError, match="nobody/nothing: no such folder, and as a hub repo not to be had"):
+    with pytest.raises(sclip.UserError, match="nobody/nothing: no such folder, and not available as a hub repo"):
         sclip.load("nobody/nothing")

@@ -23,7 +23,7 @@ from sclip.config import Architecture, SpeechEncoderConfig
 from sclip.encoders.audio import SAMPLE_RATE, as_waveform
 from sclip.encoders.clip import ClipEncoder, spelled
 from sclip.encoders.open import AnySpeechEncoder, open_speech
-from sclip.encoders.source import fetch_repo
+from sclip.encoders.source import find_folder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.folder import (
@@ -41,6 +41,8 @@ from sclip.interop.card import model_card
 from sclip.objective import Objective
 from sclip.tensors import fill, read_tensors, save_tensors, with_prefix
 
+# A repo's tensors, settings and card, and never its code.
+REPO_FILES = ["*.json", "*.safetensors", "README.md"]
 Encoder = TypeVar("Encoder", bound=AnySpeechEncoder | ClipEncoder)
 
 
@@ -237,9 +239,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **download: Any) -> "SpeechCLIP":
         """PyTorchModelHubMixin's from_pretrained ends here; `download`: its token, cache_dir and the like."""
-        if Path(model_id).is_dir():
-            return load(model_id)
-        return load(fetch_repo(model_id, revision, ["*"], **download)[0])
+        return load(find_folder(model_id, revision, REPO_FILES, **download)[0])
 
 
 def _listed(items: Sequence[Any]) -> Sequence[Any]:
@@ -258,9 +258,7 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> SpeechCLIP:
     """A model folder, or a hub repo that holds one."""
-    folder = Path(name)
-    if not folder.is_dir():
-        folder, _ = fetch_repo(str(name), revision, ["*"])
+    folder, _ = find_folder(str(name), revision, REPO_FILES)
     config = read_config(folder)
     speech = _open_speech(config.speech_encoder, folder)
     clip = _open_clip(config.clip_encoder, folder)

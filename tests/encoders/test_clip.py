@@ -11,6 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small import CAPTIONS, CLIP_CONFIG, clip_encoder
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from sclip.encoders.clip import ClipEncoder
 from sclip.errors import UserError
@@ -104,6 +108,18 @@ def test_other_text_towers_are_refused_for_keywords_alone(tmp_path, text_cfg, me
         _ = clip.text_tower
 
 
+def test_a_folder_may_bring_a_tokenizer_in_the_format_of_transformers(tmp_path):
+    words = {word: i for i, word in enumerate(["[PAD]", "a", "dog", "runs"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    config = CUSTOM | {"text_cfg": CLIP_CONFIG["text_cfg"] | {"hf_tokenizer_name": "x"}}
+    folder = saved(tmp_path / "clip", config)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder)
+    clip = ClipEncoder.from_pretrained(str(folder))
+    assert clip.tokenizer(["a dog"])[0, :3].tolist() == [1, 2, 0]
+    assert clip.encode_text(["a dog runs"]).shape == (1, 20)
+
+
 @pytest.mark.parametrize("name", ["ViT-B-32", "no-such-model/openai", "ViT-B-32-quickgelu/no-such-tag"])
 def test_names_that_lead_nowhere(name):
     with pytest.raises(UserError, match=f"CLIP {name}: "):
@@ -138,10 +154,10 @@ def test_openai_weights_without_quick_gelu_are_warned_of(tmp_path, monkeypatch):
         ClipEncoder.from_pretrained(str(saved(tmp_path / "quick-openai", CLIP_CONFIG)))
         ClipEncoder.from_pretrained(str(saved(tmp_path / "someone-else-s", plain)))
 
-    def no_download(*_):
+    def no_download(*_, **__):
         raise UserError("no download in a test")
 
-    monkeypatch.setattr("sclip.encoders.clip._open", no_download)
+    monkeypatch.setattr(open_clip, "create_model", no_download)
     torch.save({**tensors, **marks}, tmp_path / "weights.pt")
     for tag in ("openai", str(tmp_path / "weights.pt")):
         with pytest.warns(UserWarning, match="OpenAI's weights need QuickGELU"), pytest.raises(UserError):

@@ -121,5 +121,5 @@ def test_another_kind_of_model_is_refused(tmp_path):
 
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="a bert; expected one of hubert, wav2vec2, wavlm, data2vec-audio"):
+    with pytest.raises(UserError, match="a model_type of hubert, wav2vec2, wavlm, data2vec-audio, found 'bert'"):
         SpeechEncoder.from_pretrained(str(tmp_path))

@@ -7,8 +7,10 @@
 """
 
 import json
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +18,35 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.model import set_model_preprocess_cfg
-from open_clip.tokenizer import bytes_to_unicode
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, bytes_to_unicode
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from sclip.encoders.pictures import as_rgb
 from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
 from sclip.padded import Padded
-from sclip.parsing import read_json
+from sclip.parsing import as_table, read_json
 from sclip.tensors import fill, fingerprint, save_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 # OpenAI's own files carry these beside the weights; nobody else's do.
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
-
+TOKENIZER_FILES = [
+    "added_tokens.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+]
 
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
@@ -94,7 +107,7 @@ class ClipEncoder(nn.Module):
     def from_pretrained(cls, name: str, revision: str | None = None) -> "ClipEncoder":
         if name.startswith("hf-hub:"):
             repo = name.removeprefix("hf-hub:")
-            folder, commit = fetch_repo(repo, revision, [CONFIG_FILE, WEIGHTS_FILE, "*token*", "vocab*", "merges*"])
+            folder, commit = fetch_repo(repo, revision, [CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES])
             if not (folder / WEIGHTS_FILE).is_file():
                 fetch_repo(repo, commit, ["open_clip_pytorch_model.bin"])
             return cls._from_folder(folder, Source(name, commit))
@@ -121,8 +134,11 @@ class ClipEncoder(nn.Module):
         config = read_json(path)
         if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
             raise UserError(f"CLIP {source.name}: {path}: expected a table with model_cfg")
+        _check_folder(config["model_cfg"], f"CLIP {source.name}: {path}: model_cfg")
         _warn_without_quick_gelu(source.name, config["model_cfg"], folder)
-        model, tokenizer = _open(f"local-dir:{folder}", None, source.name)
+        with _loading(source.name):
+            model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+        tokenizer = _open_tokenizer(config["model_cfg"]["text_cfg"], folder, source.name)
         return cls(model, config, tokenizer, source)
 
     @classmethod
@@ -130,7 +146,10 @@ class ClipEncoder(nn.Module):
         architecture, _, tag = name.partition("/")
         model_cfg = sizes_of_tag(name)
         _warn_without_quick_gelu(name, model_cfg, Path(tag))
-        model, tokenizer = _open(architecture, tag, name)
+        hint = f". {without_network('its hub repo')} (local-dir:FOLDER, with {CONFIG_FILE} and {WEIGHTS_FILE})"
+        with _loading(name, hint):
+            model = open_clip.create_model(architecture, tag, require_pretrained=True)
+            tokenizer = open_clip.get_tokenizer(architecture)
         config = {"model_cfg": model_cfg, "preprocess_cfg": dict(model.visual.preprocess_cfg)}
         return cls(model, config, tokenizer, Source(name))
 
@@ -222,15 +241,50 @@ def sizes_of_tag(name: str) -> dict[str, Any]:
     return model_cfg
 
 
-def _open(architecture: str, tag: str | None, name: str) -> tuple[Any, Any]:
+@contextmanager
+def _loading(name: str, hint: str = "") -> Iterator[None]:
+    """Turn whatever a damaged file or a missing network makes of loading into one line."""
     try:
-        model = open_clip.create_model(architecture, tag, require_pretrained=True)
-        return model, open_clip.get_tokenizer(architecture)
-    except (RuntimeError, OSError, ValueError, TypeError, KeyError, AssertionError, SafetensorError) as error:
-        reason = f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}"
-    if tag is not None:
-        reason += f". {without_network('its hub repo')} (local-dir:FOLDER, with {CONFIG_FILE} and {WEIGHTS_FILE})"
-    raise UserError(reason)
+        yield
+    except Exception as error:  # open_clip and transformers raise errors of many kinds
+        raise UserError(f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}{hint}") from None
+
+
+def _check_folder(model_cfg: dict[str, Any], where: str) -> None:
+    """Refuse what would make open_clip read from anywhere but this folder."""
+    text, vision = (as_table(model_cfg.get(part), f"{where}.{part}") for part in ("text_cfg", "vision_cfg"))
+    if text.get("hf_model_name") is not None:
+        raise UserError(
+            f"{where}.text_cfg.hf_model_name: found {text['hf_model_name']!r}, which is loaded from a repo of its own; "
+            "only text towers whose weights are in the folder can be used"
+        )
+    timm_model = vision.get("timm_model_name")
+    if timm_model is not None and not re.fullmatch(r"[\w.]+", str(timm_model)):
+        raise UserError(
+            f"{where}.vision_cfg.timm_model_name: expected the name of one of timm's models, found {timm_model!r}"
+        )
+
+
+def _open_tokenizer(text_cfg: Mapping[str, Any], folder: Path, name: str) -> Any:
+    """Return CLIP's own tokenizer, or the one in transformers' format in the folder.
+
+    Of the folder's tokenizer options only those that choose how a text is cleaned are used. Others can name files
+    elsewhere, or code to run.
+    """
+    where = f"CLIP {name}: text_cfg"
+    options = as_table(text_cfg.get("tokenizer_kwargs") or {}, f"{where}.tokenizer_kwargs")
+    allowed = {"clean": str, "strip_sep_token": bool} if text_cfg.get("hf_tokenizer_name") else {"clean": str}
+    for option, value in options.items():
+        if not isinstance(value, allowed.get(option, ())):
+            raise UserError(
+                f"{where}.tokenizer_kwargs.{option}: cannot be used, found {value!r}; possible are {', '.join(allowed)}"
+            )
+    context = {"context_length": text_cfg.get("context_length", DEFAULT_CONTEXT_LENGTH), **options}
+    with _loading(f"{name}: its tokenizer"):
+        if not text_cfg.get("hf_tokenizer_name"):
+            return open_clip.SimpleTokenizer(**context)
+        mode = text_cfg.get("tokenizer_mode")
+        return HFTokenizer(str(folder), **context, tokenizer_mode=mode, trust_remote_code=False)
 
 
 def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:

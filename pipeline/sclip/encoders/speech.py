@@ -11,7 +11,7 @@ one is before the final norm.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,19 +19,28 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel, Wav2Vec2FeatureExtractor
+from transformers import (
+    Data2VecAudioModel,
+    HubertModel,
+    PreTrainedConfig,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    WavLMModel,
+)
 from transformers.utils import logging
 
 from sclip.encoders.audio import SAMPLE_RATE
-from sclip.encoders.source import Source, fetch_repo
+from sclip.encoders.source import Source, fetch_repo, find_folder
 from sclip.errors import UserError
 from sclip.padded import Padded, valid_mask
+from sclip.parsing import read_json
 from sclip.tensors import fingerprint, save_tensors
 
-FAMILY = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
+FAMILY = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel, "data2vec-audio": Data2VecAudioModel}
+CONFIG_FILE = "config.json"
+WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 # What a checkpoint may lack: only pre-training reads it.
 UNREAD = {"masked_spec_embed"}
 
@@ -95,17 +104,21 @@ class SpeechEncoder(nn.Module):
         cls, name: str, revision: str | None = None, normalize_waveform: bool | None = None
     ) -> "SpeechEncoder":
         """A local folder, or a hub repo at a revision, in transformers' format."""
-        commit = None
-        if not Path(name).is_dir():
-            _, commit = fetch_repo(name, revision, ["config.json"])
-        elif revision is not None:
-            raise UserError(f"speech encoder {name}: a folder has no revisions, found {revision!r}")
+        folder, commit = find_folder(name, revision, [CONFIG_FILE, *WEIGHT_FILES])
+        if commit is not None and not any(folder.glob("model*.safetensors")):
+            fetch_repo(name, commit, ["pytorch_model.bin"])
+        kind, config = _read_config(folder, name)
         try:
             with _without_progress_bar():
-                model, loading = AutoModel.from_pretrained(
-                    name, revision=commit or "main", dtype=torch.float32, output_loading_info=True
+                model, loading = kind.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=torch.float32,
+                    attn_implementation="sdpa" if kind._supports_sdpa else "eager",
+                    weights_only=True,
+                    output_loading_info=True,
                 )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # transformers fails in many ways on a damaged folder
             raise UserError(f"speech encoder {name}: cannot be loaded: {' '.join(str(error).split())}") from None
         missing = set(loading["missing_keys"]) - UNREAD
         if missing:
@@ -180,6 +193,29 @@ class SpeechEncoder(nn.Module):
         save_tensors(folder / "model.safetensors", self.model.state_dict(), {"format": "pt"})
         extractor = Wav2Vec2FeatureExtractor(do_normalize=self.normalize_waveform, return_attention_mask=True)
         extractor.save_pretrained(folder)
+
+
+def declared_options(config_class: type[PreTrainedConfig], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that the class declares.
+
+    Others can name code to download and run: `auto_map`, `_attn_implementation`, `quantization_config`.
+    """
+    declared = config_class().to_dict().keys() - {"model_type"}
+    return {name: value for name, value in options.items() if name in declared}
+
+
+def _read_config(folder: Path, name: str) -> tuple[Any, PreTrainedConfig]:
+    """Return the model class, which is one of FAMILY's, and the configuration of a folder in transformers' format."""
+    options = read_json(folder / CONFIG_FILE)
+    model_type = options.get("model_type") if isinstance(options, dict) else None
+    if not isinstance(model_type, str) or model_type not in FAMILY:
+        raise UserError(f"speech encoder {name}: expected a model_type of {', '.join(FAMILY)}, found {model_type!r}")
+    kind = FAMILY[model_type]
+    try:
+        return kind, kind.config_class(**declared_options(kind.config_class, options))
+    except Exception as error:  # whatever a wrong value makes of the class's own checks
+        reason = " ".join(str(error).split())
+        raise UserError(f"speech encoder {name}: {folder / CONFIG_FILE}: cannot be used: {reason}") from None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from transformers import HubertConfig, HubertModel
 
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.source import Source
-from sclip.encoders.speech import SpeechEncoder
+from sclip.encoders.speech import SpeechEncoder, declared_options
 from sclip.errors import UserError
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.checkpoint import read_checkpoint
@@ -144,7 +144,7 @@ def _speech_encoder(
 ) -> SpeechEncoder:
     hubert = with_prefix(tensors, HUBERT)
     try:
-        config = config or hubert_config(hubert)
+        config = declared_options(HubertConfig, config or hubert_config(hubert))
         model = HubertModel(HubertConfig(**{**config, "apply_spec_augment": False}))
     except KeyError as error:
         raise UserError(f"{path}: {HUBERT}{error.args[0]} is missing") from None

@@ -73,9 +73,10 @@ def test_pictures_of_every_kind(tmp_path):
     torch.testing.assert_close(found, found[:1].expand(5, -1))
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
     for wrong, message in (
-        (tmp_path / "broken.jpg", r"image .*broken\.jpg: cannot identify"),
+        (tmp_path / "broken.jpg", r"image .*broken\.jpg: cannot be read: cannot identify"),
         (tmp_path / "none.jpg", r"image .*none\.jpg: .*No such file"),
         (np.zeros((3, 8, 8), np.uint8), r"image 0: expected bytes \(H, W, 3\), found uint8 \(3, 8, 8\)"),
+        (Image.new("P", (1, 60_000)), r"image 0: cannot be used: 1 x 60000 pixels"),
         (torch.zeros(3, 9, 9), r"image 0: expected \(3, 16, 16\), preprocessed, found \(3, 9, 9\)"),
         (np.zeros((8, 8, 3)), r"image 0: expected bytes \(H, W, 3\), found float64"),
     ):

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip.encoders.pictures import as_rgb
+from sclip.encoders.pictures import as_rgb, is_flat, read_rgb
 
 RAMP = np.linspace(0, 255, 24).reshape(4, 6).round().astype(np.uint8)
 
 
 def saved(path, pixels, **options):
     Image.fromarray(pixels).save(path, **options)
-    with Image.open(path) as opened:
-        return np.asarray(as_rgb(opened))
+    return np.asarray(read_rgb(path))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
@@ -31,3 +30,48 @@ def test_a_camera_on_its_side(tmp_path):
 def test_floats_have_no_white(tmp_path):
     with pytest.raises(ValueError, match="nothing says which is white"):
         saved(tmp_path / "floats.tiff", RAMP.astype(np.float32))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_transparent_parts_become_white(mode, tmp_path):
+    """A drawing in black whose colours are black everywhere: without its transparency it would be one black area."""
+    alpha = np.zeros((8, 8), np.uint8)
+    alpha[2:6, 2:6] = 255
+    drawing = Image.fromarray(np.dstack([np.zeros((8, 8, 3), np.uint8), alpha]))
+    if mode == "P":
+        drawing = Image.fromarray(np.where(alpha > 0, 1, 0).astype(np.uint8)).convert("P")
+        drawing.putpalette([0, 0, 0] * 256)
+        drawing.save(tmp_path / "drawing.png", transparency=0)
+    else:
+        drawing.convert(mode).save(tmp_path / ("drawing.png" if mode != "PA" else "drawing.tiff"))
+    found = read_rgb(next(tmp_path.iterdir()))
+    assert np.asarray(found).tolist() == np.repeat(255 - alpha[..., None], 3, -1).tolist()
+    assert not is_flat(found)
+
+
+def test_half_transparent_parts_are_mixed_with_white():
+    half = Image.new("RGBA", (4, 4), (100, 0, 255, 51))
+    assert as_rgb(half).getpixel((0, 0)) == (224, 204, 255)  # a fifth of the colour, four fifths of white
+
+
+def test_opaque_pictures_are_unchanged(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    assert np.array_equal(saved(tmp_path / "opaque.png", pixels), pixels)
+
+
+def test_other_formats_are_not_opened(tmp_path):
+    """Pillow would start Ghostscript for the first, and it reads the others with code that few have tested."""
+    for name in ("drawing.eps", "picture.ico", "picture.tga"):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name)
+        with pytest.raises(OSError, match="cannot identify"):
+            read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [((9000, 9000), "expected at most 67 million"), ((2, 60_000), "100 times as long as wide")]
+)
+def test_small_files_of_enormous_pictures_are_refused_undecoded(tmp_path, monkeypatch, size, message):
+    Image.new("P", size).save(tmp_path / "bomb.gif")
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded it"))
+    with pytest.raises(ValueError, match=message):
+        read_rgb(tmp_path / "bomb.gif")

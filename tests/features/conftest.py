@@ -19,7 +19,10 @@ class Corpus:
         self.rows = []
         for i, length in enumerate(LENGTHS):
             self.record(f"{i}.wav", length, seed=i)
-            Image.new("RGB", (20, 16), (20 * i, 255 - 20 * i, 99)).save(folder / f"{i // 2}.png")
+            ramp = Image.linear_gradient("L").resize((20, 16))
+            Image.merge("RGB", [ramp.point([(x + 20 * c) % 256 for x in range(256)]) for c in (i, 3 * i, 7 * i)]).save(
+                folder / f"{i // 2}.png"
+            )
             self.rows.append(
                 {
                     "id": f"u{i}",

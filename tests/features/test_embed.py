@@ -98,3 +98,13 @@ def test_bad_rows(corpus, tmp_path, clip):
     assert list(vectors.skipped) == ["u1", "u0", "u2", "u3", "u4", "u5"]
     with pytest.raises(UserError, match="manifest row 2"):
         embed(corpus, tmp_path / "out", clip)
+
+
+def test_pictures_of_a_single_colour_are_named(corpus, tmp_path, clip):
+    Image.new("RGBA", (20, 16), (0, 0, 0, 0)).save(corpus.folder / "2.png")
+    for reused in (False, True):
+        summary, problems = embed(corpus, tmp_path / "out", clip)
+        assert summary.reused == reused
+        assert [note for note in problems.notes if "single colour" in note] == [
+            "manifest row 5 (u4): image 2.png: CLIP sees a single colour"
+        ]

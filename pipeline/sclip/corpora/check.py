@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
 from tqdm.auto import tqdm
 
 from sclip.ahead import read_ahead
@@ -17,6 +16,7 @@ from sclip.corpora.gathered import Expected
 from sclip.corpora.make import find_rows
 from sclip.corpora.manifest import SPLITS, Row
 from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.pictures import is_flat, read_rgb
 from sclip.errors import Problems
 from sclip.features.compute import chunks
 from sclip.features.recordings import hear, look
@@ -56,11 +56,12 @@ def check_corpus(config: CorpusConfig, manifest: Path) -> Check:
     rows, check = _gathered(config, manifest)
     recordings = _read(rows, _listen, "recordings")
     pictures = _read(list({row.image: row for row in rows}.values()), _see, "pictures")
-    for row, file in (*recordings, *pictures):
-        if file.fault is not None:
-            _add(check.faults, "files that cannot be used", f"{row.name}: {file.fault}")
-        if file.note is not None:
-            _add(check.notes, "recordings that are mixed down or resampled", f"{row.name}: {file.note}")
+    for what, files in (("recordings that are mixed down or resampled", recordings), ("flat pictures", pictures)):
+        for row, file in files:
+            if file.fault is not None:
+                _add(check.faults, "files that cannot be used", f"{row.name}: {file.fault}")
+            if file.note is not None:
+                _add(check.notes, what, f"{row.name}: {file.note}")
     for same in _alike((file.hash, row.id) for row, file in recordings):
         _add(check.faults, "recordings that are one file", ", ".join(same))
     hashes = {row.image: file.hash for row, file in pictures}
@@ -129,11 +130,11 @@ def _listen(row: Row) -> _File:
 def _see(row: Row) -> _File:
     try:
         data = row.image.read_bytes()
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
+        flat = is_flat(read_rgb(io.BytesIO(data)))
     except Exception as error:  # a damaged picture fails in whatever way it is damaged
         return _File("", fault=f"image {row.image.name}: cannot be read: {error}")
-    return _File(hashlib.sha256(data).hexdigest())
+    note = f"image {row.image.name}: a single colour" if flat else None
+    return _File(hashlib.sha256(data).hexdigest(), note=note)
 
 
 def _alike(named: Iterable[tuple[str, str]]) -> Iterator[list[str]]:

@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from sclip.encoders.pictures import as_rgb
+from sclip.encoders.pictures import as_rgb, read_rgb
 from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
 from sclip.padded import Padded
@@ -181,12 +181,14 @@ class ClipEncoder(nn.Module):
             return image
         if isinstance(image, str | Path):
             try:
-                with Image.open(image) as opened:
-                    return self.preprocess(as_rgb(opened))
-            except OSError as error:
-                raise UserError(f"image {image}: {error}") from None
+                return self.preprocess(read_rgb(image))
+            except Exception as error:  # Pillow raises errors of many kinds on a damaged file
+                raise UserError(f"image {image}: cannot be read: {error}") from None
         if isinstance(image, Image.Image):
-            return self.preprocess(as_rgb(image))
+            try:
+                return self.preprocess(as_rgb(image))
+            except (OSError, ValueError) as error:
+                raise UserError(f"image {index}: cannot be used: {error}") from None
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             raise UserError(f"image {index}: expected bytes (H, W, 3), found {array.dtype} {array.shape}")

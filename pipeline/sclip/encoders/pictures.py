@@ -1,14 +1,49 @@
-"""Pictures as CLIP takes them: 8 bits of red, green and blue."""
+"""Pictures as CLIP takes them: upright, opaque, 8 bits of red, green and blue.
+
+Files may come from strangers. Only common formats are opened (Pillow starts Ghostscript for some others), only the
+first frame is decoded, and a file of a few bytes that claims an enormous picture is refused before it is decoded.
+"""
+
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST_PIXELS = 2**26
+# CLIP scales the shorter side to its input size, so a line of pixels would become a picture of gigabytes.
+MOST_ELONGATED = 100
+
+
+def read_rgb(file: str | Path | IO[bytes]) -> Image.Image:
+    """Decode a picture file's first frame. Raises OSError or ValueError for a file that cannot be used."""
+    with Image.open(file, formats=FORMATS) as opened:
+        return as_rgb(opened)
+
 
 def as_rgb(picture: Image.Image) -> Image.Image:
-    """As people see it: upright, and 16 bits scaled to the 8 that pillow would cut them to."""
+    """Convert to what people see: turned upright, transparent parts on white, 16 bits scaled to 8."""
+    _check_size(picture)
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
+    if picture.mode.startswith("I"):  # Pillow's own conversion would cut off all above 255
         return Image.fromarray((np.asarray(picture) / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if picture.mode == "F":
         raise ValueError("its numbers are floats, and nothing says which is white")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
+
+
+def is_flat(picture: Image.Image) -> bool:
+    """Tell whether an RGB picture is a single colour."""
+    return all(low == high for low, high in picture.getextrema())  # type: ignore[misc]
+
+
+def _check_size(picture: Image.Image) -> None:
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels; expected at most {MOST_PIXELS / 1e6:.0f} million; scale it down")
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise ValueError(f"{width} x {height} pixels; expected at most {MOST_ELONGATED} times as long as wide; crop it")

@@ -10,7 +10,6 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -18,7 +17,7 @@ from sclip.ahead import computed, read_ahead
 from sclip.code import code_fingerprint
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.clip import ClipEncoder
-from sclip.encoders.pictures import as_rgb
+from sclip.encoders.pictures import read_rgb
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision
 from sclip.features.store import fingerprint_of, remove_unfinished
@@ -93,12 +92,16 @@ def _embed(
     notes = dict(_look_at_texts(rows, clip, skip))
     pictures = {name: group[0].image for name, group in users.items()}
     images: dict[str, Tensor] = {}
-    for name, vector in _images(pictures, clip, device).items():
+    vectors, flat = _images(pictures, clip, device)
+    for name, vector in vectors.items():
         if isinstance(vector, Tensor):
             images[name] = vector
             continue
         for row in users[name]:
             skip(row, vector)
+    for name in flat:
+        row, note = users[name][0], f"image {pictures[name].name}: CLIP sees a single colour"
+        notes[row.id] = f"{notes[row.id]}; {note}" if row.id in notes else note
     captions = {row.id: row.text for row in rows if row.text is not None and row.id not in skipped}
     texts = _captions(list(captions.values()), clip, device)
     if not images:
@@ -145,14 +148,18 @@ def _tokens(text: str | None, clip: ClipEncoder) -> int:
     return len(clip.token_ids([text])[0])
 
 
-def _images(pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device) -> dict[str, Tensor | str]:
-    """Each picture's vector (J,), or what is wrong with it."""
+def _images(
+    pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device
+) -> tuple[dict[str, Tensor | str], list[str]]:
+    """Return each picture's vector (J,), or what is wrong with it, and the names of pictures of a single colour."""
     images: dict[str, Tensor | str] = {}
+    flat: list[str] = []
 
     @torch.inference_mode()
     def vectors(names: Sequence[str], read: Sequence[Tensor | str]) -> dict[str, Tensor | str]:
         found = dict(zip(names, read, strict=True))
         good = {name: pixels for name, pixels in found.items() if isinstance(pixels, Tensor)}
+        flat.extend(name for name, pixels in good.items() if bool((pixels.amax((1, 2)) == pixels.amin((1, 2))).all()))
         if good:
             with precision(device, "fp32"):
                 embedded = F.normalize(clip.encode_image(list(good.values())).float(), dim=-1).cpu()
@@ -164,13 +171,12 @@ def _images(pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch
         for found in computed(batches, lambda name: read_picture(pictures[name], clip), vectors, device):
             images |= found
             bar.update(len(found))
-    return images
+    return images, flat
 
 
 def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
     try:
-        with Image.open(path) as opened:
-            return clip.preprocess(as_rgb(opened))
+        return clip.preprocess(read_rgb(path))
     except FileNotFoundError:
         return f"image {path.name}: no such file"
     except Exception as error:  # a damaged picture fails in whatever way it is damaged

@@ -12,11 +12,10 @@ from typing import Any
 
 import soundfile
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from sclip.encoders.audio import SAMPLE_RATE, read_audio
-from sclip.encoders.pictures import as_rgb
+from sclip.encoders.pictures import read_rgb
 from sclip.errors import UserError
 from sclip.report.results import Results, Run
 
@@ -101,8 +100,7 @@ def pictures(results: Results) -> dict[str, str]:
 def _picture(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file, and the examples in results show it; `sclip make-corpus` makes it")
-    with Image.open(path) as image:
-        small = as_rgb(image)
+    small = read_rgb(path)
     small.thumbnail((WIDEST, WIDEST))
     file = io.BytesIO()
     small.save(file, "WEBP", quality=85, method=6)

@@ -6,17 +6,21 @@ import re
 import shutil
 
 import numpy as np
+import open_clip
 import pytest
 import soundfile
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small import ARCHITECTURES, CAPTIONS, model, recordings, speech_encoder
+from small import ARCHITECTURES, CAPTIONS, CLIP_CONFIG, model, recordings, speech_encoder
 
 import sclip
+from sclip.encoders.audio import as_waveform
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.speech import SpeechEncoder
+from sclip.heads.vocabulary import Vocabulary
 
+SHORT_CONTEXT = CLIP_CONFIG | {"text_cfg": CLIP_CONFIG["text_cfg"] | {"context_length": 12}}
 RECORDINGS = recordings(16000, 400, 9000, 12345)
 
 
@@ -95,6 +99,65 @@ def test_keywords_say_what_and_when(folder):
     fixed = model("cascaded").keywords(RECORDINGS)
     assert [len(slots) for slots in fixed] == [8] * 4
     assert all(slot.span is None for slots in fixed for slot in slots)
+
+
+def test_recordings_are_decoded_batch_by_batch(folder, tmp_path, monkeypatch):
+    loaded, events = sclip.load(folder), []
+    paths = [tmp_path / f"{i}.wav" for i in range(5)]
+    for path, samples in zip(paths, recordings(900, 800, 700, 600, 500), strict=True):
+        soundfile.write(path, samples.numpy(), 16000, "FLOAT")
+    decode, encode = as_waveform, loaded.speech.forward
+    monkeypatch.setattr("sclip.model.as_waveform", lambda *given: [events.append("decode"), decode(*given)][1])
+    monkeypatch.setattr(loaded.speech, "forward", lambda *given: [events.append("encode"), encode(*given)][1])
+    assert len(loaded.encode_speech(paths, batch_size=2)) == 5
+    assert events == ["decode", "decode", "encode"] * 2 + ["decode", "encode"]
+
+
+def test_recordings_that_are_too_long_are_refused_before_any_is_decoded(folder, monkeypatch):
+    loaded = sclip.load(folder)
+    monkeypatch.setattr("sclip.model.as_waveform", lambda *_: pytest.fail("decoded one"))
+    for call in (loaded.encode_speech, loaded.keywords):
+        with pytest.raises(sclip.UserError, match=r"recording 1: 361\.0 s long; expected at most 360 s; cut it"):
+            call([RECORDINGS[0], torch.zeros(361 * 16000)])
+
+
+def test_batches_are_no_longer_than_the_longest_recording(folder, monkeypatch):
+    loaded, totals = sclip.load(folder), []
+    encode = loaded.speech.forward
+    monkeypatch.setattr("sclip.model.LONGEST_SECONDS", 1.0)
+    monkeypatch.setattr(loaded.speech, "forward", lambda w: [totals.append(sum(map(len, w))), encode(w)][1])
+    loaded.encode_speech(recordings(*[8000] * 4, 9000))
+    assert totals == [9000, 16000, 16000]
+
+
+def test_recordings_with_little_in_them_are_named(folder, caplog):
+    loaded = sclip.load(folder)
+    loaded.keywords([torch.zeros(16000), *recordings(480, 16000)])
+    assert [record.getMessage() for record in caplog.records] == [
+        "recording 0: silent; what is found in it means nothing",
+        "recording 1: only 0.03 s long; what is found in it means little",
+    ]
+
+
+def test_keywords_that_do_not_fit_are_named(folder, caplog):
+    """75 of them, or as many as CLIP's text tower has positions for."""
+    loaded = sclip.load(folder)
+    short = ClipEncoder.from_tensors(SHORT_CONTEXT, open_clip.CLIP(**SHORT_CONTEXT).state_dict(), "short")
+    vocabulary = Vocabulary.from_captions(CAPTIONS, short)
+    for built, most in (
+        (loaded, 75),
+        (sclip.SpeechCLIP("hybrid-cif", loaded.architecture, loaded.speech, short, vocabulary), 10),
+    ):
+        caplog.clear()
+        torch.nn.init.constant_(built.head.cif.score.bias, 9.0)  # nearly every frame fires
+        found = built.keywords(recordings(8000, 32000))
+        assert [len(slots) for slots in found] == [min(24, most), most]
+        named = [f"recording {i}: more than {most} keywords" for i in (0, 1) if i or most < 24]
+        assert sorted(record.getMessage().split(";")[0] for record in caplog.records) == named
+    with pytest.raises(sclip.UserError, match=r"head\.keywords\.slots: expected at most 10, .*; found 12"):
+        config = ARCHITECTURES["cascaded"]
+        twelve = dataclasses.replace(config.head, keywords=dataclasses.replace(config.head.keywords, slots=12))
+        sclip.SpeechCLIP("twelve", dataclasses.replace(config, head=twelve), loaded.speech, short, vocabulary)
 
 
 def test_encoders_by_reference(tmp_path):

@@ -8,6 +8,7 @@ the hash of its weights, which loading checks.
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from sclip.config import Architecture, SpeechEncoderConfig
-from sclip.encoders.audio import SAMPLE_RATE, as_waveform
+from sclip.config import Architecture, HeadConfig, SpeechEncoderConfig
+from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent
 from sclip.encoders.clip import ClipEncoder, spelled
 from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import find_folder
@@ -39,8 +40,12 @@ from sclip.heads.head import HeadOutput, Sizes, SpeechHead
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.card import model_card
 from sclip.objective import Objective
+from sclip.padded import even_batches
 from sclip.tensors import fill, read_tensors, save_tensors, with_prefix
 
+log = logging.getLogger(__name__)
+
+SHORT_SECONDS = 0.1  # less than any word takes
 # A repo's tensors, settings and card, and never its code.
 REPO_FILES = ["*.json", "*.safetensors", "README.md"]
 Encoder = TypeVar("Encoder", bound=AnySpeechEncoder | ClipEncoder)
@@ -91,9 +96,25 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             table, blocked = self.text_tower.table[list(vocabulary.ids)], list(vocabulary.blocked)
         token_width = None if table is None else table.shape[1]
         sizes = Sizes(speech.states, speech.width, token_width, clip.joint_width)
-        self.head = SpeechHead(architecture.head, sizes, table, blocked)
+        self.head = SpeechHead(self._fitting_head(), sizes, table, blocked)
         self.objective = Objective(architecture.objective)
         self.eval()
+
+    def _fitting_head(self) -> HeadConfig:
+        """Return the head's settings with no more keywords than CLIP's text tower has positions for."""
+        head = self.architecture.head
+        if self.text_tower is None or head.keywords is None:
+            return head
+        room = self.text_tower.context_length - 2
+        if head.keywords.cif is None:
+            if (head.keywords.slots or 0) > room:
+                raise UserError(
+                    f"architecture {self.name}: head.keywords.slots: expected at most {room}, which is what the text "
+                    f"tower of CLIP {self.clip.source.name} has room for; found {head.keywords.slots}"
+                )
+            return head
+        cif = dataclasses.replace(head.keywords.cif, max_slots=min(head.keywords.cif.max_slots, room))
+        return dataclasses.replace(head, keywords=dataclasses.replace(head.keywords, cif=cif))
 
     @property
     def device(self) -> torch.device:
@@ -174,16 +195,33 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             yield start * self.speech.frame_seconds, end * self.speech.frame_seconds
 
     def _run(self, audio: Sequence[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], HeadOutput]]:
-        """The head's output for batches of similar length, with the places of their recordings."""
-        waveforms = [as_waveform(item, rate, f"recording {i}") for i, item in enumerate(_listed(audio))]
-        order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
-        short = [i for i in order if len(waveforms[i]) < self.speech.shortest]
-        if short:
-            name = audio[short[0]] if isinstance(audio[short[0]], str | Path) else f"recording {short[0]}"
-            raise UserError(f"{name}: {len(waveforms[short[0]])} samples; a frame takes {self.speech.shortest}")
-        for indices in _batches(order, batch_size):
-            states = self.speech([waveforms[i] for i in indices])
-            yield list(indices), self.head(states, self.text_tower)
+        """Yield the head's output for batches of similar length, with the places of their recordings.
+
+        A batch is decoded when it is computed, and is never longer than the longest possible recording.
+        """
+        is_file = [isinstance(item, str | Path) for item in _listed(audio)]
+        names = [str(item) if is_file[i] else f"recording {i}" for i, item in enumerate(audio)]
+        samples = torch.tensor([count_samples(item, rate, name) for item, name in zip(audio, names, strict=True)])
+        for group in even_batches(samples, int(LONGEST_SECONDS * SAMPLE_RATE)):
+            for indices in _batches(group.tolist(), batch_size):
+                waveforms = [self._waveform(audio[i], rate, names[i]) for i in indices]
+                output = self.head(self.speech(waveforms), self.text_tower)
+                if output.cif is not None:
+                    for i in output.cif.firing.truncated.nonzero().flatten().tolist():
+                        slots = output.cif.firing.weights.shape[1]
+                        log.warning("%s: more than %d keywords; those behind are left out", names[indices[i]], slots)
+                yield list(indices), output
+
+    def _waveform(self, audio: Any, rate: int, name: str) -> Tensor:
+        """Decode a recording, and say so if little can be found in it."""
+        waveform = as_waveform(audio, rate, name)
+        if len(waveform) < self.speech.shortest:
+            raise UserError(f"{name}: {len(waveform)} samples; a frame takes {self.speech.shortest}")
+        if len(waveform) < SHORT_SECONDS * SAMPLE_RATE:
+            log.warning("%s: only %.2f s long; what is found in it means little", name, len(waveform) / SAMPLE_RATE)
+        elif is_silent(waveform):
+            log.warning("%s: silent; what is found in it means nothing", name)
+        return waveform
 
     def train(self, mode: bool = True) -> "SpeechCLIP":
         """The encoders are frozen, and stay as they compute in evaluation."""

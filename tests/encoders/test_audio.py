@@ -1,11 +1,16 @@
 """Whatever a recording comes as, it is heard as 16 kHz mono."""
 
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio.functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sclip.encoders.audio import as_waveform, read_audio
+from sclip.encoders.audio import as_waveform, count_samples, read_audio, resample
 from sclip.errors import UserError
 
 TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
@@ -25,6 +30,63 @@ def test_44100_hz(tmp_path):
     for found in (read_audio(tmp_path / "fine.wav"), as_waveform(fine, 44100, "tone")):
         assert len(found) == 16000
         torch.testing.assert_close(found[200:-200], torch.from_numpy(TONE)[200:-200], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000, 96000])
+def test_ordinary_rates_are_resampled_as_torchaudio_does(rate):
+    """Its own filters are of fp32 positions, which is where the last -97 dB come from."""
+    noise = np.random.default_rng(0).standard_normal(rate).astype(np.float32)
+    expected = torchaudio.functional.resample(torch.from_numpy(noise), rate, 16000).numpy()
+    found = resample(noise, rate)
+    assert found.shape == expected.shape
+    assert 10 * np.log10(np.square(found - expected).mean() / np.square(expected).mean()) < -90
+
+
+@pytest.mark.parametrize("rate", [22254, 50001, 44101, 11127, 383997])
+def test_odd_rates_take_little_time_and_memory(rate, tmp_path):
+    """Two seconds took 23 s and 1.9 GB at 22,254 Hz, when all output samples had filters as long as a period."""
+    at_rate = (0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)).astype(np.float32)
+    soundfile.write(tmp_path / "odd.wav", at_rate, rate, "FLOAT")
+    began = time.monotonic()
+    tracemalloc.start()
+    found = read_audio(tmp_path / "odd.wav")
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 32000
+    torch.testing.assert_close(found[200:16000], torch.from_numpy(TONE)[200:], atol=1e-3, rtol=0)
+    assert time.monotonic() - began < 5
+    assert memory < 250e6
+
+
+def test_reading_uses_no_operator_of_torch(tmp_path):
+    """Its threads would wait for each other on a busy machine, and autocast would resample in half precision."""
+    soundfile.write(tmp_path / "fine.wav", np.stack([TONE, TONE], 1), 44100)
+    used: list[str] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            used.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        read_audio(tmp_path / "fine.wav")
+    assert set(used) <= {"aten.lift_fresh.default"}  # of from_numpy, which computes nothing
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "message"),
+    [
+        (1, 16_000, r"16,000\.0 s long; expected at most 360 s"),
+        (16_000, 361, r"361\.0 s long"),
+        (2_000_000_000, 0.000_01, "sample rate: expected a whole number from 1 to 384000, found 2000000000"),
+    ],
+)
+def test_headers_that_claim_the_impossible_are_refused_undecoded(rate, seconds, message, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "odd.wav", np.zeros(int(rate * seconds), np.int16), rate)
+    monkeypatch.setattr(soundfile.SoundFile, "blocks", lambda *_, **__: pytest.fail("decoded it"))
+    for read in (read_audio, lambda path: count_samples(path, 16000, "")):
+        with pytest.raises(UserError, match=rf"odd\.wav: {message}"):
+            read(tmp_path / "odd.wav")
 
 
 def test_arrays_and_tensors():

@@ -43,6 +43,19 @@ def planned(corpus, folder, **features):
     return make_plan(preset, folder / "manifest.jsonl", speech, clip, "cpu", Problems()), preset, speech, clip
 
 
+@pytest.mark.parametrize("compute", ["bf16", "fp16"])
+def test_recordings_of_other_rates_are_planned_in_half_precision(corpus, compute, tmp_path, monkeypatch):
+    folder = tmp_path / "flickr8k"
+    shutil.copytree(corpus, folder)
+    for path in (folder / "flickr_audio/wavs").iterdir():
+        soundfile.write(path, np.random.default_rng(0).standard_normal((44_100, 2)) / 10, 44_100)
+    monkeypatch.setattr(plan, "SPEECH_SECONDS", 0.3)
+    monkeypatch.setattr(plan, "PICTURE_SECONDS", 0.1)
+    found, *_ = planned(folder, tmp_path, compute=compute)
+    assert found.seconds == pytest.approx(65)
+    assert found.speech_speed > 0
+
+
 @pytest.mark.parametrize(
     ("kept", "sample"), [("fp16", 2_000), ("fp16", 40), ("fp32", 2_000), ("fp32", 40), ("int8", 2_000)]
 )

@@ -154,6 +154,20 @@ def test_more_slots_than_there_may_be():
         firing = fire([0.9] * 100, tail=tail)
         assert firing.slots.lengths.tolist() == [75]
         torch.testing.assert_close(firing.weights.sum(-1), torch.ones(1, 75))
+        assert firing.truncated.tolist() == [True]
+
+
+@pytest.mark.parametrize(("weights", "tail", "truncated"), [(75, None, False), (76, None, True), (75, 0.5, False)])
+def test_truncation_is_reported_when_a_slot_does_not_fit(weights, tail, truncated):
+    assert fire([1.0] * weights, tail=tail).truncated.tolist() == [truncated]
+    assert fire([1.0] * 75 + [0.5], tail=0.5).truncated.tolist() == [True]  # the leftover would have fired too
+    assert fire([1.0] * 75 + [0.4], tail=0.5).truncated.tolist() == [False]
+
+
+@pytest.mark.parametrize("tail", [None, 0.5])
+def test_weights_that_are_not_numbers_give_slots_that_are_not_numbers(tail):
+    """So a training that diverges ends with its own message about the loss."""
+    assert not fire([0.5, math.nan, 0.5], tail=tail).slots.values.isfinite().all()
 
 
 def test_the_leftover_in_training_stays_uncounted_where_there_is_room():

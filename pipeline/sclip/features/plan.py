@@ -155,8 +155,12 @@ def _speech_speed(
     middle = statistics.median(recording.samples for recording in recordings)
     usual = sorted(recordings, key=lambda recording: abs(recording.samples - middle))
     waveforms = (x for recording in usual if isinstance(x := hear(recording, speech.shortest), Tensor))
-    with precision(device, config.compute):
-        return _speed("speech", waveforms, speech, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
+
+    def encode(batch: list[Tensor]) -> None:
+        with precision(device, config.compute):
+            speech(batch)
+
+    return _speed("speech", waveforms, encode, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
 
 
 def _seconds(waveform: Tensor) -> float:
@@ -166,8 +170,7 @@ def _seconds(waveform: Tensor) -> float:
 def _picture_speed(paths: Sequence[Path], clip: ClipEncoder, device: str | torch.device) -> float:
     """Pictures a second"""
     pixels = (x for path in paths if isinstance(x := read_picture(path, clip), Tensor))
-    with precision(device, "fp32"):
-        return _speed("pictures", pixels, clip.encode_image, lambda _: 1.0, IMAGES_AT_ONCE, PICTURE_SECONDS, device)
+    return _speed("pictures", pixels, clip.encode_image, lambda _: 1.0, IMAGES_AT_ONCE, PICTURE_SECONDS, device)
 
 
 @torch.inference_mode()

@@ -4,15 +4,12 @@ import hashlib
 import io
 from dataclasses import dataclass
 
-import numpy as np
 import soundfile
 from torch import Tensor
 
 from sclip.corpora.manifest import Row
-from sclip.encoders.audio import SAMPLE_RATE, read_audio
+from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio
 from sclip.errors import UserError
-
-SILENCE = 1e-4  # between the highest and the lowest sample
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,10 @@ def look(row: Row) -> Recording:
     except RuntimeError as error:
         reason = str(error).rpartition(": ")[2]  # what comes before describes the buffer
         return Recording(row, found, fault=f"audio {row.audio.name}: cannot be read: {reason}")
+    try:
+        check_length(info.frames, info.samplerate, f"audio {row.audio.name}")
+    except UserError as error:
+        return Recording(row, found, fault=str(error))
     samples = info.frames * SAMPLE_RATE // info.samplerate
     made = ["mixed down"] * (info.channels > 1) + ["resampled to 16 kHz"] * (info.samplerate != SAMPLE_RATE)
     channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")
@@ -58,6 +59,6 @@ def hear(recording: Recording, shortest: int) -> Tensor | str:
         return str(error).replace(str(path), path.name)
     if len(waveform) < shortest:
         return f"audio {path.name}: {len(waveform)} samples at 16 kHz; a frame takes {shortest}"
-    if np.ptp(waveform.numpy()) < SILENCE:
+    if is_silent(waveform):
         return f"audio {path.name}: silent"
     return waveform

@@ -33,6 +33,7 @@ class Firing:
     weights: Tensor  # (B, S, T): how much of each frame went into each slot
     alpha: Tensor  # (B, T), as integrated: scaled, where a target was given
     fired: Tensor  # (B, T), true at the frames that closed at least one slot
+    truncated: Tensor  # (B,), true where more slots would have fired than there may be
 
 
 @dataclass(frozen=True)
@@ -107,20 +108,21 @@ def integrate_and_fire(
     if target is not None:
         wanted, last = threshold * target.to(total) + FIRING_MARGIN, total[:, -1]
         total = total * (wanted / torch.where(last > 0, last, 1.0))[:, None]
-    lengths = (total[:, -1] / threshold).floor().clamp(1, max_slots).long()
+    firings = (total[:, -1] / threshold).floor().nan_to_num(0)  # not a number where training diverges
+    truncated, lengths = firings > max_slots, firings.clamp(1, max_slots).long()
     integrated = torch.diff(total, prepend=torch.zeros_like(total[:, :1]))
     slots = int(lengths.max())
     if tail is None:  # the batch is as wide in every process
         slots = processes.most(slots, frames.device)
     weights, fired = slot_weights(total, integrated, threshold, slots)
     if tail is not None:
-        weights, lengths = _fire_tail(weights, lengths, threshold, max_slots, tail)
+        weights, lengths, truncated = _fire_tail(weights, lengths, threshold, max_slots, tail)
         slots = int(lengths.max())
-    weights, lengths, integrated, fired = (t.to(frames.device) for t in (weights.float(), lengths, integrated, fired))
-    weights = weights[:, :slots]
+    found = (weights[:, :slots].float(), lengths, integrated.float(), fired, truncated)
+    weights, lengths, integrated, fired, truncated = (t.to(frames.device) for t in found)
     with torch.autocast(frames.device.type, enabled=False):
         gathered = weights @ frames.float()
-    return Firing(Padded(gathered, lengths), weights, integrated.float(), fired)
+    return Firing(Padded(gathered, lengths), weights, integrated, fired, truncated)
 
 
 def slot_weights(total: Tensor, alpha: Tensor, threshold: float, slots: int) -> tuple[Tensor, Tensor]:
@@ -143,13 +145,17 @@ def slot_weights(total: Tensor, alpha: Tensor, threshold: float, slots: int) -> 
 
 def _fire_tail(
     weights: Tensor, lengths: Tensor, threshold: float, max_slots: int, tail: float
-) -> tuple[Tensor, Tensor]:
-    """Scale a large leftover up to a slot and drop a small one. Where nothing fired, the one slot stays as it is."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale a large leftover up to a slot and drop a small one. Where nothing fired, the one slot stays as it is.
+
+    Returns weights, lengths (B,), and (B,) where a slot more did not fit.
+    """
     slot = torch.arange(weights.shape[1], device=weights.device)  # (S+1,)
     rest = weights.sum(-1).gather(1, lengths[:, None])  # (B, 1), what lies in the slot behind the last
     large = rest >= tail
     scale = torch.where(large, threshold / torch.where(large, rest, 1.0), 1.0)
     is_rest = slot == lengths[:, None]  # (B, S+1)
     weights = weights * torch.where(is_rest, scale, 1.0)[..., None]
-    lengths = (lengths + large[:, 0]).clamp(max=max_slots)
-    return weights * (slot < lengths[:, None])[..., None], lengths
+    wanted = lengths + large[:, 0]
+    lengths = wanted.clamp(max=max_slots)
+    return weights * (slot < lengths[:, None])[..., None], lengths, wanted > max_slots

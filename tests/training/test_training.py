@@ -107,18 +107,32 @@ def test_what_is_saved_is_what_was_developed(corpus, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(made.head.parameters(), again.head.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("arch", "when"), [("cascaded-cif", str(random.randint(6, 11))), ("parallel", "saving")])
-def test_killed_and_started_again(arch, when, tmp_path, capsys):
-    """Ends like a run that was left alone: weights, history and curves."""
+RANDOM_STEP = random.randint(6, 11)
+
+
+@pytest.mark.parametrize(
+    ("arch", "number", "when", "last"),
+    [
+        ("cascaded-cif", signal.SIGKILL, RANDOM_STEP, RANDOM_STEP // 5 * 5),
+        ("parallel", signal.SIGKILL, "saving", 5),
+        ("hybrid-cif", signal.SIGTERM, 6, 7),
+        ("parallel", signal.SIGTERM, "developing", 5),
+        ("cascaded", signal.SIGINT, 4, 5),  # a step behind which the development split is to be tried
+    ],
+)
+def test_an_interrupted_training_ends_like_one_that_was_not(arch, number, when, last, tmp_path, capsys):
+    """In weights, history and curves. A request to stop costs no step; a kill costs those since the last save."""
     keep(tmp_path)
     whole = run(tmp_path, arch, "whole")
     env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    victim = subprocess.run([sys.executable, HERE / "victim.py", tmp_path, arch, when], env=env, capture_output=True)
-    assert victim.returncode == -signal.SIGKILL, victim.stderr.decode()
+    command = [sys.executable, HERE / "victim.py", tmp_path, arch, str(int(number)), str(when)]
+    victim = subprocess.run(command, env=env, capture_output=True, timeout=50)
+    stopped = number != signal.SIGKILL
+    assert victim.returncode == (128 + number if stopped else -number), victim.stderr.decode()
+    assert (f"{arch}: stopped and saved at step {last}" in victim.stderr.decode()) == stopped
     assert not (tmp_path / "killed").exists()
     capsys.readouterr()
     killed = run(tmp_path, arch, "killed")
-    last = 5 if when == "saving" else int(when) // 5 * 5
     assert f"goes on from step {last} of 12" in capsys.readouterr().err
     assert (killed.step, killed.dev) == (whole.step, whole.dev)
 
@@ -238,10 +252,15 @@ def test_mistakes(corpus, tmp_path):
     with pytest.raises(sclip.UserError, match=r"training\.precision: fp16 needs a GPU; a CPU trains in fp32 or bf16"):
         trained(corpus, "parallel", tmp_path, dataclasses.replace(SHORT, precision="fp16"))
     wild = dataclasses.replace(SHORT, learning_rate=1e30, warmup_steps=0)
-    with pytest.raises(sclip.UserError, match=r"step \d+: the loss is nan, in fp32"):
-        trained(corpus, "parallel", tmp_path, wild)
+    for arch in ARCHITECTURES:
+        with pytest.raises(sclip.UserError, match=r"step \d+: the loss is nan, in fp32"):
+            trained(corpus, arch, tmp_path / arch, wild)
     with pytest.raises(sclip.UserError, match="step 1: vectors of the development split are not finite, in fp32"):
         trained(corpus, "parallel", tmp_path, dataclasses.replace(wild, steps=1))
     keep(tmp_path, train=1, dev=1)
-    with pytest.raises(sclip.UserError, match="split train: a single utterance"):
+    with pytest.raises(sclip.UserError, match="split train: expected at least 2 pictures, found 1"):
         trained(tmp_path, "parallel", tmp_path)
+    (tmp_path / "several").mkdir()
+    keep(tmp_path / "several", train=4, dev=1, captions=4)
+    with pytest.raises(sclip.UserError, match="split train: expected at least 2 pictures, found 1"):
+        trained(tmp_path / "several", "parallel", tmp_path)

@@ -1,8 +1,11 @@
-"""A training that is killed: `python victim.py FOLDER ARCH WHEN`, at a step or while `saving` its second checkpoint."""
+"""A training that is killed or interrupted: `python victim.py FOLDER ARCH SIGNAL WHEN`.
+
+WHEN is a step, `saving` for its second checkpoint, or `developing` for its first trial of the development split.
+"""
 
 import os
-import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -23,13 +26,13 @@ def run(folder: Path, arch: str, name: str) -> loop.Summary:
     return loop.train(*sets, model(arch), TRAINING, 3, "cpu", *places)
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def die(number: int) -> None:
+    os.kill(os.getpid(), number)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder, arch, when = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    folder, arch, number, when = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     if when == "saving":
         write, written = Path.write_bytes, []
 
@@ -38,14 +41,23 @@ if __name__ == "__main__":
             if len(written) == 1:
                 return write(path, data)
             write(path, data[: len(data) // 2])
-            return die()
+            return die(number)
 
         Path.write_bytes = write_half
+    elif when == "developing":
+
+        def die_and_wait(trainer, dataset):
+            die(number)
+            time.sleep(60)
+
+        loop.Trainer.develop = die_and_wait
     else:
         step = loop.Trainer.train_step
 
         def step_or_die(trainer, batch):
-            return die() if trainer.step == int(when) else step(trainer, batch)
+            if trainer.step == int(when):
+                die(number)
+            return step(trainer, batch)
 
         loop.Trainer.train_step = step_or_die
     run(folder, arch, "killed")

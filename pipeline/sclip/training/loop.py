@@ -41,6 +41,7 @@ from sclip.training.checkpoints import Checkpoint
 from sclip.training.curves import HistoryRow, Log, curves
 from sclip.training.data import Dataset
 from sclip.training.development import mean_recalls
+from sclip.training.interruption import Interrupted, Interruption, interruptions
 
 # What may change while a training lies unfinished, and decides its steps or the choice of the best.
 CODE = (
@@ -58,6 +59,7 @@ CODE = (
 HISTORY_FILE = "history.json"
 LOG_EVERY = 20  # steps
 SAVE_EVERY = 60.0  # seconds
+SAVED = ("step", "seconds", "history", "undeveloped", "best")  # of a Trainer
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -92,6 +94,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.history: list[HistoryRow] = []
+        self.undeveloped: HistoryRow | None = None  # of a step behind which the development split is still to be tried
         self.best: dict[str, Any] = {"score": -1.0}
 
     def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
@@ -151,12 +154,12 @@ class Trainer:
         return UserError(f"{what}, in {precision}; a lower training.learning_rate{fp32} may help")
 
     def state_dict(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("step", "seconds", "history", "best")}
+        own = {name: getattr(self, name) for name in SAVED}
         parts = {name: getattr(self, name).state_dict() for name in ("trained", "optimizer", "scaler")}
         return own | parts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("step", "seconds", "history", "best"):
+        for name in SAVED:
             setattr(self, name, state[name])
         for name in ("trained", "optimizer", "scaler"):
             getattr(self, name).load_state_dict(state[name])
@@ -177,8 +180,11 @@ def train(
 
     `scratch` holds the checkpoint of an unfinished run, and is gone at the end. The two are on one disk.
     """
-    if len(train_set) < 2:
-        raise UserError("split train: a single utterance has nothing to be told from")
+    if len(train_set.images) < 2:
+        raise UserError(
+            f"split train: expected at least 2 pictures, found {len(train_set.images)}; "
+            "the loss compares an utterance with the pictures of others"
+        )
     device = torch.device(device)
     trainer = Trainer(model, training, seed, device)
     checkpoint = Checkpoint(scratch / "checkpoint.pt", _identity(train_set, dev_set, trainer))
@@ -187,8 +193,19 @@ def train(
         trainer.load_state_dict(saved)
         click.echo(f"{model.name}: goes on from step {trainer.step} of {training.steps}", err=True)
     first = processes.is_first()
-    with curves(curves_folder if first else None, trainer.history) as log, plain_attention(device):
-        _run(trainer, train_set, dev_set, checkpoint, log)
+    with (
+        curves(curves_folder if first else None, trainer.history) as log,
+        plain_attention(device),
+        interruptions() as interruption,
+    ):
+        session = _Session(trainer, dev_set, checkpoint, log, interruption)
+        try:
+            session.run(train_set)
+        except Interrupted:
+            session.save()
+            if first:
+                click.echo(f"{model.name}: stopped and saved at step {trainer.step}; run it again to resume", err=True)
+            raise SystemExit(128 + int(interruption.signal or 0)) from None
     if first:
         _write(trainer, out, scratch)
     processes.wait()
@@ -210,36 +227,67 @@ def plain_attention(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)  # as it is by default
 
 
-def _run(trainer: Trainer, train_set: Dataset, dev_set: Dataset, checkpoint: Checkpoint, log: Log) -> None:
-    """The steps still to do."""
-    training, name = trainer.training, trainer.model.name
-    batches = TrainingBatches(train_set, training, trainer.seed, pin=trainer.device.type == "cuda")
-    saved = time.monotonic()
-    started = saved - trainer.seconds
-    timed_from, timed_step = saved, trainer.step
-    with tqdm(total=training.steps, initial=trainer.step, desc=name, disable=processes.quiet()) as bar:
+class _Session:
+    """One call of `train`: it takes the steps that are left, logs them, and saves the trainer."""
+
+    def __init__(
+        self, trainer: Trainer, dev_set: Dataset, checkpoint: Checkpoint, log: Log, interruption: Interruption
+    ):
+        self.trainer, self.dev_set, self.checkpoint, self.log = trainer, dev_set, checkpoint, log
+        self.interruption = interruption
+        self.saved = self.timed_from = time.monotonic()
+        self.timed_step = trainer.step
+        self.started = self.saved - trainer.seconds
+
+    def run(self, train_set: Dataset) -> None:
+        """Raises Interrupted between two steps, or while the development split is tried, if a signal asks for it."""
+        trainer, training = self.trainer, self.trainer.training
+        batches = TrainingBatches(train_set, training, trainer.seed, pin=trainer.device.type == "cuda")
         each = training.accumulate
-        left = range(trainer.step * each, training.steps * each)
-        read = prefetched(batches.read, left, ahead_on(trainer.device, BATCHES))
-        while trainer.step < training.steps:
-            measure = trainer.train_step([batch.to(trainer.device) for batch in islice(read, each)])
-            bar.update()
-            develops = trainer.step % training.dev_every == 0 or trainer.step == training.steps
-            if develops or trainer.step % LOG_EVERY == 0:
-                row: HistoryRow = {"step": trainer.step} | measure()
-                row["train/steps_a_second"] = (trainer.step - timed_step) / (time.monotonic() - timed_from)
-                if develops:
-                    found = trainer.develop(dev_set)
-                    row |= {f"dev/{branch}": recall for branch, recall in found.items()}
-                    _tell(bar, name, row)
-                trainer.history.append(row)
-                log(row)
-                timed_from, timed_step = time.monotonic(), trainer.step
-            if develops or time.monotonic() - saved > SAVE_EVERY:
-                trainer.seconds = time.monotonic() - started
-                if processes.is_first():
-                    checkpoint.save(trainer.state_dict())
-                saved = time.monotonic()
+        with tqdm(
+            total=training.steps, initial=trainer.step, desc=trainer.model.name, disable=processes.quiet()
+        ) as bar:
+            if trainer.undeveloped is not None:
+                self.develop(trainer.undeveloped, bar)
+            left = range(trainer.step * each, training.steps * each)
+            read = prefetched(batches.read, left, ahead_on(trainer.device, BATCHES))
+            while trainer.step < training.steps:
+                with self.interruption.may_interrupt():
+                    step = [batch.to(trainer.device) for batch in islice(read, each)]
+                measure = trainer.train_step(step)
+                bar.update()
+                develops = trainer.step % training.dev_every == 0 or trainer.step == training.steps
+                if develops or trainer.step % LOG_EVERY == 0:
+                    row: HistoryRow = {"step": trainer.step} | measure()
+                    seconds = time.monotonic() - self.timed_from
+                    row["train/steps_a_second"] = (trainer.step - self.timed_step) / seconds
+                    self.develop(row, bar) if develops else self.record(row)
+                if time.monotonic() - self.saved > SAVE_EVERY:
+                    self.save()
+                self.interruption.check(trainer.device)
+
+    def develop(self, row: HistoryRow, bar: "tqdm[Any]") -> None:
+        """Try the development split, and log it with `row`, what was measured of the step before."""
+        self.trainer.undeveloped = row
+        self.interruption.check(self.trainer.device)
+        with self.interruption.may_interrupt():
+            found = self.trainer.develop(self.dev_set)
+        row = row | {f"dev/{branch}": recall for branch, recall in found.items()}
+        _tell(bar, self.trainer.model.name, row)
+        self.record(row)
+        self.trainer.undeveloped = None
+        self.save()
+
+    def record(self, row: HistoryRow) -> None:
+        self.trainer.history.append(row)
+        self.log(row)
+        self.timed_from, self.timed_step = time.monotonic(), self.trainer.step
+
+    def save(self) -> None:
+        self.trainer.seconds = time.monotonic() - self.started
+        if processes.is_first():
+            self.checkpoint.save(self.trainer.state_dict())
+        self.saved = time.monotonic()
 
 
 def _tell(bar: "tqdm[Any]", name: str, row: HistoryRow) -> None:

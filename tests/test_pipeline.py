@@ -11,6 +11,7 @@ import soundfile
 import torch
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 from small import SPEECH_CONFIG, clip_encoder, speech_encoder
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -19,6 +20,7 @@ from sclip import places, processes
 from sclip.cli import main
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
+from sclip.features.vectors import ClipVectors
 
 ARCHITECTURES = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
 TINY = {
@@ -118,6 +120,35 @@ def test_own_corpus(here):
     params["presets"]["own"]["corpus"]["path"] = "data/own/manifest.jsonl"
     Path("own.yaml").write_text(yaml.safe_dump(params))
     assert "keep yours elsewhere" in said("make-corpus", "own", "--params", "own.yaml", status=1)
+
+
+def test_a_corpus_of_stereo_ogg_and_transparent_png(here, monkeypatch):
+    """Nothing in it is as the encoders take it: 44.1 kHz, two channels, drawings on nothing."""
+    Path("drawings").mkdir()
+    rows = ["audio,image,text,split"]
+    for i, split in enumerate(["train"] * 4 + ["dev"] * 2 + ["test"] * 2):
+        noise = np.random.default_rng(i).standard_normal((44_100 * (i + 1), 2)) / 10
+        soundfile.write(f"drawings/{i}.ogg", noise, 44_100)
+        drawing = Image.new("RGBA", (40, 30))
+        drawing.paste((0, 20 * i, 0, 255), (10 + i, 5, 30, 25))
+        drawing.save(f"drawings/{i}.png")
+        rows.append(f"{i}.ogg,{i}.png,a green drawing,{split}")
+    Path("drawings/table.csv").write_text("\n".join(rows))
+    columns = {name: name for name in ("audio", "image", "text", "split")}
+    corpus = {"kind": "table", "path": "drawings/table.csv", "columns": columns}
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["presets"]["drawings"] = TINY | {"corpus": corpus, "features": {"compute": "bf16"}}
+    Path("drawings.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.setattr("sclip.features.plan.SPEECH_SECONDS", 0.3)
+    assert "8 utterances (all looked at), 8 pictures" in said("plan", "drawings", "--params", "drawings.yaml")
+    assert "fault" not in said("check-corpus", "drawings", "--params", "drawings.yaml")
+    said("make-corpus", "drawings", "--params", "drawings.yaml")
+    extracted = said("extract-features", "--preset", "drawings", "--params", "drawings.yaml")
+    assert "44.1 kHz stereo, mixed down and resampled to 16 kHz" in extracted
+    assert "8 utterances, 0.01 hours" in extracted
+    assert "8 pictures" in said("embed-clip", "--preset", "drawings", "--params", "drawings.yaml")
+    images = ClipVectors.open("data/drawings/vectors").images
+    assert torch.pdist(images).min() > 1e-3  # no two drawings became the same flat colour
 
 
 def test_without_a_cache(here):

@@ -83,7 +83,8 @@ def test_bad_rows(corpus, tmp_path, clip):
     for reused in (False, True):
         summary, problems = embed(corpus, tmp_path / "out", clip, skip=True)
         assert summary.reused == reused
-        assert problems.notes == ["manifest row 9 (u8): text: 100 tokens, cut to CLIP's 75"]
+        case = "manifest row 9 (u8): text: 100 tokens, cut to CLIP's 75"
+        assert problems.notes == {"captions that are cut": [case]}
         assert {row: message.split(":")[0] for row, message in problems.skipped.items()} == {
             "manifest row 1 (u0)": "text",
             "manifest row 2 (u1)": "image_id p0",

@@ -1,7 +1,9 @@
 """Pictures as CLIP takes them: 8 bits of red, green and blue."""
 
+from pathlib import Path
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
@@ -12,3 +14,11 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         raise ValueError("its numbers are floats, and nothing says which is white")
     return picture.convert("RGB")
+
+
+def picture_fault(path: Path, error: Exception) -> str:
+    """Say why a picture cannot be read, by its file's name, where Pillow names a folder or a buffer in memory."""
+    if isinstance(error, FileNotFoundError):
+        return f"image {path.name}: no such file"
+    reason = "not a picture in a supported format" if isinstance(error, UnidentifiedImageError) else str(error)
+    return f"image {path.name}: cannot be read: {reason}".replace(str(path), path.name)

@@ -18,7 +18,7 @@ from sclip.ahead import computed, read_ahead
 from sclip.code import code_fingerprint
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.clip import ClipEncoder
-from sclip.encoders.pictures import as_rgb
+from sclip.encoders.pictures import as_rgb, picture_fault
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision
 from sclip.features.store import fingerprint_of, remove_unfinished
@@ -53,7 +53,7 @@ def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch
     vectors = ClipVectors.open(out)
     names = {row.id: row.name for row in rows}
     for name, note in vectors.notes.items():
-        problems.note(names[name], note)
+        problems.note("captions that are cut", f"{names[name]}: {note}")
     for name, reason in vectors.skipped.items() if reused else ():
         problems.add(names[name], reason)
     return Summary(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
@@ -171,10 +171,8 @@ def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
     try:
         with Image.open(path) as opened:
             return clip.preprocess(as_rgb(opened))
-    except FileNotFoundError:
-        return f"image {path.name}: no such file"
     except Exception as error:  # a damaged picture fails in whatever way it is damaged
-        return f"image {path.name}: cannot be read: {error}".replace(str(path), path.name)
+        return picture_fault(path, error)
 
 
 @torch.inference_mode()

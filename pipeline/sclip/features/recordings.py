@@ -12,6 +12,7 @@ from sclip.corpora.manifest import Row
 from sclip.encoders.audio import SAMPLE_RATE, read_audio
 from sclip.errors import UserError
 
+CONVERTED = "recordings that are mixed down or resampled"  # those with a note
 SILENCE = 1e-4  # between the highest and the lowest sample
 
 

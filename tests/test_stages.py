@@ -90,6 +90,11 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
+def test_git_status_after_a_run_shows_dvc_lock_alone_as_readme_says(repository, first_run):
+    assert run(repository, "git", "status", "--porcelain").splitlines() == [" M dvc.lock"]
+    assert re.search(r"`git status`[^.]*`dvc\.lock`", Path("README.md").read_text())
+
+
 def test_the_summary_is_the_only_metric(repository, first_run):
     (shown,) = json.loads(dvc(repository, "metrics", "show", "--json")).values()
     assert list(shown["data"]) == ["results/scenes/summary.json"]

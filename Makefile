@@ -30,10 +30,10 @@ repro: .venv/installed
 		xargs -P 2 -I RUN dvc --wait-for-lock repro --single-item train@RUN evaluate@RUN
 	dvc repro
 
-.venv/installed: setup.cfg pyproject.toml
+.venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:

@@ -319,6 +319,14 @@ def bad_corpus(here: Path, monkeypatch, name: str, **changes) -> None:
     monkeypatch.chdir(folder)
 
 
+def test_repeated_recordings_do_not_fail_check_corpus(here, monkeypatch):
+    first = json.loads((here / "data/tiny/manifest.jsonl").read_text().splitlines()[0])
+    bad_corpus(here, monkeypatch, "repeated", audio=str((here / "data/tiny" / first["audio"]).resolve()))
+    output = said("check-corpus", "tiny")
+    assert "note     1 recordings with the same content" in output
+    assert "fault" not in output
+
+
 ROWS = {
     "unknown split": ({"split": "tests"}, "expected a split of train, dev, test, found 'tests'"),
     "repeated id": ({"id": "train-00000-0"}, "repeats the id of manifest row 1"),

@@ -1,13 +1,17 @@
 """dvc.yaml reruns what changed and nothing else. The commands are stood in for: they note that they ran, and write
 what dvc.yaml says they write."""
 
+import difflib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 STAND_IN = """#!{python}
 import sys
@@ -37,9 +41,11 @@ for number, file in enumerate(files[command]):
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
+    """A commit with the project's own DVC files, where nothing has run yet."""
     folder = tmp_path_factory.mktemp("stages")
-    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+    for name in ("dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore"):
         shutil.copy(name, folder)
+    shutil.copytree(".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
     shutil.copytree("pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for model in ("mini-hubert", "mini-clip"):
         (folder / "models" / model).mkdir(parents=True)
@@ -47,14 +53,27 @@ def repository(tmp_path_factory):
     (folder / "bin").mkdir()
     (folder / "bin/sclip").write_text(STAND_IN.format(python=sys.executable))
     (folder / "bin/sclip").chmod(0o755)
-    dvc(folder, "init", "--no-scm", "--quiet")
-    shutil.copytree(".dvc/plots", folder / ".dvc/plots")
+    (folder / ".gitignore").write_text(Path(".gitignore").read_text() + "ran.txt\n")
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", ".")
+    run(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "all")
     return folder
 
 
-def dvc(folder: Path, *command: str) -> None:
+@pytest.fixture(scope="module")
+def first_run(repository):
+    """The commands that the first `dvc repro` runs."""
+    return reran(repository)
+
+
+def run(folder: Path, *command: str) -> str:
     path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
-    subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, check=True, env={**os.environ, "PATH": path})
+    env = {**os.environ, "PATH": path}
+    return subprocess.run(command, cwd=folder, check=True, env=env, stdout=subprocess.PIPE, text=True).stdout
+
+
+def dvc(folder: Path, *command: str) -> str:
+    return run(folder, sys.executable, "-m", "dvc", *command)
 
 
 def reran(repository: Path) -> list[str]:
@@ -71,10 +90,55 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
-def test_what_changed_runs_again_and_nothing_else(repository):
-    first = reran(repository)
-    assert len(first) == 14
-    assert first[-1] == "report"
+def test_git_status_after_a_run_shows_dvc_lock_alone_as_readme_says(repository, first_run):
+    assert run(repository, "git", "status", "--porcelain").splitlines() == [" M dvc.lock"]
+    assert re.search(r"`git status`[^.]*`dvc\.lock`", Path("README.md").read_text())
+
+
+def test_the_summary_is_the_only_metric(repository, first_run):
+    (shown,) = json.loads(dvc(repository, "metrics", "show", "--json")).values()
+    assert list(shown["data"]) == ["results/scenes/summary.json"]
+
+
+README_PRESET = re.search(r"```yaml\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "removed", "added"),
+    [
+        ("presets.scenes.training.steps=600", [], []),  # as it is
+        (
+            "presets.scenes.arch.cascaded.training.learning_rate=5e-4",
+            ["        training: {learning_rate: 1.0e-3}"],
+            ["        training: {learning_rate: 0.0005}"],
+        ),
+        ("presets.scenes.training.steps=100", ["      steps: 600"], ["      steps: 100"]),
+        ("run.seeds=[0,1]", [], ["  - 1"]),
+        (
+            "presets.scenes.corpus.captions.train=2",
+            ["      captions: {train: 1, dev: 1, test: 1} # of a picture, each spoken once"],
+            ["      captions: {train: 2, dev: 1, test: 1} # of a picture, each spoken once"],
+        ),
+        ("presets.mine.training.steps=100", ["    training: {steps: 2000,"], ["    training: {steps: 100,"]),
+    ],
+)
+def test_dvc_changes_no_other_line_of_params(override, removed, added, tmp_path):
+    """`dvc exp run -S` loads params.yaml, README's own preset in it, and writes it again."""
+    before = Path("params.yaml").read_text().replace("\npresets:\n", f"\npresets:\n{README_PRESET}\n", 1)
+    assert README_PRESET in before
+    (tmp_path / "params.yaml").write_text(before)
+    apply_overrides(tmp_path / "params.yaml", [override])
+    after = (tmp_path / "params.yaml").read_text()
+    changes = list(difflib.unified_diff(before.splitlines(), after.splitlines(), n=0))[2:]
+    for sign, lines in (("-", removed), ("+", added)):
+        found = [line for line in changes if line.startswith(sign)]
+        assert len(found) == len(lines)
+        assert all(line.startswith(sign + start) for line, start in zip(found, lines, strict=True))
+
+
+def test_what_changed_runs_again_and_nothing_else(repository, first_run):
+    assert len(first_run) == 14
+    assert first_run[-1] == "report"
     assert reran(repository) == []
 
     params = repository / "params.yaml"
@@ -85,10 +149,10 @@ def test_what_changed_runs_again_and_nothing_else(repository):
     assert reran(repository) == []
 
     edit(repository / "pipeline/sclip/evaluation/keywords.py", "NEAREST = 5", "NEAREST = 6")
-    assert sorted(reran(repository)) == sorted([*(line for line in first if line.startswith("evaluate")), "report"])
+    assert sorted(reran(repository)) == sorted([*(line for line in first_run if line.startswith("evaluate")), "report"])
 
     edit(repository / "pipeline/sclip/report/page.css", "{", "{ ")
     assert reran(repository) == ["report"]
 
     edit(params, "compute: bf16", "compute: fp32")
-    assert set(reran(repository)) == set(first) - {"make-corpus", "embed-clip"}
+    assert set(reran(repository)) == set(first_run) - {"make-corpus", "embed-clip"}

@@ -149,7 +149,8 @@ def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ..
     """Read every recording and picture of PRESET's corpus once, and say what is there and what is wrong.
 
     Reads presets.PRESET.corpus and the files that it names (of scenes: what make-corpus made). Writes nothing. Exit
-    status 1 if anything is missing, damaged, there twice, in two splits, or not as many as were published.
+    status 1 if a file is missing or damaged, if a picture is there twice or in two splits, or if there are more or
+    fewer of anything than were published.
     """
     from sclip.corpora.check import check_corpus, report
 

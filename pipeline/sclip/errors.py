@@ -1,6 +1,13 @@
 """Errors that users can act on."""
 
+import re
+from collections.abc import Iterator
+
 import click
+
+Findings = dict[str, list[str]]  # what was found: each case of it
+
+SHOWN = 10  # cases of a finding that are printed, and reasons that get a group of their own
 
 
 class UserError(ValueError):
@@ -13,7 +20,7 @@ class Problems:
     def __init__(self, skip: bool = False):
         self.skip = skip
         self.skipped: dict[str, str] = {}  # a row's name: what is wrong with it
-        self.notes: list[str] = []
+        self.notes: Findings = {}
 
     def add(self, row: str, message: str) -> None:
         """The row cannot be used."""
@@ -21,9 +28,9 @@ class Problems:
             raise UserError(f"{row}: {message} (--on-error skip goes on without it)")
         self.skipped[row] = message
 
-    def note(self, row: str, message: str) -> None:
-        """The row can be used, after something was done to it."""
-        self.notes.append(f"{row}: {message}")
+    def note(self, kind: str, case: str) -> None:
+        """Record something that a user should know and that stops nothing."""
+        self.notes.setdefault(kind, []).append(case)
 
     def nothing_left(self, message: str) -> UserError:
         """For when no row can be used: with what is wrong with the first ones, which is often wrong with all."""
@@ -31,9 +38,30 @@ class Problems:
         return UserError(f"{message}{':' if reasons else ''}{''.join(reasons[:3])}")
 
     def report(self) -> None:
-        for row, message in self.skipped.items():
-            click.echo(f"skipped  {row}: {message}", err=True)
-        for note in self.notes:
-            click.echo(f"note     {note}", err=True)
+        """Print the skipped rows, grouped by reason, and the notes, grouped by kind."""
+        for line in (*list_findings("skipped", self._by_reason()), *list_findings("note", self.notes)):
+            click.echo(line, err=True)
         if self.skipped:
-            click.echo(f"{len(self.skipped)} rows skipped", err=True)
+            click.echo(f"{len(self.skipped):,} rows skipped", err=True)
+
+    def _by_reason(self) -> Findings:
+        """Return the skipped rows: the commonest repeated reasons first, all other rows in one last group."""
+        groups: Findings = {}
+        for row, message in self.skipped.items():
+            reason = re.sub(r"^(audio|image) .*?: ", r"\1: ", message)  # without the file's name
+            groups.setdefault(f"rows: {reason}", []).append(f"{row}: {message}")
+        repeated = sorted((kind for kind in groups if len(groups[kind]) > 1), key=lambda kind: -len(groups[kind]))
+        findings = {kind: groups.pop(kind) for kind in repeated[:SHOWN]}
+        if groups:
+            others = [case for cases in groups.values() for case in cases]
+            findings["rows: other reasons" if findings else "rows"] = others
+        return findings
+
+
+def list_findings(title: str, findings: Findings) -> Iterator[str]:
+    """Yield lines: each finding with its count, the first cases of it, and how many more there are."""
+    for kind, cases in findings.items():
+        yield f"{title:9}{len(cases):,} {kind}"
+        yield from (f"         - {case}" for case in cases[:SHOWN])
+        if len(cases) > SHOWN:
+            yield f"         and {len(cases) - SHOWN:,} more"

@@ -4,11 +4,12 @@ import csv
 import json
 
 import pytest
-from miniature import PICTURES, flickr8k, spokencoco
+from miniature import PICTURES, flickr8k, jpg, spokencoco, wav
 
-from sclip.config import Columns, Flickr8kConfig, SpokenCocoConfig, TableConfig
+from sclip.config import Columns, Flickr8kConfig, GivenConfig, SpokenCocoConfig, TableConfig
 from sclip.corpora.check import check_corpus
 from sclip.corpora.make import gather, make_corpus
+from sclip.corpora.manifest import write_manifest
 from sclip.errors import Problems, UserError
 
 
@@ -38,6 +39,7 @@ def test_flickr8k_oddities_are_found_and_left_out(tmp_path):
     assert check.notes == {
         "pictures in no split": ["alone_abc.jpg"],
         "recordings of a picture in no split": [f"train5_abc_{k}.wav" for k in range(5)],
+        "recordings with the same content": ["train2_abc_0, train2_abc_1"],
     }
     assert check.faults.pop("counts unlike the published ones")
     assert check.faults == {
@@ -48,11 +50,35 @@ def test_flickr8k_oddities_are_found_and_left_out(tmp_path):
             f"wav2capt.txt line 5 (train1_abc_0): audio {tmp_path}/flickr_audio/wavs/train1_abc_0.wav: no such file"
         ],
         "files that cannot be used": check.faults["files that cannot be used"],
-        "recordings that are one file": ["train2_abc_0, train2_abc_1"],
     }
     assert "train2_abc_2" in check.faults["files that cannot be used"][0]
     assert check.splits["train"].utterances == 30 - 5 - 2
     assert check.splits["dev"].seconds == pytest.approx([0.4] * 15)
+
+
+def test_each_fault_is_found_once_and_named_by_its_file(tmp_path):
+    """Two recordings without content, one picture in two splits under two names, one file that is no picture."""
+    rows = []
+    for i, split in enumerate(["train", "train", "dev", "test"]):
+        wav(tmp_path / f"{i}.wav")
+        jpg(tmp_path / f"{i}.jpg")
+        files = {"audio": f"{i}.wav", "image": f"{i}.jpg", "image_id": f"p{i}"}
+        rows.append({"id": f"u{i}", "split": split, **files})
+    for i in (0, 1):
+        (tmp_path / f"{i}.wav").write_bytes(b"")
+    (tmp_path / "2.jpg").write_bytes((tmp_path / "0.jpg").read_bytes())
+    (tmp_path / "3.jpg").write_text("not a picture")
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    check = check_corpus(GivenConfig("manifest", str(tmp_path / "manifest.jsonl")), tmp_path)
+    assert check.notes == {}
+    assert check.faults == {
+        "files that cannot be used": [
+            "manifest row 1 (u0): audio 0.wav: cannot be read: Format not recognised.",
+            "manifest row 2 (u1): audio 1.wav: cannot be read: Format not recognised.",
+            "manifest row 4 (u3): image 3.jpg: cannot be read: not a picture in a supported format",
+        ],
+        "pictures in two splits": ["0.jpg (train), 2.jpg (dev)"],
+    }
 
 
 def test_a_sound_corpus_has_no_faults_but_its_size(tmp_path):

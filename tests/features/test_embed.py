@@ -83,7 +83,8 @@ def test_bad_rows(corpus, tmp_path, clip):
     for reused in (False, True):
         summary, problems = embed(corpus, tmp_path / "out", clip, skip=True)
         assert summary.reused == reused
-        assert problems.notes == ["manifest row 9 (u8): text: 100 tokens, cut to CLIP's 75"]
+        case = "manifest row 9 (u8): text: 100 tokens, cut to CLIP's 75"
+        assert problems.notes == {"captions that are cut": [case]}
         assert {row: message.split(":")[0] for row, message in problems.skipped.items()} == {
             "manifest row 1 (u0)": "text",
             "manifest row 2 (u1)": "image_id p0",
@@ -105,6 +106,6 @@ def test_pictures_of_a_single_colour_are_named(corpus, tmp_path, clip):
     for reused in (False, True):
         summary, problems = embed(corpus, tmp_path / "out", clip)
         assert summary.reused == reused
-        assert [note for note in problems.notes if "single colour" in note] == [
-            "manifest row 5 (u4): image 2.png: CLIP sees a single colour"
-        ]
+        assert problems.notes == {
+            "pictures of a single colour": ["manifest row 5 (u4): image 2.png: CLIP sees a single colour"]
+        }

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from small import model
 
+import sclip.report
 from sclip import places
 from sclip.config import load_params
 from sclip.corpora.manifest import write_manifest
@@ -241,3 +242,12 @@ def test_results_on_other_utterances_or_encoders_do_not_stand_side_by_side(key, 
     metrics.write_text(metrics.read_text().replace(key, other))
     with pytest.raises(UserError, match="hybrid, seed 0, was not evaluated on the same utterances and encoders as par"):
         report()
+
+
+def test_row_names_are_not_broken_into_letters():
+    """`overflow-wrap: anywhere` lets a table make a column one letter wide; `break-word` does not."""
+    style = (Path(sclip.report.__file__).parent / "page.css").read_text()
+    rules = re.findall(r"([^{}]*)\{([^{}]*)\}", style)
+    cells = [rule for selector, rule in rules if re.search(r"\bt[hd]\b", selector)]
+    assert cells
+    assert not [rule for rule in cells if re.search(r"overflow-wrap: *anywhere|word-break: *break-(all|word)", rule)]

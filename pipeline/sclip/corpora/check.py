@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -16,15 +16,12 @@ from sclip.corpora.gathered import Expected
 from sclip.corpora.make import find_rows
 from sclip.corpora.manifest import SPLITS, Row
 from sclip.encoders.audio import SAMPLE_RATE
-from sclip.encoders.pictures import is_flat, read_rgb
-from sclip.errors import Problems
+from sclip.encoders.pictures import FLAT, is_flat, picture_fault, read_rgb
+from sclip.errors import Findings, Problems, list_findings
 from sclip.features.compute import chunks
-from sclip.features.recordings import hear, look
+from sclip.features.recordings import CONVERTED, hear, look
 
 SHORTEST = 400  # samples at 16 kHz: a frame of the speech encoders
-SHOWN = 10  # names of a finding
-
-Findings = dict[str, list[str]]  # what: which
 
 
 @dataclass(frozen=True)
@@ -56,20 +53,21 @@ def check_corpus(config: CorpusConfig, manifest: Path) -> Check:
     rows, check = _gathered(config, manifest)
     recordings = _read(rows, _listen, "recordings")
     pictures = _read(list({row.image: row for row in rows}.values()), _see, "pictures")
-    for what, files in (("recordings that are mixed down or resampled", recordings), ("flat pictures", pictures)):
+    for what, files in ((CONVERTED, recordings), (FLAT, pictures)):
         for row, file in files:
             if file.fault is not None:
                 _add(check.faults, "files that cannot be used", f"{row.name}: {file.fault}")
             if file.note is not None:
                 _add(check.notes, what, f"{row.name}: {file.note}")
-    for same in _alike((file.hash, row.id) for row, file in recordings):
-        _add(check.faults, "recordings that are one file", ", ".join(same))
-    hashes = {row.image: file.hash for row, file in pictures}
-    for same in _alike((found, path.name) for path, found in hashes.items()):
-        _add(check.faults, "pictures that are one file", ", ".join(same))
-    used = {(hashes[row.image], row.split): row.image.name for row in rows}
-    for same in _alike((found, f"{name} ({split})") for (found, split), name in used.items()):
-        _add(check.faults, "pictures in two splits", ", ".join(same))
+    for same in _alike((file.hash, row.id) for row, file in recordings if file.fault is None):
+        _add(check.notes, "recordings with the same content", ", ".join(same))
+    hashes = {row.image: file.hash for row, file in pictures if file.fault is None}
+    uses = dict.fromkeys((row.image, row.split) for row in rows if row.image in hashes)
+    for same in _alike((hashes[image], (image, split)) for image, split in uses):
+        if len({split for _, split in same}) > 1:
+            _add(check.faults, "pictures in two splits", ", ".join(f"{image.name} ({split})" for image, split in same))
+        else:
+            _add(check.faults, "pictures with the same content", ", ".join(image.name for image, _ in same))
     seconds = {row.id: file.seconds for row, file in recordings if file.seconds is not None}
     check.splits = {split: _counted([row for row in rows if row.split == split], seconds) for split in SPLITS}
     for finding in _miscounted(check):
@@ -87,11 +85,7 @@ def report(check: Check) -> Iterator[str]:
         numbers = " | ".join(f"{getattr(counts, of):,}" for of in ("utterances", "pictures", "captions", "speakers"))
         yield f"| {split} | {numbers} | {sum(seconds) / 3600:.2f} | {spread} |"
     for title, findings in (("note", check.notes), ("fault", check.faults)):
-        for what, which in sorted(findings.items()):
-            yield f"{title:6}{len(which):,} {what}"
-            yield from (f"      - {name}" for name in which[:SHOWN])
-            if len(which) > SHOWN:
-                yield f"      and {len(which) - SHOWN:,} more"
+        yield from list_findings(title, dict(sorted(findings.items())))
 
 
 def _gathered(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:
@@ -132,17 +126,16 @@ def _see(row: Row) -> _File:
         data = row.image.read_bytes()
         flat = is_flat(read_rgb(io.BytesIO(data)))
     except Exception as error:  # a damaged picture fails in whatever way it is damaged
-        return _File("", fault=f"image {row.image.name}: cannot be read: {error}")
+        return _File("", fault=picture_fault(row.image, error))
     note = f"image {row.image.name}: a single colour" if flat else None
     return _File(hashlib.sha256(data).hexdigest(), note=note)
 
 
-def _alike(named: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
-    """Names that share a hash."""
-    groups: dict[str, list[str]] = {}
-    for found, name in named:
-        if found:
-            groups.setdefault(found, []).append(name)
+def _alike(hashed: Iterable[tuple[str, Any]]) -> Iterator[list[Any]]:
+    """Yield the items that share a hash, group by group."""
+    groups: dict[str, list[Any]] = {}
+    for found, item in hashed:
+        groups.setdefault(found, []).append(item)
     return (group for group in groups.values() if len(group) > 1)
 
 

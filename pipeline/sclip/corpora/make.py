@@ -20,9 +20,10 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int
         return make_scenes(config, manifest)
     rows, gathered = find_rows(config, manifest, problems)
     for why, what in gathered.left_out.items():
-        problems.note(f"{len(what)} {why}", f"left out, such as {what[0]}")
+        for name in what:
+            problems.note(f"{why}, left out", name)
     for split in sorted(set(SPLITS) - {row.split for row in rows}):
-        problems.note(f"split {split}", "has no row, and what needs it will stop")
+        problems.note("splits without a row: commands that need them will stop", split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))
     return len(rows)

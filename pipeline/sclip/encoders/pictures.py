@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 2**26
 # CLIP scales the shorter side to its input size, so a line of pixels would become a picture of gigabytes.
 MOST_ELONGATED = 100
+FLAT = "pictures of a single colour"
 
 
 def read_rgb(file: str | Path | IO[bytes]) -> Image.Image:
@@ -47,3 +48,11 @@ def _check_size(picture: Image.Image) -> None:
         raise ValueError(f"{width} x {height} pixels; expected at most {MOST_PIXELS / 1e6:.0f} million; scale it down")
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise ValueError(f"{width} x {height} pixels; expected at most {MOST_ELONGATED} times as long as wide; crop it")
+
+
+def picture_fault(path: Path, error: Exception) -> str:
+    """Say why a picture cannot be read, by its file's name, where Pillow names a folder or a buffer in memory."""
+    if isinstance(error, FileNotFoundError):
+        return f"image {path.name}: no such file"
+    reason = "not a picture in a supported format" if isinstance(error, UnidentifiedImageError) else str(error)
+    return f"image {path.name}: cannot be read: {reason}".replace(str(path), path.name)

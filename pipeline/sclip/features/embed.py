@@ -17,7 +17,7 @@ from sclip.ahead import computed, read_ahead
 from sclip.code import code_fingerprint
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.encoders.clip import ClipEncoder
-from sclip.encoders.pictures import read_rgb
+from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
 from sclip.errors import Problems, UserError
 from sclip.features.compute import chunks, precision
 from sclip.features.store import fingerprint_of, remove_unfinished
@@ -51,8 +51,9 @@ def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch
         _embed(rows, hashes, out, {"fingerprint": fingerprint, "clip": encoder}, clip.to(device), device, problems)
     vectors = ClipVectors.open(out)
     names = {row.id: row.name for row in rows}
-    for name, note in vectors.notes.items():
-        problems.note(names[name], note)
+    for kind, notes in vectors.notes.items():
+        for name, note in notes.items():
+            problems.note(kind, f"{names[name]}: {note}")
     for name, reason in vectors.skipped.items() if reused else ():
         problems.add(names[name], reason)
     return Summary(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
@@ -89,7 +90,7 @@ def _embed(
         skipped.setdefault(row.id, reason)
 
     users = _users(rows, hashes, skip)
-    notes = dict(_look_at_texts(rows, clip, skip))
+    cut = dict(_look_at_texts(rows, clip, skip))
     pictures = {name: group[0].image for name, group in users.items()}
     images: dict[str, Tensor] = {}
     vectors, flat = _images(pictures, clip, device)
@@ -99,9 +100,6 @@ def _embed(
             continue
         for row in users[name]:
             skip(row, vector)
-    for name in flat:
-        row, note = users[name][0], f"image {pictures[name].name}: CLIP sees a single colour"
-        notes[row.id] = f"{notes[row.id]}; {note}" if row.id in notes else note
     captions = {row.id: row.text for row in rows if row.text is not None and row.id not in skipped}
     texts = _captions(list(captions.values()), clip, device)
     if not images:
@@ -112,7 +110,10 @@ def _embed(
         "captions": len(captions),
         "width": clip.joint_width,
         "skipped": skipped,
-        "notes": notes,
+        "notes": {
+            "captions that are cut": cut,
+            FLAT: {users[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour" for name in flat},
+        },
     }
     write_vectors(out, index, (list(images), torch.stack(list(images.values()))), (list(captions), texts))
 
@@ -177,10 +178,8 @@ def _images(
 def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
     try:
         return clip.preprocess(read_rgb(path))
-    except FileNotFoundError:
-        return f"image {path.name}: no such file"
     except Exception as error:  # a damaged picture fails in whatever way it is damaged
-        return f"image {path.name}: cannot be read: {error}".replace(str(path), path.name)
+        return picture_fault(path, error)
 
 
 @torch.inference_mode()

@@ -32,7 +32,7 @@ from sclip.features.compute import chunks
 from sclip.features.directions import find_directions
 from sclip.features.listen import Listener, batches_of
 from sclip.features.online import online_index
-from sclip.features.recordings import Recording, look
+from sclip.features.recordings import CONVERTED, Recording, look
 from sclip.features.store import (
     CODES,
     DIRECTIONS_FILE,
@@ -225,7 +225,7 @@ def _look_over(rows: Sequence[Row], problems: Problems) -> list[Recording]:
     for row in rows:
         recording = found[row.id]
         if recording.note is not None:
-            problems.note(row.name, recording.note)
+            problems.note(CONVERTED, f"{row.name}: {recording.note}")
         if recording.fault is not None and not problems.skip:  # skipping, its shard tells of it
             problems.add(row.name, recording.fault)
     return [found[row.id] for row in rows]

@@ -11,6 +11,8 @@ from sclip.corpora.manifest import Row
 from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio
 from sclip.errors import UserError
 
+CONVERTED = "recordings that are mixed down or resampled"  # those with a note
+
 
 @dataclass(frozen=True)
 class Recording:

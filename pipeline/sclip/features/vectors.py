@@ -21,7 +21,7 @@ class ClipVectors:
         self.fingerprint: str = index["fingerprint"]
         self.clip: dict[str, Any] = index["clip"]  # name, revision, hash
         self.skipped: dict[str, str] = index["skipped"]  # utterance ids: what is wrong with their row
-        self.notes: dict[str, str] = index["notes"]  # utterance ids: what was done to their row
+        self.notes: dict[str, dict[str, str]] = index["notes"]  # by kind, by utterance id: what a user should know
         self.image_ids, self.images = images  # (I, J), in the order of first appearance
         self.caption_ids, self.captions = captions  # utterance ids; (C, J)
 

@@ -63,7 +63,7 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
             "encoders": {"speech": "hubert", "clip": "vit"},
             **{"sclip": "1", "torch": "2", "device": "cpu", "bootstrap": {"resamples": 1000, "seed": 0}},
         },
-        "counts": {"utterances": 3, "pictures": 3, "captions": 3},
+        "counts": {"utterances": 3, "pictures": 3, "captions": 3, "distinct_captions": 3},
         "layers": {"0": 0.25, "1": 0.75},
         **{way: {**speech, "chance": chance} for way in ("speech_to_image", "image_to_speech", "speech_to_text")},
         **{way: {"clip": scores(80.0), "chance": chance} for way in ("text_to_image", "image_to_text")},
@@ -241,3 +241,15 @@ def test_results_on_other_utterances_or_encoders_do_not_stand_side_by_side(key, 
     metrics.write_text(metrics.read_text().replace(key, other))
     with pytest.raises(UserError, match="hybrid, seed 0, was not evaluated on the same utterances and encoders as par"):
         report()
+
+
+def test_the_report_counts_texts_and_rows_without_text():
+    metrics = add_run("cascaded", cascaded=20.0) / "metrics.json"
+    assert "counts once" not in report()
+    assert "utterances have text" not in report()
+    metrics.write_text(
+        metrics.read_text().replace('"captions": 3, "distinct_captions": 3', '"captions": 2, "distinct_captions": 1')
+    )
+    table = report()
+    assert table.count("2 of 3 utterances have text; what needs text is measured on these.") == 2
+    assert table.count("A text counts once: 1 different ones are among 2 captions.") == 1

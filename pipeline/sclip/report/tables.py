@@ -145,9 +145,26 @@ def retrieval(results: Results) -> Table:
     rows.append(Row("chance", cells([results.first], "chance")))
     note = (
         "How often, in %, a right answer is among the first 1, 5 and 10. Speech finds text zero-shot: the two have "
-        "met only through pictures."
+        f"met only through pictures.{_texts(results)}"
     )
     return Table("Retrieval", note, columns, rows)
+
+
+def _texts(results: Results) -> str:
+    """Say how many utterances have text and how many texts differ, where these are fewer."""
+    counts = results.first.metrics["counts"]
+    captions, distinct = counts["captions"], counts["distinct_captions"]
+    repeated = f" A text counts once: {distinct:,} different ones are among {captions:,} captions."
+    return _with_text(results) + (repeated if distinct < captions else "")
+
+
+def _with_text(results: Results) -> str:
+    """Say how many utterances are measured against text where not all have one."""
+    counts = results.first.metrics["counts"]
+    utterances, captions = counts["utterances"], counts["captions"]
+    if not 0 < captions < utterances:
+        return ""
+    return f" {captions:,} of {utterances:,} utterances have text; what needs text is measured on these."
 
 
 def keywords(results: Results) -> Table:
@@ -169,7 +186,7 @@ def keywords(results: Results) -> Table:
     note = (
         "Against the tokens of the spoken caption. Hit rate: the share of keywords one of whose five nearest tokens is "
         "in the caption, in %. Whole words: keywords side by side that spell one. Below each architecture stands what "
-        "the commonest tokens of the training captions, always the same, would get."
+        f"the commonest tokens of the training captions, always the same, would get.{_with_text(results)}"
     )
     return Table("Keywords", note, list(keys), rows)
 

@@ -31,7 +31,8 @@ class Dataset:
     frames: Tensor  # (N,)
     images: Tensor  # (I, J): the split's pictures, in order of first appearance
     image_index: Tensor  # (N,): each utterance's picture among them
-    captions: Tensor | None  # (N, J), where every row has one
+    captioned: Tensor  # (C,): the rows that have text
+    captions: Tensor  # (C, J): their texts
     store: FeatureStore | OnlineStore
     store_rows: Tensor  # (N,)
     index: str  # of the store: names its files by what they hold
@@ -62,7 +63,8 @@ class Dataset:
         for row in everything:
             if row.id not in stored and row.id not in index["skipped"]:
                 raise UserError(f"{manifest}: {row.name} is not in {features}; run `sclip extract-features` again")
-            if row.image_id not in pictures and row.id not in clip.skipped:
+            has_caption = row.text is None or row.id in captions or row.id not in stored
+            if not (row.image_id in pictures and has_caption) and row.id not in clip.skipped:
                 raise UserError(f"{manifest}: {row.name} is not in {vectors}; run `sclip embed-clip` again")
 
         def of_split(split: str) -> "Dataset":
@@ -79,13 +81,14 @@ class Dataset:
                 )
             shown = _places(dict.fromkeys(row.image_id for row in rows))
             store_rows = torch.tensor([stored[row.id] for row in rows])
-            captioned = all(row.id in captions for row in rows)
+            captioned = [i for i, row in enumerate(rows) if row.text is not None]
             return cls(
                 rows,
                 store.lengths[store_rows],
                 clip.images[[pictures[name] for name in shown]],
                 torch.tensor([shown[row.image_id] for row in rows]),
-                clip.captions[[captions[row.id] for row in rows]] if captioned else None,
+                torch.tensor(captioned, dtype=torch.long),
+                clip.captions[[captions[rows[i].id] for i in captioned]],
                 store,
                 store_rows,
                 (features / INDEX_FILE).read_text(encoding="utf-8"),

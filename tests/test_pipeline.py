@@ -76,6 +76,7 @@ def test_train_and_evaluate(arch, here):
     metrics = json.loads(Path(f"results/tiny/runs/{arch}/seed-0/metrics.json").read_text())
     assert metrics["counts"]["pictures"] == 6
     assert metrics["counts"]["utterances"] == 12
+    assert metrics["about"]["stop_words"] == "English stop words"
     found = metrics["speech_to_image"]["parallel" if arch in ("parallel", "hybrid", "hybrid-cif") else "cascaded"]
     assert found["R@1"]["value"] <= found["R@5"]["value"] <= found["R@10"]["value"] == 100  # of six
     assert metrics["speech_to_image"]["chance"]["R@1"] == pytest.approx(100 / 6, abs=0.01)
@@ -186,6 +187,9 @@ def test_another_language_and_another_encoder(here):
     model = sclip.load("models/deutsch/hybrid-cif/seed-0")
     assert model.speech.normalize_waveform  # as such encoders were trained
     words = json.loads(Path("results/deutsch/runs/hybrid-cif/seed-0/words.json").read_text())["words"]
+    metrics = json.loads(Path("results/deutsch/runs/hybrid-cif/seed-0/metrics.json").read_text())
+    assert metrics["about"]["stop_words"] == "none: language not given"
+    assert all(word["content"] for word in words)
     assert {"hund", "vögel", "weiße"} <= {word["word"] for word in words}
 
 

@@ -243,3 +243,18 @@ def test_missing_text_is_one_line(tmp_path, capsys):
     assert metrics["counts"]["captions"] == UTTERANCES - 1
     assert "R@10" in metrics["speech_to_text"]["cascaded"]
     assert capsys.readouterr().err == "1 of 14 rows have no text: what needs text is measured on the other 13\n"
+
+
+def test_stop_words_are_those_of_the_language(dataset, tmp_path):
+    tested = model("cascaded")
+    english = evaluate(tested, dataset, "cpu", tmp_path / "en", language="en")
+    unknown = evaluate(tested, dataset, "cpu", tmp_path / "none")
+    assert english["about"]["stop_words"] == "English stop words"
+    assert unknown["about"]["stop_words"] == "none: language not given"
+    assert unknown["keywords"]["model"]["content"] == unknown["keywords"]["model"]["all"]  # no punctuation here
+    assert english["keywords"]["model"]["content"] != english["keywords"]["model"]["all"]
+    content = [
+        {row["word"] for row in json.loads((tmp_path / name / "words.json").read_text())["words"] if row["content"]}
+        for name in ("en", "none")
+    ]
+    assert content[1] - content[0] == {"a", "the", "along", "over", "in"}

@@ -61,6 +61,7 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
     metrics = {
         "about": {
             "encoders": {"speech": "hubert", "clip": "vit"},
+            "stop_words": "English stop words",
             **{"sclip": "1", "torch": "2", "device": "cpu", "bootstrap": {"resamples": 1000, "seed": 0}},
         },
         "counts": {"utterances": 3, "pictures": 3, "captions": 3, "distinct_captions": 3},
@@ -234,22 +235,40 @@ def test_random_encoders_are_marked():
     assert "vit (random weights, seed 0)" in (places.report_folder(PRESET) / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("key", "other"), [('"pictures": 3', '"pictures": 4'), ('"clip": "vit"', '"clip": "vit-l"')])
-def test_results_on_other_utterances_or_encoders_do_not_stand_side_by_side(key, other):
+OTHERS = [
+    ('"pictures": 3', '"pictures": 4'),
+    ('"clip": "vit"', '"clip": "vit-l"'),
+    ("English stop words", "none: language not given"),
+]
+
+
+@pytest.mark.parametrize(("key", "other"), OTHERS)
+def test_results_on_other_utterances_encoders_or_stop_words_do_not_stand_side_by_side(key, other):
     add_run("parallel", parallel=50.0)
     metrics = add_run("hybrid", parallel=50.0, cascaded=40.0) / "metrics.json"
     metrics.write_text(metrics.read_text().replace(key, other))
-    with pytest.raises(UserError, match="hybrid, seed 0, was not evaluated on the same utterances and encoders as par"):
+    message = "hybrid, seed 0, was not evaluated on the same utterances, encoders and stop words as parallel"
+    with pytest.raises(UserError, match=message):
         report()
+
+
+def test_the_report_says_which_stop_words_it_is_of():
+    add_run("cascaded", cascaded=20.0)
+    table = report()
+    page = (places.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    for text in (table, page):
+        assert text.count("Content words: without English stop words and punctuation.") == 2  # keywords, words found
+        assert "text; what needs text" not in text
+        assert "counts once" not in text
 
 
 def test_the_report_counts_texts_and_rows_without_text():
     metrics = add_run("cascaded", cascaded=20.0) / "metrics.json"
-    assert "counts once" not in report()
-    assert "utterances have text" not in report()
+    changed = metrics.read_text().replace("English stop words", "none: language not given")
     metrics.write_text(
-        metrics.read_text().replace('"captions": 3, "distinct_captions": 3', '"captions": 2, "distinct_captions": 1')
+        changed.replace('"captions": 3, "distinct_captions": 3', '"captions": 2, "distinct_captions": 1')
     )
     table = report()
     assert table.count("2 of 3 utterances have text; what needs text is measured on these.") == 2
     assert table.count("A text counts once: 1 different ones are among 2 captions.") == 1
+    assert "Content words: every word but punctuation (stop words: none: language not given)." in table

@@ -2,7 +2,7 @@
 
 `metrics.json`, shares in %, most figures as {value, low, high} with their 95 % interval over pictures:
 
-    about             what was evaluated, with what
+    about             what was evaluated, with what; `stop_words`: see keywords.py
     counts            utterances, pictures, captions (utterances that have text), distinct_captions
     layers            the share of each of the speech encoder's hidden states, 0 the first
     speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` the recalls alone
@@ -40,7 +40,15 @@ from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 from sclip.evaluation.boundaries import References, boundary_scores
 from sclip.evaluation.examples import examples
 from sclip.evaluation.hear import Heard, hear
-from sclip.evaluation.keywords import Found, Lexicon, caption_tokens, hits, matches, usage
+from sclip.evaluation.keywords import (
+    Found,
+    Lexicon,
+    caption_tokens,
+    describe_stop_words,
+    hits,
+    matches,
+    usage,
+)
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
 from sclip.evaluation.words import Words, study
 from sclip.model import SpeechCLIP
@@ -78,10 +86,11 @@ def evaluate(
     out: Path,
     seed: int = 0,
     about: Mapping[str, str | int] | None = None,
+    language: str | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json, examples.json and words.json, and return the metrics.
 
-    `about` is copied: preset, seed and so on.
+    `about` is copied: preset, seed and so on. `language`: of the captions, where it is known; decides the stop words.
     """
     model = model.to(device).eval()
     heard = hear(model, dataset)
@@ -92,6 +101,7 @@ def evaluate(
             **(about or {}),
             "arch": model.name,
             "encoders": _encoders(dataset),
+            "stop_words": describe_stop_words(language),
             **_circumstances(model.device, seed),
         },
         "counts": _counts(dataset),
@@ -100,7 +110,7 @@ def evaluate(
     }
     studied: dict[str, Any] = {}
     if heard.keywords is not None:
-        metrics["keywords"], studied = _keywords(model, heard.keywords, dataset, bootstrap)
+        metrics["keywords"], studied = _keywords(model, heard.keywords, dataset, bootstrap, language)
     if heard.firings is not None and any(row.words for row in dataset.rows):
         metrics["boundaries"] = _boundaries(heard.firings, dataset, bootstrap, seed)
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
@@ -169,12 +179,12 @@ def distinct_texts(dataset: Dataset) -> Side:
 
 
 def _keywords(
-    model: SpeechCLIP, found: Found, dataset: Dataset, bootstrap: Bootstrap
+    model: SpeechCLIP, found: Found, dataset: Dataset, bootstrap: Bootstrap, language: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what metrics.json and words.json hold."""
     assert model.vocabulary is not None
     assert model.head.keywords is not None
-    lexicon = Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table)
+    lexicon = Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table, language)
     fixed, answers = model.head.cif is None, {"model": found, "commonest": lexicon.commonest(found)}
     metrics = {name: usage(answer, dataset.image_index, bootstrap) for name, answer in answers.items()}
     written = dataset.captioned.tolist()

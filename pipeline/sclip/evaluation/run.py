@@ -37,7 +37,8 @@ def _run(
     dataset.check_encoders(model)
     out = out or places.imported_results_folder(preset, model.name)
     with processes.joined(str(model.device)):
-        metrics = evaluate(model, dataset, model.device, out, about={"preset": preset, **about})
+        language = params.preset(preset).corpus.language
+        metrics = evaluate(model, dataset, model.device, out, about={"preset": preset, **about}, language=language)
         return _told(metrics, out) if processes.is_first() else []
 
 

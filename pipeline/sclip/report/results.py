@@ -131,17 +131,18 @@ def _curve(path: Path) -> Curve:
 
 
 def _check_alike(results: Results) -> None:
-    """Side by side stands only what was measured on the same utterances, through the same encoders."""
+    """Refuse to put runs side by side that were not measured on the same data in the same way."""
 
     def measured_on(run: Run) -> Any:
         utterances = [example["id"] for example in run.examples["examples"]]
-        return run.metrics["counts"], run.metrics["about"]["encoders"], utterances
+        about = run.metrics["about"]
+        return run.metrics["counts"], about["encoders"], about["stop_words"], utterances
 
     first = results.first
     for run in results.every:
         if measured_on(run) != measured_on(first):
             command = f"sclip evaluate --preset {results.preset} --arch {run.arch} --seed {run.seed}"
             raise UserError(
-                f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances "
-                f"and encoders as {first.arch}, seed {first.seed}; `{command}` does it again"
+                f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances, "
+                f"encoders and stop words as {first.arch}, seed {first.seed}; `{command}` does it again"
             )

@@ -167,6 +167,14 @@ def _with_text(results: Results) -> str:
     return f" {captions:,} of {utterances:,} utterances have text; what needs text is measured on these."
 
 
+def _content_words(results: Results) -> str:
+    """Say which words are no content words."""
+    stop_words = results.first.metrics["about"]["stop_words"]
+    if stop_words.startswith("none"):
+        return f" Content words: every word but punctuation (stop words: {stop_words})."
+    return f" Content words: without {stop_words} and punctuation."
+
+
 def keywords(results: Results) -> Table:
     keys = {
         Column("", "hit rate"): ["hit_rate"],
@@ -186,7 +194,8 @@ def keywords(results: Results) -> Table:
     note = (
         "Against the tokens of the spoken caption. Hit rate: the share of keywords one of whose five nearest tokens is "
         "in the caption, in %. Whole words: keywords side by side that spell one. Below each architecture stands what "
-        f"the commonest tokens of the training captions, always the same, would get.{_with_text(results)}"
+        f"the commonest tokens of the training captions, always the same, would get.{_content_words(results)}"
+        f"{_with_text(results)}"
     )
     return Table("Keywords", note, list(keys), rows)
 
@@ -225,7 +234,7 @@ def words(results: Results) -> Table:
                 remarks.append(f"{arch} finds {title}: {told}.")
     note = (
         "How often, in %, a content word of the caption is among the keywords, by how many of the test's captions say "
-        f"it. Below: words that at least {COMMON} captions say, of the first seed."
+        f"it. Below: words that at least {COMMON} captions say, of the first seed.{_content_words(results)}"
     )
     columns = [Column("captions", _band(*band)) for band in bands]
     return Table("Words found", note, columns, rows, tuple(remarks))

@@ -23,6 +23,7 @@ from sclip.training.data import Dataset
 UTTERANCES, PICTURES = 14, 5
 TEXTS = [CAPTIONS[i % 3] for i in range(UTTERANCES)]
 SPEECH = {"encoder": "small", "revision": None, "states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
+SPEECH |= {"compute": "bf16"}
 # One text belongs to two pictures, one picture has two texts.
 SHARED = [("dog", "dog", "snow", "fence", "beach" if i < 5 else "sand")[i % PICTURES] for i in range(UTTERANCES)]
 
@@ -78,6 +79,7 @@ def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
     assert metrics["about"]["encoders"].keys() == {"speech", "clip"}
     counts = {"utterances": UTTERANCES, "pictures": PICTURES, "captions": UTTERANCES, "distinct_captions": 3}
     assert metrics["counts"] == counts
+    assert metrics["about"]["states"] == "hidden states stored in fp16, computed in bf16"
     assert all(isinstance(value, str) or math.isfinite(value) for _, value in leaves(metrics))
 
     head = ARCHITECTURES[arch].head

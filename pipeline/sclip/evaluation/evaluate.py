@@ -2,7 +2,8 @@
 
 `metrics.json`, shares in %, most figures as {value, low, high} with their 95 % interval over pictures:
 
-    about             what was evaluated, with what; `stop_words`: see keywords.py
+    about             what was evaluated, with what: `states` are the hidden states that were scored, `training_states`
+                      those that the head was trained on, where it is known; `stop_words`: see keywords.py
     counts            utterances, pictures, captions (utterances that have text), distinct_captions
     layers            the share of each of the speech encoder's hidden states, 0 the first
     speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` the recalls alone
@@ -51,6 +52,8 @@ from sclip.evaluation.keywords import (
 )
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
 from sclip.evaluation.words import Words, study
+from sclip.features.settings import describe_states
+from sclip.folder import STATES
 from sclip.model import SpeechCLIP
 from sclip.training.data import Dataset
 from sclip.whole import save_json
@@ -101,6 +104,8 @@ def evaluate(
             **(about or {}),
             "arch": model.name,
             "encoders": _encoders(dataset),
+            "states": describe_states(dataset.store.features),
+            **({"training_states": model.origin[STATES]} if STATES in model.origin else {}),
             "stop_words": describe_stop_words(language),
             **_circumstances(model.device, seed),
         },

@@ -106,11 +106,13 @@ def read_results(params: Params, preset: str) -> Results:
 
 def _read(folder: Path, preset: str) -> Run:
     arch, seed = folder.parent.name, int(folder.name.removeprefix("seed-"))
+    command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
     for name in (EXAMPLES, WORDS):
         if not (folder / name).is_file():
-            command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
             raise UserError(f"{folder / name}: no such file; `{command}` writes it")
     metrics, examples, words = (read_json(folder / name) for name in (METRICS, EXAMPLES, WORDS))
+    if "states" not in metrics["about"]:
+        raise UserError(f"{folder / METRICS}: does not say which hidden states were scored; run `{command}` again")
     return Run(arch, seed, metrics, examples, words, read_curves(folder))
 
 
@@ -136,7 +138,7 @@ def _check_alike(results: Results) -> None:
     def measured_on(run: Run) -> Any:
         utterances = [example["id"] for example in run.examples["examples"]]
         about = run.metrics["about"]
-        return run.metrics["counts"], about["encoders"], about["stop_words"], utterances
+        return run.metrics["counts"], *(about[key] for key in ("encoders", "states", "stop_words")), utterances
 
     first = results.first
     for run in results.every:
@@ -144,5 +146,5 @@ def _check_alike(results: Results) -> None:
             command = f"sclip evaluate --preset {results.preset} --arch {run.arch} --seed {run.seed}"
             raise UserError(
                 f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances, "
-                f"encoders and stop words as {first.arch}, seed {first.seed}; `{command}` does it again"
+                f"encoders, hidden states and stop words as {first.arch}, seed {first.seed}; `{command}` does it again"
             )

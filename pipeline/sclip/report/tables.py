@@ -117,7 +117,7 @@ def tables(results: Results) -> list[Table]:
 def doubts(results: Results) -> str:
     """What stands behind the figures."""
     resamples = results.first.metrics["about"]["bootstrap"]["resamples"]
-    told = []
+    told = [f"States scored: {results.first.metrics['about']['states']}."]
     if any(len(runs) == 1 for runs in results.runs.values()):
         told.append(f"In brackets: 95 % intervals, from {resamples} resamplings of the test pictures.")
     if several := [f"{arch} {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:

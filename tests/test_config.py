@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sclip.config import Architecture, load_params
+from sclip.config import Architecture, GivenConfig, TableConfig, load_params
 from sclip.errors import UserError
 from sclip.parsing import parse
 
@@ -99,3 +99,20 @@ def test_overrides_reach_any_depth_and_leave_the_rest():
     before, after = plain.experiment("scenes", "parallel"), changed.experiment("scenes", "parallel")
     assert after == dataclasses.replace(before, training=dataclasses.replace(before.training, steps=77))
     assert changed.presets.keys() == plain.presets.keys()
+
+
+def test_a_corpus_has_a_language():
+    """Published corpora are English; of others it may be said, if evaluation knows its stop words."""
+    params = load_params(PARAMS)
+    assert {params.preset(name).corpus.language for name in params.presets} == {"en"}
+    fields = {"kind": "manifest", "path": "mine.jsonl"}
+    assert parse(GivenConfig, fields, "corpus").language is None
+    assert parse(GivenConfig, fields | {"language": "en"}, "corpus").language == "en"
+    table = {"kind": "table", "path": "mine.tsv", "columns": {"audio": "a", "image": "b"}}
+    for kind, data in ((GivenConfig, fields), (TableConfig, table)):
+        with pytest.raises(UserError) as error:
+            parse(kind, data | {"language": "de"}, "corpus")
+        message = "corpus: language: expected one of en, found 'de'; leave it out to use no stop words"
+        assert str(error.value) == message
+    with pytest.raises(UserError, match=r"presets\.scenes\.corpus\.language: no such key"):
+        load_params(PARAMS, ["presets.scenes.corpus.language=en"])

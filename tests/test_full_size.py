@@ -55,7 +55,7 @@ def test_from_recordings_to_the_papers_tables(preset, archs, place, monkeypatch)
         assert "random weights, seed 0" in Path(f"data/{preset}/{kind}/index.json").read_text()
     for arch in archs:
         said("train", "--arch", arch, *stage)
-        said("evaluate", "--arch", arch, "--preset", preset, "--device", "cpu")
+        said("evaluate", "--arch", arch, "--preset", preset, "--device", "cpu", *settings)
         metrics = json.loads(Path(f"results/{preset}/runs/{arch}/seed-0/metrics.json").read_text())
         assert all("random weights" in name for name in metrics["about"]["encoders"].values())
         assert metrics["counts"]["pictures"] == miniature.PICTURES["test"]

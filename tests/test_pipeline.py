@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 import yaml
 from click.testing import CliRunner
 from PIL import Image
@@ -18,9 +19,15 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 import sclip
 from sclip import places, processes
 from sclip.cli import main
+from sclip.config import FeaturesConfig
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
+from sclip.errors import Problems
+from sclip.evaluation.hear import hear
+from sclip.evaluation.retrieval import first_ranks, recalls
+from sclip.features.listen import Listener
 from sclip.features.vectors import ClipVectors
+from sclip.training.data import Dataset
 
 ARCHITECTURES = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
 TINY = {
@@ -78,6 +85,7 @@ def test_train_and_evaluate(arch, here):
     metrics = json.loads(Path(f"results/tiny/runs/{arch}/seed-0/metrics.json").read_text())
     assert metrics["counts"]["pictures"] == 6
     assert metrics["counts"]["utterances"] == 12
+    assert metrics["about"]["stop_words"] == "English stop words"
     found = metrics["speech_to_image"]["parallel" if arch in ("parallel", "hybrid", "hybrid-cif") else "cascaded"]
     assert found["R@1"]["value"] <= found["R@5"]["value"] <= found["R@10"]["value"] == 100  # of six
     assert metrics["speech_to_image"]["chance"]["R@1"] == pytest.approx(100 / 6, abs=0.01)
@@ -175,6 +183,112 @@ def test_without_a_cache(here):
     assert "0 faults" in said("verify-features", "--preset", "heard", "--params", "online.yaml")
 
 
+CODED = {"components": 6, "batch_seconds": 2.0}
+
+
+@pytest.fixture(scope="module")
+def coded(place):
+    """The same corpus by a preset that stores 8-bit codes, and a model trained on them."""
+    params = yaml.safe_load((place / "params.yaml").read_text())
+    corpus = {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}
+    params["presets"]["coded"] = TINY | {"corpus": corpus, "features": CODED}
+    (place / "coded.yaml").write_text(yaml.safe_dump(params))
+    chosen = ("--preset", "coded", "--params", "coded.yaml", "--device", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        said("make-corpus", "coded", "--params", "coded.yaml")
+        said("extract-features", *chosen)
+        said("embed-clip", *chosen)
+        said("train", "--arch", "hybrid-cif", *chosen)
+    return ("--arch", "hybrid-cif", *chosen)
+
+
+def test_the_metrics_and_the_card_say_which_states_they_are_of(here, coded):
+    said("evaluate", *coded)
+    about = json.loads(Path("results/coded/runs/hybrid-cif/seed-0/metrics.json").read_text())["about"]
+    states = "8-bit codes along 6 directions of hidden states computed in fp32"
+    assert about["states"] == about["training_states"] == states
+    assert f"- states in training: {states}" in Path("models/coded/hybrid-cif/seed-0/README.md").read_text()
+
+
+def test_exact_scores_are_those_of_encode_speech(here, coded):
+    """And they lie apart from the scores of stored states."""
+    said("evaluate", *coded)
+    stored = Path("results/coded/runs/hybrid-cif/seed-0/metrics.json")
+    before = stored.read_bytes()
+    assert "results/coded/exact/hybrid-cif/seed-0: cascaded: speech" in said("evaluate", *coded, "--exact")
+    assert stored.read_bytes() == before
+    assert {path.name for path in Path("results/coded").iterdir()} == {"runs", "exact"}
+    metrics = json.loads(Path("results/coded/exact/hybrid-cif/seed-0/metrics.json").read_text())
+    assert metrics["about"]["states"] == "exact hidden states, computed online in fp32"
+    model = sclip.load("models/coded/hybrid-cif/seed-0")
+    given = places.manifest("coded"), places.features_folder("coded"), places.vectors_folder("coded"), "test"
+    data = Dataset.open(*given)
+    rows = torch.arange(len(data.images))
+    for branch, codes in hear(model, data).vectors.items():
+        exact = model.encode_speech([row.audio for row in data.rows], branch=branch)
+        assert not bool((F.cosine_similarity(codes, exact) > 1 - 1e-5).all())  # codes are not exact
+        for way, ranks in zip(
+            ("speech_to_image", "image_to_speech"), first_ranks(exact, data.image_index, data.images, rows), strict=True
+        ):
+            found = {k: metrics[way][branch][f"R@{k}"]["value"] for k in (1, 5, 10)}
+            assert found == pytest.approx(recalls(ranks), abs=1e-4)
+            assert metrics[way][branch]["mean_rank"]["value"] == pytest.approx(float(ranks.double().mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 20.0])
+def test_exact_vectors_are_those_of_encode_speech(here, coded, seconds):
+    """Whatever `batch_seconds` is, which bounds how many recordings the encoder takes at once."""
+    model = sclip.load("models/coded/hybrid-cif/seed-0")
+    config = FeaturesConfig(online=True, precision="fp32", batch_seconds=seconds)
+    listener, problems = Listener(model.speech, None, config, "cpu"), Problems(skip=True)
+    sizes = []
+    hook = model.speech.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    data = Dataset.open_exact(places.manifest("coded"), places.vectors_folder("coded"), "test", listener, problems)
+    vectors = hear(model, data).vectors
+    hook.remove()
+    assert sum(sizes) == len(data)
+    assert max(sizes) * float(data.frames.min()) * 0.02 < seconds or sizes == [1] * len(data)
+    for branch, found in vectors.items():
+        wanted = model.encode_speech([row.audio for row in data.rows], branch=branch)
+        assert bool((F.cosine_similarity(found, wanted) > 1 - 1e-5).all()), branch
+
+
+def test_exact_scores_need_no_features(here, coded):
+    """A model from anywhere, on a corpus of which only CLIP's vectors are there; a bad recording is named."""
+    folder = Path("data/bare")
+    rows = [json.loads(line) for line in Path("data/coded/manifest.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "test"]
+    Path("bad.wav").write_bytes(b"no audio")
+    rows[0]["audio"] = str(Path("bad.wav").resolve())
+    folder.mkdir()
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    params = yaml.safe_load(Path("coded.yaml").read_text())
+    params["presets"]["bare"] = params["presets"]["coded"]
+    Path("bare.yaml").write_text(yaml.safe_dump(params))
+    chosen = ("--preset", "bare", "--params", "bare.yaml", "--device", "cpu")
+    said("embed-clip", *chosen)
+    output = said("evaluate", "--exact", "--model", "models/coded/hybrid-cif/seed-0", *chosen)
+    assert "skipped  manifest row 1" in output
+    metrics = json.loads(Path("results/bare/exact/hybrid-cif/imported/metrics.json").read_text())
+    assert metrics["counts"]["utterances"] == len(rows) - 1
+    assert not (folder / "features").exists()
+
+
+def test_an_override_that_contradicts_the_stored_states_is_refused(here, coded):
+    online = ("-S", "presets.coded.features.online=true", "-S", "presets.coded.features.components=null")
+    for command in ("evaluate", "train"):
+        output = said(command, *coded, *online, status=1)
+        assert output == (
+            "Error: data/coded/features: holds 8-bit codes along 6 directions of hidden states computed in fp32 "
+            "(features: online false, components 6), and presets.coded.features asks for online true, components null; "
+            "run `sclip extract-features --preset coded -S presets.coded.features.online=true "
+            "-S presets.coded.features.components=null` to compute them again, or set these keys back\n"
+        )
+    assert "computed in fp32" in said("evaluate", *coded, "-S", "presets.coded.features.compute=bf16", status=1)
+    said("evaluate", *coded, "-S", "presets.coded.features.batch_seconds=5.0")  # decides no state
+
+
 @pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
 def test_published_corpora(kind, here):
     getattr(miniature, kind)(Path(kind), odd=True)
@@ -217,6 +331,9 @@ def test_another_language_and_another_encoder(here):
     model = sclip.load("models/deutsch/hybrid-cif/seed-0")
     assert model.speech.normalize_waveform  # as such encoders were trained
     words = json.loads(Path("results/deutsch/runs/hybrid-cif/seed-0/words.json").read_text())["words"]
+    metrics = json.loads(Path("results/deutsch/runs/hybrid-cif/seed-0/metrics.json").read_text())
+    assert metrics["about"]["stop_words"] == "none: language not given"
+    assert all(word["content"] for word in words)
     assert {"hund", "vögel", "weiße"} <= {word["word"] for word in words}
 
 

@@ -311,6 +311,12 @@ def train(
     type=click.Path(path_type=Path),
     help="A model folder to evaluate in place of the one that was trained here, such as an imported checkpoint.",
 )
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Score exact hidden states, computed from the recordings in fp32 as sclip.load's models do, not the stored "
+    "ones. Reads no features; writes below results/PRESET/exact, not runs.",
+)
 @_preset
 @_seed
 @_device
@@ -318,6 +324,7 @@ def train(
 def evaluate(
     arch: str | None,
     folder: Path | None,
+    exact: bool,
     preset: str | None,
     seed: int | None,
     device: str,
@@ -338,9 +345,9 @@ def evaluate(
     params, name = _chosen(params_file, overrides, preset)
     where = choose_device(device)
     if folder is not None:
-        told = run_imported(params, name, folder, where)
+        told = run_imported(params, name, folder, where, exact)
     else:
-        told = run_trained(params, name, str(arch), params.run.seeds[0] if seed is None else seed, where)
+        told = run_trained(params, name, str(arch), params.run.seeds[0] if seed is None else seed, where, exact)
     for line in told:
         click.echo(line)
 

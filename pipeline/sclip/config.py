@@ -11,7 +11,7 @@ architectures do otherwise in it. `Params.experiment` puts a preset and an archi
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -144,6 +144,18 @@ class Architecture:
             )
 
 
+# The languages whose stop words evaluation knows, by ISO 639-1 code. More would promise too much: keywords are tokens
+# of CLIP's English vocabulary, in which stop words of other languages are often several tokens, or single bytes.
+LANGUAGES = {"en": "English"}
+
+
+def _require_language(language: str | None) -> None:
+    _require(
+        language is None or language in LANGUAGES,
+        f"language: expected one of {', '.join(LANGUAGES)}, found {language!r}; leave it out to use no stop words",
+    )
+
+
 @dataclass(frozen=True)
 class Splits:
     """A number for each split."""
@@ -156,6 +168,8 @@ class Splits:
 @dataclass(frozen=True)
 class ScenesConfig:
     """The corpus that ships with the project: pictures of emoji, captions of a grammar, synthetic voices."""
+
+    language: ClassVar[str] = "en"
 
     kind: Literal["scenes"]
     seed: int
@@ -177,11 +191,17 @@ class GivenConfig:
 
     kind: Literal["manifest"]
     path: str
+    language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
+
+    def __post_init__(self) -> None:
+        _require_language(self.language)
 
 
 @dataclass(frozen=True)
 class Flickr8kConfig:
     """corpora/flickr8k.py shows the layout of the folder `path`."""
+
+    language: ClassVar[str] = "en"
 
     kind: Literal["flickr8k"]
     path: str
@@ -190,6 +210,8 @@ class Flickr8kConfig:
 @dataclass(frozen=True)
 class SpokenCocoConfig:
     """corpora/spokencoco.py shows the layout of the folder `path`."""
+
+    language: ClassVar[str] = "en"
 
     kind: Literal["spokencoco"]
     path: str
@@ -217,6 +239,10 @@ class TableConfig:
     path: str
     columns: Columns
     splits: dict[str, str] = field(default_factory=dict)  # what the table calls them: train, dev or test
+    language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
+
+    def __post_init__(self) -> None:
+        _require_language(self.language)
 
 
 CorpusConfig = ScenesConfig | GivenConfig | Flickr8kConfig | SpokenCocoConfig | TableConfig

@@ -9,6 +9,7 @@ from sclip.heads.head import Sizes
 from sclip.parsing import parse, read_json
 
 FORMAT = "sclip model 1"
+STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"
 
 

@@ -27,13 +27,19 @@ def scratch_folder(preset: str, arch: str, seed: int) -> Path:
     return Path("models/unfinished") / preset / arch / f"seed-{seed}"
 
 
-def results_folder(preset: str, arch: str, seed: int) -> Path:
-    return Path("results") / preset / "runs" / arch / f"seed-{seed}"
+def results_folder(preset: str, arch: str, seed: int, exact: bool = False) -> Path:
+    """Return where `evaluate` writes."""
+    return Path("results") / preset / _runs(exact) / arch / f"seed-{seed}"
 
 
-def imported_results_folder(preset: str, arch: str) -> Path:
-    """Of a published checkpoint, evaluated here."""
-    return Path("results") / preset / "runs" / arch / "imported"
+def imported_results_folder(preset: str, arch: str, exact: bool = False) -> Path:
+    """Return where `evaluate --model` writes, which measures a model that was not trained here."""
+    return Path("results") / preset / _runs(exact) / arch / "imported"
+
+
+def _runs(exact: bool) -> str:
+    """Scores of exact states lie apart from the runs that DVC and the report read."""
+    return "exact" if exact else "runs"
 
 
 def curves_folder(preset: str, arch: str, seed: int) -> Path:

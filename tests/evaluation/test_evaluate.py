@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,22 +12,28 @@ from small import ARCHITECTURES, CAPTIONS, model
 
 from sclip.corpora.manifest import write_manifest
 from sclip.evaluation import hear as hearing
-from sclip.evaluation.evaluate import evaluate
+from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.evaluate import _rounded, distinct_texts, evaluate
 from sclip.evaluation.hear import hear
+from sclip.evaluation.retrieval import first_ranks, scores
 from sclip.features.store import fingerprint_of, write_index, write_shard
 from sclip.features.vectors import write_vectors
 from sclip.training.data import Dataset
 
 UTTERANCES, PICTURES = 14, 5
+TEXTS = [CAPTIONS[i % 3] for i in range(UTTERANCES)]
 SPEECH = {"encoder": "small", "revision": None, "states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
+SPEECH |= {"compute": "bf16"}
+# One text belongs to two pictures, one picture has two texts.
+SHARED = [("dog", "dog", "snow", "fence", "beach" if i < 5 else "sand")[i % PICTURES] for i in range(UTTERANCES)]
 
 
-def corpus(folder: Path, words: bool = True) -> Dataset:
-    """Hidden states at random, three captions, up to three utterances of a picture."""
+def corpus(folder: Path, words: bool = True, texts: Sequence[str | None] = tuple(TEXTS)) -> Dataset:
+    """Hidden states at random, captions of `texts`, up to three utterances of a picture."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(UTTERANCES):
-        text = CAPTIONS[i % 3]
+        text = texts[i]
         row = {"id": f"u{i}", "split": "test", "audio": f"u{i}.wav", "image": f"p{i % PICTURES}.png"}
         row |= {"image_id": f"p{i % PICTURES}", "text": text}
         if words:
@@ -38,7 +45,7 @@ def corpus(folder: Path, words: bool = True) -> Dataset:
     lengths = torch.randint(60, 90, (UTTERANCES,), generator=generator).tolist()
     states = {f"u{i}": torch.randn(n, 3, 32, generator=generator).half() for i, n in enumerate(lengths)}
     write_index(folder, SPEECH, [write_shard(folder / "0.safetensors", SPEECH, states, {})])
-    images, texts = (F.normalize(torch.randn(n, 20, generator=generator), dim=-1) for n in (PICTURES, UTTERANCES))
+    images, captions = (F.normalize(torch.randn(n, 20, generator=generator), dim=-1) for n in (PICTURES, UTTERANCES))
     index = {
         "clip": {"name": "small", "revision": None},
         "fingerprint": fingerprint_of("clip"),
@@ -46,7 +53,7 @@ def corpus(folder: Path, words: bool = True) -> Dataset:
         "notes": {},
     }
     (folder / "vectors").mkdir()
-    write_vectors(folder / "vectors", index, ([f"p{i}" for i in range(PICTURES)], images), (list(states), texts))
+    write_vectors(folder / "vectors", index, ([f"p{i}" for i in range(PICTURES)], images), (list(states), captions))
     return Dataset.open(folder / "manifest.jsonl", folder, folder / "vectors", "test")
 
 
@@ -70,7 +77,9 @@ def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == metrics
     assert metrics["about"]["preset"] == "tiny"
     assert metrics["about"]["encoders"].keys() == {"speech", "clip"}
-    assert metrics["counts"] == {"utterances": UTTERANCES, "pictures": PICTURES, "captions": UTTERANCES}
+    counts = {"utterances": UTTERANCES, "pictures": PICTURES, "captions": UTTERANCES, "distinct_captions": 3}
+    assert metrics["counts"] == counts
+    assert metrics["about"]["states"] == "hidden states stored in fp16, computed in bf16"
     assert all(isinstance(value, str) or math.isfinite(value) for _, value in leaves(metrics))
 
     head = ARCHITECTURES[arch].head
@@ -148,10 +157,20 @@ def test_a_collapsed_head_gets_what_the_commonest_tokens_get(dataset, tmp_path):
     assert metrics["speech_to_image"]["cascaded"]["R@1"]["value"] == pytest.approx(100 * 3 / UTTERANCES, abs=1e-3)
 
 
+def test_keywords_that_do_not_fit_are_counted(dataset, tmp_path, capsys):
+    tested = model("cascaded-cif")
+    torch.nn.init.constant_(tested.head.cif.score.bias, 9.0)  # nearly every frame fires
+    frames = dataset.frames.tolist()
+    assert min(frames) < 75 < max(frames)
+    longer = sum(count > 76 for count in frames)
+    assert evaluate(tested, dataset, "cpu", tmp_path)["keywords"]["truncated"] == longer
+    assert f"{longer} of {UTTERANCES} utterances have more keywords than fit" in capsys.readouterr().err
+
+
 def test_a_perfect_head(dataset, tmp_path, monkeypatch):
     """Utterances that are their pictures: everything is found at once, without doubt."""
     tested = model("parallel")
-    perfect = hearing.Heard({"parallel": dataset.images[dataset.image_index]}, None, None)
+    perfect = hearing.Heard({"parallel": dataset.images[dataset.image_index]}, None, None, 0)
     monkeypatch.setattr("sclip.evaluation.evaluate.hear", lambda *_: perfect)
     metrics = evaluate(tested, dataset, "cpu", tmp_path)
     for direction in ("speech_to_image", "image_to_speech"):
@@ -161,9 +180,7 @@ def test_a_perfect_head(dataset, tmp_path, monkeypatch):
 
 def test_without_captions_and_words(tmp_path):
     """What needs them is left out."""
-    plain = corpus(tmp_path, words=False)
-    rows = [type(row)(**{**vars(row), "text": None}) for row in plain.rows]
-    plain = Dataset(**{**vars(plain), "rows": rows, "captions": None})
+    plain = corpus(tmp_path, words=False, texts=[None] * UTTERANCES)
     metrics = evaluate(model("cascaded-cif"), plain, "cpu", tmp_path / "out")
     assert "speech_to_text" not in metrics
     assert "text_to_image" not in metrics
@@ -171,9 +188,85 @@ def test_without_captions_and_words(tmp_path):
     assert metrics["keywords"]["model"].keys() == {"per_utterance", "duplicates", "distinct_tokens"}
 
 
-def test_some_captions_are_none_and_that_is_said(tmp_path, capsys):
-    whole = corpus(tmp_path, words=False)
-    rows = [type(row)(**{**vars(row), "text": row.text if i else None}) for i, row in enumerate(whole.rows)]
-    metrics = evaluate(model("parallel"), Dataset(**{**vars(whole), "rows": rows, "captions": None}), "cpu", tmp_path)
-    assert metrics["counts"]["captions"] == 0
-    assert f"1 of {UTTERANCES} rows have no text: nothing is measured against text" in capsys.readouterr().err
+def expected_recall(queries, candidates, right) -> float:
+    """R@1 in %, by sorting: unit vectors (Q, J) and (C, J), right (Q, C); queries without a right answer left out."""
+    best = (queries @ candidates.T).argmax(1)
+    hit = right[torch.arange(len(queries)), best].double()
+    return round(100 * float(hit[right.any(1)].mean()), 4)
+
+
+def by_text(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """The vectors (C, J) of the texts that differ, and which pictures have them: (I, C)"""
+    rows = [dataset.rows[i] for i in dataset.captioned.tolist()]
+    texts = list(dict.fromkeys(row.text for row in rows))
+    first = [next(i for i, row in enumerate(rows) if row.text == text) for text in texts]
+    has = torch.zeros(len(dataset.images), len(texts), dtype=torch.bool)
+    for picture, row in zip(dataset.image_index[dataset.captioned].tolist(), rows, strict=True):
+        has[picture, texts.index(row.text)] = True
+    return dataset.captions[first], has
+
+
+@pytest.mark.parametrize("missing", [(), (0, 3, 8, 13)])
+def test_each_text_counts_once_and_rows_without_text_are_left_out(missing, tmp_path):
+    """A text is right for all pictures that it is a caption of; `missing` rows have none, picture 3 none at all."""
+    texts = [None if i in missing else text for i, text in enumerate(SHARED)]
+    data, tested = corpus(tmp_path, words=False, texts=texts), model("parallel")
+    metrics = evaluate(tested, data, "cpu", tmp_path / "out")
+    captions, has = by_text(data)
+    speech, owners = hear(tested, data).vectors["parallel"][data.captioned], data.image_index[data.captioned]
+    assert metrics["counts"]["captions"] == UTTERANCES - len(missing) == len(speech)
+    assert metrics["counts"]["distinct_captions"] == len(captions) == len(set(texts) - {None})
+    for direction, branch, queries, candidates, right in (
+        ("speech_to_text", "parallel", speech, captions, has[owners]),
+        ("text_to_speech", "parallel", captions, speech, has[owners].T),
+        ("text_to_image", "clip", captions, data.images, has.T),
+        ("image_to_text", "clip", data.images, captions, has),
+    ):
+        chance = (right.double().mean(1))[right.any(1)].mean()
+        assert metrics[direction]["chance"]["R@1"] == pytest.approx(100 * float(chance), abs=1e-3), direction
+        assert metrics[direction][branch]["R@1"]["value"] == expected_recall(queries, candidates, right), direction
+
+
+def test_a_text_of_several_pictures_is_resampled_with_the_first(tmp_path):
+    side = distinct_texts(corpus(tmp_path, words=False, texts=SHARED))
+    assert side.rows.tolist() == [0, 0, 1, 2, 3, 4]
+    assert side.pictures.tolist() == [0, 1, 2, 3, 4, 4]
+    assert side.first_pictures.tolist() == [0, 2, 3, 4, 4]
+
+
+def test_captions_that_all_differ_are_ranked_row_by_row(tmp_path):
+    """As if there were no texts but only rows, each of which has one picture."""
+    data, tested = corpus(tmp_path, words=False, texts=[f"text {i}" for i in range(UTTERANCES)]), model("parallel")
+    metrics = evaluate(tested, data, "cpu", tmp_path / "out")
+    bootstrap, speech = Bootstrap(PICTURES, 0), hear(tested, data).vectors["parallel"]
+    for one, ids, way, back in (
+        (speech, data.image_index, "speech_to_text", "text_to_speech"),
+        (data.images, torch.arange(PICTURES), "image_to_text", "text_to_image"),
+    ):
+        branch = "parallel" if way == "speech_to_text" else "clip"
+        ranks = first_ranks(one, ids, data.captions, data.image_index)
+        for direction, found, pictures in ((way, ranks[0], ids), (back, ranks[1], data.image_index)):
+            assert metrics[direction][branch] == _rounded(scores(found, pictures, bootstrap))
+
+
+def test_missing_text_is_one_line(tmp_path, capsys):
+    data = corpus(tmp_path, words=False, texts=[None, *TEXTS[1:]])
+    metrics = evaluate(model("cascaded"), data, "cpu", tmp_path / "out")
+    assert metrics["counts"]["captions"] == UTTERANCES - 1
+    assert "R@10" in metrics["speech_to_text"]["cascaded"]
+    assert capsys.readouterr().err == "1 of 14 rows have no text: what needs text is measured on the other 13\n"
+
+
+def test_stop_words_are_those_of_the_language(dataset, tmp_path):
+    tested = model("cascaded")
+    english = evaluate(tested, dataset, "cpu", tmp_path / "en", language="en")
+    unknown = evaluate(tested, dataset, "cpu", tmp_path / "none")
+    assert english["about"]["stop_words"] == "English stop words"
+    assert unknown["about"]["stop_words"] == "none: language not given"
+    assert unknown["keywords"]["model"]["content"] == unknown["keywords"]["model"]["all"]  # no punctuation here
+    assert english["keywords"]["model"]["content"] != english["keywords"]["model"]["all"]
+    content = [
+        {row["word"] for row in json.loads((tmp_path / name / "words.json").read_text())["words"] if row["content"]}
+        for name in ("en", "none")
+    ]
+    assert content[1] - content[0] == {"a", "the", "along", "over", "in"}

@@ -72,7 +72,7 @@ def test_with_clip_s_own_tokens(monkeypatch):
     clip = clip_encoder()
     vocabulary = Vocabulary.from_captions(TEXTS, clip)
     table = torch.nn.functional.normalize(clip.text_tower.table[list(vocabulary.ids)], dim=-1)
-    lexicon = Lexicon.of(vocabulary, clip, table)
+    lexicon = Lexicon.of(vocabulary, clip, table, "en")
     assert torch.equal(lexicon.nearest[:, 0], lexicon.ids)
     rows = {piece: row for row, piece in enumerate(vocabulary.pieces)}
     content = {piece for piece, row in rows.items() if lexicon.content[lexicon.ids[row]]}
@@ -87,4 +87,4 @@ def test_with_clip_s_own_tokens(monkeypatch):
     assert scores["content"]["precision"]["value"] == 100 * (1 + 0.5 + 0 + 1) / 4
     monkeypatch.setattr(keywords, "BLOCK", 3)
     assert matches(*arguments) == scores
-    assert torch.equal(Lexicon.of(vocabulary, clip, table).nearest, lexicon.nearest)
+    assert torch.equal(Lexicon.of(vocabulary, clip, table, "en").nearest, lexicon.nearest)

@@ -9,7 +9,7 @@ from golden_files import GOLDEN, load
 
 from sclip.evaluation import retrieval
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.retrieval import chance_recalls, first_ranks, recalls, scores
+from sclip.evaluation.retrieval import chance_recalls, first_ranks, pair_ranks, recalls, scores
 
 
 def test_ranks_by_hand(monkeypatch):
@@ -51,6 +51,26 @@ def test_is_what_sorting_finds():
         assert torch.equal(found, expected)
 
 
+def test_right_answers_may_be_shared(monkeypatch):
+    """Any relation of queries and answers, in both directions: ranks are what sorting finds, chance what it gives."""
+    monkeypatch.setattr(retrieval, "PAIRS", 100)
+    generator = torch.Generator().manual_seed(0)
+    one, other = (F.normalize(torch.randn(count, 16, generator=generator), dim=-1) for count in (60, 40))
+    right = torch.rand(60, 40, generator=generator) < 0.05  # (A, B)
+    assert (right.sum(0) > 1).any() and (right.sum(1) > 1).any() and (right.sum(1) == 0).any()
+    sides = ((one, other, right), (other, one, right.T))
+    for ranks, (queries, candidates, wanted) in zip(pair_ranks(one, other, *right.nonzero().T), sides, strict=True):
+        order = (queries @ candidates.T).argsort(dim=1, descending=True, stable=True)
+        ordered = wanted.gather(1, order)
+        expected = torch.where(ordered.any(1), ordered.int().argmax(1) + 1, len(candidates) + 1)
+        assert torch.equal(ranks, expected)
+        orders = torch.rand(4000, 1, len(candidates), generator=generator).argsort(-1).expand(-1, len(queries), -1)
+        hits = {
+            k: 100 * float(wanted.expand_as(orders).gather(2, orders[..., :k]).any(2).double().mean()) for k in (1, 5)
+        }
+        assert chance_recalls(wanted.sum(1), len(candidates), at=(1, 5)) == pytest.approx(hits, abs=0.6)
+
+
 def test_recalls():
     assert recalls(torch.tensor([1, 2, 5, 6, 11])) == {1: 20.0, 5: 60.0, 10: 80.0}
 
@@ -70,11 +90,13 @@ def test_chance_is_what_random_orders_give():
     orders = torch.rand(20_000, len(candidates), generator=generator).argsort(1)
     first = (candidates[orders][:, None] == queries[:, None]).int()  # (S, Q, C)
     ranks = torch.where(first.any(2), first.argmax(2) + 1, len(candidates) + 1)
-    assert chance_recalls(queries, candidates) == pytest.approx(recalls(ranks), abs=0.6)
+    right = (candidates == queries[:, None]).sum(1)
+    assert right.tolist() == [1, 3, 2, 0]
+    assert chance_recalls(right, len(candidates)) == pytest.approx(recalls(ranks), abs=0.6)
     # One of three is right: 1/3 are first; two of three: 2/3; all are among the first five.
-    assert chance_recalls(torch.tensor([1, 2]), torch.tensor([2, 1, 2])) == pytest.approx({1: 50, 5: 100, 10: 100})
+    assert chance_recalls(torch.tensor([1, 2]), 3) == pytest.approx({1: 50, 5: 100, 10: 100})
     # Two right answers of four, both wrong: 2/4 · 1/3.
-    assert chance_recalls(torch.tensor([0]), torch.tensor([0, 0, 1, 1]), at=(2,)) == pytest.approx({2: 100 * 5 / 6})
+    assert chance_recalls(torch.tensor([2]), 4, at=(2,)) == pytest.approx({2: 100 * 5 / 6})
 
 
 @pytest.mark.golden

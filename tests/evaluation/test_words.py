@@ -24,7 +24,7 @@ def clip():
 def lexicon(clip):
     vocabulary = Vocabulary.from_captions([*TEXTS, LONG], clip)
     table = torch.nn.functional.normalize(clip.text_tower.table[list(vocabulary.ids)], dim=-1)
-    return Lexicon.of(vocabulary, clip, table)
+    return Lexicon.of(vocabulary, clip, table, "en")
 
 
 def keywords(lexicon, clip, *texts) -> Found:

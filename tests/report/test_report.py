@@ -27,6 +27,7 @@ PARAMS, PRESET = load_params(overrides=["run.seeds=[0, 1, 2]"]), "scenes"
 CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]
 SECONDS = 0.8
 SPEECH = {"encoder": "small", "revision": None, "states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
+SPEECH |= {"compute": "fp32"}
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +63,11 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
     metrics = {
         "about": {
             "encoders": {"speech": "hubert", "clip": "vit"},
+            "states": "hidden states stored in fp16",
+            "stop_words": "English stop words",
             **{"sclip": "1", "torch": "2", "device": "cpu", "bootstrap": {"resamples": 1000, "seed": 0}},
         },
-        "counts": {"utterances": 3, "pictures": 3, "captions": 3},
+        "counts": {"utterances": 3, "pictures": 3, "captions": 3, "distinct_captions": 3},
         "layers": {"0": 0.25, "1": 0.75},
         **{way: {**speech, "chance": chance} for way in ("speech_to_image", "image_to_speech", "speech_to_text")},
         **{way: {"clip": scores(80.0), "chance": chance} for way in ("text_to_image", "image_to_text")},
@@ -235,12 +238,53 @@ def test_random_encoders_are_marked():
     assert "vit (random weights, seed 0)" in (places.report_folder(PRESET) / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("key", "other"), [('"pictures": 3', '"pictures": 4'), ('"clip": "vit"', '"clip": "vit-l"')])
-def test_results_on_other_utterances_or_encoders_do_not_stand_side_by_side(key, other):
+OTHERS = [
+    ('"pictures": 3', '"pictures": 4'),
+    ('"clip": "vit"', '"clip": "vit-l"'),
+    ("stored in fp16", "stored in fp32"),
+    ("English stop words", "none: language not given"),
+]
+
+
+@pytest.mark.parametrize(("key", "other"), OTHERS)
+def test_results_on_other_utterances_encoders_states_or_stop_words_do_not_stand_side_by_side(key, other):
     add_run("parallel", parallel=50.0)
     metrics = add_run("hybrid", parallel=50.0, cascaded=40.0) / "metrics.json"
     metrics.write_text(metrics.read_text().replace(key, other))
-    with pytest.raises(UserError, match="hybrid, seed 0, was not evaluated on the same utterances and encoders as par"):
+    message = (
+        "hybrid, seed 0, was not evaluated on the same utterances, encoders, hidden states and stop words as parallel"
+    )
+    with pytest.raises(UserError, match=message):
+        report()
+
+
+def test_the_report_says_which_states_and_stop_words_it_is_of():
+    add_run("cascaded", cascaded=20.0)
+    table = report()
+    page = (places.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    for text in (table, page):
+        assert "States scored: hidden states stored in fp16." in text
+        assert text.count("Content words: without English stop words and punctuation.") == 2  # keywords, words found
+        assert "text; what needs text" not in text
+        assert "counts once" not in text
+
+
+def test_the_report_counts_texts_and_rows_without_text():
+    metrics = add_run("cascaded", cascaded=20.0) / "metrics.json"
+    changed = metrics.read_text().replace("English stop words", "none: language not given")
+    metrics.write_text(
+        changed.replace('"captions": 3, "distinct_captions": 3', '"captions": 2, "distinct_captions": 1')
+    )
+    table = report()
+    assert table.count("2 of 3 utterances have text; what needs text is measured on these.") == 2
+    assert table.count("A text counts once: 1 different ones are among 2 captions.") == 1
+    assert "Content words: every word but punctuation (stop words: none: language not given)." in table
+
+
+def test_metrics_of_an_older_version_are_named():
+    metrics = add_run("parallel", parallel=50.0) / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"states"', '"other"'))
+    with pytest.raises(UserError, match=r"metrics\.json: does not say which .*; run `sclip evaluate .*--arch parallel"):
         report()
 
 

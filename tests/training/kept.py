@@ -20,6 +20,7 @@ FEATURES = {
     "frame_seconds": 0.02,
     "normalize_waveform": False,
     "precision": "fp16",
+    "compute": "fp32",
 }
 
 

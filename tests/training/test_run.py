@@ -14,6 +14,7 @@ from sclip.training.run import run_training
 PARAMS = Path(load_params().where).absolute()
 OVERRIDES = [
     "presets.scenes.encoders={speech: {name: speech}, clip: {name: 'local-dir:clip'}}",
+    "presets.scenes.features={components: null, compute: fp32}",
     "presets.scenes.training={steps: 6, warmup_steps: 1, batch: 8, precision: fp32, dev_every: 3}",
     "presets.scenes.arch.hybrid={training: {steps: 6}}",
     "presets.scenes.arch.parallel={training: {steps: 6}}",
@@ -43,7 +44,11 @@ def test_a_model_folder_that_opens(params, tmp_path):
     assert model.origin == {
         **{"trained on": "scenes", "preset": "scenes", "seed": "7"},
         **{"speech encoder": "speech", "CLIP": "clip"},
+        "states in training": "hidden states stored in fp16, computed in fp32",
     }
+    card = (folder / "README.md").read_text()
+    assert "- states in training: hidden states stored in fp16, computed in fp32\n" in card
+    assert "`encode_speech` and `keywords` compute exact hidden\nstates in fp32." in card
     assert [row["step"] for row in json.loads((folder / "history.json").read_text())] == [3, 6]
     assert not (tmp_path / "models/unfinished/scenes/hybrid/seed-7").exists()
     torch.manual_seed(99)  # what came before does not matter; the seed does
@@ -62,6 +67,17 @@ def test_a_head_is_not_fitted_to_another_encoders_states(params):
         other = load_params(PARAMS, [*OVERRIDES, f"presets.scenes.encoders.{encoder}.random_seed=5"])
         with pytest.raises(sclip.UserError, match=message):
             run_training(other, "scenes", "parallel", 0)
+
+
+@pytest.mark.parametrize("setting", ["compute=bf16", "precision=bf16", "components=288", "online=true", "compile=true"])
+def test_settings_that_the_stored_states_were_not_made_with_are_refused(params, setting):
+    changed = load_params(PARAMS, [*OVERRIDES, f"presets.scenes.features.{setting}"])
+    command = f"sclip extract-features --preset scenes -S presets.scenes.features.{setting}`"
+    with pytest.raises(sclip.UserError) as error:
+        run_training(changed, "scenes", "parallel", 0)
+    assert "holds hidden states stored in fp16, computed in fp32" in str(error.value)
+    assert f"asks for {setting.replace('=', ' ')}; run `{command}" in str(error.value)
+    assert not Path("models/scenes").exists()
 
 
 def test_a_corpus_without_text(params, tmp_path):

@@ -2,8 +2,9 @@
 
 `metrics.json`, shares in %, most figures as {value, low, high} with their 95 % interval over pictures:
 
-    about             what was evaluated, with what
-    counts            utterances, pictures, captions
+    about             what was evaluated, with what: `states` are the hidden states that were scored, `training_states`
+                      those that the head was trained on, where it is known; `stop_words`: see keywords.py
+    counts            utterances, pictures, captions (utterances that have text), distinct_captions
     layers            the share of each of the speech encoder's hidden states, 0 the first
     speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` the recalls alone
     image_to_speech   the same; a picture is the query
@@ -11,17 +12,23 @@
     text_to_speech
     text_to_image     branch `clip`: what CLIP does with the captions in writing, the topline
     image_to_text
-    keywords          `model`, and `commonest`: always the commonest tokens; see keywords.py
+    keywords          `model`, and `commonest`: always the commonest tokens; see keywords.py; `truncated`: how
+                      many utterances have more keywords than fit
     boundaries        CIF, where times of words are known; see boundaries.py
 
 In every direction whatever belongs to the same picture is right, and the best of it counts. So an utterance may find
 any caption of its picture, not only its own transcript, as in the published code, whose ids are the pictures'.
+
+A text counts once, as a query and as a candidate, however many rows have it. It belongs to the pictures of all of
+them, and the bootstrap resamples it with the first of these pictures. (The published code ranks every row's caption.
+The two agree where all captions differ.) What is measured against text is measured on the rows that have text.
 
 `examples.json`: see examples.py. `words.json`: see words.py.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +42,45 @@ from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 from sclip.evaluation.boundaries import References, boundary_scores
 from sclip.evaluation.examples import examples
 from sclip.evaluation.hear import Heard, hear
-from sclip.evaluation.keywords import Found, Lexicon, caption_tokens, hits, matches, usage
-from sclip.evaluation.retrieval import chance_recalls, first_ranks, scores
+from sclip.evaluation.keywords import (
+    Found,
+    Lexicon,
+    caption_tokens,
+    describe_stop_words,
+    hits,
+    matches,
+    usage,
+)
+from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
 from sclip.evaluation.words import Words, study
+from sclip.features.settings import describe_states
+from sclip.folder import STATES
 from sclip.model import SpeechCLIP
 from sclip.training.data import Dataset
 from sclip.whole import save_json
 
 METRICS, EXAMPLES, WORDS = "metrics.json", "examples.json", "words.json"
-Side = tuple[str, Tensor, Tensor]  # what it is called, vectors (N, J), the picture (N,) of each
+
+
+@dataclass(frozen=True)
+class Side:
+    """What asks or is ranked: N vectors, and M different pairs of a vector and a picture that it belongs to."""
+
+    name: str
+    vectors: Tensor  # (N, J)
+    rows: Tensor  # (M,), of `vectors`
+    pictures: Tensor  # (M,)
+
+    @classmethod
+    def of_one_picture(cls, name: str, vectors: Tensor, pictures: Tensor) -> "Side":
+        """Each vector (N, J) belongs to one picture (N,)."""
+        return cls(name, vectors, torch.arange(len(vectors)), pictures)
+
+    @property
+    def first_pictures(self) -> Tensor:
+        """(N,): the first picture of each vector, in the dataset's order"""
+        empty = self.pictures.new_zeros(len(self.vectors))
+        return empty.scatter_reduce(0, self.rows, self.pictures, "amin", include_self=False)
 
 
 def evaluate(
@@ -53,8 +90,12 @@ def evaluate(
     out: Path,
     seed: int = 0,
     about: Mapping[str, str | int] | None = None,
+    language: str | None = None,
 ) -> dict[str, Any]:
-    """Write metrics.json, which it returns, examples.json and words.json. `about` is copied: preset, seed and so on."""
+    """Write metrics.json, examples.json and words.json, and return the metrics.
+
+    `about` is copied: preset, seed and so on. `language`: of the captions, where it is known; decides the stop words.
+    """
     model = model.to(device).eval()
     heard = hear(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), seed)
@@ -64,6 +105,9 @@ def evaluate(
             **(about or {}),
             "arch": model.name,
             "encoders": _encoders(dataset),
+            "states": describe_states(dataset.store.features),
+            **({"training_states": model.origin[STATES]} if STATES in model.origin else {}),
+            "stop_words": describe_stop_words(language),
             **_circumstances(model.device, seed),
         },
         "counts": _counts(dataset),
@@ -72,14 +116,17 @@ def evaluate(
     }
     studied: dict[str, Any] = {}
     if heard.keywords is not None:
-        metrics["keywords"], studied = _keywords(model, heard.keywords, dataset, bootstrap)
+        metrics["keywords"], studied = _keywords(model, heard.keywords, dataset, bootstrap, language)
+        metrics["keywords"]["truncated"] = heard.truncated
     if heard.firings is not None and any(row.words for row in dataset.rows):
         metrics["boundaries"] = _boundaries(heard.firings, dataset, bootstrap, seed)
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
     shown = examples(model, dataset, branch, heard.vectors[branch], ranks[branch], seed)
     metrics = _rounded(metrics)
     if processes.is_first():
-        _tell_what_is_missing(dataset)
+        _warn_of_missing_text(dataset)
+        if heard.truncated:
+            click.echo(f"{heard.truncated} of {len(dataset)} utterances have more keywords than fit", err=True)
         out.mkdir(parents=True, exist_ok=True)
         save_json(out / EXAMPLES, _rounded(shown))
         save_json(out / WORDS, _rounded(studied))
@@ -87,52 +134,72 @@ def evaluate(
     return metrics
 
 
-def _tell_what_is_missing(dataset: Dataset) -> None:
-    wordless = sum(row.text is None for row in dataset.rows)
-    if 0 < wordless < len(dataset):
-        click.echo(f"{wordless} of {len(dataset)} rows have no text: nothing is measured against text", err=True)
+def _warn_of_missing_text(dataset: Dataset) -> None:
+    with_text, every = len(dataset.captioned), len(dataset)
+    if 0 < with_text < every:
+        click.echo(
+            f"{every - with_text} of {every} rows have no text: what needs text is measured on the other {with_text}",
+            err=True,
+        )
 
 
 def _retrieval(
     heard: Heard, dataset: Dataset, device: torch.device, bootstrap: Bootstrap
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """All directions, and of each branch the ranks (N,) of speech_to_image"""
-    image: Side = ("image", dataset.images.float(), torch.arange(len(dataset.images)))
-    written: list[Side] = []
-    if dataset.captions is not None:
-        written.append(("text", dataset.captions.float(), dataset.image_index))
-    pairs: list[tuple[str, Side, Side]] = [("clip", text, image) for text in written]
+    """Score all directions; return also the ranks (N,) of speech_to_image of each branch."""
+    image = Side.of_one_picture("image", dataset.images.float(), torch.arange(len(dataset.images)))
+    texts = [distinct_texts(dataset)] if len(dataset.captioned) else []
+    pairs = [("clip", text, image) for text in texts]
     for branch, vectors in heard.vectors.items():
-        speech: Side = ("speech", vectors, dataset.image_index)
-        pairs += [(branch, speech, other) for other in (image, *written)]
+        pairs.append((branch, Side.of_one_picture("speech", vectors, dataset.image_index), image))
+        with_text = vectors[dataset.captioned], dataset.image_index[dataset.captioned]
+        pairs += [(branch, Side.of_one_picture("speech", *with_text), text) for text in texts]
 
     metrics: dict[str, Any] = {}
     ranks: dict[str, Tensor] = {}
     for name, one, other in pairs:
-        there, back = first_ranks(*(t.to(device) for t in (*one[1:], *other[1:])))
-        for (query, _, ids), (candidate, _, owners), found in ((one, other, there.cpu()), (other, one, back.cpu())):
-            direction = f"{query}_to_{candidate}"
+        mine, theirs = pairs_of_equal_ids(one.pictures, other.pictures)
+        mine, theirs = one.rows[mine], other.rows[theirs]
+        there, back = pair_ranks(*(t.to(device) for t in (one.vectors, other.vectors, mine, theirs)))
+        for query, candidate, asked, found in ((one, other, mine, there.cpu()), (other, one, theirs, back.cpu())):
+            direction = f"{query.name}_to_{candidate.name}"
+            right = torch.bincount(asked, minlength=len(query.vectors))
+            counted = right > 0  # a picture without text has no text to find
             table = metrics.setdefault(direction, {})
-            table[name] = scores(found, ids, bootstrap)
-            table["chance"] = {f"R@{k}": recall for k, recall in chance_recalls(ids, owners).items()}
+            table[name] = scores(found[counted], query.first_pictures[counted], bootstrap)
+            chance = chance_recalls(right[counted], len(candidate.vectors))
+            table["chance"] = {f"R@{k}": recall for k, recall in chance.items()}
             if direction == "speech_to_image":
                 ranks[name] = found
     return metrics, ranks
 
 
+def distinct_texts(dataset: Dataset) -> Side:
+    """Return each text once, in order of first appearance; it belongs to the pictures of all rows that have it."""
+    written = [dataset.rows[i].text for i in dataset.captioned.tolist()]
+    first: dict[str | None, int] = {}  # of each text, the first caption that is it
+    for caption, text in enumerate(written):
+        first.setdefault(text, caption)
+    place = {text: i for i, text in enumerate(first)}
+    rows = torch.tensor([place[text] for text in written])
+    belongs = torch.unique(torch.stack([rows, dataset.image_index[dataset.captioned]], 1), dim=0)  # (M, 2)
+    rows, pictures = belongs.T.contiguous()
+    return Side("text", dataset.captions[list(first.values())].float(), rows, pictures)
+
+
 def _keywords(
-    model: SpeechCLIP, found: Found, dataset: Dataset, bootstrap: Bootstrap
+    model: SpeechCLIP, found: Found, dataset: Dataset, bootstrap: Bootstrap, language: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For metrics.json and for words.json"""
+    """Return what metrics.json and words.json hold."""
     assert model.vocabulary is not None
     assert model.head.keywords is not None
-    lexicon = Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table)
+    lexicon = Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table, language)
     fixed, answers = model.head.cif is None, {"model": found, "commonest": lexicon.commonest(found)}
     metrics = {name: usage(answer, dataset.image_index, bootstrap) for name, answer in answers.items()}
-    written = [i for i, row in enumerate(dataset.rows) if row.text]
+    written = dataset.captioned.tolist()
     if not written:
         return metrics, {}
-    texts, pictures = [row.text for row in dataset.rows if row.text], dataset.image_index[written]
+    texts, pictures = [row.text for row in dataset.rows if row.text is not None], dataset.image_index[written]
     captions = caption_tokens(texts, model.clip)
     words = {name: Words(answer[written], texts, lexicon, model.clip) for name, answer in answers.items()}
     for name, answer in answers.items():
@@ -150,8 +217,9 @@ def _boundaries(firings: Tensor, dataset: Dataset, bootstrap: Bootstrap, seed: i
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:
-    captions = 0 if dataset.captions is None else len(dataset.captions)
-    return {"utterances": len(dataset), "pictures": len(dataset.images), "captions": captions}
+    texts = [row.text for row in dataset.rows if row.text is not None]
+    sizes = {"utterances": len(dataset), "pictures": len(dataset.images)}
+    return sizes | {"captions": len(texts), "distinct_captions": len(set(texts))}
 
 
 def _encoders(dataset: Dataset) -> dict[str, str]:

@@ -27,6 +27,7 @@ class Heard:
     vectors: dict[str, Tensor]  # of each branch, (N, J), of unit length
     keywords: Found | None
     firings: Tensor | None  # (N, S) seconds, behind them infinity
+    truncated: int  # utterances with more keywords than fit
 
 
 @torch.inference_mode()
@@ -38,6 +39,7 @@ def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
     vectors = {branch: torch.empty(count, model.clip.joint_width) for branch in branches}
     rows, lengths = torch.zeros(count, slots, dtype=torch.long), torch.zeros(count, dtype=torch.long)
     firings = torch.full((count, slots), torch.inf, dtype=torch.float64)
+    truncated = torch.zeros(count, dtype=torch.bool)
     for indices, output in _batches(model, dataset):
         for branch, found in (("parallel", output.utterance), ("cascaded", output.sentence)):
             if found is not None:
@@ -46,10 +48,11 @@ def hear(model: SpeechCLIP, dataset: Dataset) -> Heard:
             rows[indices, : output.keywords.rows.shape[1]] = output.keywords.rows.cpu()
             lengths[indices] = output.keywords.embeddings.lengths.cpu()
         if output.cif is not None:
+            truncated[indices] = output.cif.firing.truncated.cpu()
             firings[indices] = firing_times(output.cif.firing.fired.cpu(), dataset.store.frame_seconds, slots)
-    _complete([*vectors.values(), rows, lengths, firings], dataset)
+    _complete([*vectors.values(), rows, lengths, firings, truncated], dataset)
     keywords = Found(rows[:, : int(lengths.max())], lengths) if head.keywords is not None else None
-    return Heard(vectors, keywords, firings if head.cif is not None else None)
+    return Heard(vectors, keywords, firings if head.cif is not None else None, int(truncated.sum()))
 
 
 def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:

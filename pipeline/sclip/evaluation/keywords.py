@@ -7,8 +7,9 @@ utterances:
 - hit rate, as published: the share of slots whose keyword has, among its 5 nearest tokens of the vocabulary (itself
   the first, the blocked ones included), one of the caption's. With fixed slots also slot by slot.
 - precision, recall and F1 of the set of keywords against the set of the caption's tokens, among them those that are
-  not in the vocabulary; and once more of content words alone, on both sides, where English function words and
-  punctuation are left out. An utterance without keywords has precision 0; without content words it does not count.
+  not in the vocabulary; and once more of content words alone, on both sides, where stop words and punctuation are
+  left out. An utterance without keywords has precision 0; without content words it does not count. Stop words are
+  those of the corpus's language; where it is not given there are none, and every word is a content word.
 - duplicates: the share of slots that repeat an earlier keyword of their utterance
 
 Beside it stands what the same figures are for the commonest tokens, always the same ones.
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sclip.config import LANGUAGES
 from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.padded import valid_mask
 
@@ -31,16 +33,18 @@ if TYPE_CHECKING:
 NEAREST = 5
 BLOCK = 1024  # utterances, or rows of the vocabulary, at a time
 NO_TOKEN = -1  # pads captions; no token has this id
-# Function words and punctuation: what is left is content.
-STOP_WORDS = """
-    a an the this that these those some any each every no another other all both
-    i you he she it we they me him her us them my your his its our their who which what where when while
-    am is are was were be been being has have had do does did can could will would may might should
-    and or but nor so as if than then not there here
-    of in on at by for with to from into onto over under up down out off through near next between behind above
-    below across along around against about after before during beside inside outside towards toward
-    . , ; : ! ? ' " - – — ( ) & 's 't 're 've 'm 'll 'd
-"""
+PUNCTUATION = """. , ; : ! ? ' " - – — ( ) &"""
+STOP_WORDS = {  # of each of LANGUAGES; each is one token of CLIP's
+    "en": """
+        a an the this that these those some any each every no another other all both
+        i you he she it we they me him her us them my your his its our their who which what where when while
+        am is are was were be been being has have had do does did can could will would may might should
+        and or but nor so as if than then not there here
+        of in on at by for with to from into onto over under up down out off through near next between behind above
+        below across along around against about after before during beside inside outside towards toward
+        's 't 're 've 'm 'll 'd
+    """
+}
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,15 @@ class Lexicon:
     blocked: Tensor  # (V,)
 
     @classmethod
-    def of(cls, vocabulary: "Vocabulary", clip: "ClipEncoder", unit_table: Tensor) -> "Lexicon":
-        """unit_table (V, W): the vocabulary's embeddings, of unit length"""
+    def of(cls, vocabulary: "Vocabulary", clip: "ClipEncoder", unit_table: Tensor, language: str | None) -> "Lexicon":
+        """unit_table (V, W): the vocabulary's embeddings, of unit length. `language`: a key of STOP_WORDS"""
         ids = torch.tensor(vocabulary.ids)
         near = [
             (rows @ unit_table.T).topk(min(NEAREST, len(ids))).indices.cpu() for rows in torch.split(unit_table, BLOCK)
         ]
         content = torch.ones(len(clip.text_tower.table), dtype=torch.bool)
-        content[[word[0] for word in clip.token_ids(STOP_WORDS.split()) if len(word) == 1]] = False
+        left_out = f"{PUNCTUATION} {'' if language is None else STOP_WORDS[language]}".split()
+        content[[token for (token,) in clip.token_ids(left_out)]] = False
         blocked = torch.zeros(len(ids), dtype=torch.bool)
         blocked[list(vocabulary.blocked)] = True
         return cls(ids, ids[torch.cat(near)], content, blocked)
@@ -94,6 +99,11 @@ class Lexicon:
         count = max(1, round(float(like.lengths.double().mean())))
         rows = (~self.blocked).nonzero()[:count, 0]
         return Found(rows.expand(len(like.rows), -1), torch.full_like(like.lengths, len(rows)))
+
+
+def describe_stop_words(language: str | None) -> str:
+    """Say for people which stop words a language has here."""
+    return "none: language not given" if language is None else f"{LANGUAGES[language]} stop words"
 
 
 def caption_tokens(texts: list[str], clip: "ClipEncoder") -> Tensor:

@@ -1,9 +1,10 @@
 """Retrieval between two sets of vectors: the rank of the first right answer, and what follows from it.
 
-Right answers share an id, and any of them counts: an utterance has one picture, a picture several utterances. A rank
-is one more than how many candidates stand before that answer, counted over blocks of queries, so memory stays
-bounded and nothing is sorted. Equal scores, or unequal by rounding alone, keep the candidates' order, as in a stable
-sort: vectors that are all the same retrieve at chance, in whatever batches they were computed.
+A query may have several right answers, and the best of them counts. Which answers are right is a list of pairs, an
+index on either side: a picture has several utterances, a text may describe several pictures. A rank is one more than
+how many candidates stand before that answer, counted over blocks of queries, so memory stays bounded and nothing is
+sorted. Equal scores, or unequal by rounding alone, keep the candidates' order, as in a stable sort: vectors that are
+all the same retrieve at chance, in whatever batches they were computed.
 """
 
 import torch
@@ -18,9 +19,16 @@ AT = (1, 5, 10)
 
 
 def first_ranks(one: Tensor, one_ids: Tensor, other: Tensor, other_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors (A, D), (A,) and (B, D), (B,) -> (A,), (B,): for each of either side the best rank of any right
-    answer on the other, from 1; one more than there are answers where none is right. One product serves both ways."""
-    mine, theirs = _right_pairs(one_ids, other_ids)
+    """Return `pair_ranks` where right answers are those of the same id: (A, D), (A,) and (B, D), (B,) -> (A,), (B,)"""
+    return pair_ranks(one, other, *pairs_of_equal_ids(one_ids, other_ids))
+
+
+def pair_ranks(one: Tensor, other: Tensor, mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best rank of any right answer, from 1, for every query of both directions.
+
+    Unit vectors (A, D) and (B, D), and their right pairs (P,), (P,) -> (A,), (B,). A query without a right answer has
+    a rank of one more than there are candidates. One product serves both directions.
+    """
     blocks = zip(torch.split(mine, PAIRS), torch.split(theirs, PAIRS), strict=True)
     right = torch.cat([(one[m] * other[t]).sum(-1) for m, t in blocks])
     one_best, one_first = _best_answers(len(one), mine, theirs, right)
@@ -35,8 +43,8 @@ def first_ranks(one: Tensor, one_ids: Tensor, other: Tensor, other_ids: Tensor) 
     return one_ranks, other_ranks
 
 
-def _right_pairs(one_ids: Tensor, other_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(A,), (B,) -> (P,), (P,): the places on either side of all that share an id."""
+def pairs_of_equal_ids(one_ids: Tensor, other_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices on either side of all pairs that share an id: (A,), (B,) -> (P,), (P,)"""
     ordered, order = other_ids.sort()
     begins, ends = torch.searchsorted(ordered, one_ids), torch.searchsorted(ordered, one_ids, right=True)
     counts = ends - begins
@@ -63,22 +71,20 @@ def recalls(ranks: Tensor, at: tuple[int, ...] = AT) -> dict[int, float]:
     return {k: 100 * float((ranks <= k).double().mean()) for k in at}
 
 
-def chance_recalls(query_ids: Tensor, candidate_ids: Tensor, at: tuple[int, ...] = AT) -> dict[int, float]:
-    """What `recalls` gives on average when every order of the candidates is as likely.
+def chance_recalls(right: Tensor, candidates: int, at: tuple[int, ...] = AT) -> dict[int, float]:
+    """Return what `recalls` gives on average when every order of the candidates is equally likely.
 
-    All of the first K of C are wrong with probability (C-r)/C · (C-r-1)/(C-1) · …, where r of them are right.
+    `right` (Q,): how many right answers each query has. The first K of C are all wrong with probability
+    (C-r)/C · (C-r-1)/(C-1) · …, where r of them are right.
     """
-    ids, counts = torch.unique(candidate_ids, return_counts=True)
-    place = torch.searchsorted(ids, query_ids).clamp(max=len(ids) - 1)
-    right = torch.where(ids[place] == query_ids, counts[place], 0).double()[:, None]  # (Q, 1)
-    drawn = torch.arange(min(max(at), len(candidate_ids)), device=right.device)  # (K,)
-    wrong = (len(candidate_ids) - right - drawn).clamp(min=0) / (len(candidate_ids) - drawn)  # (Q, K)
+    drawn = torch.arange(min(max(at), candidates), device=right.device)  # (K,)
+    wrong = (candidates - right.double()[:, None] - drawn).clamp(min=0) / (candidates - drawn)  # (Q, K)
     missed = wrong.cumprod(1).mean(0)  # (K,)
     return {k: 100 * (1 - float(missed[min(k, len(missed)) - 1])) for k in at}
 
 
 def scores(ranks: Tensor, pictures: Tensor, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Ranks (Q,) and their queries' pictures (Q,) -> recalls in %, mean and median rank"""
+    """Return recalls in %, mean and median rank, of ranks (Q,) whose queries are resampled by pictures (Q,)."""
     found = {f"R@{k}": bootstrap.mean(100.0 * (ranks <= k), pictures) for k in AT}
     found["mean_rank"] = bootstrap.mean(ranks, pictures)
     found["median_rank"] = bootstrap.median(ranks, pictures)

@@ -4,41 +4,66 @@ from pathlib import Path
 from typing import Any
 
 from sclip import places, processes
-from sclip.config import Params
-from sclip.errors import UserError
+from sclip.config import FeaturesConfig, Params
+from sclip.errors import Problems, UserError
 from sclip.evaluation.evaluate import evaluate
 from sclip.features.listen import Listener
-from sclip.model import load
+from sclip.features.settings import check_settings
+from sclip.model import SpeechCLIP, load
 from sclip.training.data import Dataset
 
 
-def run_trained(params: Params, preset: str, arch: str, seed: int, device: str) -> list[str]:
-    """The model that was trained here."""
+def run_trained(params: Params, preset: str, arch: str, seed: int, device: str, exact: bool = False) -> list[str]:
+    """Evaluate the model that was trained here. `exact`: on exact hidden states, not on the stored ones."""
     folder = places.model_folder(preset, arch, seed)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder; `sclip train --preset {preset} --arch {arch} --seed {seed}` makes it"
         )
-    return _run(params, preset, folder, places.results_folder(preset, arch, seed), device, {"seed": seed})
+    out = places.results_folder(preset, arch, seed, exact)
+    return _run(params, preset, load(folder, device=device), out, exact, {"seed": seed})
 
 
-def run_imported(params: Params, preset: str, folder: Path, device: str) -> list[str]:
-    """A model folder from anywhere."""
-    return _run(params, preset, folder, None, device, {"model": str(folder)})
+def run_imported(params: Params, preset: str, folder: Path, device: str, exact: bool = False) -> list[str]:
+    """Evaluate a model folder from anywhere."""
+    model = load(folder, device=device)
+    out = places.imported_results_folder(preset, model.name, exact)
+    return _run(params, preset, model, out, exact, {"model": str(folder)})
 
 
 def _run(
-    params: Params, preset: str, folder: Path, out: Path | None, device: str, about: dict[str, str | int]
+    params: Params, preset: str, model: SpeechCLIP, out: Path, exact: bool, about: dict[str, str | int]
 ) -> list[str]:
-    model = load(folder, device=device)
-    listener = Listener(model.speech, None, params.preset(preset).features, model.device)
-    manifest, features, vectors = places.manifest(preset), places.features_folder(preset), places.vectors_folder(preset)
-    dataset = Dataset.open(manifest, features, vectors, "test", listener)
-    dataset.check_encoders(model)
-    out = out or places.imported_results_folder(preset, model.name)
+    problems = Problems(skip=True)
+    dataset = _exact_dataset(params, preset, model, problems) if exact else _stored_dataset(params, preset, model)
+    language = params.preset(preset).corpus.language
     with processes.joined(str(model.device)):
-        metrics = evaluate(model, dataset, model.device, out, about={"preset": preset, **about})
-        return _told(metrics, out) if processes.is_first() else []
+        metrics = evaluate(model, dataset, model.device, out, about={"preset": preset, **about}, language=language)
+        if not processes.is_first():
+            return []
+    problems.report()
+    return _told(metrics, out)
+
+
+def _stored_dataset(params: Params, preset: str, model: SpeechCLIP) -> Dataset:
+    """Open the states that the feature index records: stored ones, or computed online in its precision."""
+    config, features = params.preset(preset).features, places.features_folder(preset)
+    listener = Listener(model.speech, None, config, model.device)
+    dataset = Dataset.open(places.manifest(preset), features, places.vectors_folder(preset), "test", listener)
+    dataset.check_encoders(model)
+    check_settings(dataset.store.features, config, features, preset)
+    return dataset
+
+
+def _exact_dataset(params: Params, preset: str, model: SpeechCLIP, problems: Problems) -> Dataset:
+    """Open states that the model's own speech encoder computes from the recordings in fp32, as `encode_speech` does."""
+    seconds = params.preset(preset).features.batch_seconds
+    config = FeaturesConfig(online=True, compute="fp32", precision="fp32", batch_seconds=seconds)
+    listener = Listener(model.speech, None, config, model.device)
+    manifest, vectors = places.manifest(preset), places.vectors_folder(preset)
+    dataset = Dataset.open_exact(manifest, vectors, "test", listener, problems)
+    dataset.check_encoders(model)
+    return dataset
 
 
 def _told(metrics: dict[str, Any], out: Path) -> list[str]:

@@ -26,8 +26,8 @@ model = sclip.load("path/to/this/folder")
 | speech encoder | {speech} | `{speech_hash}` |
 | CLIP | {clip} | `{clip_hash}` |
 
-Waveforms are {normalized} before the speech encoder hears them. Weights keep the licences of where they
-come from.
+Waveforms are {normalized} before the speech encoder hears them. `encode_speech` and `keywords` compute exact hidden
+states in fp32. Weights keep the licences of where they come from.
 
 {origin}"""
 

@@ -106,11 +106,13 @@ def read_results(params: Params, preset: str) -> Results:
 
 def _read(folder: Path, preset: str) -> Run:
     arch, seed = folder.parent.name, int(folder.name.removeprefix("seed-"))
+    command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
     for name in (EXAMPLES, WORDS):
         if not (folder / name).is_file():
-            command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
             raise UserError(f"{folder / name}: no such file; `{command}` writes it")
     metrics, examples, words = (read_json(folder / name) for name in (METRICS, EXAMPLES, WORDS))
+    if "states" not in metrics["about"]:
+        raise UserError(f"{folder / METRICS}: does not say which hidden states were scored; run `{command}` again")
     return Run(arch, seed, metrics, examples, words, read_curves(folder))
 
 
@@ -131,17 +133,18 @@ def _curve(path: Path) -> Curve:
 
 
 def _check_alike(results: Results) -> None:
-    """Side by side stands only what was measured on the same utterances, through the same encoders."""
+    """Refuse to put runs side by side that were not measured on the same data in the same way."""
 
     def measured_on(run: Run) -> Any:
         utterances = [example["id"] for example in run.examples["examples"]]
-        return run.metrics["counts"], run.metrics["about"]["encoders"], utterances
+        about = run.metrics["about"]
+        return run.metrics["counts"], *(about[key] for key in ("encoders", "states", "stop_words")), utterances
 
     first = results.first
     for run in results.every:
         if measured_on(run) != measured_on(first):
             command = f"sclip evaluate --preset {results.preset} --arch {run.arch} --seed {run.seed}"
             raise UserError(
-                f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances "
-                f"and encoders as {first.arch}, seed {first.seed}; `{command}` does it again"
+                f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances, "
+                f"encoders, hidden states and stop words as {first.arch}, seed {first.seed}; `{command}` does it again"
             )

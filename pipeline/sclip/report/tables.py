@@ -117,7 +117,7 @@ def tables(results: Results) -> list[Table]:
 def doubts(results: Results) -> str:
     """What stands behind the figures."""
     resamples = results.first.metrics["about"]["bootstrap"]["resamples"]
-    told = []
+    told = [f"States scored: {results.first.metrics['about']['states']}."]
     if any(len(runs) == 1 for runs in results.runs.values()):
         told.append(f"In brackets: 95 % intervals, from {resamples} resamplings of the test pictures.")
     if several := [f"{arch} {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
@@ -145,9 +145,34 @@ def retrieval(results: Results) -> Table:
     rows.append(Row("chance", cells([results.first], "chance")))
     note = (
         "How often, in %, a right answer is among the first 1, 5 and 10. Speech finds text zero-shot: the two have "
-        "met only through pictures."
+        f"met only through pictures.{_texts(results)}"
     )
     return Table("Retrieval", note, columns, rows)
+
+
+def _texts(results: Results) -> str:
+    """Say how many utterances have text and how many texts differ, where these are fewer."""
+    counts = results.first.metrics["counts"]
+    captions, distinct = counts["captions"], counts["distinct_captions"]
+    repeated = f" A text counts once: {distinct:,} different ones are among {captions:,} captions."
+    return _with_text(results) + (repeated if distinct < captions else "")
+
+
+def _with_text(results: Results) -> str:
+    """Say how many utterances are measured against text where not all have one."""
+    counts = results.first.metrics["counts"]
+    utterances, captions = counts["utterances"], counts["captions"]
+    if not 0 < captions < utterances:
+        return ""
+    return f" {captions:,} of {utterances:,} utterances have text; what needs text is measured on these."
+
+
+def _content_words(results: Results) -> str:
+    """Say which words are no content words."""
+    stop_words = results.first.metrics["about"]["stop_words"]
+    if stop_words.startswith("none"):
+        return f" Content words: every word but punctuation (stop words: {stop_words})."
+    return f" Content words: without {stop_words} and punctuation."
 
 
 def keywords(results: Results) -> Table:
@@ -169,7 +194,8 @@ def keywords(results: Results) -> Table:
     note = (
         "Against the tokens of the spoken caption. Hit rate: the share of keywords one of whose five nearest tokens is "
         "in the caption, in %. Whole words: keywords side by side that spell one. Below each architecture stands what "
-        "the commonest tokens of the training captions, always the same, would get."
+        f"the commonest tokens of the training captions, always the same, would get.{_content_words(results)}"
+        f"{_with_text(results)}"
     )
     return Table("Keywords", note, list(keys), rows)
 
@@ -208,7 +234,7 @@ def words(results: Results) -> Table:
                 remarks.append(f"{arch} finds {title}: {told}.")
     note = (
         "How often, in %, a content word of the caption is among the keywords, by how many of the test's captions say "
-        f"it. Below: words that at least {COMMON} captions say, of the first seed."
+        f"it. Below: words that at least {COMMON} captions say, of the first seed.{_content_words(results)}"
     )
     columns = [Column("captions", _band(*band)) for band in bands]
     return Table("Words found", note, columns, rows, tuple(remarks))

@@ -15,10 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sclip.ahead import read_ahead
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.errors import Problems, UserError
+from sclip.features.compute import chunks
+from sclip.features.extract import describe
 from sclip.features.listen import Listener
-from sclip.features.online import OnlineStore
+from sclip.features.online import OnlineStore, online_index
+from sclip.features.recordings import look
 from sclip.features.store import INDEX_FILE, FeatureStore, read_index
 from sclip.features.vectors import ClipVectors
 from sclip.model import SpeechCLIP
@@ -31,7 +35,8 @@ class Dataset:
     frames: Tensor  # (N,)
     images: Tensor  # (I, J): the split's pictures, in order of first appearance
     image_index: Tensor  # (N,): each utterance's picture among them
-    captions: Tensor | None  # (N, J), where every row has one
+    captioned: Tensor  # (C,): the rows that have text
+    captions: Tensor  # (C, J): their texts
     store: FeatureStore | OnlineStore
     store_rows: Tensor  # (N,)
     index: str  # of the store: names its files by what they hold
@@ -49,20 +54,50 @@ class Dataset:
     def open_splits(
         cls, manifest: Path, features: Path, vectors: Path, splits: Sequence[str], listener: Listener | None = None
     ) -> list["Dataset"]:
-        """Several, of one reading of the manifest."""
-        clip, everything = ClipVectors.open(vectors), read_manifest(manifest, Problems(skip=True))
+        """Open several splits and read the manifest once."""
+        everything, index = read_manifest(manifest, Problems(skip=True)), read_index(features)
         store: FeatureStore | OnlineStore
-        index = read_index(features)
         if "online" in index["features"]:
             assert listener is not None
             store = OnlineStore(index, everything, listener)
         else:
             store = FeatureStore.open(features)
+        stored = {*store.ids, *index["skipped"]}
+        for row in everything:
+            if row.id not in stored:
+                raise UserError(f"{manifest}: {row.name} is not in {features}; run `sclip extract-features` again")
+        text = (features / INDEX_FILE).read_text(encoding="utf-8")
+        return cls._of_splits(manifest, everything, store, text, vectors, splits)
+
+    @classmethod
+    def open_exact(cls, manifest: Path, vectors: Path, split: str, listener: Listener, problems: Problems) -> "Dataset":
+        """Open a split whose states the listener computes from the recordings when they are read; needs no store."""
+        rows = [row for row in read_manifest(manifest, Problems(skip=True)) if row.split == split]
+        recordings = [recording for _, batch in read_ahead(chunks(rows, 64), look) for recording in batch]
+        features = describe(listener.encoder, listener.config)
+        index = online_index(features, recordings, listener.encoder, problems)
+        if rows and not index["lengths"]:
+            raise problems.nothing_left(f"{manifest}: none of {len(rows)} recordings of split {split} can be used")
+        store = OnlineStore(index, rows, listener)
+        (dataset,) = cls._of_splits(manifest, rows, store, json.dumps(index), vectors, (split,))
+        return dataset
+
+    @classmethod
+    def _of_splits(
+        cls,
+        manifest: Path,
+        everything: Sequence[Row],
+        store: FeatureStore | OnlineStore,
+        index: str,
+        vectors: Path,
+        splits: Sequence[str],
+    ) -> list["Dataset"]:
+        """Put the rows, their frames and CLIP's vectors together."""
+        clip = ClipVectors.open(vectors)
         stored, pictures, captions = _places(store.ids), _places(clip.image_ids), _places(clip.caption_ids)
         for row in everything:
-            if row.id not in stored and row.id not in index["skipped"]:
-                raise UserError(f"{manifest}: {row.name} is not in {features}; run `sclip extract-features` again")
-            if row.image_id not in pictures and row.id not in clip.skipped:
+            has_caption = row.text is None or row.id in captions or row.id not in stored
+            if not (row.image_id in pictures and has_caption) and row.id not in clip.skipped:
                 raise UserError(f"{manifest}: {row.name} is not in {vectors}; run `sclip embed-clip` again")
 
         def of_split(split: str) -> "Dataset":
@@ -74,21 +109,20 @@ class Dataset:
             if not any(row.split == split for row in everything):
                 raise UserError(f"{manifest}: no row is of split {split}")
             if not rows:
-                raise UserError(
-                    f"{manifest}: no row of split {split} has frames in {features} and a picture in {vectors}"
-                )
+                raise UserError(f"{manifest}: no row of split {split} has hidden states and a picture in {vectors}")
             shown = _places(dict.fromkeys(row.image_id for row in rows))
             store_rows = torch.tensor([stored[row.id] for row in rows])
-            captioned = all(row.id in captions for row in rows)
+            captioned = [i for i, row in enumerate(rows) if row.text is not None]
             return cls(
                 rows,
                 store.lengths[store_rows],
                 clip.images[[pictures[name] for name in shown]],
                 torch.tensor([shown[row.image_id] for row in rows]),
-                clip.captions[[captions[row.id] for row in rows]] if captioned else None,
+                torch.tensor(captioned, dtype=torch.long),
+                clip.captions[[captions[rows[i].id] for i in captioned]],
                 store,
                 store_rows,
-                (features / INDEX_FILE).read_text(encoding="utf-8"),
+                index,
                 clip.clip,
             )
 

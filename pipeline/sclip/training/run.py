@@ -12,6 +12,8 @@ from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import open_clip, open_speech
 from sclip.errors import UserError
 from sclip.features.listen import Listener
+from sclip.features.settings import check_settings, describe_states
+from sclip.folder import STATES
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model import SpeechCLIP
 from sclip.training.data import Dataset
@@ -29,7 +31,9 @@ def run_training(
     train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), listener)
     inside = _only_here(preset.encoders.speech) or _only_here(preset.encoders.clip)
     vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
+    check_settings(train_set.store.features, preset.features, features, preset_name)
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
+    origin[STATES] = describe_states(train_set.store.features)
     if inside:  # the copies do not say what they are copies of
         origin |= {"speech encoder": speech.source.name, "CLIP": clip.source.name}
     torch.manual_seed(seed)

@@ -1,0 +1,53 @@
+"""The settings that decide hidden states: how an index records them, in words, and against those of a preset."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sclip.config import FeaturesConfig
+from sclip.errors import UserError
+
+
+def describe_states(features: Mapping[str, Any]) -> str:
+    """Say for people which hidden states an index's `features` stand for."""
+    compute, precision = features["compute"], features["precision"]
+    if "components" in features:
+        states = "normalised hidden states" if features["normalized"] else "hidden states"
+        return f"8-bit codes along {features['components']} directions of {states} computed in {compute}"
+    if "online" not in features:
+        return f"hidden states stored in {precision}, computed in {compute}"
+    if compute == precision == "fp32":
+        return "exact hidden states, computed online in fp32"
+    return f"hidden states computed online in {compute}, rounded to {precision}"
+
+
+def check_settings(features: Mapping[str, Any], config: FeaturesConfig, folder: Path, preset: str) -> None:
+    """Refuse an index in `folder` whose states are not those that the preset, overrides included, asks for."""
+    stored = {
+        "online": features.get("online", False),
+        "components": features.get("components"),
+        "normalize_states": features.get("normalized", False),
+        "precision": features["precision"],
+        "compute": features["compute"],
+        "compile": features.get("compile", False),
+    }
+    if config.components is not None or stored["components"] is not None:
+        del stored["precision"]  # codes have none to choose
+    wanted = {key: getattr(config, key) for key in stored}
+    differing = [key for key in stored if stored[key] != wanted[key]]
+    if not differing:
+        return
+    found, expected = (
+        ", ".join(f"{key} {_as_yaml(settings[key])}" for key in differing) for settings in (stored, wanted)
+    )
+    options = " ".join(f"-S presets.{preset}.features.{key}={_as_yaml(wanted[key])}" for key in differing)
+    raise UserError(
+        f"{folder}: holds {describe_states(features)} (features: {found}), and presets.{preset}.features asks for "
+        f"{expected}; run `sclip extract-features --preset {preset} {options}` to compute them again, or set these "
+        f"keys back"
+    )
+
+
+def _as_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -173,6 +173,14 @@ def test_another_training_s_checkpoint(corpus, tmp_path, capsys, monkeypatch):
         assert "of another configuration, data or code; training starts anew" in capsys.readouterr().err
 
 
+def test_training_starts_over_after_a_damaged_checkpoint(corpus, tmp_path, capsys):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch/checkpoint.pt").touch()
+    _, _, history = trained(corpus, "parallel", tmp_path, dataclasses.replace(SHORT, steps=5))
+    assert [row["step"] for row in history] == [5]
+    assert "checkpoint.pt: its SHA-256 does not match" in capsys.readouterr().err
+
+
 def test_replaces_a_stale_model(corpus, tmp_path):
     (tmp_path / "parallel").mkdir()
     (tmp_path / "parallel/stale").touch()

@@ -8,7 +8,6 @@ the hash of its weights, which loading checks.
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.card import model_card
 from sclip.objective import Objective
 from sclip.tensors import fill, read_tensors, save_tensors, with_prefix
+from sclip.whole import whole_folder
 
 Encoder = TypeVar("Encoder", bound=AnySpeechEncoder | ClipEncoder)
 
@@ -191,14 +191,12 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         return self
 
     def save(self, folder: str | Path) -> Path:
-        """Write a model folder; whole, or not at all."""
+        """Write a model folder. It is complete, or not there."""
         folder = Path(folder)
         if folder.exists():
             raise UserError(f"{folder}: already exists")
-        unfinished = folder.with_name(folder.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        self.save_pretrained(unfinished)
-        unfinished.rename(folder)
+        with whole_folder(folder) as unfinished:
+            self.save_pretrained(unfinished)
         return folder
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -216,6 +216,28 @@ def test_a_published_checkpoint_stands_in_the_table(here):
     assert "not by theirs/speech (hash" in other
 
 
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("features/*.safetensors", "extract-features"),
+        ("features/index.json", "extract-features"),
+        ("vectors/images.safetensors", "embed-clip"),
+        ("vectors/captions.safetensors", "embed-clip"),
+        ("vectors/index.json", "embed-clip"),
+    ],
+)
+def test_training_refuses_damaged_data_until_it_is_computed_again(file, command, here):
+    path = next(Path("data/tiny").glob(file))
+    before = path.read_bytes()
+    path.write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
+    output = said("train", "--arch", "parallel", "--seed", "8", status=1)
+    assert len(output.splitlines()) == 1
+    assert str(path) in output
+    assert f"run `sclip {command}` again" in output
+    said(command)
+    assert path.read_bytes() == before
+
+
 def test_two_commands_do_not_write_to_one_folder(here):
     for folder, command in (
         (places.features_folder("tiny"), ["extract-features"]),

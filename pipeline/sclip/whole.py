@@ -1,5 +1,9 @@
-"""Atomic writes: a file or a folder is complete and on the disk, or not there, whenever the writer is killed."""
+"""Atomic writes: a file or a folder is complete and on the disk, or not there, whenever the writer is killed.
 
+Digests show later whether a file is still what was written.
+"""
+
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from sclip.errors import UserError
 
 UNFINISHED = ".unfinished"
 
@@ -17,7 +23,7 @@ def whole(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(path.name + UNFINISHED)
     with _naming(path):
         yield unfinished
-        _sync(unfinished)
+        sync(unfinished)
     unfinished.replace(path)
 
 
@@ -32,11 +38,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield unfinished
         for folder, _, names in os.walk(unfinished):
             for name in (*names, "."):
-                _sync(Path(folder, name))
+                sync(Path(folder, name))
     if path.exists():
         path.rename(replaced)
     unfinished.rename(path)
-    _sync(path.parent)  # the new name
+    sync(path.parent)  # the new name
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -49,7 +55,24 @@ def save_json(path: Path, data: Any) -> None:
     save_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
-def _sync(path: Path) -> None:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def check_digest(path: Path, expected: str | None, index: str) -> None:
+    """Refuse a file whose SHA-256 is not the one in `index`, a file beside it."""
+    if digest_of(path) != expected:
+        raise UserError(f"{path}: its SHA-256 is not the one in {index}; the file is damaged or was replaced")
+
+
+def sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -19,6 +19,7 @@ from sclip.encoders.audio import as_waveform
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.heads.vocabulary import Vocabulary
+from sclip.whole import digest_of
 
 SHORT_CONTEXT = CLIP_CONFIG | {"text_cfg": CLIP_CONFIG["text_cfg"] | {"context_length": 12}}
 RECORDINGS = recordings(16000, 400, 9000, 12345)
@@ -203,6 +204,12 @@ def test_training_leaves_the_encoders_as_they_are(folder):
     assert all(not p.requires_grad for part in (loaded.speech, loaded.clip) for p in part.parameters())
 
 
+def sign(folder) -> None:
+    """Write new digests, so that damage is found by what reads the file."""
+    files = {name: digest_of(folder / name) for name in ("model.safetensors", "vocabulary.json")}
+    edit_config(folder, "files", files)
+
+
 def edit_config(folder, path: str, value) -> None:
     config = json.loads((folder / "config.json").read_text())
     *parents, last = path.split(".")
@@ -217,6 +224,7 @@ def edit_vocabulary(folder, **changes) -> None:
     path = folder / "vocabulary.json"
     vocabulary = json.loads(path.read_text())
     path.write_text(json.dumps(vocabulary | {key: change(vocabulary[key]) for key, change in changes.items()}))
+    sign(folder)
 
 
 def edit_encoder(folder, name: str, key: str, value) -> None:
@@ -228,6 +236,18 @@ def edit_tensors(folder, change) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
+    sign(folder)
+
+
+def replace_tensors(folder, content: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    sign(folder)
+
+
+def flip_a_bit(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +255,7 @@ def edit_tensors(folder, change) -> None:
     [
         (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
-        (lambda f: edit_config(f, "format", "other"), "format: expected 'sclip model 1', found 'other'"),
+        (lambda f: edit_config(f, "format", "other"), "format: expected 'sclip model 2', found 'other'"),
         (lambda f: edit_config(f, "head.atention", {}), "head.atention: no such key; did you mean 'attention'?"),
         (lambda f: edit_config(f, "sizes.speech_width", 48), "found encoders of Sizes(states=3, speech_width=32"),
         (lambda f: edit_config(f, "head.keywords", {"slots": 4}), "objective.quantity: the head has no such output"),
@@ -243,12 +263,15 @@ def edit_tensors(folder, change) -> None:
             lambda f: edit_config(f, "head.utterance_hidden", [9]),
             "utterance.0.weight: expected (9, 32), found (20, 32)",
         ),
-        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "model.safetensors: not a whole safetensors file"),
+        (lambda f: replace_tensors(f, b"x" * 99), "model.safetensors: not a complete safetensors file"),
+        (lambda f: flip_a_bit(f / "model.safetensors"), "model.safetensors: its SHA-256 is not the one in config.json"),
+        (lambda f: flip_a_bit(f / "vocabulary.json"), "vocabulary.json: its SHA-256 is not the one in config.json"),
+        (lambda f: edit_config(f, "files", {}), "model.safetensors: its SHA-256 is not the one in config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: no such file"),
         (lambda f: edit_tensors(f, lambda t: t.pop("head.tokens")), "model.safetensors: head.tokens is missing"),
         (lambda f: edit_tensors(f, lambda t: t.update({"head.x": torch.ones(1)})), "head.x: no such tensor"),
         (lambda f: (f / "vocabulary.json").unlink(), "vocabulary.json: no such file"),
-        (lambda f: edit_vocabulary(f, ids=lambda i: i[::-1]), "vocabulary: row 0: CLIP"),
+        (lambda f: edit_vocabulary(f, ids=lambda i: i[::-1]), "model: vocabulary: row 0: CLIP"),
         (lambda f: edit_vocabulary(f, ids=lambda i: [*i[:-1], 99999]), "has no token 99999"),
         (lambda f: edit_vocabulary(f, ids=lambda i: [*i[:-1], i[0]]), "expected ids that are whole numbers, each once"),
         (lambda f: edit_vocabulary(f, pieces=lambda p: p[:-1]), "and a piece for each"),
@@ -276,6 +299,16 @@ def test_damaged_folders(folder, tmp_path, damage, message):
     with pytest.raises(sclip.UserError, match=re.escape(message)) as error:
         sclip.load(damaged)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_the_format_without_digests_loads(folder, tmp_path):
+    """As earlier versions wrote it."""
+    older = tmp_path / "model"
+    shutil.copytree(folder, older)
+    config = json.loads((older / "config.json").read_text())
+    del config["files"]
+    (older / "config.json").write_text(json.dumps(config | {"format": "sclip model 1"}))
+    assert torch.equal(sclip.load(older).encode_speech(RECORDINGS), sclip.load(folder).encode_speech(RECORDINGS))
 
 
 def test_mistakes(folder, tmp_path):

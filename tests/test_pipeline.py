@@ -269,7 +269,7 @@ def test_exact_scores_need_no_features(here, coded):
     chosen = ("--preset", "bare", "--params", "bare.yaml", "--device", "cpu")
     said("embed-clip", *chosen)
     output = said("evaluate", "--exact", "--model", "models/coded/hybrid-cif/seed-0", *chosen)
-    assert "skipped  manifest row 1" in output
+    assert "- manifest row 1 (test-00000-0): audio bad.wav: cannot be read" in output
     metrics = json.loads(Path("results/bare/exact/hybrid-cif/imported/metrics.json").read_text())
     assert metrics["counts"]["utterances"] == len(rows) - 1
     assert not (folder / "features").exists()
@@ -362,6 +362,28 @@ def test_a_published_checkpoint_stands_in_the_table(here):
     other = said("evaluate", "--model", "theirs", status=1)
     assert "hidden states were made by speech (hash" in other
     assert "not by theirs/speech (hash" in other
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("features/*.safetensors", "extract-features"),
+        ("features/index.json", "extract-features"),
+        ("vectors/images.safetensors", "embed-clip"),
+        ("vectors/captions.safetensors", "embed-clip"),
+        ("vectors/index.json", "embed-clip"),
+    ],
+)
+def test_training_refuses_damaged_data_until_it_is_computed_again(file, command, here):
+    path = next(Path("data/tiny").glob(file))
+    before = path.read_bytes()
+    path.write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
+    output = said("train", "--arch", "parallel", "--seed", "8", status=1)
+    assert len(output.splitlines()) == 1
+    assert str(path) in output
+    assert f"run `sclip {command}` again" in output
+    said(command)
+    assert path.read_bytes() == before
 
 
 def test_two_commands_do_not_write_to_one_folder(here):

@@ -1,14 +1,16 @@
 """What a model folder holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig
 from sclip.errors import UserError
 from sclip.heads.head import Sizes
 from sclip.parsing import parse, read_json
+from sclip.whole import check_digest
 
-FORMAT = "sclip model 1"
+FORMAT = "sclip model 2"
+WITHOUT_DIGESTS = "sclip model 1"  # the format before, which is still read
 STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"
 
@@ -35,6 +37,7 @@ class ModelConfig:
     speech_encoder: EncoderReference
     clip_encoder: EncoderReference
     origin: dict[str, str]  # where the weights come from
+    files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of the weights and the vocabulary
 
     @property
     def architecture(self) -> Architecture:
@@ -48,6 +51,14 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
     data = read_json(path)
     found = data.get("format") if isinstance(data, dict) else None
-    if found != FORMAT:
+    if found not in (FORMAT, WITHOUT_DIGESTS):
         raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
     return parse(ModelConfig, data, str(path))
+
+
+def check_files(folder: Path, config: ModelConfig) -> None:
+    """Refuse weights or a vocabulary that are not those of config.json."""
+    if config.format == WITHOUT_DIGESTS:
+        return
+    for name in [WEIGHTS_FILE] if config.head.keywords is None else [WEIGHTS_FILE, VOCABULARY_FILE]:
+        check_digest(folder / name, config.files.get(name), CONFIG_FILE)

@@ -9,7 +9,6 @@ the hash of its weights, which loading checks.
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from sclip.folder import (
     WEIGHTS_FILE,
     EncoderReference,
     ModelConfig,
+    check_files,
     read_config,
 )
 from sclip.heads.head import HeadOutput, Sizes, SpeechHead
@@ -42,6 +42,7 @@ from sclip.interop.card import model_card
 from sclip.objective import Objective
 from sclip.padded import even_batches
 from sclip.tensors import fill, read_tensors, save_tensors, with_prefix
+from sclip.whole import digest_of, whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -231,14 +232,12 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         return self
 
     def save(self, folder: str | Path) -> Path:
-        """Write a model folder; whole, or not at all."""
+        """Write a model folder. It is complete, or not there."""
         folder = Path(folder)
         if folder.exists():
             raise UserError(f"{folder}: already exists")
-        unfinished = folder.with_name(folder.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        self.save_pretrained(unfinished)
-        unfinished.rename(folder)
+        with whole_folder(folder) as unfinished:
+            self.save_pretrained(unfinished)
         return folder
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -246,6 +245,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         if self.encoders_inside:
             self.speech.save(save_directory / "speech")
             self.clip.save(save_directory / "clip")
+        save_tensors(save_directory / WEIGHTS_FILE, self._trained(), {"format": "pt"})
+        names = [WEIGHTS_FILE]
+        if self.vocabulary is not None:
+            self.vocabulary.save(save_directory / VOCABULARY_FILE)
+            names.append(VOCABULARY_FILE)
         config = ModelConfig(
             FORMAT,
             self.name,
@@ -255,13 +259,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             self._reference(self.speech),
             self._reference(self.clip),
             self.origin,
+            {name: digest_of(save_directory / name) for name in names},
         )
         text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
         (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")
-        if self.vocabulary is not None:
-            self.vocabulary.save(save_directory / VOCABULARY_FILE)
         (save_directory / "README.md").write_text(model_card(config), encoding="utf-8")
-        save_tensors(save_directory / WEIGHTS_FILE, self._trained(), {"format": "pt"})
 
     def _reference(self, encoder: AnySpeechEncoder | ClipEncoder) -> EncoderReference:
         normalize = encoder.normalize_waveform if isinstance(encoder, SpeechEncoder) else None
@@ -298,11 +300,15 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     """A model folder, or a hub repo that holds one."""
     folder, _ = find_folder(str(name), revision, REPO_FILES)
     config = read_config(folder)
+    check_files(folder, config)
     speech = _open_speech(config.speech_encoder, folder)
     clip = _open_clip(config.clip_encoder, folder)
     vocabulary = Vocabulary.load(folder / VOCABULARY_FILE) if config.head.keywords else None
     inside = config.speech_encoder.name is None
-    model = SpeechCLIP(config.arch, config.architecture, speech, clip, vocabulary, config.origin, inside)
+    try:
+        model = SpeechCLIP(config.arch, config.architecture, speech, clip, vocabulary, config.origin, inside)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
     if model.head.sizes != config.sizes:
         raise UserError(f"{folder}: made for {config.sizes}, found encoders of {model.head.sizes}")
     tensors = read_tensors(folder / WEIGHTS_FILE)

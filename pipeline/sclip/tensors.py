@@ -1,4 +1,4 @@
-"""Named tensors: read, written, put into a module, told apart. One clear line for whatever is wrong with them."""
+"""Named tensors: read and save files of them, put them into a module, hash them."""
 
 import hashlib
 import json
@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sclip.errors import UserError
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Open a safetensors file: its tensors, whose bytes are read when they are used, and its metadata."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            return file.get_tensors(), file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file: {error}") from None
+    except Exception as error:  # a damaged file fails in whatever way it is damaged
+        raise UserError(f"{path}: not a complete safetensors file: {' '.join(str(error).split())}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    return read_file(path)[0]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -56,9 +62,14 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
-    """SHA-256 over a configuration and over weights' names, types, shapes and values, whatever file they came from."""
+    """Return the SHA-256 of a module's weights, whatever file they came from, and its configuration."""
+    return fingerprint_of_tensors(module.state_dict(), config)
+
+
+def fingerprint_of_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a configuration and over tensors' names, types, shapes and values."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,5 +1,7 @@
 """CLIP's vectors of pictures and captions: CLIP's own, each picture once, bad ones named by all their rows."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,19 +55,46 @@ def test_nothing_to_do(corpus, tmp_path, clip):
 
 
 def test_stopped_between_two_files(corpus, tmp_path, clip, monkeypatch):
-    """An index never speaks for files that are not its own."""
+    """The index of other files is refused."""
     out = tmp_path / "out"
     embed(corpus, out, clip)
     corpus.rows[0]["text"] = "another caption"
     corpus.write()
-    monkeypatch.setattr("sclip.features.vectors.save_json", lambda *_: 1 / 0)
+    monkeypatch.setattr("sclip.features.vectors.save_index", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         embed(corpus, out, clip)
-    with pytest.raises(UserError, match=r"images.safetensors: not the file that index.json tells of"):
+    with pytest.raises(UserError, match=r"captions.safetensors: its SHA-256 is not the one in index.json"):
         ClipVectors.open(out)
     monkeypatch.undo()
     assert not embed(corpus, out, clip)[0].reused
     ClipVectors.open(out)
+
+
+def nan(data: bytearray) -> None:
+    data[-4:] = b"\0\0\xc0\x7f"
+
+
+def flipped_sign(data: bytearray) -> None:
+    data[-1] ^= 0x80
+
+
+def truncated(data: bytearray) -> None:
+    del data[-3:]
+
+
+@pytest.mark.parametrize("damage", [flipped_sign, nan, truncated, bytearray.clear])
+@pytest.mark.parametrize("name", ["images.safetensors", "captions.safetensors", "index.json"])
+def test_damaged_vectors_are_refused_and_computed_again(corpus, tmp_path, clip, name, damage):
+    out = tmp_path / "out"
+    embed(corpus, out, clip)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    data = bytearray(before[name])
+    damage(data)
+    (out / name).write_bytes(data)
+    with pytest.raises(UserError, match=re.escape(str(out / name)) + ": .*; run `sclip embed-clip` again"):
+        ClipVectors.open(out)
+    assert not embed(corpus, out, clip)[0].reused
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_bad_rows(corpus, tmp_path, clip):

@@ -1,6 +1,8 @@
 """From recordings to a store: the encoder's own states, recomputed only where something changed, bad input named."""
 
+import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -98,7 +100,7 @@ def test_codes_of_states(corpus, tmp_path):
         contents(tmp_path / "out")["directions.safetensors"][:-4] + b"1234"
     )
     assert [found.where for found in verify(tmp_path / "out")] == ["directions.safetensors"]
-    with pytest.raises(UserError, match=r"directions.safetensors: not the file that index.json tells of"):
+    with pytest.raises(UserError, match=r"directions.safetensors: its SHA-256 is not the one in index.json"):
         FeatureStore.open(tmp_path / "out")
     summary, _ = extract(corpus, tmp_path / "out", speech, components=60)
     assert summary.shards_computed == 0
@@ -109,18 +111,71 @@ def test_codes_of_states(corpus, tmp_path):
         extract(corpus, tmp_path / "out", speech, components=97)
 
 
-def test_a_shard_that_is_not_the_one_told_of_is_computed_anew(corpus, tmp_path):
+def with_byte(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def lengths_start(data):
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def edited_header(data, name, key, value):
+    start = lengths_start(data)
+    header = json.loads(data[8:start])
+    text = json.dumps({**header, name: {**header[name], key: value}}).encode()
+    return len(text).to_bytes(8, "little") + text + data[start:]
+
+
+# What opening the store says of each.
+DAMAGED_SHARDS = {
+    "hash": (lambda data: with_byte(data, len(data) - 1), "not the shard that index.json tells of"),
+    "length": (lambda data: with_byte(data, lengths_start(data)), "do not fit together"),
+    "id": (lambda data: data.replace(b"u0", b"u1"), "not the shard that index.json tells of"),
+    "offsets": (lambda data: edited_header(data, "states", "data_offsets", [0, 2**40]), "not a complete safetensors"),
+    "shape": (lambda data: edited_header(data, "hashes", "shape", [32, -1]), "not a complete safetensors file"),
+    "type": (lambda data: edited_header(data, "lengths", "dtype", "F64"), "do not fit together"),
+    "end": (lambda data: data[:-1], "not a complete safetensors file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_SHARDS)
+def test_damaged_shard_is_refused_and_computed_again(corpus, tmp_path, damage):
     extract(corpus, tmp_path / "out")
     before = contents(tmp_path / "out")
-    shard = min((tmp_path / "out").glob("*.safetensors"))
-    data = before[shard.name]
-    at = 8 + int.from_bytes(data[:8], "little")
-    shard.write_bytes(data[: at + 8] + b"\1" + data[at + 9 :])  # among the lengths or the hashes, which come first
-    with pytest.raises(UserError, match=r"not the shard that index\.json tells of; run `sclip extract-features` again"):
+    name = next(name for name, data in before.items() if b'\\"u0\\"' in data)
+    change, message = DAMAGED_SHARDS[damage]
+    (tmp_path / "out" / name).write_bytes(change(before[name]))
+    with pytest.raises(UserError, match=f"{name}: .*{re.escape(message)}.*; run `sclip extract-features` again"):
         FeatureStore.open(tmp_path / "out")
+    assert name in [found.where for found in verify(tmp_path / "out")]
     summary, _ = extract(corpus, tmp_path / "out")
     assert summary.shards_computed == 1
     assert contents(tmp_path / "out") == before
+
+
+def test_shard_of_other_rows_is_computed_again(corpus, tmp_path):
+    """Also when no index says what its digest is."""
+    extract(corpus, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (tmp_path / "out/index.json").unlink()
+    name = next(name for name, data in before.items() if b'\\"u0\\"' in data)
+    (tmp_path / "out" / name).write_bytes(before[name].replace(b"u0", b"x0"))
+    summary, _ = extract(corpus, tmp_path / "out")
+    assert summary.shards_computed == 1
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_damaged_index_is_refused_and_written_again(corpus, tmp_path, online):
+    path = tmp_path / "out/index.json"
+    extract(corpus, tmp_path / "out", online=online)
+    before = path.read_text()
+    for damaged in (before[:-20], before.replace('"utterances": 10', '"utterances": 11'), "[]", before[1:]):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"index\.json: .*; run `sclip extract-features` again"):
+            verify(tmp_path / "out")
+        assert extract(corpus, tmp_path / "out", online=online)[0].shards_computed == 0
+        assert path.read_text() == before
 
 
 def test_a_corpus_that_grows_keeps_its_directions(corpus, tmp_path, monkeypatch):

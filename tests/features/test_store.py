@@ -67,6 +67,11 @@ def rewrite(path, change):
     path.write_bytes(data)
 
 
+def replace(data, old, new):
+    assert data.count(old) == 1
+    data[:] = data.replace(old, new)
+
+
 def flip_a_state(folder):
     states = Shard.open(folder / "0.safetensors").states
     before = states.numel() * 2 + 4 * 32  # the hashes are last
@@ -98,11 +103,22 @@ DAMAGE = {
     "a truncated shard": (
         lambda f: rewrite(f / "2.safetensors", lambda data: data.__delitem__(slice(-5, None))),
         "2.safetensors",
-        "not a whole shard",
+        "not a complete safetensors file",
         True,
     ),
-    "a missing shard": (lambda f: (f / "2.safetensors").unlink(), "2.safetensors", "no such shard", True),
-    "an empty shard": (lambda f: (f / "2.safetensors").write_bytes(b""), "2.safetensors", "not a whole shard", True),
+    "a missing shard": (lambda f: (f / "2.safetensors").unlink(), "2.safetensors", "no such file", True),
+    "an empty shard": (
+        lambda f: (f / "2.safetensors").write_bytes(b""),
+        "2.safetensors",
+        "not a complete safetensors file",
+        True,
+    ),
+    "another shape": (
+        lambda f: rewrite(f / "2.safetensors", lambda data: replace(data, b"[2,32]", b"[32,2]")),
+        "2.safetensors",
+        "a damaged shard: its metadata and the shapes of its tensors do not fit together",
+        True,
+    ),
     "another shard": (
         lambda f: shutil.copy(f / "0.safetensors", f / "2.safetensors"),
         "2.safetensors",

@@ -1,13 +1,12 @@
 """Batches are a function of seed and step, cover an epoch, and hold what is alike in length."""
 
-import json
-
 import pytest
 import torch
 from training.kept import keep, opened
 
 import sclip
 from sclip.config import TrainingConfig
+from sclip.features.store import read_index, save_index
 from sclip.padded import even_batches
 from sclip.training.batches import TrainingBatches, epoch_batches
 
@@ -67,8 +66,8 @@ def test_rows_without_frames_are_left_out(tmp_path):
     (tmp_path / "manifest.jsonl").write_text("\n".join([rows[0].replace("train-0", "unheard"), *rows[1:]]) + "\n")
     with pytest.raises(sclip.UserError, match=r"row 1 \(unheard\) is not in .*features; run `sclip extract-features`"):
         opened(tmp_path, "train")
-    index = tmp_path / "features/index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"skipped": {"unheard": "silent"}}))
+    index = read_index(tmp_path / "features")
+    save_index(tmp_path / "features/index.json", index | {"skipped": {"unheard": "silent"}})
     data = opened(tmp_path, "train")
     assert [row.id for row in data.rows] == [f"train-{i}" for i in range(1, 6)]
     assert data.image_index.tolist() == list(range(5))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,14 @@ def test_another_training_s_checkpoint(corpus, tmp_path, capsys, monkeypatch):
         assert "of another configuration, data or code; training starts anew" in capsys.readouterr().err
 
 
+def test_training_starts_over_after_a_damaged_checkpoint(corpus, tmp_path, capsys):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch/checkpoint.pt").touch()
+    _, _, history = trained(corpus, "parallel", tmp_path, dataclasses.replace(SHORT, steps=5))
+    assert [row["step"] for row in history] == [5]
+    assert "checkpoint.pt: its SHA-256 does not match" in capsys.readouterr().err
+
+
 def test_replaces_a_stale_model(corpus, tmp_path):
     (tmp_path / "parallel").mkdir()
     (tmp_path / "parallel/stale").touch()
@@ -195,6 +204,34 @@ def test_replaces_a_stale_model(corpus, tmp_path):
         "README.md", "config.json", "history.json", "model.safetensors", "open_clip_config.json",
         "open_clip_model.safetensors",
     ]  # fmt: skip
+
+
+def test_model_folder_is_on_the_disk_before_the_checkpoint_is_deleted(corpus, tmp_path, monkeypatch):
+    """Whatever order the disk writes in, a power failure leaves the checkpoint or the complete model."""
+    out, scratch = tmp_path / "models/parallel", tmp_path / "scratch"
+    synced, at_deletion, sync, delete = set(), [], os.fsync, shutil.rmtree
+
+    def recorded_sync(handle):
+        sync(handle)
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        # A folder counts with what it holds at that time.
+        synced.add((path.stat().st_ino, tuple(sorted(os.listdir(path))) if path.is_dir() else path.stat().st_mtime_ns))
+
+    def recorded_delete(path, **options):
+        if path == scratch:
+            at_deletion.append(set(synced))
+        delete(path, **options)
+
+    monkeypatch.setattr("os.fsync", recorded_sync)
+    monkeypatch.setattr("shutil.rmtree", recorded_delete)
+    training = dataclasses.replace(SHORT, steps=2, warmup_steps=1)
+    train(opened(corpus, "train"), opened(corpus, "dev"), model("parallel"), training, 0, "cpu", out, scratch)
+    assert not scratch.exists()
+    written = [out.parent, out, *out.rglob("*")]
+    assert len(written) > 8
+    for path in written:
+        content = tuple(sorted(os.listdir(path))) if path.is_dir() else path.stat().st_mtime_ns
+        assert (path.stat().st_ino, content) in at_deletion[0], path
 
 
 def one_step(corpus, arch, precision, device=CPU):

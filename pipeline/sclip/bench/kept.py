@@ -15,7 +15,6 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.features.store import (
     CODES,
     DIRECTIONS_FILE,
-    digest_of,
     frame_shape,
     frame_type,
     save_whole,
@@ -24,6 +23,7 @@ from sclip.features.store import (
 )
 from sclip.features.vectors import write_vectors
 from sclip.training.data import Dataset
+from sclip.whole import digest_of
 
 BATCHES = 4  # worth of utterances
 SHARD = 64  # utterances

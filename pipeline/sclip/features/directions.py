@@ -1,7 +1,6 @@
 """The directions that a corpus's codes are along: found once, from a sample of it."""
 
-import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
@@ -19,8 +18,8 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.listen import Listener, batches_of
 from sclip.features.recordings import Recording
-from sclip.features.store import bytes_of, fingerprint_of, metadata_of, save_whole
-from sclip.tensors import read_tensors
+from sclip.features.store import fingerprint_of, read_whole, save_whole
+from sclip.tensors import fingerprint_of_tensors
 
 SAMPLE_SECONDS = 600.0
 
@@ -41,21 +40,17 @@ def find_directions(
         with closing(_states(sample, Listener(encoder, None, config, device))) as states:
             found = Directions.fit(states, config.components, config.normalize_states)
         tensors = {name: tensor.cpu() for name, tensor in found.tensors().items()}
-        save_whole(path, tensors, {"key": key, "hash": _hash(tensors)})
+        save_whole(path, tensors, {"key": key, "hash": fingerprint_of_tensors(tensors, {})})
     processes.wait()
     return Directions.load(path, config.normalize_states)
 
 
 def _is_there(path: Path, key: str) -> bool:
     try:
-        metadata = metadata_of(path)
-        return metadata.get("key") == key and metadata.get("hash") == _hash(read_tensors(path))
+        tensors, metadata = read_whole(path)
     except UserError:
         return False
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(b"".join(bytes_of(tensors[name].contiguous()) for name in sorted(tensors))).hexdigest()
+    return metadata.get("key") == key and metadata.get("hash") == fingerprint_of_tensors(tensors, {})
 
 
 def _sample(recordings: Sequence[Recording]) -> list[Recording]:

@@ -39,16 +39,16 @@ from sclip.features.store import (
     FORMAT,
     INDEX_FILE,
     Shard,
-    digest_of,
     fingerprint_of,
     frame_shape,
     frame_type,
     read_index,
     remove_unfinished,
+    save_index,
     write_index,
     write_shard,
 )
-from sclip.whole import save_json
+from sclip.whole import digest_of
 
 CODE = (
     "encoders/audio.py",
@@ -85,12 +85,14 @@ class Part:
     path: Path
 
     def is_there(self, told: Mapping[str, dict[str, Any]]) -> bool:
-        """Whole, and, where an index has told of such a file, that file."""
+        """Return whether the shard is there and of these recordings, and the one that an index, if any, tells of."""
         try:
-            entry = Shard.open(self.path).entry()
+            shard = Shard.open(self.path)
         except UserError:
             return False
-        return told.get(self.path.name, entry) == entry
+        rows = sorted(recording.row.id for recording in self.recordings)
+        entry = shard.entry()
+        return sorted([*shard.ids, *shard.skipped]) == rows and told.get(self.path.name, entry) == entry
 
 
 def extract_features(
@@ -178,7 +180,7 @@ def _online(
 ) -> Summary:
     index = online_index(features, recordings, encoder, problems)
     if processes.is_first():
-        save_json(out / INDEX_FILE, index)
+        save_index(out / INDEX_FILE, index)
         for path in out.glob("*.safetensors"):
             path.unlink()
     processes.wait()

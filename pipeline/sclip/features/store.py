@@ -8,7 +8,6 @@ asks the operating system's cache alone to remember.
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,32 +18,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sclip.coded import Coded, Directions
 from sclip.errors import UserError
 from sclip.padded import Padded
-from sclip.parsing import read_json
-from sclip.tensors import save_tensors
-from sclip.whole import UNFINISHED, save_json
+from sclip.parsing import parse, read_json
+from sclip.tensors import read_file, save_tensors
+from sclip.whole import UNFINISHED, check_digest, save_json, sync
 
 Array = np.ndarray[Any, Any]
 
-FORMAT = "sclip features 1"
+FORMAT = "sclip features 2"
 INDEX_FILE = "index.json"
 METADATA = "sclip"  # the one key of a safetensors file's metadata, so that its bytes have one order
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CODES = "int8"  # the precision of coded states
 DIRECTIONS_FILE = "directions.safetensors"
-DTYPES = {
-    "I8": torch.int8,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "U8": torch.uint8,
-}
 
 
 def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -54,8 +44,7 @@ def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any])
     folder.mkdir()
     unfinished = folder / path.name
     save_tensors(unfinished, tensors, {METADATA: json.dumps(metadata, ensure_ascii=False)})
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(unfinished)
     unfinished.replace(path)
     folder.rmdir()
 
@@ -66,14 +55,16 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def metadata_of(path: Path) -> dict[str, Any]:
-    """Of a file that save_whole wrote."""
+def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Open a file that save_whole wrote: its tensors, read when they are used, and its metadata."""
+    tensors, metadata = read_file(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, Any] = json.loads(file.metadata()[METADATA])
-    except (FileNotFoundError, SafetensorError, TypeError, KeyError, ValueError):
-        raise UserError(f"{path}: not a whole file of sclip's") from None
-    return metadata
+        found = json.loads(metadata[METADATA])
+    except (KeyError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: its metadata {METADATA!r} is missing or damaged")
+    return tensors, found
 
 
 def fingerprint_of(parts: Any) -> str:
@@ -82,12 +73,23 @@ def fingerprint_of(parts: Any) -> str:
 
 
 @dataclass(frozen=True)
+class ShardMetadata:
+    """The metadata in the header of a shard."""
+
+    format: str
+    fingerprint: str
+    features: dict[str, Any]  # what the fingerprint is of
+    ids: tuple[str, ...]
+    skipped: dict[str, str]  # ids: what is wrong with the recording
+
+
+@dataclass(frozen=True)
 class Shard:
     """A shard's file, mapped: `states` (frames, L, D), or their codes (frames, K), are read when they are used."""
 
     path: Path
     size: int
-    metadata: dict[str, Any]
+    metadata: ShardMetadata
     lengths: Tensor  # (N,)
     hashes: Tensor  # (N, 32)
     states: Tensor
@@ -95,42 +97,29 @@ class Shard:
 
     @property
     def fingerprint(self) -> str:
-        return str(self.metadata["fingerprint"])
+        return self.metadata.fingerprint
 
     @property
-    def ids(self) -> list[str]:
-        return self.metadata["ids"]
+    def ids(self) -> tuple[str, ...]:
+        return self.metadata.ids
 
     @property
     def skipped(self) -> dict[str, str]:
-        return self.metadata["skipped"]
+        return self.metadata.skipped
 
     @classmethod
     def open(cls, path: Path) -> "Shard":
-        """Checks that the file is whole by its size; reads its header, lengths and hashes."""
-        size = path.stat().st_size if path.is_file() else None
-        if size is None:
-            raise UserError(f"{path}: no such shard")
+        """Read and check all but the states."""
+        tensors, found = read_whole(path)
+        metadata = parse(ShardMetadata, found, str(path))
+        if not _fit(tensors, metadata):
+            raise UserError(f"{path}: a damaged shard: its metadata and the shapes of its tensors do not fit together")
         with path.open("rb") as file:
             prefix = file.read(8)
-            length = int.from_bytes(prefix, "little")
-            header = file.read(length) if 8 + length <= size else b""
-        try:
-            entries = json.loads(header)
-            metadata = json.loads(entries.pop("__metadata__")[METADATA])
-            expected = 8 + length + max(entry["data_offsets"][1] for entry in entries.values())
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: not a whole shard") from None
-        if expected != size:
-            raise UserError(f"{path}: not a whole shard: {size} bytes, its header tells of {expected}")
-        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)[8 + length :]
-        tensors = {
-            name: data[slice(*entry["data_offsets"])].view(DTYPES[entry["dtype"]]).view(entry["shape"])
-            for name, entry in entries.items()
-        }
+            header = file.read(int.from_bytes(prefix, "little"))
         lengths, hashes = tensors["lengths"].clone(), tensors["hashes"].clone()
         digest = hashlib.sha256(prefix + header + bytes_of(lengths).tobytes() + bytes_of(hashes).tobytes()).hexdigest()
-        return cls(path, size, metadata, lengths, hashes, tensors["states"], digest)
+        return cls(path, path.stat().st_size, metadata, lengths, hashes, tensors["states"], digest)
 
     def entry(self) -> dict[str, Any]:
         """In the index."""
@@ -141,6 +130,22 @@ class Shard:
             "utterances": len(self.lengths),
             "frames": len(self.states),
         }
+
+
+def _fit(tensors: Mapping[str, Tensor], metadata: ShardMetadata) -> bool:
+    """Return whether a shard's tensors are those that its metadata describes."""
+    features, count = metadata.features, len(metadata.ids)
+    if metadata.format != FORMAT or metadata.fingerprint != fingerprint_of(features):
+        return False
+    if tensors.keys() != {"states", "lengths", "hashes"}:
+        return False
+    lengths, hashes, states = tensors["lengths"], tensors["hashes"], tensors["states"]
+    return (
+        (lengths.dtype, lengths.shape) == (torch.int64, (count,))
+        and (hashes.dtype, hashes.shape) == (torch.uint8, (count, 32))
+        and (states.dtype, states.shape) == (frame_type(features), (int(lengths.sum()), *frame_shape(features)))
+        and bool((lengths > 0).all())
+    )
 
 
 def frame_shape(features: Mapping[str, Any]) -> tuple[int, ...]:
@@ -185,17 +190,32 @@ def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shar
         "skipped": {name: reason for shard in shards for name, reason in shard.skipped.items()},
         "shards": [shard.entry() for shard in shards],
     }
-    save_json(folder / INDEX_FILE, index)
+    save_index(folder / INDEX_FILE, index)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX_FILE
+    return load_index(folder / INDEX_FILE, FORMAT, "extract-features")
+
+
+def save_index(path: Path, index: Mapping[str, Any]) -> None:
+    """Write an index.json with a digest of its content."""
+    save_json(path, {**index, "digest": fingerprint_of(index)})
+
+
+def load_index(path: Path, expected: str, command: str) -> dict[str, Any]:
+    """Return the content of an index.json of the expected format. `command` is the one that wrote it."""
+    again = f"run `sclip {command}` again"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; `sclip extract-features` writes it")
-    index = read_json(path)
+        raise UserError(f"{path}: no such file; `sclip {command}` writes it")
+    try:
+        index = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from None
     found = index.get("format") if isinstance(index, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
+    if found != expected:
+        raise UserError(f"{path}: format: expected {expected!r}, found {found!r}; {again}")
+    if index.pop("digest", None) != fingerprint_of(index):
+        raise UserError(f"{path}: damaged: its content does not match its digest; {again}")
     return index
 
 
@@ -295,15 +315,11 @@ def _told_of(folder: Path, entry: dict[str, Any], fingerprint: str) -> Shard:
 
 def read_directions(folder: Path, features: Mapping[str, Any]) -> Directions:
     path = folder / DIRECTIONS_FILE
-    directions = Directions.load(path, features["normalized"])
-    if digest_of(path) != features["directions"]:
-        raise UserError(f"{path}: not the file that {INDEX_FILE} tells of; run `sclip extract-features` again")
-    return directions
-
-
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        check_digest(path, features["directions"], INDEX_FILE)
+    except UserError as error:
+        raise UserError(f"{error}; run `sclip extract-features` again") from None
+    return Directions.load(path, features["normalized"])
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

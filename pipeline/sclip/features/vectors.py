@@ -1,18 +1,15 @@
 """CLIP's vectors of a corpus, unit length: of every picture once, and of every caption. Small enough to hold."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sclip.errors import UserError
-from sclip.features.store import METADATA, save_whole
-from sclip.parsing import read_json
-from sclip.whole import save_json
+from sclip.features.store import load_index, read_whole, save_index, save_whole
+from sclip.whole import check_digest, digest_of
 
-FORMAT = "sclip vectors 1"
+FORMAT = "sclip vectors 2"
 INDEX_FILE, IMAGES_FILE, CAPTIONS_FILE = "index.json", "images.safetensors", "captions.safetensors"
 
 
@@ -28,35 +25,25 @@ class ClipVectors:
     @classmethod
     def open(cls, folder: str | Path) -> "ClipVectors":
         folder = Path(folder)
-        path = folder / INDEX_FILE
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; `sclip embed-clip` writes it")
-        index = read_json(path)
-        found = index.get("format") if isinstance(index, dict) else None
-        if found != FORMAT:
-            raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
-        images, captions = (_read(folder / name, index["fingerprint"]) for name in (IMAGES_FILE, CAPTIONS_FILE))
+        index = load_index(folder / INDEX_FILE, FORMAT, "embed-clip")
+        images, captions = (_read(folder / name, index["files"][name]) for name in (IMAGES_FILE, CAPTIONS_FILE))
         return cls(index, images, captions)
 
 
 def write_vectors(
     folder: Path, index: dict[str, Any], images: tuple[list[str], Tensor], captions: tuple[list[str], Tensor]
 ) -> None:
-    """The index last: it counts only with files of its own fingerprint."""
+    """Write the two files, and last the index, which has their digests."""
     for name, (ids, vectors) in ((IMAGES_FILE, images), (CAPTIONS_FILE, captions)):
-        save_whole(folder / name, {"vectors": vectors}, {"fingerprint": index["fingerprint"], "ids": ids})
-    save_json(folder / INDEX_FILE, {"format": FORMAT, **index})
+        save_whole(folder / name, {"vectors": vectors}, {"ids": ids})
+    digests = {name: digest_of(folder / name) for name in (IMAGES_FILE, CAPTIONS_FILE)}
+    save_index(folder / INDEX_FILE, {"format": FORMAT, **index, "files": digests})
 
 
-def _read(path: Path, fingerprint: str) -> tuple[list[str], Tensor]:
+def _read(path: Path, digest: str) -> tuple[list[str], Tensor]:
     try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads(file.metadata()[METADATA])
-            vectors = file.get_tensor("vectors")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `sclip embed-clip` again") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file: {error}") from None
-    if metadata["fingerprint"] != fingerprint:
-        raise UserError(f"{path}: not the file that {INDEX_FILE} tells of; run `sclip embed-clip` again")
-    return metadata["ids"], vectors
+        check_digest(path, digest, INDEX_FILE)
+    except UserError as error:
+        raise UserError(f"{error}; run `sclip embed-clip` again") from None
+    tensors, metadata = read_whole(path)
+    return metadata["ids"], tensors["vectors"]

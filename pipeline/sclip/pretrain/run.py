@@ -13,6 +13,7 @@ from sclip.config import Params
 from sclip.errors import UserError
 from sclip.pretrain.clip import pretrain_clip
 from sclip.pretrain.speech import pretrain_speech
+from sclip.whole import whole_folder
 
 OUT = {"speech": Path("models/mini-hubert"), "clip": Path("models/mini-clip")}
 TITLES = {
@@ -31,20 +32,17 @@ half loose words. It has seen none of the test's or development's pairs of thing
 
 
 def pretrain(params: Params, which: str, out: Path | None, device: str) -> list[Path]:
-    """Writes the folder whole, with README.md and quality.json, in place of an older one."""
+    """Write the encoder's folder, with README.md and quality.json, in place of an older one."""
     folder = out or OUT[which]
     config: Any = params.pretrain.speech if which == "speech" else params.pretrain.clip
     make: Any = pretrain_speech if which == "speech" else pretrain_clip
     scratch = folder.with_name(f"{folder.name}.scratch")
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     if folder.exists() and not (folder / "quality.json").is_file():
         raise UserError(f"{folder}: not an encoder that this command made; move it away first")
-    quality = make(config, torch.device(device), unfinished, scratch)
-    (unfinished / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
-    (unfinished / "README.md").write_text(_card(which, config, quality, device), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with whole_folder(folder) as unfinished:
+        quality = make(config, torch.device(device), unfinished, scratch)
+        (unfinished / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "README.md").write_text(_card(which, config, quality, device), encoding="utf-8")
     shutil.rmtree(scratch)
     return [folder]
 

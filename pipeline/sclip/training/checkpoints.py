@@ -1,4 +1,7 @@
-"""What an interrupted training goes on from: one file, whole or not there, that knows what it belongs to."""
+"""The checkpoint that an interrupted training resumes from: one file, written atomically and checked when it is loaded.
+
+The file is a SHA-256 in hex, a line end, and what torch.save writes, which the SHA-256 is of.
+"""
 
 import hashlib
 import json
@@ -21,11 +24,15 @@ class Checkpoint:
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last. One of another training is removed."""
+        """Return the state that was saved last. Remove one of another training; set a damaged one aside."""
         if not self.path.is_file():
             return None
-        saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        processes.wait()  # until all have read it
+        digest, _, content = self.path.read_bytes().partition(b"\n")
+        processes.wait()  # until every process has read the file
+        if digest != _digest(content):
+            self._set_aside()
+            return None
+        saved = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
         if processes.is_first():
@@ -33,9 +40,25 @@ class Checkpoint:
             self.path.unlink()
         return None
 
+    def _set_aside(self) -> None:
+        if processes.is_first():
+            damaged = self.path.with_stem(f"{self.path.stem}.damaged")
+            self.path.replace(damaged)
+            click.echo(
+                f"{self.path}: its SHA-256 does not match, the file is damaged or of an older version; "
+                f"moved to {damaged.name}; training starts from step 0",
+                err=True,
+            )
+
     def save(self, state: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # By way of memory: torch's own error where a disk is full does not say so.
-        with whole(self.path) as unfinished, BytesIO() as buffer:
-            torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
-            unfinished.write_bytes(buffer.getbuffer())
+        # Through memory: when the disk is full, torch.save raises an error that does not say so.
+        buffer = BytesIO()
+        torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
+        content = buffer.getbuffer()
+        with whole(self.path) as unfinished:
+            unfinished.write_bytes(b"\n".join((_digest(content), content)))
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()

@@ -42,6 +42,7 @@ from sclip.training.curves import HistoryRow, Log, curves
 from sclip.training.data import Dataset
 from sclip.training.development import mean_recalls
 from sclip.training.interruption import Interrupted, Interruption, interruptions
+from sclip.whole import whole_folder
 
 # What may change while a training lies unfinished, and decides its steps or the choice of the best.
 CODE = (
@@ -178,7 +179,7 @@ def train(
 ) -> Summary:
     """Train what `model` begins with, and leave the best as a model folder `out`, its history inside.
 
-    `scratch` holds the checkpoint of an unfinished run, and is gone at the end. The two are on one disk.
+    `scratch` holds the checkpoint of an unfinished run, and is gone at the end.
     """
     if len(train_set.images) < 2:
         raise UserError(
@@ -320,15 +321,10 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
 
 
 def _write(trainer: Trainer, out: Path, scratch: Path) -> None:
-    """The best weights and the history as a model folder, in place of one that may be there."""
+    """Write the best weights and the history as a model folder, in place of an older one; delete the checkpoint."""
     trainer.trained.load_state_dict(trainer.best["weights"])
-    for name in ("model", "replaced"):
-        shutil.rmtree(scratch / name, ignore_errors=True)
-    saved = trainer.model.save(scratch / "model")
-    lines = ",\n".join(json.dumps(row) for row in trainer.history)
-    (saved / HISTORY_FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        out.rename(scratch / "replaced")
-    saved.rename(out)
+    with whole_folder(out) as unfinished:
+        trainer.model.save_pretrained(unfinished)
+        lines = ",\n".join(json.dumps(row) for row in trainer.history)
+        (unfinished / HISTORY_FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     shutil.rmtree(scratch)

@@ -1,0 +1,64 @@
+"""A checkpoint is loaded exactly as it was saved, or not at all."""
+
+import errno
+
+import pytest
+import torch
+
+from sclip.training.checkpoints import Checkpoint
+
+STATE = {"step": 3, "weights": torch.arange(1000.0), "optimizer": {"state": {0: torch.ones(5)}}}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    saved = Checkpoint(tmp_path / "checkpoint.pt", {"seed": 0})
+    saved.save(STATE)
+    return saved
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+DAMAGE = {
+    "flipped bit in a tensor": lambda data: flipped(data, data.index(torch.arange(1000.0).numpy().tobytes()) + 2000),
+    "flipped first bit": lambda data: flipped(data, 0),
+    "flipped last bit": lambda data: flipped(data, len(data) - 1),
+    "empty file": lambda data: b"",
+    "truncated file": lambda data: data[: len(data) // 2],
+    "extended file": lambda data: data + b"\0",
+    "other content": lambda data: b"not a checkpoint\n" * 100,
+}
+
+
+def test_load_returns_the_saved_state(checkpoint, tmp_path):
+    loaded = Checkpoint(checkpoint.path, {"seed": 0}).load()
+    assert loaded["step"] == 3
+    assert torch.equal(loaded["weights"], STATE["weights"])
+    assert torch.equal(loaded["optimizer"]["state"][0], torch.ones(5))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_checkpoint_is_set_aside(checkpoint, tmp_path, damage, capsys):
+    damaged = DAMAGE[damage](checkpoint.path.read_bytes())
+    checkpoint.path.write_bytes(damaged)
+    assert checkpoint.load() is None
+    assert capsys.readouterr().err == (
+        f"{checkpoint.path}: its SHA-256 does not match, the file is damaged or of an older version; "
+        "moved to checkpoint.damaged.pt; training starts from step 0\n"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"checkpoint.damaged.pt": damaged}
+    checkpoint.save(STATE)
+    assert checkpoint.load()["step"] == 3
+
+
+def test_full_disk_error_names_the_checkpoint(tmp_path):
+    """Every write to /dev/full fails as on a full disk."""
+    (tmp_path / "checkpoint.pt.unfinished").symlink_to("/dev/full")
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", {})
+    with pytest.raises(OSError) as error:
+        checkpoint.save(STATE)
+    assert error.value.errno == errno.ENOSPC
+    assert str(error.value) == f"[Errno 28] No space left on device: '{checkpoint.path}'"

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sclip.encoders.pictures import as_rgb
+from sclip.encoders.sizes import check_clip_sizes
 from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
 from sclip.padded import Padded
@@ -121,6 +122,7 @@ class ClipEncoder(nn.Module):
         config = read_json(path)
         if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
             raise UserError(f"CLIP {source.name}: {path}: expected a table with model_cfg")
+        check_clip_sizes(config["model_cfg"], folder, f"CLIP {source.name}: {path}: model_cfg")
         _warn_without_quick_gelu(source.name, config["model_cfg"], folder)
         model, tokenizer = _open(f"local-dir:{folder}", None, source.name)
         return cls(model, config, tokenizer, source)

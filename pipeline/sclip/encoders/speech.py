@@ -26,9 +26,11 @@ from transformers import AutoModel, Wav2Vec2FeatureExtractor
 from transformers.utils import logging
 
 from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.sizes import check_speech_sizes
 from sclip.encoders.source import Source, fetch_repo
 from sclip.errors import UserError
 from sclip.padded import Padded, valid_mask
+from sclip.parsing import as_table, read_json
 from sclip.tensors import fingerprint, save_tensors
 
 FAMILY = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
@@ -95,12 +97,15 @@ class SpeechEncoder(nn.Module):
         cls, name: str, revision: str | None = None, normalize_waveform: bool | None = None
     ) -> "SpeechEncoder":
         """A local folder, or a hub repo at a revision, in transformers' format."""
-        commit = None
-        if not Path(name).is_dir():
-            _, commit = fetch_repo(name, revision, ["config.json"])
+        folder, commit = Path(name), None
+        if not folder.is_dir():
+            folder, commit = fetch_repo(name, revision, ["config.json"])
         elif revision is not None:
             raise UserError(f"speech encoder {name}: a folder has no revisions, found {revision!r}")
         try:
+            config = as_table(read_json(folder / "config.json"), str(folder / "config.json"))
+            if config.get("model_type") in FAMILY:
+                check_speech_sizes(config, folder, str(folder / "config.json"))
             with _without_progress_bar():
                 model, loading = AutoModel.from_pretrained(
                     name, revision=commit or "main", dtype=torch.float32, output_loading_info=True

@@ -254,6 +254,23 @@ def test_flags_go_over_params(here):
     assert "did you mean 'cascaded'" in said("train", "--arch", "cascadet", status=1)
 
 
+@pytest.mark.parametrize(("preset", "corpus"), [("flickr8k-base", "flickr8k"), ("spokencoco-large", "spokencoco")])
+def test_a_corpus_that_is_not_there_names_the_download(preset, corpus, tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    for command in ("check-corpus", "make-corpus"):
+        assert f"no such file; `sclip fetch {corpus} data/{corpus}` downloads" in said(command, preset, status=1)
+    Path("data", corpus).mkdir(parents=True)  # a download that was stopped
+    assert f"`sclip fetch {corpus} data/{corpus}` downloads the corpus" in said("check-corpus", preset, status=1)
+
+
+def test_a_folder_of_models_names_them(here):
+    said("train", "--arch", "parallel", "--device", "cpu")
+    for folder in ("models/tiny/parallel", "models/tiny"):
+        with pytest.raises(sclip.UserError, match=f"^{folder}: not a model folder, .* load one of .*parallel/seed-0"):
+            sclip.load(folder)
+
+
 FAULTS = {
     "unreadable": lambda p: p.write_bytes(b"no audio"),
     "empty": lambda p: soundfile.write(p, np.zeros(0), 16_000),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig
 from sclip.errors import UserError
@@ -10,6 +11,7 @@ from sclip.parsing import parse, read_json
 
 FORMAT = "sclip model 1"
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"
+MOST_NAMED = 5  # models in an error
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,21 @@ class ModelConfig:
 
 def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
+    models = [] if path.is_file() else _models_below(folder)
+    if models:
+        raise UserError(f"{folder}: not a model folder, but models are below it; load one of {', '.join(models)}")
     data = read_json(path)
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
     return parse(ModelConfig, data, str(path))
+
+
+def _models_below(folder: Path) -> list[str]:
+    """Return some of the model folders below a folder such as models/PRESET or models/PRESET/ARCH."""
+    configs = sorted([*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"*/*/{CONFIG_FILE}")])
+    return [str(path.parent) for path in configs if _is_model(read_json(path))][:MOST_NAMED]
+
+
+def _is_model(config: Any) -> bool:
+    return isinstance(config, dict) and str(config.get("format")).startswith("sclip model ")

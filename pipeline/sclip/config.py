@@ -404,7 +404,7 @@ class Run:
 
     presets: tuple[str, ...]
     architectures: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # each from 0 to LARGEST_SEED
 
     def __post_init__(self) -> None:
         for key, named in vars(self).items():

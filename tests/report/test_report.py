@@ -230,6 +230,7 @@ def test_what_is_missing_is_told_with_the_command_that_writes_it():
     [
         (b"40\t2,5", r"line 3: expected a step, a tab and a number, found '40\\t2,5'"),
         (b"40", "line 3: expected a step, a tab and a number, found '40'"),
+        (b"40\tnan", r"line 3: expected a step, a tab and a number, found '40\\tnan'"),
         (b"40\t2.\xff", "not UTF-8"),
     ],
 )

@@ -1,5 +1,6 @@
 """What training and evaluation left of a preset: every architecture and seed that is there."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import product
@@ -131,10 +132,12 @@ def _curve(path: Path) -> Curve:
 
 def _point(line: str, where: str) -> tuple[float, float]:
     try:
-        step, value = line.split("\t")
-        return float(step), float(value)
+        step, value = map(float, line.split("\t"))
     except ValueError:
-        raise UserError(f"{where}: expected a step, a tab and a number, found {shown(line)}") from None
+        step = value = math.nan
+    if not math.isfinite(step + value):  # training leaves out what is not finite
+        raise UserError(f"{where}: expected a step, a tab and a number, found {shown(line)}")
+    return step, value
 
 
 def _check_alike(results: Results) -> None:

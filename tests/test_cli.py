@@ -13,6 +13,45 @@ def test_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+MISTAKES = {
+    "train --arch hybrd": "arch: no 'hybrd'; did you mean 'hybrid'?",
+    "evaluate --arch hybrd": "arch: no 'hybrd'; did you mean 'hybrid'?",
+    "train --arch zzz": "arch: no 'zzz'; expected one of parallel, cascaded, cascaded-cif, hybrid, hybrid-cif",
+    "evaluate": "expected one of --arch and --model",
+    "train --arch parallel --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "make-corpus scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "check-corpus --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "plan scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "plan scenes --preset scenes-mfcc": "PRESET is scenes and --preset is scenes-mfcc; give one of them",
+    "extract-features --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "embed-clip --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "verify-features --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "report --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "train --arch parallel --seed -1": "--seed -1: expected 0 to 4294967295",
+    f"evaluate --arch parallel --seed {10**400}": "--seed 1000",
+    "train --arch parallel --device tpu": "--device tpu: expected auto, cpu, cuda, mps or xpu, or one of several",
+    "pretrain clip --device tpu": "--device tpu: expected auto, cpu, cuda, mps or xpu, or one of several",
+    "bench -S run.seeds=[5000000000]": "params.yaml: run.seeds[0]: expected 0 to 4294967295, found 5000000000",
+    "pretrain clip --params none/params.yaml": "none/params.yaml: no such file",
+}
+
+
+def test_a_mistake_is_one_line_and_imports_no_torch():
+    code = f"""
+import sys
+from click.testing import CliRunner
+from sclip.cli import main
+
+for command, message in {MISTAKES!r}.items():
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == 1, (command, result.output, result.exception)
+    assert message in result.output, (command, result.output)
+    assert result.output.count("\\n") == 1 and len(result.output) < 400, (command, result.output)
+assert not {{"torch", "transformers", "open_clip"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_help():
     result = CliRunner().invoke(main, ["import", "--help"])
     assert result.exit_code == 0

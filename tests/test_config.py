@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,9 @@ def changed(path: str, value) -> dict:
         ("head.keywords.hidden", 1024, "arch: head.keywords.hidden: expected a list, found 1024"),
         ("head.keywords.hidden", [1024, "x"], "arch: head.keywords.hidden[1]: expected a whole number, found 'x'"),
         ("head.keywords.cif.kernel", 4, "arch: head.keywords.cif.kernel: expected an odd width, found 4"),
+        ("head.keywords.cif.layers", 10**6, "arch: head.keywords.cif.layers: expected 1 to 20, found 1000000"),
+        ("head.keywords.hidden", [10**9], "arch: head.keywords.hidden[0]: expected 1 to 16384, found 1000000000"),
+        ("head.attention.feed_forward", 1e300, "arch: head.attention.feed_forward: expected 0 to 64, found 1e+300"),
         ("head.keywords.slots", 8, "arch: head.keywords: expected one of slots and cif"),
         ("objective.parallel", "1", "arch: objective.parallel: expected a number, found '1'"),
         ("head.keywords", None, "arch: objective.cascaded: the head has no such output"),
@@ -90,6 +94,36 @@ def test_files(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load_params(PARAMS, [override])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "run.seeds[0]",
+        "presets.scenes.corpus.seed",
+        "presets.scenes.encoders.speech.random_seed",
+        "presets.scenes.encoders.clip.random_seed",
+        "pretrain.speech.seed",
+        "pretrain.clip.seed",
+    ],
+)
+def test_a_seed_has_a_range(key):
+    override = (lambda seed: f"run.seeds=[{seed}]") if key.endswith("[0]") else (lambda seed: f"{key}={seed}")
+    load_params(PARAMS, [override(0), override(2**32 - 1)])
+    for seed in (-1, 2**32):
+        with pytest.raises(UserError, match=f"{re.escape(key)}: expected 0 to 4294967295, found {seed}"):
+            load_params(PARAMS, [override(seed)])
+    with pytest.raises(UserError, match=f"{re.escape(key)}: expected a whole number up to .*, found 1000"):
+        load_params(PARAMS, [override(10**400)])
+
+
+def test_a_file_that_repeats_itself_without_end_is_refused(tmp_path):
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]
+    (tmp_path / "params.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"params\.yaml: more than 100,000 values"):
+        load_params(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=r"override run\.seeds: nested too deeply"):
+        load_params(PARAMS, [f"run.seeds={'[' * 2000}"])
 
 
 def test_overrides_reach_any_depth_and_leave_the_rest():

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import miniature
@@ -115,6 +117,25 @@ def test_plan(here, monkeypatch):
     kept = sum(path.stat().st_size for path in Path("data/tiny/features").glob("*.safetensors"))
     planned = float(told.split("fp16  ")[1].split(" GB")[0]) * 1e9
     assert planned == pytest.approx(kept, abs=5e6)  # two places of a gigabyte
+
+
+def test_a_command_works_in_the_folder_of_params_yaml(here, tmp_path, monkeypatch):
+    """Paths that are typed stay relative to where the user is."""
+    said("train", "--arch", "parallel", "--seed", "3", "--device", "cpu")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    shutil.copytree(here / "models/tiny/parallel/seed-3", "mine")
+    params = ("--params", os.path.relpath(here / "params.yaml"))
+    assert "28 utterances" in said("make-corpus", "--preset", "tiny", *params)
+    assert "0 shards computed" in said("extract-features", *params)
+    assert "0 faults" in said("verify-features", *params)
+    said("train", "--arch", "parallel", "--seed", "4", "--device", "cpu", *params)
+    assert (here / "models/tiny/parallel/seed-4/config.json").is_file()
+    assert "results/tiny/runs/parallel/imported" in said("evaluate", "--model", "mine", "--device", "cpu", *params)
+    metrics = json.loads((here / "results/tiny/runs/parallel/imported/metrics.json").read_text())
+    assert metrics["about"]["model"] == str(tmp_path / "elsewhere/mine")
+    assert [path.name for path in Path().iterdir()] == ["mine"]
+    shutil.rmtree(here / "results/tiny/runs/parallel/imported")
 
 
 def test_own_corpus(here):
@@ -422,6 +443,23 @@ def test_flags_go_over_params(here):
     )
     assert "no 'tinny'; did you mean 'tiny'" in said("extract-features", "--preset", "tinny", status=1)
     assert "did you mean 'cascaded'" in said("train", "--arch", "cascadet", status=1)
+
+
+@pytest.mark.parametrize(("preset", "corpus"), [("flickr8k-base", "flickr8k"), ("spokencoco-large", "spokencoco")])
+def test_a_corpus_that_is_not_there_names_the_download(preset, corpus, tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    for command in ("check-corpus", "make-corpus"):
+        assert f"no such file; `sclip fetch {corpus} data/{corpus}` downloads" in said(command, preset, status=1)
+    Path("data", corpus).mkdir(parents=True)  # a download that was stopped
+    assert f"`sclip fetch {corpus} data/{corpus}` downloads the corpus" in said("check-corpus", preset, status=1)
+
+
+def test_a_folder_of_models_names_them(here):
+    said("train", "--arch", "parallel", "--device", "cpu")
+    for folder in ("models/tiny/parallel", "models/tiny"):
+        with pytest.raises(sclip.UserError, match=f"^{folder}: not a model folder, .* load one of .*parallel/seed-0"):
+            sclip.load(folder)
 
 
 FAULTS = {

@@ -1,5 +1,11 @@
-"""The command line: parse, call one function, print. A user's mistake is one line and exit status 1."""
+"""The command line: parse, call one function, print. A user's mistake is one line and exit status 1.
 
+Each command checks its options before it imports what it runs: torch and its like take seconds.
+"""
+
+import contextlib
+import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +13,11 @@ from typing import Any
 import click
 
 from sclip import __version__, places
-from sclip.config import Params, load_params
+from sclip.config import LARGEST_SEED, Params, load_params
 from sclip.errors import Problems, UserError
+from sclip.parsing import shown
+
+DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")
 
 
 class _Commands(click.Group):
@@ -51,8 +60,20 @@ def import_(checkpoint: Path, out: Path, encoders: Path | None) -> None:
     click.echo(f"{'wrote':8}{out}")
 
 
-def _file_of_params(command: Callable[..., None]) -> Callable[..., None]:
-    """--params and -S, which every stage has."""
+def _reads_params(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --params and -S to a command, and run it in the folder of params.yaml."""
+
+    @functools.wraps(command)
+    def run(params_file: Path, **options: Any) -> None:
+        if not params_file.is_file():
+            raise UserError(f"{params_file}: no such file")
+        if params_file.parent.resolve() != Path.cwd():
+            params_file = params_file.absolute()
+            options = {key: value.absolute() if isinstance(value, Path) else value for key, value in options.items()}
+        with contextlib.chdir(params_file.parent):
+            command(params_file=params_file, **options)
+
+    decorated: Callable[..., None] = run
     for option in (
         click.option(
             "-S",
@@ -69,22 +90,63 @@ def _file_of_params(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Path(path_type=Path),
             default=Path("params.yaml"),
             show_default=True,
-            help="What the numbers are read from.",
+            help="The settings. The command works in this file's folder: the paths in it, data/, models/ and results/ "
+            "are relative to that folder. Paths that you type as arguments are relative to where you are.",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
+
+
+def _checked_device(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+    if not DEVICE.fullmatch(name):
+        raise UserError(f"--device {name}: expected auto, cpu, cuda, mps or xpu, or one of several, such as cuda:1")
+    return name
+
+
+def _checked_seed(_context: click.Context, _parameter: click.Parameter, seed: int | None) -> int | None:
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"--seed {shown(seed)}: expected 0 to {LARGEST_SEED}")
+    return seed
+
+
+def _folder_or_repo(_context: click.Context, _parameter: click.Parameter, name: str | None) -> Path | str | None:
+    """Return a folder that exists as a Path. Any other name may be a hub repo's, which is no path."""
+    return Path(name) if name is not None and Path(name).exists() else name
 
 
 _preset = click.option("--preset", help="A key of `presets` in params.yaml.  [default: the first of run.presets]")
-_device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …; auto: a GPU if any.")
+_device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    callback=_checked_device,
+    help="cpu, cuda, cuda:1, …; auto: a GPU if any.",
+)
 _arch = click.option("--arch", required=True, help="A key of `arch` in params.yaml, such as cascaded-cif.")
-_seed = click.option("--seed", type=int, help="Of weights and batches.  [default: the first of run.seeds]")
+_seed = click.option(
+    "--seed",
+    type=int,
+    callback=_checked_seed,
+    help=f"Of weights and batches, 0 to {LARGEST_SEED}.  [default: the first of run.seeds]",
+)
 _on_error = click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
     help="A row that cannot be used stops the command, or is left out and counted.  [default: the preset's on_error]",
 )
+
+
+def _preset_or_argument(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take its preset as --preset, as the other commands do, or as an argument."""
+
+    @functools.wraps(command)
+    def run(argument: str | None, preset: str | None, **options: Any) -> None:
+        if argument is not None and preset is not None and argument != preset:
+            raise UserError(f"PRESET is {argument} and --preset is {preset}; give one of them")
+        command(preset=preset if argument is None else argument, **options)
+
+    return click.argument("argument", metavar="[PRESET]", required=False)(_preset(run))
 
 
 _random_encoders = click.option(
@@ -97,11 +159,14 @@ _random_encoders = click.option(
 
 
 def _chosen(
-    params_file: Path, overrides: tuple[str, ...], preset: str | None, random: bool = False
+    params_file: Path, overrides: tuple[str, ...], preset: str | None, random: bool = False, arch: str | None = None
 ) -> tuple[Params, str]:
+    """Return the settings and the preset's name, after checking that they have this preset and this architecture."""
     params = load_params(params_file, overrides)
     name = params.run.presets[0] if preset is None else preset
     params.preset(name)
+    if arch is not None:
+        params.experiment(name, arch)
     if random:
         seeds = (f"presets.{name}.encoders.{encoder}.random_seed=0" for encoder in ("speech", "clip"))
         params = load_params(params_file, (*overrides, *seeds))
@@ -124,18 +189,18 @@ def fetch(corpus: str, folder: Path) -> None:
 
 
 @main.command("make-corpus")
-@click.argument("preset", required=False)
+@_preset_or_argument
 @_on_error
-@_file_of_params
+@_reads_params
 def make_corpus(preset: str | None, on_error: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Make the corpus of PRESET: pictures, captions and recordings.
 
     Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, a row an utterance, and, for scenes, the files that
-    its rows name. PRESET: by default the first of run.presets.
+    its rows name.
     """
+    params, name = _chosen(params_file, overrides, preset)
     from sclip.corpora.make import make_corpus
 
-    params, name = _chosen(params_file, overrides, preset)
     problems = Problems((on_error or params.preset(name).on_error) == "skip")
     count = make_corpus(params.preset(name).corpus, places.manifest(name), problems)
     problems.report()
@@ -143,8 +208,8 @@ def make_corpus(preset: str | None, on_error: str | None, params_file: Path, ove
 
 
 @main.command("check-corpus")
-@click.argument("preset", required=False)
-@_file_of_params
+@_preset_or_argument
+@_reads_params
 def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Read every recording and picture of PRESET's corpus once, and say what is there and what is wrong.
 
@@ -152,9 +217,9 @@ def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ..
     status 1 if a file is missing or damaged, if a picture is there twice or in two splits, or if there are more or
     fewer of anything than were published.
     """
+    params, name = _chosen(params_file, overrides, preset)
     from sclip.corpora.check import check_corpus, report
 
-    params, name = _chosen(params_file, overrides, preset)
     check = check_corpus(params.preset(name).corpus, places.manifest(name))
     for line in report(check):
         click.echo(line)
@@ -163,21 +228,21 @@ def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ..
 
 
 @main.command("plan")
-@click.argument("preset", required=False)
+@_preset_or_argument
 @_device
 @_random_encoders
-@_file_of_params
+@_reads_params
 def plan(preset: str | None, device: str, random: bool, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Say what caching PRESET will read and write, and about how long it will take on this device.
 
     Reads presets.PRESET, the headers of some recordings, and works for ten seconds. Writes nothing. Exit status 1 if
     the disk is too small.
     """
+    params, name = _chosen(params_file, overrides, preset, random)
     from sclip.device import choose_device
     from sclip.encoders.open import open_clip, open_speech
     from sclip.features.plan import describe_plan, make_plan
 
-    params, name = _chosen(params_file, overrides, preset, random)
     chosen, where = params.preset(name), choose_device(device)
     speech, clip = open_speech(chosen.encoders.speech), open_clip(chosen.encoders.clip)
     found = make_plan(chosen, places.manifest(name), speech, clip, where, Problems(skip=True))
@@ -192,7 +257,7 @@ def plan(preset: str | None, device: str, random: bool, params_file: Path, overr
 @_device
 @_on_error
 @_random_encoders
-@_file_of_params
+@_reads_params
 def extract_features(
     preset: str | None, device: str, on_error: str | None, random: bool, params_file: Path, overrides: tuple[str, ...]
 ) -> None:
@@ -201,12 +266,12 @@ def extract_features(
     Reads data/PRESET/manifest.jsonl and the recordings. Writes data/PRESET/features: shards, and index.json. Goes on
     where it was stopped, and computes only what changed.
     """
+    params, name = _chosen(params_file, overrides, preset, random)
     from sclip import processes
     from sclip.device import choose_device
     from sclip.encoders.open import open_speech
     from sclip.features.extract import extract_features
 
-    params, name = _chosen(params_file, overrides, preset, random)
     problems = Problems((on_error or params.preset(name).on_error) == "skip")
     chosen, out = params.preset(name), places.features_folder(name)
     encoder, where = open_speech(chosen.encoders.speech), choose_device(device)
@@ -223,16 +288,16 @@ def extract_features(
 
 @main.command("verify-features")
 @_preset
-@_file_of_params
+@_reads_params
 def verify_features(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Check every byte of the cached hidden states.
 
     Reads data/PRESET/features and manifest.jsonl. Exit status 1 if anything is missing, damaged or left over.
     """
+    _, name = _chosen(params_file, overrides, preset)
     from sclip.corpora.manifest import read_manifest
     from sclip.features.verify import verify
 
-    _, name = _chosen(params_file, overrides, preset)
     rows = read_manifest(places.manifest(name), Problems(skip=True))
     findings = verify(places.features_folder(name), [row.id for row in rows])
     for finding in findings:
@@ -248,7 +313,7 @@ def verify_features(preset: str | None, params_file: Path, overrides: tuple[str,
 @_device
 @_on_error
 @_random_encoders
-@_file_of_params
+@_reads_params
 def embed_clip(
     preset: str | None, device: str, on_error: str | None, random: bool, params_file: Path, overrides: tuple[str, ...]
 ) -> None:
@@ -256,12 +321,12 @@ def embed_clip(
 
     Reads data/PRESET/manifest.jsonl and the pictures. Writes data/PRESET/vectors.
     """
+    params, name = _chosen(params_file, overrides, preset, random)
     from sclip import processes
     from sclip.device import choose_device
     from sclip.encoders.open import open_clip
     from sclip.features.embed import embed_clip
 
-    params, name = _chosen(params_file, overrides, preset, random)
     problems = Problems((on_error or params.preset(name).on_error) == "skip")
     clip = open_clip(params.preset(name).encoders.clip)
     out = places.vectors_folder(name)
@@ -277,7 +342,7 @@ def embed_clip(
 @_seed
 @_device
 @_random_encoders
-@_file_of_params
+@_reads_params
 def train(
     arch: str,
     preset: str | None,
@@ -293,11 +358,11 @@ def train(
     learning curves to results/PRESET/runs/ARCH/seed-N/curves. Stopped at any moment, it goes on when started again, and
     ends as if it had not been.
     """
+    params, name = _chosen(params_file, overrides, preset, random, arch)
     from sclip import processes
     from sclip.device import choose_device
     from sclip.training.run import run_training
 
-    params, name = _chosen(params_file, overrides, preset, random)
     number, where = params.run.seeds[0] if seed is None else seed, choose_device(device)
     with processes.joined(where):
         run_training(params, name, arch, number, where, places.curves_folder(name, arch, number))
@@ -308,7 +373,7 @@ def train(
 @click.option(
     "--model",
     "folder",
-    type=click.Path(path_type=Path),
+    callback=_folder_or_repo,
     help="A model folder to evaluate in place of the one that was trained here, such as an imported checkpoint.",
 )
 @click.option(
@@ -320,10 +385,10 @@ def train(
 @_preset
 @_seed
 @_device
-@_file_of_params
+@_reads_params
 def evaluate(
     arch: str | None,
-    folder: Path | None,
+    folder: Path | str | None,
     exact: bool,
     preset: str | None,
     seed: int | None,
@@ -337,15 +402,15 @@ def evaluate(
     with intervals, and examples.json, for the report. With --model reads that folder, and writes
     results/PRESET/runs/ARCH/imported.
     """
+    if (arch is None) == (folder is None):
+        raise UserError("expected one of --arch and --model")
+    params, name = _chosen(params_file, overrides, preset, arch=arch)
     from sclip.device import choose_device
     from sclip.evaluation.run import run_imported, run_trained
 
-    if (arch is None) == (folder is None):
-        raise UserError("expected one of --arch and --model")
-    params, name = _chosen(params_file, overrides, preset)
     where = choose_device(device)
     if folder is not None:
-        told = run_imported(params, name, folder, where, exact)
+        told = run_imported(params, name, Path(folder), where, exact)
     else:
         told = run_trained(params, name, str(arch), params.run.seeds[0] if seed is None else seed, where, exact)
     for line in told:
@@ -370,16 +435,16 @@ def table(only: bool, form: str) -> None:
 
 @main.command("report")
 @_preset
-@_file_of_params
+@_reads_params
 def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Put all of a preset's results side by side.
 
     Reads results/PRESET/runs: metrics, examples, curves. Writes results/PRESET: table.md, report.html (one page
     that needs no other file) and what `dvc plots` draws.
     """
+    params, name = _chosen(params_file, overrides, preset)
     from sclip.report import write_report
 
-    params, name = _chosen(params_file, overrides, preset)
     for path in write_report(params, name):
         click.echo(path)
 
@@ -390,18 +455,18 @@ _BENCHMARKS = ("extraction", "training", "cif", "vocabulary", "evaluation")
 @main.command("bench")
 @_device
 @click.option("--only", type=click.Choice(_BENCHMARKS), multiple=True, help="May be repeated.  [default: all]")
-@_file_of_params
+@_reads_params
 def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tuple[str, ...]) -> None:
     """Time what is claimed to be fast beside other ways to do the same, on this device.
 
     On a CPU with the small encoders and `scenes`' sizes, on a GPU with the papers' and weights drawn at random. Writes
     results/bench.json and results/bench.svg.
     """
+    params = load_params(params_file, overrides)
     from sclip.bench.run import run_bench
     from sclip.device import choose_device
 
-    params, where = load_params(params_file, overrides), choose_device(device)
-    for line in run_bench(params, where, only or _BENCHMARKS, Path("results")):
+    for line in run_bench(params, choose_device(device), only or _BENCHMARKS, Path("results")):
         click.echo(line)
 
 
@@ -409,7 +474,7 @@ def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tupl
 @click.argument("which", type=click.Choice(["speech", "clip"]))
 @click.option("--out", type=click.Path(path_type=Path), help="[default: models/mini-hubert or models/mini-clip]")
 @_device
-@_file_of_params
+@_reads_params
 def pretrain(which: str, out: Path | None, device: str, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Make one of the two small encoders that ship with the project.
 
@@ -417,8 +482,9 @@ def pretrain(which: str, out: Path | None, device: str, params_file: Path, overr
     phrases and voices. Writes models/mini-hubert (speech) or models/mini-clip (clip), card included. Goes on where
     it was stopped.
     """
+    params = load_params(params_file, overrides)
     from sclip.device import choose_device
     from sclip.pretrain.run import pretrain
 
-    for path in pretrain(load_params(params_file, overrides), which, out, choose_device(device)):
+    for path in pretrain(params, which, out, choose_device(device)):
         click.echo(path)

@@ -13,16 +13,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-
 from sclip import places
 from sclip.errors import UserError
-from sclip.parsing import as_table, check_keys, entry, merged, parse, read_text
+from sclip.parsing import as_table, check_keys, entry, merged, parse, parse_yaml, read_yaml
+
+LARGEST_SEED = 2**32 - 1
+# No head is larger. A model folder's config.json may come from anybody, and the head is built before its weights are
+# compared with it.
+MOST_LAYERS, WIDEST_KERNEL, MOST_SLOTS, MOST_HIDDEN, WIDEST_HIDDEN, WIDEST_FEED_FORWARD = 20, 99, 1_000, 8, 16_384, 64
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _require_range(name: str, value: float, least: int, most: int) -> None:
+    _require(least <= value <= most, f"{name}: expected {least} to {most}, found {value}")
+
+
+def _require_seed(name: str, value: int) -> None:
+    _require_range(name, value, 0, LARGEST_SEED)
+
+
+def _require_widths(name: str, widths: tuple[int, ...]) -> None:
+    """Check the widths of a projection's hidden layers."""
+    _require(len(widths) <= MOST_HIDDEN, f"{name}: expected up to {MOST_HIDDEN} widths, found {len(widths)}")
+    for i, width in enumerate(widths):
+        _require_range(f"{name}[{i}]", width, 1, WIDEST_HIDDEN)
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,7 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         _require(self.heads >= 1, f"heads: expected at least 1, found {self.heads}")
-        _require(self.feed_forward >= 0, f"feed_forward: expected 0 or more, found {self.feed_forward}")
+        _require_range("feed_forward", self.feed_forward, 0, WIDEST_FEED_FORWARD)
         _require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
 
 
@@ -54,8 +72,9 @@ class CifConfig:
     convolves_padding: bool = False  # published: an utterance's last weight depends on its batch
 
     def __post_init__(self) -> None:
-        _require(self.layers >= 1, f"layers: expected at least 1, found {self.layers}")
-        _require(self.kernel >= 1 and self.kernel % 2 == 1, f"kernel: expected an odd width, found {self.kernel}")
+        _require_range("layers", self.layers, 1, MOST_LAYERS)
+        _require_range("kernel", self.kernel, 1, WIDEST_KERNEL)
+        _require(self.kernel % 2 == 1, f"kernel: expected an odd width, found {self.kernel}")
         _require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
         _require(self.threshold > 0, f"threshold: expected more than 0, found {self.threshold}")
         _require(0 < self.tail <= self.threshold, f"tail: expected up to the threshold, found {self.tail}")
@@ -77,8 +96,9 @@ class KeywordConfig:
 
     def __post_init__(self) -> None:
         _require((self.slots is None) != (self.cif is None), "expected one of slots and cif")
-        _require(self.slots is None or self.slots >= 1, f"slots: expected at least 1, found {self.slots}")
-        _require(min(self.hidden, default=1) >= 1, f"hidden: expected widths of at least 1, found {self.hidden}")
+        if self.slots is not None:
+            _require_range("slots", self.slots, 1, MOST_SLOTS)
+        _require_widths("hidden", self.hidden)
         _require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
         _require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
         _require(
@@ -103,8 +123,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         _require(self.utterance or self.keywords is not None, "expected utterance, keywords or both")
-        hidden = self.utterance_hidden
-        _require(min(hidden, default=1) >= 1, f"utterance_hidden: expected widths of at least 1, found {hidden}")
+        _require_widths("utterance_hidden", self.utterance_hidden)
 
 
 @dataclass(frozen=True)
@@ -179,6 +198,7 @@ class ScenesConfig:
     nouns: int  # how many kinds of things there are
 
     def __post_init__(self) -> None:
+        _require_seed("seed", self.seed)
         for split in ("train", "dev", "test"):
             pictures, captions = getattr(self.pictures, split), getattr(self.captions, split)
             _require(pictures >= 1, f"pictures.{split}: expected at least 1, found {pictures}")
@@ -257,6 +277,10 @@ class SpeechEncoderConfig:
     normalize_waveform: bool | None = None  # none: as the encoder was trained
     random_seed: int | None = None  # weights drawn anew, for comparison
 
+    def __post_init__(self) -> None:
+        if self.random_seed is not None:
+            _require_seed("random_seed", self.random_seed)
+
 
 @dataclass(frozen=True)
 class ClipEncoderConfig:
@@ -265,6 +289,10 @@ class ClipEncoderConfig:
     name: str
     revision: str | None = None
     random_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.random_seed is not None:
+            _require_seed("random_seed", self.random_seed)
 
 
 @dataclass(frozen=True)
@@ -358,6 +386,9 @@ class MiniClipConfig:
     text_layers: int = 3
     context: int = 77
 
+    def __post_init__(self) -> None:
+        _require_seed("seed", self.seed)
+
 
 @dataclass(frozen=True)
 class PretrainingRound:
@@ -382,6 +413,7 @@ class MiniHubertConfig:
     conv_channels: tuple[int, ...] = (32, 64, 64, 64, 128, 128, 128)
 
     def __post_init__(self) -> None:
+        _require_seed("seed", self.seed)
         for i, each in enumerate(self.rounds):
             _require(each.steps > self.warmup_steps, f"rounds: round {i + 1} has no more steps than warmup_steps")
 
@@ -398,11 +430,13 @@ class Run:
 
     presets: tuple[str, ...]
     architectures: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # each from 0 to LARGEST_SEED
 
     def __post_init__(self) -> None:
         for key, named in vars(self).items():
             _require(named != (), f"{key}: expected at least one")
+        for i, seed in enumerate(self.seeds):
+            _require_seed(f"seeds[{i}]", seed)
 
 
 @dataclass(frozen=True)
@@ -446,12 +480,9 @@ class Params(_ParamsFile):
 def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
     """`overrides`: KEY=VALUE, the key in full with dots, the value in YAML, as `dvc exp run -S` takes them."""
     path = Path(path)
-    try:
-        data = yaml.safe_load(read_text(path))
-        for override in overrides:
-            data = _override(data, override)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(path)
+    for override in overrides:
+        data = _override(data, override)
     file: _ParamsFile = parse(_ParamsFile, data, str(path))
     for key, table in (("presets", file.presets), ("architectures", file.arch)):
         for name in getattr(file.run, key):
@@ -486,7 +517,7 @@ def _override(data: Any, override: str) -> Any:
     key, equals, value = override.partition("=")
     if not equals:
         raise UserError(f"override {override!r}: expected KEY=VALUE")
-    nested: Any = yaml.safe_load(value)
+    nested = parse_yaml(value, f"override {key}")
     table, *named = key.split(".")
     if len(named) > 1 and table in ("presets", "arch"):  # a part of something, which must be there
         entry(as_table(data, key).get(table, {}), named[0], f"override {key}: {table}")

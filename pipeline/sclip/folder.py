@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig
 from sclip.errors import UserError
@@ -13,6 +14,7 @@ FORMAT = "sclip model 2"
 WITHOUT_DIGESTS = "sclip model 1"  # the format before, which is still read
 STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"
+MOST_NAMED = 5  # models in an error
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class ModelConfig:
 
 def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
+    models = [] if path.is_file() else _models_below(folder)
+    if models:
+        raise UserError(f"{folder}: not a model folder, but models are below it; load one of {', '.join(models)}")
     data = read_json(path)
     found = data.get("format") if isinstance(data, dict) else None
     if found not in (FORMAT, WITHOUT_DIGESTS):
@@ -62,3 +67,13 @@ def check_files(folder: Path, config: ModelConfig) -> None:
         return
     for name in [WEIGHTS_FILE] if config.head.keywords is None else [WEIGHTS_FILE, VOCABULARY_FILE]:
         check_digest(folder / name, config.files.get(name), CONFIG_FILE)
+
+
+def _models_below(folder: Path) -> list[str]:
+    """Return some of the model folders below a folder such as models/PRESET or models/PRESET/ARCH."""
+    configs = sorted([*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"*/*/{CONFIG_FILE}")])
+    return [str(path.parent) for path in configs if _is_model(read_json(path))][:MOST_NAMED]
+
+
+def _is_model(config: Any) -> bool:
+    return isinstance(config, dict) and str(config.get("format")).startswith("sclip model ")

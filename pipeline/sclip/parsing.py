@@ -6,17 +6,25 @@
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
 import re
+import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+import yaml
 
 from sclip.errors import UserError
 
 T = TypeVar("T")
+
+LARGEST_INT = 2**63 - 1  # that torch and numpy take
+MOST_NODES = 100_000  # of a YAML text with every alias written out; params.yaml has about 2,000
+LONGEST_SHOWN = 200  # characters of a value in an error
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,9 +44,14 @@ def as_table(data: Any, where: str) -> Mapping[str, Any]:
 
 def entry(table: Mapping[str, T], name: str, where: str) -> T:
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0)
-        raise UserError(f"{where}: no {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise UserError(f"{where}: no {shown(name)}; {_suggestion(name, table)}")
     return table[name]
+
+
+def _suggestion(name: str, valid: Collection[str]) -> str:
+    """Return the valid name that is spelled almost like `name`, or else all of them, as the end of an error."""
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(valid) or 'none'}"
 
 
 def check_keys(kind: Any, data: Any, where: str) -> None:
@@ -62,10 +75,64 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        return parse_json(text)
+    except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON as plain data. Whatever is wrong with the text is a ValueError."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python reads no longer ones
+        raise ValueError("a number of more than 4,300 digits") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also names the line of a value that Python cannot hold."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:  # such as 2024-99-99, 5,000 digits, !!bool maybe
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+
+
+def read_yaml(path: Path) -> Any:
+    return parse_yaml(read_text(path), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Read YAML as plain data. `where` names the text in errors."""
+    try:
+        loader = _YamlLoader(text)
+        node = loader.get_single_node()
+        too_large = node is not None and _expanded(node, {}) >= MOST_NODES
+        data = None if node is None or too_large else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply") from None
+    if too_large:
+        raise UserError(f"{where}: more than {MOST_NODES:,} values with every alias (*name) written out")
+    return data
+
+
+def _expanded(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
+    """Count the nodes at and below `node`, up to MOST_NODES, with every alias written out."""
+    if node not in counts:
+        counts[node] = MOST_NODES  # holds for a node that contains itself
+        below = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            below = itertools.chain.from_iterable(below)
+        counts[node] = min(MOST_NODES, 1 + sum(_expanded(child, counts) for child in below))
+    return counts[node]
 
 
 def parse(kind: Any, data: Any, where: str) -> Any:
@@ -94,9 +161,12 @@ def parse(kind: Any, data: Any, where: str) -> Any:
     if kind is float:
         data = _number(data)
         _expect(isinstance(data, int | float) and not isinstance(data, bool), "a number", data, where)
+        _expect(abs(data) < 1e308, "a finite number below 1e308", data, where)
         return float(data)
     names = {int: "a whole number", bool: "true or false", str: "text"}
     _expect(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), names[kind], data, where)
+    if kind is int:
+        _expect(abs(data) <= LARGEST_INT, f"a whole number up to {LARGEST_INT}", data, where)
     return data
 
 
@@ -114,7 +184,24 @@ def inside(where: str, key: str) -> str:
 
 def _expect(condition: bool, expected: str, found: Any, where: str) -> None:
     if not condition:
-        raise UserError(f"{where}: expected {expected}, found {found!r}")
+        raise UserError(f"{where}: expected {expected}, found {shown(found)}")
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 3, 5, 10, 10
+        self.maxstring, self.maxlong, self.maxother = LONGEST_SHOWN, 40, LONGEST_SHOWN
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Return the number; repr() refuses one of more than 4,300 digits."""
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"<a number of {x.bit_length():,} bits>"
+
+
+def shown(value: Any) -> str:
+    """Return the repr of `value`, cut to a length that suits an error, however large `value` is."""
+    text = _Short().repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _of_kind(kinds: list[Any], data: Any, where: str) -> Any:
@@ -126,8 +213,9 @@ def _of_kind(kinds: list[Any], data: Any, where: str) -> Any:
 
 def _expect_key(key: Any, fields: Mapping[str, Any], where: str) -> None:
     if key not in fields:
-        near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0)
-        raise UserError(f"{inside(where, key)}: no such key; did you mean {near[0]!r}?")
+        plain = isinstance(key, str) and key.isprintable() and len(key) <= LONGEST_SHOWN
+        name = key if plain else shown(key)
+        raise UserError(f"{inside(where, name)}: no such key; {_suggestion(name, fields)}")
 
 
 @functools.cache  # a manifest asks it of every row

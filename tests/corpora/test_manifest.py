@@ -25,6 +25,9 @@ def manifest(tmp_path):
         ({"caption": "a dog"}, "row: caption: no such key"),
         ({"words": [["a", 0, "x"]]}, "row: words: expected [word, start, end], found ['a', 0, 'x']"),
         ({"words": [["a", 0.5, 0.2]]}, "words: their times do not ascend"),
+        ({"words": [["a", 0, 10**400]]}, "row: words: expected [word, start, end], found ['a', 0, 1000"),
+        ({"words": [["a", 0, float("nan")]]}, "row: words: expected [word, start, end], found ['a', 0, nan]"),
+        ({"speaker": ["x" * 1000] * 1000}, "row: speaker: expected text, found ['xxx"),
     ],
 )
 def test_bad_rows_are_named(change, message, manifest):
@@ -33,6 +36,7 @@ def test_bad_rows_are_named(change, message, manifest):
         read_manifest(manifest, Problems())
     assert "manifest row 2 (b): " in str(error.value)
     assert message in str(error.value)
+    assert len(str(error.value)) < 400
     problems = Problems(skip=True)
     assert [row.id for row in read_manifest(manifest, problems)] == ["a", "c"]
     assert len(problems.skipped) == 1
@@ -45,6 +49,13 @@ def test_what_is_no_row(manifest):
     assert list(problems.skipped) == ["manifest row 1", "manifest row 2", "manifest row 5 (a)"]
     with pytest.raises(UserError, match="no such file"):
         read_manifest(manifest.with_name("other.jsonl"), problems)
+
+
+@pytest.mark.parametrize(("row", "message"), [("[" * 9999, "nested too deeply"), ("1" * 9999, "4,300 digits")])
+def test_a_row_that_json_cannot_hold_is_named(row, message, manifest):
+    manifest.write_text(f"{json.dumps(GOOD)}\n{row}\n")
+    with pytest.raises(UserError, match=rf"manifest row 2: .*{message}"):
+        read_manifest(manifest, Problems())
 
 
 def test_a_corpus_is_made_of_files_that_are_there(manifest):

@@ -203,6 +203,10 @@ def test_mistakes_in_a_table(tmp_path):
     (draft,) = gather(TableConfig("table", str(path), Columns("clip", "photo", text="said")), problems).rows
     assert draft.data["text"] is None
     assert problems.skipped == {"mine.jsonl line 2": "expected text in column 'said', found ['a dog']"}
+    for row, message in (("[" * 9999, "nested too deeply"), ("1" * 9999, "a number of more than 4,300 digits")):
+        path.write_text(f"{json.dumps(record)}\n{row}\n")
+        with pytest.raises(UserError, match=rf"mine.jsonl line 2: not a JSON object: {message}"):
+            gather(TableConfig("table", str(path), Columns("clip", "photo", text="said")), Problems())
     for name, data, message in (
         ("latin.csv", "clip,photo\na.wav,Bäume.png\n".encode("latin-1"), "latin.csv: not UTF-8"),
         ("no.parquet", b"clip,photo\n", "no.parquet: not Parquet"),

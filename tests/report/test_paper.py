@@ -116,12 +116,22 @@ def test_latex_has_every_cell_and_no_bare_sign(paper):
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
 
 
+@pytest.mark.parametrize("text", ["sources: [", "[" * 2000, "sources: 2024-99-99", "# Bäume".encode("latin-1")])
+def test_a_file_that_is_no_yaml_is_named(text, tmp_path):
+    path = tmp_path / "paper.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"paper\.yaml: ") as error:
+        read_paper(path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"published": [1.0]}, "tables.test: Theirs & others: expected 2 numbers, found 1"),
         ({"source": "nobody"}, "no source 'nobody'"),
         ({"publishd": [1.0, 2.0]}, "did you mean 'published'"),
+        ({"published": [1.0, 10**400]}, "rows[0].published[1]: expected a finite number below 1e308, found 1000"),
     ],
 )
 def test_mistakes(change, message, tmp_path):

@@ -229,6 +229,22 @@ def test_what_is_missing_is_told_with_the_command_that_writes_it():
         report()
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"40\t2,5", r"line 3: expected a step, a tab and a number, found '40\\t2,5'"),
+        (b"40", "line 3: expected a step, a tab and a number, found '40'"),
+        (b"40\tnan", r"line 3: expected a step, a tab and a number, found '40\\tnan'"),
+        (b"40\t2.\xff", "not UTF-8"),
+    ],
+)
+def test_a_damaged_curve_is_named(line, message):
+    curve = add_run("parallel", parallel=50.0) / "curves/plots/metrics/train/loss/total.tsv"
+    curve.write_bytes(b"step\ttotal\n20\t3.5\n" + line + b"\n")
+    with pytest.raises(UserError, match=rf"total\.tsv: {message}"):
+        report()
+
+
 def test_random_encoders_are_marked():
     folder = add_run("parallel", parallel=50.0)
     assert "Not a result" not in report()

@@ -4,7 +4,10 @@ A download goes on where it stopped, also in another process, unless the file ha
 checked, unpacked and removed; a small file in DIR/fetched says which are done.
 """
 
+import errno
+import gzip
 import hashlib
+import re
 import shutil
 import tarfile
 import time
@@ -12,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from ssl import SSLError
@@ -22,6 +26,7 @@ from urllib.request import Request, urlopen
 from tqdm.auto import tqdm
 
 from sclip.errors import UserError
+from sclip.parsing import shown
 
 BLOCK = 1 << 20
 ATTEMPTS = 5
@@ -131,6 +136,11 @@ def _go_on(archive: Archive, part: Path) -> None:
             return  # it was whole
         raise
     with response:
+        length = _length(response.headers)
+        rest = f"bytes {start}-{start + length - 1}/{start + length}"
+        if response.status == 206 and response.headers["Content-Range"] != rest:
+            part.unlink(missing_ok=True)  # a host that answers so is asked for the whole file
+            raise URLError(f"expected {rest}, found {response.headers['Content-Range']}")
         if response.status != 206:
             start = 0
             part.unlink(missing_ok=True)  # before its new version is told, should this be killed in between
@@ -139,7 +149,6 @@ def _go_on(archive: Archive, part: Path) -> None:
             version.write_text(named, encoding="utf-8")
         else:
             version.unlink(missing_ok=True)
-        length = int(response.headers["Content-Length"])
         free = shutil.disk_usage(part.parent).free
         if length > free:
             raise UserError(
@@ -158,6 +167,14 @@ def _go_on(archive: Archive, part: Path) -> None:
     version.unlink(missing_ok=True)
 
 
+def _length(headers: Message) -> int:
+    """Return how many bytes the host is about to send."""
+    text = headers.get("Content-Length", "")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise URLError(f"Content-Length: expected a number of bytes, found {shown(text)}")
+    return int(text)
+
+
 def _check(archive: Archive, path: Path) -> None:
     if archive.md5 is None:
         return
@@ -169,20 +186,34 @@ def _check(archive: Archive, path: Path) -> None:
 
 
 def _unpack(archive: Archive, path: Path, into: Path) -> None:
-    """Members in place; what was left of an unpacking that was stopped is written over."""
+    """Extract all members, over what an interrupted unpacking left. Remove an archive that is damaged."""
     into.mkdir(parents=True, exist_ok=True)
+    extract = _extract_zip if archive.name.endswith(".zip") else _extract_tar
     try:
-        if archive.name.endswith(".zip"):
-            with zipfile.ZipFile(path) as packed:
-                for member in tqdm(packed.infolist(), f"unpack {archive.name}", disable=None):
-                    if not member.filename.startswith("__MACOSX/"):
-                        packed.extract(member, into)
-            return
-        with tarfile.open(path) as packed_tar:
-            for entry in tqdm(packed_tar, f"unpack {archive.name}", disable=None):
-                inside = entry.name.removeprefix(f"{archive.outermost}/") if archive.outermost else entry.name
-                if inside != archive.outermost:
-                    packed_tar.extract(entry.replace(name=inside), into, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        path.unlink()
-        raise UserError(f"{archive.name}: cannot be unpacked: {error}; removed, start again") from None
+        extract(archive, path, into)
+        return
+    except OSError as error:
+        if error.filename is not None or error.errno not in (None, errno.EINVAL):
+            raise  # the disk's
+        reason = str(error)  # gzip's, or zipfile's for a place outside the file
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
+        reason = str(error)  # RuntimeError: zipfile's for a member that is encrypted or packed in an unknown way
+    path.unlink()
+    raise UserError(f"{archive.name}: cannot be unpacked: {reason}; removed, start again")
+
+
+def _extract_zip(archive: Archive, path: Path, into: Path) -> None:
+    with zipfile.ZipFile(path) as packed:
+        for member in tqdm(packed.infolist(), f"unpack {archive.name}", disable=None):
+            if not member.filename.startswith("__MACOSX/"):
+                packed.extract(member, into)
+
+
+def _extract_tar(archive: Archive, path: Path, into: Path) -> None:
+    with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
+        for entry in tqdm(packed, f"unpack {archive.name}", disable=None):
+            inside = entry.name.removeprefix(f"{archive.outermost}/") if archive.outermost else entry.name
+            if inside != archive.outermost:
+                packed.extract(entry.replace(name=inside), into, filter="data")
+        while stream.read(BLOCK):  # gzip checks its CRC where its data ends, behind the last member
+            pass

@@ -17,7 +17,7 @@ from io import StringIO
 from pathlib import Path
 
 from sclip.config import Flickr8kConfig
-from sclip.corpora.gathered import Expected, Gathered, first_of, lines_of, split_of_pictures
+from sclip.corpora.gathered import Expected, Gathered, first_of, lines_of, require_fetched, split_of_pictures
 from sclip.corpora.manifest import SPLITS, Draft
 from sclip.errors import UserError
 from sclip.parsing import read_text
@@ -32,6 +32,7 @@ Caption = tuple[str, int]  # a picture's file, and which of its captions, from 0
 
 def gather_flickr8k(config: Flickr8kConfig) -> Gathered:
     folder = Path(config.path).resolve()
+    require_fetched(folder / "Flickr_8k.trainImages.txt", "flickr8k", config.path)
     audio, images = folder / "flickr_audio", first_of(folder, ["Images", "Flicker8k_Dataset"])
     gathered = Gathered(expected=EXPECTED)
     listed = {split: [line for _, line in lines_of(folder / f"Flickr_8k.{split}Images.txt")] for split in SPLITS}

@@ -39,6 +39,15 @@ def split_of_pictures(pictures: Mapping[str, Sequence[str]], gathered: Gathered)
     return {picture: found[0] for picture, found in splits.items() if len(found) == 1}
 
 
+def require_fetched(path: Path, corpus: str, folder: str) -> None:
+    """Refuse a corpus without one of its files, and name the command that downloads the corpus into its folder."""
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file; `sclip fetch {corpus} {folder}` downloads the corpus. If you have it, set the "
+            "preset's corpus.path to its folder"
+        )
+
+
 def first_of(folder: Path, names: Sequence[str]) -> Path:
     """The first that is there."""
     for name in names:

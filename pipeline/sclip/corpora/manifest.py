@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from sclip.errors import Problems, UserError
-from sclip.parsing import parse, read_text
+from sclip.parsing import parse, parse_json, read_text, shown
 from sclip.whole import save_text
 
 SPLITS = ("train", "dev", "test")
+LATEST = 1e9  # second at which a word of any recording ends
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class _Plain:
     def __post_init__(self) -> None:
         for word in self.words or ():
             right = isinstance(word, list) and len(word) == 3 and isinstance(word[0], str)
-            if not right or not all(type(time) in (int, float) for time in word[1:]):
-                raise ValueError(f"words: expected [word, start, end], found {word!r}")
+            if not right or not all(type(time) in (int, float) and abs(time) <= LATEST for time in word[1:]):
+                raise ValueError(f"words: expected [word, start, end], found {shown(word)}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _read(text: str, line: int, problems: Problems) -> Draft | None:
     if not text.strip():
         return None
     try:
-        return Draft(f"manifest row {line}", json.loads(text))
+        return Draft(f"manifest row {line}", parse_json(text))
     except ValueError as error:
         problems.add(f"manifest row {line}", str(error))
         return None
@@ -153,7 +154,7 @@ def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
 
 def _faults(row: Row) -> Iterator[str]:
     if row.split not in SPLITS:
-        yield f"expected a split of {', '.join(SPLITS)}, found {row.split!r}"
+        yield f"expected a split of {', '.join(SPLITS)}, found {shown(row.split)}"
     if row.text is not None and not row.text.strip():
         yield "text: empty"
     times = [time for _, start, end in row.words or () for time in (start, end)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sclip.config import SpokenCocoConfig
-from sclip.corpora.gathered import Expected, Gathered, split_of_pictures
+from sclip.corpora.gathered import Expected, Gathered, require_fetched, split_of_pictures
 from sclip.corpora.manifest import Draft
 from sclip.errors import UserError
 from sclip.parsing import read_json
@@ -33,6 +33,7 @@ FILES = {
 
 def gather_spokencoco(config: SpokenCocoConfig) -> Gathered:
     folder = Path(config.path).resolve()
+    require_fetched(folder / "SpokenCOCO" / next(iter(FILES[config.split].values())), "spokencoco", config.path)
     gathered = Gathered(expected=KARPATHY if config.split == "karpathy" else None)
     entries = [
         (_split(part, data["image"]), where, data)

@@ -6,7 +6,6 @@ development and a tenth to the test.
 """
 
 import csv
-import json
 from collections.abc import Iterator
 from hashlib import sha256
 from io import StringIO
@@ -17,7 +16,7 @@ from sclip.config import TableConfig
 from sclip.corpora.gathered import Gathered, lines_of
 from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
-from sclip.parsing import read_text
+from sclip.parsing import parse_json, read_text, shown
 
 READERS = ".csv, .tsv, .jsonl, .parquet"
 
@@ -36,7 +35,7 @@ def gather_table(config: TableConfig, problems: Problems) -> Gathered:
         lacking = [columns[key] for key in ("audio", "image") if key not in given]
         odd = [columns[key] for key in given if isinstance(found[key], bool | dict | list)]
         if odd:
-            problems.add(where, f"expected text in column {odd[0]!r}, found {record[odd[0]]!r}")
+            problems.add(where, f"expected text in column {odd[0]!r}, found {shown(record[odd[0]])}")
         elif lacking:
             problems.add(where, f"nothing in column {lacking[0]!r}")
         else:
@@ -84,7 +83,7 @@ def _records(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, An
     elif path.suffix == ".jsonl":
         for where, line in lines_of(path):
             try:
-                yield where, dict(json.loads(line))
+                yield where, dict(parse_json(line))
             except (ValueError, TypeError) as error:
                 raise UserError(f"{where}: not a JSON object: {error}") from None
     elif path.suffix == ".parquet":

@@ -26,6 +26,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from sclip.encoders.pictures import as_rgb, read_rgb
+from sclip.encoders.sizes import check_clip_sizes
 from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
 from sclip.padded import Padded
@@ -134,7 +135,9 @@ class ClipEncoder(nn.Module):
         config = read_json(path)
         if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
             raise UserError(f"CLIP {source.name}: {path}: expected a table with model_cfg")
-        _check_folder(config["model_cfg"], f"CLIP {source.name}: {path}: model_cfg")
+        where = f"CLIP {source.name}: {path}: model_cfg"
+        _check_folder(config["model_cfg"], where)
+        check_clip_sizes(config["model_cfg"], folder, where)
         _warn_without_quick_gelu(source.name, config["model_cfg"], folder)
         with _loading(source.name):
             model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)

@@ -32,6 +32,7 @@ from transformers import (
 from transformers.utils import logging
 
 from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.sizes import check_speech_sizes
 from sclip.encoders.source import Source, fetch_repo, find_folder
 from sclip.errors import UserError
 from sclip.padded import Padded, valid_mask
@@ -211,6 +212,7 @@ def _read_config(folder: Path, name: str) -> tuple[Any, PreTrainedConfig]:
     if not isinstance(model_type, str) or model_type not in FAMILY:
         raise UserError(f"speech encoder {name}: expected a model_type of {', '.join(FAMILY)}, found {model_type!r}")
     kind = FAMILY[model_type]
+    check_speech_sizes(options, folder, f"speech encoder {name}: {folder / CONFIG_FILE}")
     try:
         return kind, kind.config_class(**declared_options(kind.config_class, options))
     except Exception as error:  # whatever a wrong value makes of the class's own checks

@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from sclip import places
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import METRICS
-from sclip.parsing import parse, read_json
+from sclip.parsing import parse, read_json, read_yaml
 from sclip.report.results import Curve, random_encoders, read_curves
 from sclip.report.tables import Figure, below, figure_of
 
@@ -65,7 +63,7 @@ class Line:
 def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    paper: Paper = parse(Paper, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    paper: Paper = parse(Paper, read_yaml(path), str(path))
     for name, table in paper.tables.items():
         for row in table.rows:
             where = f"{path}: tables.{name}: {row.system}"

@@ -1,6 +1,6 @@
 """What training and evaluation left of a preset: every architecture and seed that is there."""
 
-import csv
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +12,7 @@ from sclip.config import Params
 from sclip.encoders.source import is_random
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import EXAMPLES, METRICS, WORDS
-from sclip.parsing import read_json
+from sclip.parsing import read_json, read_text, shown
 
 BRANCHES = ("parallel", "cascaded")
 Curve = list[tuple[float, float]]  # step and what was measured then
@@ -127,9 +127,19 @@ def read_curves(folder: Path) -> dict[str, Curve]:
 
 
 def _curve(path: Path) -> Curve:
-    """DVCLive's file: a heading, then a step and a value a line."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [(float(step), float(value)) for step, value in list(csv.reader(file, delimiter="\t"))[1:]]
+    """Read DVCLive's file: a heading, then a step and a value on each line."""
+    lines = list(enumerate(read_text(path).split("\n"), 1))[1:]
+    return [_point(line, f"{path}: line {number}") for number, line in lines if line]
+
+
+def _point(line: str, where: str) -> tuple[float, float]:
+    try:
+        step, value = map(float, line.split("\t"))
+    except ValueError:
+        step = value = math.nan
+    if not math.isfinite(step + value):  # training leaves out what is not finite
+        raise UserError(f"{where}: expected a step, a tab and a number, found {shown(line)}")
+    return step, value
 
 
 def _check_alike(results: Results) -> None:

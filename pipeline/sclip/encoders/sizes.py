@@ -1,0 +1,119 @@
+"""Check the sizes that an encoder's configuration declares, before a model of such sizes is built.
+
+A configuration of a few bytes can declare layers that take hours to build, or more memory than any machine has. So
+each size has a bound, and all weights together cannot be more than the bytes of the weights files beside it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from transformers import AutoConfig
+
+from sclip.errors import UserError
+from sclip.parsing import as_table, shown
+
+LARGEST = 10_000_000
+MOST_LAYERS = 200
+# Sizes of what has no weights, or few. The attention mask takes memory by the square of the context.
+MOST = {
+    "num_buckets": 10_000,
+    "num_adapter_layers": 100,
+    "adapter_kernel_size": 100,
+    "adapter_attn_dim": 10_000,
+    "output_hidden_size": 100_000,
+    "attn_pooler_queries": 10_000,
+    "context_length": 10_000,
+    "mlp_ratio": 16,
+}
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
+
+Table = Mapping[str, Any]
+
+
+def check_speech_sizes(config: Table, folder: Path, where: str) -> None:
+    """Check the configuration of a model of the wav2vec 2.0 family, in transformers' format, in `folder`.
+
+    `where` names the configuration in errors.
+    """
+    table = {**AutoConfig.for_model(config["model_type"]).to_dict(), **config}
+    _check_bounds(table, where)
+    layers, width = _size(table, "num_hidden_layers", where, MOST_LAYERS), _size(table, "hidden_size", where)
+    channels, kernels = _sizes(table, "conv_dim", where), _sizes(table, "conv_kernel", where)
+    positions = _size(table, "num_conv_pos_embeddings", where)
+    if "conv_pos_kernel_size" in table:  # data2vec, where the number above is one of layers
+        positions *= _size(table, "conv_pos_kernel_size", where)
+    weights = layers * width * (4 * width + 2 * _size(table, "intermediate_size", where))
+    weights += sum(a * b * kernel for a, b, kernel in zip((1, *channels), channels, kernels, strict=False))
+    weights += width * width * positions // max(1, _size(table, "num_conv_pos_embedding_groups", where))
+    _compare(weights, folder, where)
+
+
+def check_clip_sizes(model_cfg: Table, folder: Path, where: str) -> None:
+    """Check the `model_cfg` of the open_clip_config.json in `folder`. `where` names it in errors."""
+    vision, text = (as_table(model_cfg.get(part), f"{where}.{part}") for part in ("vision_cfg", "text_cfg"))
+    weights = 0
+    if vision.get("timm_model_name") is None:  # else timm knows the sizes
+        weights += _vision_weights({**asdict(CLIPVisionCfg()), **vision}, f"{where}.vision_cfg")
+    if text.get("hf_model_name") is None:
+        weights += _text_weights({**asdict(CLIPTextCfg()), **text}, f"{where}.text_cfg")
+    if "multimodal_cfg" in model_cfg:
+        fusion = as_table(model_cfg["multimodal_cfg"], f"{where}.multimodal_cfg")
+        weights += _block_weights({**asdict(CLIPTextCfg()), **fusion}, f"{where}.multimodal_cfg")
+    _size(model_cfg, "embed_dim", where, 100_000)
+    _compare(weights, folder, where)
+
+
+def _vision_weights(table: Table, where: str) -> int:
+    weights = _block_weights(table, where)
+    if not isinstance(table["layers"], int):  # a ResNet, without patches
+        return weights
+    patch = _size(table, "patch_size", where)
+    patches = (max(_sizes(table, "image_size", where)) // max(1, patch)) ** 2
+    return weights + _size(table, "width", where) * (3 * patch**2 + patches)
+
+
+def _text_weights(table: Table, where: str) -> int:
+    return _block_weights(table, where) + _size(table, "width", where) * _size(table, "vocab_size", where)
+
+
+def _block_weights(table: Table, where: str) -> int:
+    """Return how many weights the blocks of one of open_clip's towers have at least; a ResNet has more."""
+    _check_bounds(table, where)
+    layers, width = sum(_sizes(table, "layers", where, MOST_LAYERS)), _size(table, "width", where)
+    return int(layers * width * width * (4 + 2 * (table["mlp_ratio"] or 0)))
+
+
+def _check_bounds(table: Table, where: str) -> None:
+    for key, most in MOST.items():
+        value = table.get(key)
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= most):
+            raise UserError(f"{where}: {key}: expected a number up to {most:,}, found {shown(value)}")
+
+
+def _size(table: Table, key: str, where: str, most: int = LARGEST) -> int:
+    value = table.get(key)
+    if not isinstance(value, int) or not 0 <= value <= most:
+        raise UserError(f"{where}: {key}: expected a whole number up to {most:,}, found {shown(value)}")
+    return value
+
+
+def _sizes(table: Table, key: str, where: str, most: int = LARGEST) -> tuple[int, ...]:
+    """Return a size, or a list of them, as a tuple."""
+    value = table.get(key)
+    if not isinstance(value, list | tuple):
+        return (_size(table, key, where, most),)
+    if not 1 <= len(value) <= MOST_LAYERS:
+        raise UserError(f"{where}: {key}: expected 1 to {MOST_LAYERS} numbers, found {len(value)}")
+    return tuple(_size({key: item}, key, where, most) for item in value)
+
+
+def _compare(weights: int, folder: Path, where: str) -> None:
+    """Refuse to build more weights than the files beside the configuration have bytes."""
+    held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in WEIGHTS)
+    if held and weights > held:  # without a weights file nothing is built
+        raise UserError(
+            f"{where}: declares {weights:,} weights or more, but the weights files beside it have only {held:,} bytes"
+        )

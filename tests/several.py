@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from small import ARCHITECTURES, model, speech_encoder
 from training.kept import opened
 
-from sclip import processes
+from sclip import distributed
 from sclip.config import FeaturesConfig, TrainingConfig
 from sclip.errors import Problems
 from sclip.evaluation.evaluate import evaluate
@@ -43,7 +43,7 @@ def steps(kept: Path, variant: str) -> dict[str, torch.Tensor]:
 def main(kept: Path, recordings: Path, out: Path) -> None:
     torch.set_num_threads(1)
     extract.MEGABYTE = 15_000
-    with processes.joined("cpu"):
+    with distributed.process_group("cpu"):
         torch.manual_seed(0)
         config = FeaturesConfig(shard_megabytes=1, batch_seconds=1.0, components=60)
         problems = Problems(skip=True)
@@ -55,7 +55,7 @@ def main(kept: Path, recordings: Path, out: Path) -> None:
         training = dataclasses.replace(STEP, steps=4, dev_every=2)
         train(*sets, model("hybrid-cif"), training, 0, "cpu", out / "model", out / "scratch")
         evaluate(model("hybrid-cif"), sets[1], "cpu", out / "results")
-        if processes.is_first():
+        if distributed.is_main():
             torch.save({"steps": found, "skipped": problems.skipped, "notes": problems.notes}, out / "found.pt")
 
 

@@ -9,7 +9,7 @@ from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
 from sclip.heads.vocabulary import Vocabulary
-from sclip.model import SpeechCLIP
+from sclip.model.speechclip import SpeechCLIP
 
 ARCHITECTURES = load_params().arch
 CAPTIONS = ["a brown dog runs along the beach", "two children play in the snow", "a dog jumps over a red fence"]

@@ -19,17 +19,18 @@ from small import SPEECH_CONFIG, clip_encoder, speech_encoder
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 import sclip
-from sclip import places, processes
+from sclip import paths
 from sclip.cli import main
 from sclip.config import FeaturesConfig
+from sclip.distributed import locked_by_main
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import Problems
-from sclip.evaluation.hear import hear
+from sclip.evaluation.inference import infer
 from sclip.evaluation.retrieval import first_ranks, recalls
-from sclip.features.listen import Listener
+from sclip.features.dataset import Dataset
+from sclip.features.encode import FeatureEncoder
 from sclip.features.vectors import ClipVectors
-from sclip.training.data import Dataset
 
 ARCHITECTURES = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
 TINY = {
@@ -186,11 +187,11 @@ def test_without_a_cache(here):
     corpus = {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}
     params["presets"] |= {
         name: TINY | {"corpus": corpus, "features": {"precision": "fp32", **features}}
-        for name, features in (("kept", {}), ("heard", {"online": True}))
+        for name, features in (("kept", {}), ("predictions", {"online": True}))
     }
     Path("online.yaml").write_text(yaml.safe_dump(params))
     histories = []
-    for preset in ("kept", "heard"):
+    for preset in ("kept", "predictions"):
         said("make-corpus", preset, "--params", "online.yaml")
         chosen = ("--preset", preset, "--params", "online.yaml")
         assert "28 utterances" in said("extract-features", *chosen)
@@ -200,8 +201,8 @@ def test_without_a_cache(here):
         history = json.loads(Path(f"models/{preset}/hybrid-cif/seed-0/history.json").read_text())
         histories.append([row["train/loss/total"] for row in history])
     assert histories[0] == pytest.approx(histories[1], rel=1e-3)
-    assert [path.name for path in Path("data/heard/features").iterdir()] == ["index.json"]
-    assert "0 faults" in said("verify-features", "--preset", "heard", "--params", "online.yaml")
+    assert [path.name for path in Path("data/predictions/features").iterdir()] == ["index.json"]
+    assert "0 faults" in said("verify-features", "--preset", "predictions", "--params", "online.yaml")
 
 
 CODED = {"components": 6, "batch_seconds": 2.0}
@@ -243,10 +244,10 @@ def test_exact_scores_are_those_of_encode_speech(here, coded):
     metrics = json.loads(Path("results/coded/exact/hybrid-cif/seed-0/metrics.json").read_text())
     assert metrics["about"]["states"] == "exact hidden states, computed online in fp32"
     model = sclip.load("models/coded/hybrid-cif/seed-0")
-    given = places.manifest("coded"), places.features_folder("coded"), places.vectors_folder("coded"), "test"
+    given = paths.manifest("coded"), paths.features_folder("coded"), paths.vectors_folder("coded"), "test"
     data = Dataset.open(*given)
     rows = torch.arange(len(data.images))
-    for branch, codes in hear(model, data).vectors.items():
+    for branch, codes in infer(model, data).vectors.items():
         exact = model.encode_speech([row.audio for row in data.rows], branch=branch)
         assert not bool((F.cosine_similarity(codes, exact) > 1 - 1e-5).all())  # codes are not exact
         for way, ranks in zip(
@@ -262,11 +263,11 @@ def test_exact_vectors_are_those_of_encode_speech(here, coded, seconds):
     """Whatever `batch_seconds` is, which bounds how many recordings the encoder takes at once."""
     model = sclip.load("models/coded/hybrid-cif/seed-0")
     config = FeaturesConfig(online=True, precision="fp32", batch_seconds=seconds)
-    listener, problems = Listener(model.speech, None, config, "cpu"), Problems(skip=True)
+    listener, problems = FeatureEncoder(model.speech, None, config, "cpu"), Problems(skip=True)
     sizes = []
     hook = model.speech.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    data = Dataset.open_exact(places.manifest("coded"), places.vectors_folder("coded"), "test", listener, problems)
-    vectors = hear(model, data).vectors
+    data = Dataset.open_exact(paths.manifest("coded"), paths.vectors_folder("coded"), "test", listener, problems)
+    vectors = infer(model, data).vectors
     hook.remove()
     assert sum(sizes) == len(data)
     assert max(sizes) * float(data.frames.min()) * 0.02 < seconds or sizes == [1] * len(data)
@@ -381,7 +382,7 @@ def test_a_published_checkpoint_stands_in_the_table(here):
     Path("results/paper.yaml").write_text(yaml.safe_dump(paper))
     assert "|  | published checkpoint, measured here | " in said("table")
     other = said("evaluate", "--model", "theirs", status=1)
-    assert "hidden states were made by speech (hash" in other
+    assert "hidden states were computed by speech (hash" in other
     assert "not by theirs/speech (hash" in other
 
 
@@ -409,11 +410,11 @@ def test_training_refuses_damaged_data_until_it_is_computed_again(file, command,
 
 def test_two_commands_do_not_write_to_one_folder(here):
     for folder, command in (
-        (places.features_folder("tiny"), ["extract-features"]),
-        (places.vectors_folder("tiny"), ["embed-clip"]),
-        (places.scratch_folder("tiny", "parallel", 5), ["train", "--arch", "parallel", "--seed", "5"]),
+        (paths.features_folder("tiny"), ["extract-features"]),
+        (paths.vectors_folder("tiny"), ["embed-clip"]),
+        (paths.scratch_folder("tiny", "parallel", 5), ["train", "--arch", "parallel", "--seed", "5"]),
     ):
-        with processes.alone(folder):
+        with locked_by_main(folder):
             assert f"{folder}: another command is writing there" in said(*command, status=1)
 
 
@@ -422,7 +423,7 @@ def test_a_disk_without_locks(tmp_path, monkeypatch):
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with processes.alone(tmp_path), processes.alone(tmp_path):
+    with locked_by_main(tmp_path), locked_by_main(tmp_path):
         pass
 
 

@@ -15,15 +15,15 @@ __all__ = ["SpeechCLIP", "UserError", "__version__", "load"]
 
 if TYPE_CHECKING:
     from sclip.errors import UserError
-    from sclip.model import SpeechCLIP, load
+    from sclip.model.speechclip import SpeechCLIP, load
 
 
 def __getattr__(name: str) -> Any:
     # On demand, so that `sclip --help` does not wait for torch.
     if name in {"SpeechCLIP", "load"}:
-        from sclip import model
+        from sclip.model import speechclip
 
-        return getattr(model, name)
+        return getattr(speechclip, name)
     if name == "UserError":
         from sclip.errors import UserError
 

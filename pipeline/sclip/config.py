@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from sclip import places
+from sclip import paths
 from sclip.errors import UserError
 from sclip.parsing import as_table, check_keys, entry, merged, parse, parse_yaml, read_yaml
 
@@ -304,7 +304,6 @@ class FeaturesConfig:
     normalize_states: bool = False  # before that, for heads with normalize_states
     online: bool = False  # keep nothing: the encoder hears recordings in every step
     compute: Literal["fp16", "bf16", "fp32"] = "fp32"
-    compile: bool = False  # the encoder's blocks, by torch.compile: a minute's delay, for a GPU and a large corpus
     shard_megabytes: int = 512
     batch_seconds: float = 120.0  # of audio, padding included; a CPU hears up to four batches at once
 
@@ -315,10 +314,9 @@ class FeaturesConfig:
             self.components is None or self.components >= 1,
             f"components: expected at least 1, found {self.components}",
         )
-        _require(not self.online or self.components is None, "online: nothing is kept, and components say what is")
-        # Where a thread that compiled has ended, torch 2.11 crashes in the next backward pass.
         _require(
-            not (self.online and self.compile), "online: hears beside a GPU's steps, in a thread, which cannot compile"
+            not self.online or self.components is None,
+            "online: stores nothing, so features.components has no effect; remove it",
         )
         _require(
             not (self.normalize_states and self.components is None),
@@ -492,7 +490,7 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
         for arch in preset.arch:
             entry(file.arch, arch, f"{path}: presets.{name}.arch")
         given = preset.corpus.path if isinstance(preset.corpus, GivenConfig) else None
-        if given is not None and Path(given).resolve() == places.manifest(name).resolve():
+        if given is not None and Path(given).resolve() == paths.manifest(name).resolve():
             raise UserError(
                 f"{path}: presets.{name}.corpus.path: {given} is what `make-corpus` writes; keep yours elsewhere"
             )

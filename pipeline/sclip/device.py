@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Where to compute, and in which precision."""
 
 import ctypes
 import os
@@ -8,6 +8,7 @@ import torch
 
 from sclip.errors import UserError
 
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # glibc's mallopt: its numbers for the threshold of trimming, the padding of the heap, and how many blocks to map.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 
@@ -28,6 +29,11 @@ def choose_device(name: str) -> str:
     if device.type == "cpu" and sys.platform == "linux":
         _keep_freed_memory()
     return name
+
+
+def autocast(device: str | torch.device, precision: str) -> torch.autocast:
+    """Compute matrix products in a precision; fp32 changes nothing."""
+    return torch.autocast(torch.device(device).type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
 def exact_fp32() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 
@@ -12,6 +13,13 @@ SHOWN = 10  # cases of a finding that are printed, and reasons that get a group 
 
 class UserError(ValueError):
     """Names the file, row, key or tensor at fault, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a recording or a picture cannot be used."""
+
+    reason: str
 
 
 class Problems:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sclip.config import ObjectiveConfig
+from sclip.distributed import gather_rows
 from sclip.heads.head import HeadOutput
-from sclip.processes import gathered
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Objective(nn.Module):
         parallel = cascaded = quantity = None
         if config.parallel:
             assert output.utterance is not None
-            parallel = contrastive_loss(gathered(output.utterance.float()), images, ids, scale, config.margin)
+            parallel = contrastive_loss(gather_rows(output.utterance.float()), images, ids, scale, config.margin)
             total = total + config.parallel * parallel
         if config.cascaded:
             assert output.sentence is not None
-            cascaded = contrastive_loss(gathered(output.sentence.float()), images, ids, scale, config.margin)
+            cascaded = contrastive_loss(gather_rows(output.sentence.float()), images, ids, scale, config.margin)
             total = total + config.cascaded * cascaded
         if config.quantity:
             assert output.cif is not None
-            quantity = F.l1_loss(gathered(output.cif.quantity), gathered(output.cif.target.float()))
+            quantity = F.l1_loss(gather_rows(output.cif.quantity), gather_rows(output.cif.target.float()))
             total = total + config.quantity * quantity
         return Losses(total, parallel, cascaded, quantity)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sclip.corpora.voices import MARGIN, RATES, SAMPLE_RATE, Synthesiser, Voice, _resample
+from sclip.corpora.scenes.voices import MARGIN, RATES, SAMPLE_RATE, Synthesiser, Voice, _resample
 from sclip.errors import UserError
 
 APPLES = "two small red apples beside a dog on the grass"
@@ -102,7 +102,7 @@ def in_a_worker():
 def test_another_process_says_the_same(synthesiser):
     code = f"""
 import sys
-from sclip.corpora.voices import Synthesiser, Voice
+from sclip.corpora.scenes.voices import Synthesiser, Voice
 sys.stdout.buffer.write(Synthesiser().speak("{APPLES}", Voice("en-us", "f3"), 175, 50).samples.tobytes())
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == apples(synthesiser)

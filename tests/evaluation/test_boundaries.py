@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.boundaries import (
-    FIGURES,
-    References,
-    boundary_scores,
-    count,
-    evenly,
-    firing_times,
-    pairs,
-    randomly,
-)
+from sclip.evaluation.boundaries import FIGURES, References, boundary_scores, count, evenly, pairs, randomly
+from sclip.evaluation.inference import firing_times
 
 INF = math.inf
 TIMES = st.lists(st.integers(0, 60), max_size=9).map(sorted)

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from small import ARCHITECTURES, CAPTIONS, model
 
 from sclip.corpora.manifest import write_manifest
-from sclip.evaluation import hear as hearing
+from sclip.evaluation import inference
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.evaluate import _rounded, distinct_texts, evaluate
-from sclip.evaluation.hear import hear
+from sclip.evaluation.inference import infer
 from sclip.evaluation.retrieval import first_ranks, scores
-from sclip.features.store import fingerprint_of, write_index, write_shard
+from sclip.features.dataset import Dataset
+from sclip.features.store import write_index, write_shard
 from sclip.features.vectors import write_vectors
-from sclip.training.data import Dataset
+from sclip.fingerprints import data_fingerprint
 
 UTTERANCES, PICTURES = 14, 5
 TEXTS = [CAPTIONS[i % 3] for i in range(UTTERANCES)]
@@ -48,7 +49,7 @@ def corpus(folder: Path, words: bool = True, texts: Sequence[str | None] = tuple
     images, captions = (F.normalize(torch.randn(n, 20, generator=generator), dim=-1) for n in (PICTURES, UTTERANCES))
     index = {
         "clip": {"name": "small", "revision": None},
-        "fingerprint": fingerprint_of("clip"),
+        "fingerprint": data_fingerprint("clip"),
         "skipped": {},
         "notes": {},
     }
@@ -96,7 +97,7 @@ def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
         assert metrics["keywords"]["commonest"]["distinct_tokens"] == 8
 
     # The same again, and whatever the batches.
-    monkeypatch.setattr(hearing, "BATCH_FRAMES", 100)
+    monkeypatch.setattr(inference, "BATCH_FRAMES", 100)
     evaluate(tested, dataset, "cpu", tmp_path / "b", about={"preset": "tiny", "seed": 3})
     again = json.loads((tmp_path / "b/metrics.json").read_text())
     assert dict(leaves(again)) == pytest.approx(dict(leaves(metrics)), abs=1e-3)
@@ -121,22 +122,22 @@ def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
 def test_what_is_heard_is_what_the_model_says(dataset):
     """Rows stay with their utterances, however they were batched."""
     tested = model("hybrid-cif")
-    heard = hear(tested, dataset)
+    predictions = infer(tested, dataset)
     for i in range(UTTERANCES):
         states = dataset.read(torch.tensor([i]))
         output = tested.head(type(states)(states.values.float(), states.lengths), tested.text_tower)
-        torch.testing.assert_close(heard.vectors["cascaded"][i], F.normalize(output.sentence[0], dim=-1))
+        torch.testing.assert_close(predictions.vectors["cascaded"][i], F.normalize(output.sentence[0], dim=-1))
         slots = int(output.keywords.embeddings.lengths)
-        assert int(heard.keywords.lengths[i]) == slots
-        assert heard.keywords.rows[i, :slots].tolist() == output.keywords.rows[0].tolist()
+        assert int(predictions.keywords.lengths[i]) == slots
+        assert predictions.keywords.rows[i, :slots].tolist() == output.keywords.rows[0].tolist()
         ends = (output.cif.firing.fired[0].nonzero()[:, 0] + 1) * 0.02
-        torch.testing.assert_close(heard.firings[i, : len(ends)], ends.double())
-        assert heard.firings[i, len(ends) :].isinf().all()
+        torch.testing.assert_close(predictions.firings[i, : len(ends)], ends.double())
+        assert predictions.firings[i, len(ends) :].isinf().all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_gpu(dataset, tmp_path):
-    here, there = hear(model("hybrid-cif"), dataset), hear(model("hybrid-cif").to("cuda"), dataset)
+    here, there = infer(model("hybrid-cif"), dataset), infer(model("hybrid-cif").to("cuda"), dataset)
     for branch, vectors in here.vectors.items():
         torch.testing.assert_close(there.vectors[branch], vectors, rtol=1e-3, atol=1e-4)
     assert torch.equal(there.keywords.rows, here.keywords.rows)
@@ -170,8 +171,8 @@ def test_keywords_that_do_not_fit_are_counted(dataset, tmp_path, capsys):
 def test_a_perfect_head(dataset, tmp_path, monkeypatch):
     """Utterances that are their pictures: everything is found at once, without doubt."""
     tested = model("parallel")
-    perfect = hearing.Heard({"parallel": dataset.images[dataset.image_index]}, None, None, 0)
-    monkeypatch.setattr("sclip.evaluation.evaluate.hear", lambda *_: perfect)
+    perfect = inference.Predictions({"parallel": dataset.images[dataset.image_index]}, None, None, 0)
+    monkeypatch.setattr("sclip.evaluation.evaluate.infer", lambda *_: perfect)
     metrics = evaluate(tested, dataset, "cpu", tmp_path)
     for direction in ("speech_to_image", "image_to_speech"):
         assert metrics[direction]["parallel"]["R@1"] == {"value": 100, "low": 100, "high": 100}
@@ -213,7 +214,7 @@ def test_each_text_counts_once_and_rows_without_text_are_left_out(missing, tmp_p
     data, tested = corpus(tmp_path, words=False, texts=texts), model("parallel")
     metrics = evaluate(tested, data, "cpu", tmp_path / "out")
     captions, has = by_text(data)
-    speech, owners = hear(tested, data).vectors["parallel"][data.captioned], data.image_index[data.captioned]
+    speech, owners = infer(tested, data).vectors["parallel"][data.captioned], data.image_index[data.captioned]
     assert metrics["counts"]["captions"] == UTTERANCES - len(missing) == len(speech)
     assert metrics["counts"]["distinct_captions"] == len(captions) == len(set(texts) - {None})
     for direction, branch, queries, candidates, right in (
@@ -238,7 +239,7 @@ def test_captions_that_all_differ_are_ranked_row_by_row(tmp_path):
     """As if there were no texts but only rows, each of which has one picture."""
     data, tested = corpus(tmp_path, words=False, texts=[f"text {i}" for i in range(UTTERANCES)]), model("parallel")
     metrics = evaluate(tested, data, "cpu", tmp_path / "out")
-    bootstrap, speech = Bootstrap(PICTURES, 0), hear(tested, data).vectors["parallel"]
+    bootstrap, speech = Bootstrap(PICTURES, 0), infer(tested, data).vectors["parallel"]
     for one, ids, way, back in (
         (speech, data.image_index, "speech_to_text", "text_to_speech"),
         (data.images, torch.arange(PICTURES), "image_to_text", "text_to_image"),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.keywords import NO_TOKEN, Found, Lexicon, caption_tokens, matches, usage
+from sclip.evaluation.inference import Found
+from sclip.evaluation.keywords import NO_TOKEN, Lexicon, caption_tokens, matches, usage
 
 # Rows 0 and 1 are blocked; rows 2 to 6 are tokens 12 to 16, 12 and 13 no content words. Token 19 is in no row.
 CONTENT = torch.ones(20, dtype=torch.bool)

@@ -8,7 +8,8 @@ from small import CAPTIONS as TEXTS
 from small import clip_encoder
 
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.keywords import Found, Lexicon, caption_tokens, hits
+from sclip.evaluation.inference import Found
+from sclip.evaluation.keywords import Lexicon, caption_tokens, hits
 from sclip.evaluation.words import NO_WORD, Words, study, word_codes
 from sclip.heads.vocabulary import Vocabulary
 

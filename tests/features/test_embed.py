@@ -60,7 +60,7 @@ def test_stopped_between_two_files(corpus, tmp_path, clip, monkeypatch):
     embed(corpus, out, clip)
     corpus.rows[0]["text"] = "another caption"
     corpus.write()
-    monkeypatch.setattr("sclip.features.vectors.save_index", lambda *_: 1 / 0)
+    monkeypatch.setattr("sclip.features.vectors.write_index_file", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         embed(corpus, out, clip)
     with pytest.raises(UserError, match=r"captions.safetensors: its SHA-256 is not the one in index.json"):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partialmethod
 from hashlib import sha256
 from pathlib import Path
 from threading import get_ident
@@ -107,7 +106,7 @@ def test_codes_of_states(corpus, tmp_path):
     assert contents(tmp_path / "out") == {name: file[0] for name, file in before.items()}
     extract(corpus, tmp_path / "out", speech)
     assert not (tmp_path / "out/directions.safetensors").exists()
-    with pytest.raises(UserError, match=r"features.components: 97, and a frame has 96 numbers"):
+    with pytest.raises(UserError, match=r"features.components: expected at most 96, the numbers of a frame, found 97"):
         extract(corpus, tmp_path / "out", speech, components=97)
 
 
@@ -128,9 +127,9 @@ def edited_header(data, name, key, value):
 
 # What opening the store says of each.
 DAMAGED_SHARDS = {
-    "hash": (lambda data: with_byte(data, len(data) - 1), "not the shard that index.json tells of"),
+    "hash": (lambda data: with_byte(data, len(data) - 1), "not the shard that index.json lists"),
     "length": (lambda data: with_byte(data, lengths_start(data)), "do not fit together"),
-    "id": (lambda data: data.replace(b"u0", b"u1"), "not the shard that index.json tells of"),
+    "id": (lambda data: data.replace(b"u0", b"u1"), "not the shard that index.json lists"),
     "offsets": (lambda data: edited_header(data, "states", "data_offsets", [0, 2**40]), "not a complete safetensors"),
     "shape": (lambda data: edited_header(data, "hashes", "shape", [32, -1]), "not a complete safetensors file"),
     "type": (lambda data: edited_header(data, "lengths", "dtype", "F64"), "do not fit together"),
@@ -204,13 +203,13 @@ def test_reading_and_writing_beside_the_encoder(corpus, tmp_path, cores, monkeyp
     """As on a GPU: the same files."""
     cores(1)
     extract(corpus, tmp_path / "expected")
-    monkeypatch.setattr("sclip.ahead.ahead_on", lambda device, count: count)
+    monkeypatch.setattr("sclip.concurrency.prefetch_count", lambda device, count: count)
     readers, writers, encoders = set(), set(), set()
 
     def noted(threads, function):
         return lambda *arguments: threads.add(get_ident()) or function(*arguments)
 
-    monkeypatch.setattr("sclip.features.recordings.read_audio", noted(readers, read_audio))
+    monkeypatch.setattr("sclip.corpora.recordings.read_audio", noted(readers, read_audio))
     monkeypatch.setattr("sclip.features.extract.write_shard", noted(writers, write_shard))
     speech = encoder()
     speech.forward = noted(encoders, speech.forward)
@@ -244,29 +243,6 @@ def test_compute_precision(corpus, tmp_path, compute):
     exact, found = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
     difference = (found.float() - exact.float()).abs().max()
     assert difference == 0 if compute == "fp32" else 1e-3 < difference < 0.1
-
-
-def test_compiled_blocks(corpus, tmp_path, cores, monkeypatch):
-    """As torch.compile reads them, and not turned into machine code: that takes a compiler and a minute."""
-    threads = set()
-
-    def as_they_are(graph, _):
-        threads.add(get_ident())
-        return graph
-
-    as_torch_does = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(as_torch_does, backend=as_they_are))
-    cores(2)
-    extract(corpus, tmp_path / "exact")
-    extract(corpus, tmp_path / "out", compile=True)
-    exact, found = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
-    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3)  # fp16's
-    assert threads == {get_ident()}
-    assert FeatureStore.open(tmp_path / "out").fingerprint != FeatureStore.open(tmp_path / "exact").fingerprint
-    with pytest.raises(UserError, match=r"features.compile: speech encoder mfcc has no blocks to compile"):
-        extract(corpus, tmp_path / "mfcc", MfccEncoder(), compile=True)
-    with pytest.raises(ValueError, match=r"online: hears beside a GPU's steps"):
-        extract(corpus, tmp_path / "online", compile=True, online=True)
 
 
 def test_goes_on_where_it_was_stopped(corpus, tmp_path):

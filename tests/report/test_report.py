@@ -13,15 +13,16 @@ from PIL import Image
 from small import model
 
 import sclip.report
-from sclip import places
+from sclip import paths
 from sclip.config import load_params
 from sclip.corpora.manifest import write_manifest
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import evaluate
-from sclip.features.store import fingerprint_of, write_index, write_shard
+from sclip.features.dataset import Dataset
+from sclip.features.store import write_index, write_shard
 from sclip.features.vectors import write_vectors
+from sclip.fingerprints import data_fingerprint
 from sclip.report import write_report
-from sclip.training.data import Dataset
 
 PARAMS, PRESET = load_params(overrides=["run.seeds=[0, 1, 2]"]), "scenes"
 CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]
@@ -34,7 +35,7 @@ SPEECH |= {"compute": "fp32"}
 def corpus(tmp_path, monkeypatch):
     """Three recordings with their pictures, in an empty workplace."""
     monkeypatch.chdir(tmp_path)
-    manifest = places.manifest(PRESET)
+    manifest = paths.manifest(PRESET)
     manifest.parent.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(len(CAPTIONS)):
@@ -86,7 +87,7 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
     if cif:
         who = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
         metrics["boundaries"] = {"20ms": who, "50ms": who}
-    folder = places.results_folder(PRESET, arch, seed)
+    folder = paths.results_folder(PRESET, arch, seed)
     curve = folder / "curves/plots/metrics/train/loss/total.tsv"
     curve.parent.mkdir(parents=True)
     curve.write_text("step\ttotal\n20\t3.5\n40\t2.5\n")
@@ -97,7 +98,7 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
 
 
 def example(i: int, cif: bool) -> dict:
-    folder = places.manifest(PRESET).parent
+    folder = paths.manifest(PRESET).parent
     files = {"audio": str(folder / f"{i}.wav"), "image": str(folder / f"{i}.png")}
     shown = {**row(i), **files, "rank": 1, "retrieved": [{"image_id": f"p{i}", "image": files["image"], "score": 0.5}]}
     if cif:
@@ -108,7 +109,7 @@ def example(i: int, cif: bool) -> dict:
 
 def report(preset: str = PRESET) -> str:
     write_report(PARAMS, preset)
-    return (places.report_folder(preset) / "table.md").read_text(encoding="utf-8")
+    return (paths.report_folder(preset) / "table.md").read_text(encoding="utf-8")
 
 
 def cells(page: str, label: str, title: str = "Retrieval") -> list[str]:
@@ -146,7 +147,7 @@ def test_the_keyword_study():
     assert cells(table, "cascaded", "Words found") == ["100.0", "51.7"]
     assert "cascaded finds most: dog 75 % of 40, cat 5 % of 20." in table
     assert "cascaded finds least: cat 5 % of 20, dog 75 % of 40." in table
-    plotted = json.loads((places.report_folder(PRESET) / "plots/slots.json").read_text())
+    plotted = json.loads((paths.report_folder(PRESET) / "plots/slots.json").read_text())
     assert [row["hit rate"] for row in plotted] == [31.0, 32.0, 33.0]
 
 
@@ -167,7 +168,7 @@ def test_seeds_are_averaged_and_a_hybrid_has_two_rows():
     assert cells(table, "hybrid-cif", "Keywords")[0] == "30.0 ± 0.0"
     assert cells(table, "commonest tokens", "Keywords") == ["–"] * 4 + ["10.0 ± 0.0", "17.0 ± 0.0", "2.5 ± 0.0"]
     assert cells(table, "evenly spaced", "Word boundaries")[1] == "−3.0 ± 0.0"
-    summary = json.loads((places.report_folder(PRESET) / "summary.json").read_text())
+    summary = json.loads((paths.report_folder(PRESET) / "summary.json").read_text())
     assert summary == {
         "R@10/best": 55.0,
         "R@10/topline": 80.0,
@@ -177,7 +178,7 @@ def test_seeds_are_averaged_and_a_hybrid_has_two_rows():
         "R@10/hybrid-cif/parallel": 50.0,
         "R@10/hybrid-cif/cascaded": 25.0,
     }
-    losses = json.loads((places.report_folder(PRESET) / "plots/loss.json").read_text())
+    losses = json.loads((paths.report_folder(PRESET) / "plots/loss.json").read_text())
     assert {(row["run"], row["seed"]) for row in losses} == {("parallel", 0), *(("hybrid-cif", s) for s in range(3))}
 
 
@@ -186,7 +187,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
     add_run("parallel", parallel=50.0)
     first = [path.read_bytes() for path in write_report(PARAMS, PRESET)]
     assert [path.read_bytes() for path in write_report(PARAMS, PRESET)] == first
-    page = (places.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|@import|url\(", page)
     assert set(re.findall(r'(?:src|href)="([^",]*)', page)) == {"data:", "data:audio/flac;base64"}
     assert "<script>alert" not in page
@@ -198,26 +199,26 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
 def test_what_evaluation_writes_can_be_read():
     lengths, generator = [39, 39, 39], torch.Generator().manual_seed(0)
     states = {f"u{i}": torch.randn(n, 3, 32, generator=generator).half() for i, n in enumerate(lengths)}
-    features, vectors = places.features_folder(PRESET), places.vectors_folder(PRESET)
+    features, vectors = paths.features_folder(PRESET), paths.vectors_folder(PRESET)
     features.mkdir()
     vectors.mkdir()
     write_index(features, SPEECH, [write_shard(features / "0.safetensors", SPEECH, states, {})])
     images, texts = (F.normalize(torch.randn(3, 20, generator=generator), dim=-1) for _ in range(2))
     index = {
         "clip": {"name": "small", "revision": None},
-        "fingerprint": fingerprint_of("clip"),
+        "fingerprint": data_fingerprint("clip"),
         "skipped": {},
         "notes": {},
     }
     write_vectors(vectors, index, (["p0", "p1", "p2"], images), (list(states), texts))
-    dataset = Dataset.open(places.manifest(PRESET), features, vectors, "test")
+    dataset = Dataset.open(paths.manifest(PRESET), features, vectors, "test")
     for arch in ("hybrid", "hybrid-cif"):
-        evaluate(model(arch), dataset, "cpu", places.results_folder(PRESET, arch, 0))
+        evaluate(model(arch), dataset, "cpu", paths.results_folder(PRESET, arch, 0))
     table = report()
     assert cells(table, "hybrid/cascaded")[2].startswith("100.0")
     assert len(cells(table, "hybrid-cif", "Keywords")) == 7
     assert len(cells(table, "at random", "Word boundaries")) == 4
-    assert not (places.report_folder(PRESET) / "report.html.unfinished").exists()
+    assert not (paths.report_folder(PRESET) / "report.html.unfinished").exists()
 
 
 def test_what_is_missing_is_told_with_the_command_that_writes_it():
@@ -251,7 +252,7 @@ def test_random_encoders_are_marked():
     metrics = folder / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"vit"', '"vit (random weights, seed 0)"'))
     assert "Not a result of trained encoders: vit (random weights, seed 0)." in report()
-    assert "vit (random weights, seed 0)" in (places.report_folder(PRESET) / "report.html").read_text()
+    assert "vit (random weights, seed 0)" in (paths.report_folder(PRESET) / "report.html").read_text()
 
 
 OTHERS = [
@@ -277,7 +278,7 @@ def test_results_on_other_utterances_encoders_states_or_stop_words_do_not_stand_
 def test_the_report_says_which_states_and_stop_words_it_is_of():
     add_run("cascaded", cascaded=20.0)
     table = report()
-    page = (places.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
     for text in (table, page):
         assert "States scored: hidden states stored in fp16." in text
         assert text.count("Content words: without English stop words and punctuation.") == 2  # keywords, words found

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from sclip.corpora.manifest import write_manifest
+from sclip.features.dataset import Dataset
 from sclip.features.store import write_index, write_shard
 from sclip.features.vectors import write_vectors
-from sclip.training.data import Dataset
 
 STATES, WIDTH, JOINT = 3, 32, 20  # of small.py's encoders
 FEATURES = {

@@ -6,7 +6,8 @@ from training.kept import keep, opened
 
 import sclip
 from sclip.config import TrainingConfig
-from sclip.features.store import read_index, save_index
+from sclip.features.index import write_index_file
+from sclip.features.store import read_index
 from sclip.padded import even_batches
 from sclip.training.batches import TrainingBatches, epoch_batches
 
@@ -67,7 +68,7 @@ def test_rows_without_frames_are_left_out(tmp_path):
     with pytest.raises(sclip.UserError, match=r"row 1 \(unheard\) is not in .*features; run `sclip extract-features`"):
         opened(tmp_path, "train")
     index = read_index(tmp_path / "features")
-    save_index(tmp_path / "features/index.json", index | {"skipped": {"unheard": "silent"}})
+    write_index_file(tmp_path / "features/index.json", index | {"skipped": {"unheard": "silent"}})
     data = opened(tmp_path, "train")
     assert [row.id for row in data.rows] == [f"train-{i}" for i in range(1, 6)]
     assert data.image_index.tolist() == list(range(5))

@@ -61,15 +61,15 @@ def test_a_model_folder_that_opens(params, tmp_path):
 def test_a_head_is_not_fitted_to_another_encoders_states(params):
     """Of the same shape, as after a change of params.yaml: the folder would name an encoder that it does not fit."""
     for encoder, message in (
-        ("speech", r"hidden states were made by small \(.*\), not by speech \(random weights, seed 5\) \("),
-        ("clip", r"vectors were made by small \(.*\), not by clip \(random weights, seed 5\) \("),
+        ("speech", r"hidden states were computed by small \(.*\), not by speech \(random weights, seed 5\) \("),
+        ("clip", r"vectors were computed by small \(.*\), not by clip \(random weights, seed 5\) \("),
     ):
         other = load_params(PARAMS, [*OVERRIDES, f"presets.scenes.encoders.{encoder}.random_seed=5"])
         with pytest.raises(sclip.UserError, match=message):
             run_training(other, "scenes", "parallel", 0)
 
 
-@pytest.mark.parametrize("setting", ["compute=bf16", "precision=bf16", "components=288", "online=true", "compile=true"])
+@pytest.mark.parametrize("setting", ["compute=bf16", "precision=bf16", "components=288", "online=true"])
 def test_settings_that_the_stored_states_were_not_made_with_are_refused(params, setting):
     changed = load_params(PARAMS, [*OVERRIDES, f"presets.scenes.features.{setting}"])
     command = f"sclip extract-features --preset scenes -S presets.scenes.features.{setting}`"

@@ -20,7 +20,7 @@ TRAINING = TrainingConfig(
 )
 
 
-def run(folder: Path, arch: str, name: str) -> loop.Summary:
+def run(folder: Path, arch: str, name: str) -> loop.TrainingResult:
     sets = opened(folder, "train"), opened(folder, "dev")
     places = folder / name, folder / f"{name}-scratch", folder / f"{name}-curves"
     return loop.train(*sets, model(arch), TRAINING, 3, "cpu", *places)

@@ -9,15 +9,15 @@ import soundfile
 import torch
 from torch import Tensor
 
-from sclip.ahead import abreast
 from sclip.bench.cases import Case, Row, Sizes, utterance_seconds
 from sclip.bench.timing import compare
+from sclip.concurrency import map_on_cores
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import write_manifest
+from sclip.device import autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems
-from sclip.features.compute import precision
 from sclip.features.extract import extract_features
 from sclip.padded import even_batches
 
@@ -34,7 +34,7 @@ def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, devic
 
     def encode(batch: Sequence[Tensor]) -> None:
         """What comes out stays where it is."""
-        with torch.inference_mode(), precision(device, states.compute):
+        with torch.inference_mode(), autocast(device, states.compute):
             encoder(batch)
 
     def bare() -> None:
@@ -43,7 +43,7 @@ def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, devic
             encode(batch)
 
     def bare_abreast() -> None:
-        for _ in abreast(encode, batches):
+        for _ in map_on_cores(encode, batches):
             pass
 
     def alone() -> None:

@@ -9,21 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip.bench.cases import FRAMES_A_SECOND, Sizes, utterance_seconds
-from sclip.coded import Directions
 from sclip.corpora.manifest import write_manifest
 from sclip.encoders.open import AnySpeechEncoder
+from sclip.features.codes import Directions
+from sclip.features.dataset import Dataset
 from sclip.features.store import (
     CODES,
     DIRECTIONS_FILE,
     frame_shape,
     frame_type,
-    save_whole,
     write_index,
     write_shard,
 )
 from sclip.features.vectors import write_vectors
-from sclip.training.data import Dataset
-from sclip.whole import digest_of
+from sclip.files import file_digest
+from sclip.tensors import write_tensors
 
 BATCHES = 4  # worth of utterances
 SHARD = 64  # utterances
@@ -42,9 +42,9 @@ def keep(sizes: Sizes, speech: AnySpeechEncoder, joint: int, folder: Path, coded
     }
     if coded:
         path = folder / "features" / DIRECTIONS_FILE
-        save_whole(path, _directions(speech, sizes.components).tensors(), {"key": ""})
+        write_tensors(path, _directions(speech, sizes.components).tensors(), {"key": ""})
         features |= {"precision": CODES, "components": sizes.components, "normalized": False}
-        features |= {"directions": digest_of(path)}
+        features |= {"directions": file_digest(path)}
     generator, shards = torch.Generator().manual_seed(0), []
     for start in range(0, len(lengths), SHARD):
         part = {str(start + i): _frames(n, features, generator) for i, n in enumerate(lengths[start : start + SHARD])}

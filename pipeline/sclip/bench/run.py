@@ -18,7 +18,7 @@ from sclip.bench.plot import drawing
 from sclip.bench.training import training_case
 from sclip.config import Params
 from sclip.encoders.open import open_clip, open_speech
-from sclip.whole import save_json
+from sclip.files import write_json
 
 
 def run_bench(params: Params, device: str, only: Sequence[str], out: Path) -> Iterator[str]:
@@ -35,7 +35,7 @@ def run_bench(params: Params, device: str, only: Sequence[str], out: Path) -> It
             yield from _lines(case)
     data = {"machine": machine, "torch": torch.__version__, "sizes": sizes, "cases": done}
     out.mkdir(parents=True, exist_ok=True)
-    save_json(out / "bench.json", _plain(data))
+    write_json(out / "bench.json", _plain(data))
     (out / "bench.svg").write_text(drawing(done, machine.name), encoding="utf-8")
     yield f"{out / 'bench.json'}, {out / 'bench.svg'}"
 

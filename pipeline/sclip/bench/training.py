@@ -9,20 +9,20 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from sclip.ahead import BATCHES, ahead_on, prefetched
 from sclip.bench.cases import Case, Row, Sizes, utterance_seconds
 from sclip.bench.machine import Machine
 from sclip.bench.timing import compare
+from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
 from sclip.config import Experiment
+from sclip.device import autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.features.compute import precision
+from sclip.features.dataset import Dataset
 from sclip.heads.vocabulary import Vocabulary
-from sclip.model import SpeechCLIP
+from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import Padded
 from sclip.training.batches import Batch, TrainingBatches
-from sclip.training.data import Dataset
 from sclip.training.loop import Trainer, plain_attention
 
 WORDS = 1000  # of the vocabulary
@@ -53,20 +53,20 @@ def training_case(
             trainer.train_step([batch])
 
     def from_cache(how: str) -> None:
-        for batch in prefetched(batches[how].read, range(STEPS), ahead_on(device, BATCHES)):
+        for batch in prefetch(batches[how].read, range(STEPS), prefetch_count(device, PREFETCHED_BATCHES)):
             trainer.train_step([batch.to(device)])
 
     vectors, ids = there["states"][0].images, torch.arange(len(pictures), device=device)
 
     def hear() -> Padded:
-        with torch.no_grad(), precision(device, experiment.training.precision):
+        with torch.no_grad(), autocast(device, experiment.training.precision):
             return speech(waveforms)
 
     def online() -> None:
         trainer.train_step([Batch(hear(), vectors, ids)])
 
     def published() -> None:
-        with torch.no_grad(), precision(device, experiment.training.precision):
+        with torch.no_grad(), autocast(device, experiment.training.precision):
             seen = F.normalize(clip.encode_image(pictures).float(), dim=-1)
         trainer.train_step([Batch(hear(), seen, ids)])
 

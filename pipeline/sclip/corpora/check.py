@@ -10,16 +10,15 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from sclip.ahead import read_ahead
+from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import CorpusConfig
 from sclip.corpora.gathered import Expected
 from sclip.corpora.make import find_rows
 from sclip.corpora.manifest import SPLITS, Row
+from sclip.corpora.recordings import CONVERTED, decode, inspect
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.pictures import FLAT, is_flat, picture_fault, read_rgb
-from sclip.errors import Findings, Problems, list_findings
-from sclip.features.compute import chunks
-from sclip.features.recordings import CONVERTED, hear, look
+from sclip.errors import Fault, Findings, Problems, list_findings
 
 SHORTEST = 400  # samples at 16 kHz: a frame of the speech encoders
 
@@ -107,18 +106,18 @@ def _add(findings: Findings, what: str, which: str) -> None:
 def _read(rows: Sequence[Row], read: Callable[[Row], _File], title: str) -> list[tuple[Row, _File]]:
     found: list[tuple[Row, _File]] = []
     with tqdm(None, title, len(rows), unit="", disable=None) as bar:
-        for batch, files in read_ahead(chunks(rows, 64), read):
+        for batch, files in prefetch_batches(chunks(rows, 64), read):
             found += zip(batch, files, strict=True)
             bar.update(len(batch))
     return found
 
 
 def _listen(row: Row) -> _File:
-    recording = look(row)
-    heard = hear(recording, SHORTEST)
-    if isinstance(heard, str):
-        return _File(recording.hash, fault=heard)
-    return _File(recording.hash, len(heard) / SAMPLE_RATE, recording.note)
+    recording = inspect(row)
+    waveform = decode(recording, SHORTEST)
+    if isinstance(waveform, Fault):
+        return _File(recording.hash, fault=waveform.reason)
+    return _File(recording.hash, len(waveform) / SAMPLE_RATE, recording.note)
 
 
 def _see(row: Row) -> _File:

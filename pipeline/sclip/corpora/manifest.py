@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sclip.errors import Problems, UserError
+from sclip.files import write_text
 from sclip.parsing import parse, parse_json, read_text, shown
-from sclip.whole import save_text
 
 SPLITS = ("train", "dev", "test")
 LATEST = 1e9  # second at which a word of any recording ends
@@ -80,7 +80,7 @@ class Draft:
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """`rows` hold the keys above, paths as they are to be written."""
-    save_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_manifest(path: Path, problems: Problems) -> list[Row]:

@@ -29,9 +29,10 @@ from sclip.encoders.pictures import as_rgb, read_rgb
 from sclip.encoders.sizes import check_clip_sizes
 from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
+from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded
 from sclip.parsing import as_table, read_json
-from sclip.tensors import fill, fingerprint, save_tensors
+from sclip.tensors import fill, save_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 # OpenAI's own files carry these beside the weights; nobody else's do.
@@ -221,7 +222,7 @@ class ClipEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Of its weights, and of the configuration of the model and the preprocessing."""
-        return fingerprint(self.model, self.config)
+        return module_fingerprint(self.model, self.config)
 
     def save(self, folder: Path) -> None:
         """As a folder that open_clip and `from_pretrained` read."""

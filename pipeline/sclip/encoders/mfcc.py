@@ -17,8 +17,8 @@ from torchaudio.transforms import MFCC
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.source import Source
 from sclip.errors import UserError
+from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded, valid_mask
-from sclip.tensors import fingerprint
 
 NAME = "mfcc"
 CONFIG_FILE = "mfcc.json"
@@ -75,7 +75,7 @@ class MfccEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Of the constants alone: what the library makes of them may differ in the last bit by machine."""
-        return fingerprint(nn.Module(), CONFIG)
+        return module_fingerprint(nn.Module(), CONFIG)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,10 @@ from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.sizes import check_speech_sizes
 from sclip.encoders.source import Source, fetch_repo, find_folder
 from sclip.errors import UserError
+from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded, valid_mask
 from sclip.parsing import read_json
-from sclip.tensors import fingerprint, save_tensors
+from sclip.tensors import save_tensors
 
 FAMILY = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel, "data2vec-audio": Data2VecAudioModel}
 CONFIG_FILE = "config.json"
@@ -171,11 +172,6 @@ class SpeechEncoder(nn.Module):
         hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
 
-    def compile_blocks(self) -> None:
-        """By torch.compile, once for all lengths. What is in front of them is convolutions, which compile to calls."""
-        for block in self.model.encoder.layers:
-            block.compile(dynamic=True)
-
     def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         """(B, D, T) -> (B, D, T)"""
         return (arguments[0] * _AT_HAND.get().valid[:, None],)
@@ -184,7 +180,9 @@ class SpeechEncoder(nn.Module):
         """Of its weights and of the configuration that computes with them."""
         said_by_others = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
         config = self.model.config.to_diff_dict()
-        return fingerprint(self.model, {key: value for key, value in config.items() if key not in said_by_others})
+        return module_fingerprint(
+            self.model, {key: value for key, value in config.items() if key not in said_by_others}
+        )
 
     def save(self, folder: Path) -> None:
         """As a folder that transformers and `from_pretrained` read."""

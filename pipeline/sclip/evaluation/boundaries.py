@@ -91,14 +91,6 @@ def pairs(firings: Tensor, boundaries: Tensor, tolerance: float) -> Tensor:
     return paired & firings.isfinite()
 
 
-def firing_times(fired: Tensor, frame_seconds: float, size: int) -> Tensor:
-    """(B, T), true at frames that fire -> (B, size): when these frames end, in seconds; behind them infinity"""
-    times = torch.full((len(fired), size), torch.inf, dtype=torch.float64, device=fired.device)
-    row, frame = fired.nonzero(as_tuple=True)
-    times[row, (fired.cumsum(1) - 1)[row, frame]] = (frame + 1).double() * frame_seconds
-    return times
-
-
 def evenly(counts: Tensor, durations: Tensor) -> Tensor:
     """(N,) and (N,) -> (N, S): firings that cut each utterance into equal parts"""
     part = torch.arange(1, int(counts.max()) + 1, dtype=torch.float64) / (counts[:, None] + 1)

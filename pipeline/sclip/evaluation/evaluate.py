@@ -37,29 +37,20 @@ import torch
 from torch import Tensor
 
 import sclip
-from sclip import processes
+from sclip import distributed
 from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 from sclip.evaluation.boundaries import References, boundary_scores
 from sclip.evaluation.examples import examples
-from sclip.evaluation.hear import Heard, hear
-from sclip.evaluation.keywords import (
-    Found,
-    Lexicon,
-    caption_tokens,
-    describe_stop_words,
-    hits,
-    matches,
-    usage,
-)
+from sclip.evaluation.inference import Found, Predictions, infer
+from sclip.evaluation.keywords import Lexicon, caption_tokens, describe_stop_words, hits, matches, usage
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
 from sclip.evaluation.words import Words, study
+from sclip.features.dataset import Dataset
 from sclip.features.settings import describe_states
-from sclip.folder import STATES
-from sclip.model import SpeechCLIP
-from sclip.training.data import Dataset
-from sclip.whole import save_json
-
-METRICS, EXAMPLES, WORDS = "metrics.json", "examples.json", "words.json"
+from sclip.files import write_json
+from sclip.model.folder import STATES
+from sclip.model.speechclip import SpeechCLIP
+from sclip.paths import EXAMPLES, METRICS, WORDS
 
 
 @dataclass(frozen=True)
@@ -97,9 +88,9 @@ def evaluate(
     `about` is copied: preset, seed and so on. `language`: of the captions, where it is known; decides the stop words.
     """
     model = model.to(device).eval()
-    heard = hear(model, dataset)
+    predictions = infer(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), seed)
-    retrieval, ranks = _retrieval(heard, dataset, model.device, bootstrap)
+    retrieval, ranks = _retrieval(predictions, dataset, model.device, bootstrap)
     metrics: dict[str, Any] = {
         "about": {
             **(about or {}),
@@ -115,22 +106,22 @@ def evaluate(
         **retrieval,
     }
     studied: dict[str, Any] = {}
-    if heard.keywords is not None:
-        metrics["keywords"], studied = _keywords(model, heard.keywords, dataset, bootstrap, language)
-        metrics["keywords"]["truncated"] = heard.truncated
-    if heard.firings is not None and any(row.words for row in dataset.rows):
-        metrics["boundaries"] = _boundaries(heard.firings, dataset, bootstrap, seed)
+    if predictions.keywords is not None:
+        metrics["keywords"], studied = _keywords(model, predictions.keywords, dataset, bootstrap, language)
+        metrics["keywords"]["truncated"] = predictions.truncated
+    if predictions.firings is not None and any(row.words for row in dataset.rows):
+        metrics["boundaries"] = _boundaries(predictions.firings, dataset, bootstrap, seed)
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
-    shown = examples(model, dataset, branch, heard.vectors[branch], ranks[branch], seed)
+    shown = examples(model, dataset, branch, predictions.vectors[branch], ranks[branch], seed)
     metrics = _rounded(metrics)
-    if processes.is_first():
+    if distributed.is_main():
         _warn_of_missing_text(dataset)
-        if heard.truncated:
-            click.echo(f"{heard.truncated} of {len(dataset)} utterances have more keywords than fit", err=True)
+        if predictions.truncated:
+            click.echo(f"{predictions.truncated} of {len(dataset)} utterances have more keywords than fit", err=True)
         out.mkdir(parents=True, exist_ok=True)
-        save_json(out / EXAMPLES, _rounded(shown))
-        save_json(out / WORDS, _rounded(studied))
-        save_json(out / METRICS, metrics)
+        write_json(out / EXAMPLES, _rounded(shown))
+        write_json(out / WORDS, _rounded(studied))
+        write_json(out / METRICS, metrics)
     return metrics
 
 
@@ -144,13 +135,13 @@ def _warn_of_missing_text(dataset: Dataset) -> None:
 
 
 def _retrieval(
-    heard: Heard, dataset: Dataset, device: torch.device, bootstrap: Bootstrap
+    predictions: Predictions, dataset: Dataset, device: torch.device, bootstrap: Bootstrap
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Score all directions; return also the ranks (N,) of speech_to_image of each branch."""
     image = Side.of_one_picture("image", dataset.images.float(), torch.arange(len(dataset.images)))
     texts = [distinct_texts(dataset)] if len(dataset.captioned) else []
     pairs = [("clip", text, image) for text in texts]
-    for branch, vectors in heard.vectors.items():
+    for branch, vectors in predictions.vectors.items():
         pairs.append((branch, Side.of_one_picture("speech", vectors, dataset.image_index), image))
         with_text = vectors[dataset.captioned], dataset.image_index[dataset.captioned]
         pairs += [(branch, Side.of_one_picture("speech", *with_text), text) for text in texts]

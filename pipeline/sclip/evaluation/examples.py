@@ -5,7 +5,7 @@ frame_seconds
 examples          each with id, audio, image_id, image, text and words as in the manifest, and
     rank          of the right picture
     retrieved     the five nearest pictures: image_id, image, score
-    keywords      of each slot, span (CIF: from where to where it heard, in seconds) and pieces: the nearest
+    keywords      of each slot, span (CIF: from where to where it predictions, in seconds) and pieces: the nearest
                   tokens with their cosines, the first of which is the keyword
     alpha         CIF: the weight of each frame
     fired         CIF: when it fired, in seconds
@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from sclip.corpora.manifest import Row
-from sclip.evaluation.boundaries import firing_times
-from sclip.evaluation.hear import output_of
-from sclip.model import SpeechCLIP
-from sclip.training.data import Dataset
+from sclip.evaluation.inference import firing_times, output_of
+from sclip.features.dataset import Dataset
+from sclip.model.speechclip import SpeechCLIP
 
 COUNT, SHOWN = 12, 5
 

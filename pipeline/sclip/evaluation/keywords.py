@@ -24,14 +24,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sclip.config import LANGUAGES
 from sclip.evaluation.bootstrap import Bootstrap, ratio
-from sclip.padded import valid_mask
+from sclip.evaluation.inference import BLOCK, Found
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
     from sclip.heads.vocabulary import Vocabulary
 
 NEAREST = 5
-BLOCK = 1024  # utterances, or rows of the vocabulary, at a time
 NO_TOKEN = -1  # pads captions; no token has this id
 PUNCTUATION = """. , ; : ! ? ' " - – — ( ) &"""
 STOP_WORDS = {  # of each of LANGUAGES; each is one token of CLIP's
@@ -45,30 +44,6 @@ STOP_WORDS = {  # of each of LANGUAGES; each is one token of CLIP's
         's 't 're 've 'm 'll 'd
     """
 }
-
-
-@dataclass(frozen=True)
-class Found:
-    """The keywords of N utterances."""
-
-    rows: Tensor  # (N, S), of the vocabulary
-    lengths: Tensor  # (N,)
-
-    @property
-    def valid(self) -> Tensor:
-        """(N, S)"""
-        return valid_mask(self.lengths, self.rows.shape[1])
-
-    @property
-    def first(self) -> Tensor:
-        """(N, S): the slots that repeat no earlier one"""
-        slots = self.rows.shape[1]
-        earlier = torch.ones(slots, slots, dtype=torch.bool).tril(-1)
-        blocks = [((r[:, :, None] == r[:, None]) & earlier).any(-1) for r in torch.split(self.rows, BLOCK)]
-        return self.valid & ~torch.cat(blocks)
-
-    def __getitem__(self, which: list[int]) -> "Found":
-        return Found(self.rows[which], self.lengths[which])
 
 
 @dataclass(frozen=True)

@@ -3,31 +3,31 @@
 from pathlib import Path
 from typing import Any
 
-from sclip import places, processes
+from sclip import distributed, paths
 from sclip.config import FeaturesConfig, Params
 from sclip.errors import Problems, UserError
 from sclip.evaluation.evaluate import evaluate
-from sclip.features.listen import Listener
+from sclip.features.dataset import Dataset
+from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings
-from sclip.model import SpeechCLIP, load
-from sclip.training.data import Dataset
+from sclip.model.speechclip import SpeechCLIP, load
 
 
 def run_trained(params: Params, preset: str, arch: str, seed: int, device: str, exact: bool = False) -> list[str]:
     """Evaluate the model that was trained here. `exact`: on exact hidden states, not on the stored ones."""
-    folder = places.model_folder(preset, arch, seed)
+    folder = paths.model_folder(preset, arch, seed)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder; `sclip train --preset {preset} --arch {arch} --seed {seed}` makes it"
         )
-    out = places.results_folder(preset, arch, seed, exact)
+    out = paths.results_folder(preset, arch, seed, exact)
     return _run(params, preset, load(folder, device=device), out, exact, {"seed": seed})
 
 
 def run_imported(params: Params, preset: str, folder: Path, device: str, exact: bool = False) -> list[str]:
     """Evaluate a model folder from anywhere."""
     model = load(folder, device=device)
-    out = places.imported_results_folder(preset, model.name, exact)
+    out = paths.imported_results_folder(preset, model.name, exact)
     return _run(params, preset, model, out, exact, {"model": str(folder)})
 
 
@@ -37,9 +37,9 @@ def _run(
     problems = Problems(skip=True)
     dataset = _exact_dataset(params, preset, model, problems) if exact else _stored_dataset(params, preset, model)
     language = params.preset(preset).corpus.language
-    with processes.joined(str(model.device)):
+    with distributed.process_group(str(model.device)):
         metrics = evaluate(model, dataset, model.device, out, about={"preset": preset, **about}, language=language)
-        if not processes.is_first():
+        if not distributed.is_main():
             return []
     problems.report()
     return _told(metrics, out)
@@ -47,10 +47,10 @@ def _run(
 
 def _stored_dataset(params: Params, preset: str, model: SpeechCLIP) -> Dataset:
     """Open the states that the feature index records: stored ones, or computed online in its precision."""
-    config, features = params.preset(preset).features, places.features_folder(preset)
-    listener = Listener(model.speech, None, config, model.device)
-    dataset = Dataset.open(places.manifest(preset), features, places.vectors_folder(preset), "test", listener)
-    dataset.check_encoders(model)
+    config, features = params.preset(preset).features, paths.features_folder(preset)
+    listener = FeatureEncoder(model.speech, None, config, model.device)
+    dataset = Dataset.open(paths.manifest(preset), features, paths.vectors_folder(preset), "test", listener)
+    dataset.check_encoders(model.speech, model.clip, model.name)
     check_settings(dataset.store.features, config, features, preset)
     return dataset
 
@@ -59,10 +59,10 @@ def _exact_dataset(params: Params, preset: str, model: SpeechCLIP, problems: Pro
     """Open states that the model's own speech encoder computes from the recordings in fp32, as `encode_speech` does."""
     seconds = params.preset(preset).features.batch_seconds
     config = FeaturesConfig(online=True, compute="fp32", precision="fp32", batch_seconds=seconds)
-    listener = Listener(model.speech, None, config, model.device)
-    manifest, vectors = places.manifest(preset), places.vectors_folder(preset)
+    listener = FeatureEncoder(model.speech, None, config, model.device)
+    manifest, vectors = paths.manifest(preset), paths.vectors_folder(preset)
     dataset = Dataset.open_exact(manifest, vectors, "test", listener, problems)
-    dataset.check_encoders(model)
+    dataset.check_encoders(model.speech, model.clip, model.name)
     return dataset
 
 

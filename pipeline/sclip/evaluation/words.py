@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sclip.encoders.clip import spelled
 from sclip.evaluation.bootstrap import Bootstrap, ratio
-from sclip.evaluation.keywords import Found, Lexicon, precision_recall
+from sclip.evaluation.inference import Found
+from sclip.evaluation.keywords import Lexicon, precision_recall
 from sclip.padded import valid_mask
 
 if TYPE_CHECKING:

@@ -1,25 +1,29 @@
-"""The directions that a corpus's codes are along: found once, from a sample of it."""
+"""The directions that a corpus's codes are along, found once from a sample of the corpus."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sclip import processes
-from sclip.coded import Directions
+from sclip import distributed
+from sclip.concurrency import process_batches
 from sclip.config import FeaturesConfig
+from sclip.corpora.recordings import Recording, decode
 from sclip.encoders.audio import SAMPLE_RATE
-from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Problems, UserError
-from sclip.features.listen import Listener, batches_of
-from sclip.features.recordings import Recording
-from sclip.features.store import fingerprint_of, read_whole, save_whole
-from sclip.tensors import fingerprint_of_tensors
+from sclip.errors import Fault, Problems, UserError
+from sclip.features.codes import Directions
+from sclip.features.encode import FeatureEncoder, batches_by_length
+from sclip.fingerprints import data_fingerprint, tensors_fingerprint
+from sclip.tensors import read_tensors_and_metadata, write_tensors
+
+if TYPE_CHECKING:
+    from sclip.encoders.open import AnySpeechEncoder
 
 SAMPLE_SECONDS = 600.0
 
@@ -27,50 +31,51 @@ SAMPLE_SECONDS = 600.0
 def find_directions(
     recordings: Sequence[Recording],
     path: Path,
-    encoder: AnySpeechEncoder,
+    encoder: "AnySpeechEncoder",
     features: dict[str, Any],
     config: FeaturesConfig,
     device: str | torch.device,
 ) -> Directions:
-    """Those of the file at `path` if it is whole and of this encoder and sample; else found anew, and written there."""
+    """Return the directions in the file at `path`. Compute and write them first unless it has this sample's."""
     assert config.components is not None
     sample = _sample(recordings)
-    key = fingerprint_of([features, [recording.hash for recording in sample]])
-    if processes.is_first() and not _is_there(path, key):
-        with closing(_states(sample, Listener(encoder, None, config, device))) as states:
-            found = Directions.fit(states, config.components, config.normalize_states)
-        tensors = {name: tensor.cpu() for name, tensor in found.tensors().items()}
-        save_whole(path, tensors, {"key": key, "hash": fingerprint_of_tensors(tensors, {})})
-    processes.wait()
+    key = data_fingerprint([features, [recording.hash for recording in sample]])
+    if distributed.is_main() and not _is_written(path, key):
+        with closing(_states(sample, FeatureEncoder(encoder, None, config, device))) as states:
+            directions = Directions.fit(states, config.components, config.normalize_states)
+        tensors = {name: tensor.cpu() for name, tensor in directions.tensors().items()}
+        write_tensors(path, tensors, {"key": key, "hash": tensors_fingerprint(tensors, {})})
+    distributed.barrier()
     return Directions.load(path, config.normalize_states)
 
 
-def _is_there(path: Path, key: str) -> bool:
+def _is_written(path: Path, key: str) -> bool:
     try:
-        tensors, metadata = read_whole(path)
+        tensors, metadata = read_tensors_and_metadata(path)
     except UserError:
         return False
-    return metadata.get("key") == key and metadata.get("hash") == fingerprint_of_tensors(tensors, {})
+    return metadata.get("key") == key and metadata.get("hash") == tensors_fingerprint(tensors, {})
 
 
 def _sample(recordings: Sequence[Recording]) -> list[Recording]:
-    """From anywhere in the corpus, and still the same when it has grown: the first by their files' hashes."""
+    """Choose recordings from all over the corpus: the first by their hashes, mostly the same when the corpus grows."""
     usable = sorted((r for r in recordings if r.fault is None), key=lambda recording: recording.hash)
     if not usable:
-        faults = Problems(skip=True)
+        problems = Problems(skip=True)
         for recording in recordings:
-            faults.add(recording.row.name, str(recording.fault))
-        raise faults.nothing_left(f"none of {len(recordings)} recordings can be used")
-    heard = accumulate((recording.samples / SAMPLE_RATE for recording in usable), initial=0.0)  # before each
-    return [recording for recording, seconds in zip(usable, heard, strict=False) if seconds < SAMPLE_SECONDS]
+            problems.add(recording.row.name, recording.fault.reason if recording.fault else "")
+        raise problems.nothing_left(f"none of {len(recordings)} recordings can be used")
+    before = accumulate((recording.samples / SAMPLE_RATE for recording in usable), initial=0.0)
+    return [recording for recording, seconds in zip(usable, before, strict=False) if seconds < SAMPLE_SECONDS]
 
 
-def _states(sample: Sequence[Recording], listener: Listener) -> Generator[Tensor, None, None]:
-    """(N, L, D) a batch"""
+def _states(sample: Sequence[Recording], encoder: FeatureEncoder) -> Generator[Tensor, None, None]:
+    """Yield the hidden states (N, L, D) of each batch."""
 
-    def states(_: Sequence[Recording], audio: Sequence[Tensor | str]) -> Tensor | None:
-        waveforms = [found for found in audio if isinstance(found, Tensor)]
-        return listener.states(waveforms)[0] if waveforms else None
+    def states(_: Sequence[Recording], decoded: Sequence[Tensor | Fault]) -> Tensor | None:
+        waveforms = [waveform for waveform in decoded if isinstance(waveform, Tensor)]
+        return encoder.hidden_states(waveforms)[0] if waveforms else None
 
-    batches = tqdm(list(batches_of(sample, listener.config.batch_seconds)), "directions", disable=None)
-    return (found for found in listener.computed(batches, states) if found is not None)
+    batches = tqdm(list(batches_by_length(sample, encoder.config.batch_seconds)), "directions", disable=None)
+    read = partial(decode, shortest=encoder.encoder.shortest)
+    return (batch for batch in process_batches(batches, read, states, encoder.device) if batch is not None)

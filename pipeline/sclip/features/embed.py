@@ -13,29 +13,30 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sclip.ahead import computed, read_ahead
-from sclip.code import code_fingerprint
+from sclip.concurrency import chunks, prefetch_batches, process_batches
 from sclip.corpora.manifest import Row, read_manifest
+from sclip.device import autocast
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
 from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks, precision
-from sclip.features.store import fingerprint_of, remove_unfinished
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
+from sclip.files import remove_unfinished
+from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
 
-CODE = ("encoders/clip.py", "encoders/pictures.py", "features/compute.py", "features/embed.py")
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
 
 
 @dataclass(frozen=True)
-class Summary:
+class EmbeddingResult:
     images: int
     captions: int
     reused: bool  # all was there
     seconds: float
 
 
-def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch.device, problems: Problems) -> Summary:
+def embed_clip(
+    manifest: Path, out: Path, clip: ClipEncoder, device: str | torch.device, problems: Problems
+) -> EmbeddingResult:
     """Vectors that are there already, of the same CLIP, pictures and captions, are left as they are."""
     began = time.monotonic()
     rows = read_manifest(manifest, problems)
@@ -43,9 +44,10 @@ def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch
     remove_unfinished(out)
     encoder = {"name": clip.source.name, "revision": clip.source.revision, "hash": clip.fingerprint()}
     pictures = list(dict.fromkeys(row.image for row in rows))
-    hashes = {p: h for batch, read in read_ahead(chunks(pictures, 64), _hash) for p, h in zip(batch, read, strict=True)}
+    hashed = prefetch_batches(chunks(pictures, 64), _hash)
+    hashes = dict(pair for batch, found in hashed for pair in zip(batch, found, strict=True))
     content = [[row.id, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
-    fingerprint = fingerprint_of([FORMAT, encoder, code_fingerprint(*CODE), content])
+    fingerprint = data_fingerprint([FORMAT, encoder, code_fingerprint(VECTORS), content])
     reused = _is_there(out, fingerprint)
     if not reused:
         _embed(rows, hashes, out, {"fingerprint": fingerprint, "clip": encoder}, clip.to(device), device, problems)
@@ -56,7 +58,7 @@ def embed_clip(manifest: Path, out: Path, clip: ClipEncoder, device: str | torch
             problems.note(kind, f"{names[name]}: {note}")
     for name, reason in vectors.skipped.items() if reused else ():
         problems.add(names[name], reason)
-    return Summary(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
+    return EmbeddingResult(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
 
 
 def _hash(path: Path) -> str:
@@ -162,14 +164,14 @@ def _images(
         good = {name: pixels for name, pixels in found.items() if isinstance(pixels, Tensor)}
         flat.extend(name for name, pixels in good.items() if bool((pixels.amax((1, 2)) == pixels.amin((1, 2))).all()))
         if good:
-            with precision(device, "fp32"):
+            with autocast(device, "fp32"):
                 embedded = F.normalize(clip.encode_image(list(good.values())).float(), dim=-1).cpu()
             found |= zip(good, embedded, strict=True)
         return found
 
     batches = chunks(list(pictures), IMAGES_AT_ONCE)
     with tqdm(None, "pictures", len(pictures), unit="", disable=None) as bar:
-        for found in computed(batches, lambda name: read_picture(pictures[name], clip), vectors, device):
+        for found in process_batches(batches, lambda name: read_picture(pictures[name], clip), vectors, device):
             images |= found
             bar.update(len(found))
     return images, flat
@@ -186,6 +188,6 @@ def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
 def _captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
     """(C, J)"""
     batches = tqdm(list(chunks(texts, CAPTIONS_AT_ONCE)), "captions", disable=None)
-    with precision(device, "fp32"):
+    with autocast(device, "fp32"):
         vectors = [clip.encode_text(batch).float().cpu() for batch in batches]
     return F.normalize(torch.cat([torch.empty(0, clip.joint_width), *vectors]), dim=-1)

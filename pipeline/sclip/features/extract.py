@@ -1,9 +1,11 @@
-"""Hidden states of a corpus into a feature store.
+"""Extraction: the hidden states of a corpus into a feature store.
 
-Recordings are read and looked over first, which cuts the corpus into shards and gives each its key. A shard whose
-file is there is taken as it is. The others are divided among the processes and computed, all their batches as one
-stream, which no shard's end interrupts: a finished one is written in a thread of its own. Inside a shard utterances of
-like length go through the encoder together and are stored in the manifest's order.
+1. Inspect every recording. Cut the corpus into shards, in the manifest's order; a shard's name is the key of what
+   decides its content.
+2. Reuse the shards whose files are there. Divide the others among the processes.
+3. Encode the batches of all missing shards as one stream, which a shard's end does not interrupt. A thread writes each
+   finished shard. Within a shard, recordings of similar length share a batch and are stored in the manifest's order.
+4. Write the index, and remove shards that it does not list.
 """
 
 import math
@@ -11,8 +13,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,54 +20,37 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sclip import processes
-from sclip.ahead import in_order, read_ahead
-from sclip.code import code_fingerprint
-from sclip.coded import Directions
+from sclip import distributed
+from sclip.concurrency import chunks, map_in_threads, prefetch_batches
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.recordings import CONVERTED, Recording, inspect
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks
+from sclip.errors import Fault, Problems, UserError
+from sclip.features.codes import Directions
 from sclip.features.directions import find_directions
-from sclip.features.listen import Listener, batches_of
+from sclip.features.encode import FeatureEncoder, batches_by_length
+from sclip.features.index import write_index_file
 from sclip.features.online import online_index
-from sclip.features.recordings import CONVERTED, Recording, look
+from sclip.features.settings import describe
 from sclip.features.store import (
-    CODES,
     DIRECTIONS_FILE,
-    FORMAT,
     INDEX_FILE,
     Shard,
-    fingerprint_of,
     frame_shape,
     frame_type,
     read_index,
-    remove_unfinished,
-    save_index,
     write_index,
     write_shard,
 )
-from sclip.whole import digest_of
+from sclip.files import file_digest, remove_unfinished
+from sclip.fingerprints import data_fingerprint
 
-CODE = (
-    "encoders/audio.py",
-    "encoders/speech.py",
-    "encoders/mfcc.py",
-    "features/compute.py",
-    "features/directions.py",
-    "features/extract.py",
-    "features/listen.py",
-    "features/recordings.py",
-    "coded.py",
-    "padded.py",
-)
 MEGABYTE = 1_000_000
-Heard = tuple[dict[str, Tensor], dict[str, str]]  # by rows' names: hidden states, and what is wrong with the others
 
 
 @dataclass(frozen=True)
-class Summary:
+class ExtractionResult:
     utterances: int
     hours: float
     frames: int
@@ -79,20 +62,20 @@ class Summary:
 
 @dataclass(frozen=True)
 class Part:
-    """The recordings of one shard."""
+    """The recordings of one shard, and its file."""
 
     recordings: list[Recording]
     path: Path
 
-    def is_there(self, told: Mapping[str, dict[str, Any]]) -> bool:
-        """Return whether the shard is there and of these recordings, and the one that an index, if any, tells of."""
+    def is_written(self, listed: Mapping[str, dict[str, Any]]) -> bool:
+        """Tell whether the shard is there, has these recordings, and is the file that an index lists, if it does."""
         try:
             shard = Shard.open(self.path)
         except UserError:
             return False
         rows = sorted(recording.row.id for recording in self.recordings)
         entry = shard.entry()
-        return sorted([*shard.ids, *shard.skipped]) == rows and told.get(self.path.name, entry) == entry
+        return sorted([*shard.ids, *shard.skipped]) == rows and listed.get(self.path.name, entry) == entry
 
 
 def extract_features(
@@ -102,30 +85,30 @@ def extract_features(
     config: FeaturesConfig,
     device: str | torch.device,
     problems: Problems,
-) -> Summary:
-    """Problems of earlier runs that a shard remembers are told again."""
+) -> ExtractionResult:
+    """Write the feature store `out` of a manifest. Faults that a reused shard recorded are reported again."""
     began = time.monotonic()
     rows = read_manifest(manifest, problems)
     encoder = encoder.to(device)
     out.mkdir(parents=True, exist_ok=True)
-    if processes.is_first():
+    if distributed.is_main():
         remove_unfinished(out)
-    recordings = _look_over(rows, problems)
+    recordings = _inspect(rows, problems)
     features = describe(encoder, config)
     if config.online:
         return _online(out, features, recordings, encoder, problems, began)
     directions: Directions | None = None
     if config.components is not None:
         directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device)
-        features |= {"directions": digest_of(out / DIRECTIONS_FILE)}
-    parts = list(_cut(recordings, out, encoder, features, config.shard_megabytes))
-    computed = _compute_missing(parts, out, Listener(encoder, directions, config, device), features, problems)
+        features |= {"directions": file_digest(out / DIRECTIONS_FILE)}
+    parts = list(_cut_into_parts(recordings, out, encoder, features, config.shard_megabytes))
+    computed = _compute_missing(parts, out, FeatureEncoder(encoder, directions, config, device), features, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
         raise problems.nothing_left(f"{manifest}: none of its {len(rows)} recordings can be used")
     _publish(out, features, shards)
     frames = sum(len(shard.states) for shard in shards)
-    return Summary(
+    return ExtractionResult(
         utterances=sum(len(shard.lengths) for shard in shards),
         hours=frames * encoder.frame_seconds / 3600,
         frames=frames,
@@ -137,37 +120,37 @@ def extract_features(
 
 
 def _compute_missing(
-    parts: Sequence[Part], out: Path, listener: Listener, features: dict[str, Any], problems: Problems
+    parts: Sequence[Part], out: Path, encoder: FeatureEncoder, features: dict[str, Any], problems: Problems
 ) -> int:
-    """How many. Each process at its share."""
-    told = _told(out, features)
-    missing = [part for part in parts if not part.is_there(told)]
-    processes.wait()  # until all have seen which
-    own = processes.share(missing)
-    _tell_again((part for part in parts if part not in missing), problems)
-    _compute(own, listener, features, problems)
-    processes.wait()
-    _tell_again((part for part in missing if part not in own), problems)
+    """Compute the shards that are not there, each process its share, and return how many all processes computed."""
+    listed = _listed_shards(out, features)
+    missing = [part for part in parts if not part.is_written(listed)]
+    distributed.barrier()  # nobody writes before everybody has looked
+    own = distributed.rank_share(missing)
+    _report_faults((part for part in parts if part not in missing), problems)
+    _compute(own, encoder, features, problems)
+    distributed.barrier()
+    _report_faults((part for part in missing if part not in own), problems)
     return len(missing)
 
 
-def _told(out: Path, features: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What an index that was written of the same features says of each shard's file."""
+def _listed_shards(out: Path, features: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the entries of an index of the same features, by file name."""
     try:
         index = read_index(out)
     except UserError:
         return {}
-    return {entry["file"]: entry for entry in index["shards"] if index["fingerprint"] == fingerprint_of(features)}
+    return {entry["file"]: entry for entry in index["shards"] if index["fingerprint"] == data_fingerprint(features)}
 
 
 def _publish(out: Path, features: dict[str, Any], shards: Sequence[Shard]) -> None:
-    """The index, and then nothing beside what it tells of."""
-    if processes.is_first():
+    """Write the index, and remove the files that it does not list."""
+    if distributed.is_main():
         write_index(out, features, shards)
         wanted = {shard.path for shard in shards} | ({out / DIRECTIONS_FILE} if "directions" in features else set())
         for path in set(out.glob("*.safetensors")) - wanted:
             path.unlink()
-    processes.wait()
+    distributed.barrier()
 
 
 def _online(
@@ -177,78 +160,51 @@ def _online(
     encoder: AnySpeechEncoder,
     problems: Problems,
     began: float,
-) -> Summary:
+) -> ExtractionResult:
     index = online_index(features, recordings, encoder, problems)
-    if processes.is_first():
-        save_index(out / INDEX_FILE, index)
+    if distributed.is_main():
+        write_index_file(out / INDEX_FILE, index)
         for path in out.glob("*.safetensors"):
             path.unlink()
-    processes.wait()
+    distributed.barrier()
     hours = index["frames"] * encoder.frame_seconds / 3600
-    return Summary(index["utterances"], hours, index["frames"], 0.0, 0, 0, time.monotonic() - began)
+    return ExtractionResult(index["utterances"], hours, index["frames"], 0.0, 0, 0, time.monotonic() - began)
 
 
-def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any]:
-    """All that hidden states depend on besides the recording, in clear: what the fingerprint is of."""
-    special: dict[str, Any] = {"online": True} if config.online else {}
-    if config.components is not None:
-        if config.components > encoder.states * encoder.width:
-            raise UserError(
-                f"features.components: {config.components}, and a frame has {encoder.states * encoder.width} numbers"
-            )
-        special = {"precision": CODES, "components": config.components, "normalized": config.normalize_states}
-    if config.compile:
-        special |= {"compile": True}
-    return {
-        "format": FORMAT,
-        "encoder": encoder.source.name,
-        "revision": encoder.source.revision,
-        "hash": encoder.fingerprint(),
-        "normalize_waveform": encoder.normalize_waveform,
-        "code": code_fingerprint(*CODE),
-        "compute": config.compute,
-        "precision": config.precision,
-        "states": encoder.states,
-        "width": encoder.width,
-        "frame_seconds": encoder.frame_seconds,
-        **special,
-    }
-
-
-def _look_over(rows: Sequence[Row], problems: Problems) -> list[Recording]:
-    """Each process at its share."""
+def _inspect(rows: Sequence[Row], problems: Problems) -> list[Recording]:
+    """Inspect every row's recording; each process inspects its share."""
     own: list[Recording] = []
-    mine = processes.share(rows)
-    with tqdm(None, "recordings", len(mine), unit="", disable=processes.quiet()) as bar:
-        for batch, recordings in read_ahead(chunks(mine, 64), look):
+    share = distributed.rank_share(rows)
+    with tqdm(None, "recordings", len(share), unit="", disable=distributed.bar_disabled()) as bar:
+        for batch, recordings in prefetch_batches(chunks(share, 64), inspect):
             own += recordings
             bar.update(len(batch))
-    found = {recording.row.id: recording for share in processes.everyones(own) for recording in share}
+    inspected = {recording.row.id: recording for share in distributed.gather_objects(own) for recording in share}
     for row in rows:
-        recording = found[row.id]
+        recording = inspected[row.id]
         if recording.note is not None:
             problems.note(CONVERTED, f"{row.name}: {recording.note}")
-        if recording.fault is not None and not problems.skip:  # skipping, its shard tells of it
-            problems.add(row.name, recording.fault)
-    return [found[row.id] for row in rows]
+        if recording.fault is not None and not problems.skip:  # else its shard reports it
+            problems.add(row.name, recording.fault.reason)
+    return [inspected[row.id] for row in rows]
 
 
-def _tell_again(parts: Iterable[Part], problems: Problems) -> None:
-    """What is wrong with recordings, by shards that others wrote."""
+def _report_faults(parts: Iterable[Part], problems: Problems) -> None:
+    """Add the faults that written shards have recorded."""
     for part in parts:
         names = {recording.row.id: recording.row.name for recording in part.recordings}
         for name, reason in Shard.open(part.path).skipped.items():
             problems.add(names[name], reason)
 
 
-def _cut(
+def _cut_into_parts(
     recordings: Sequence[Recording], out: Path, encoder: AnySpeechEncoder, features: dict[str, Any], megabytes: int
 ) -> Iterator[Part]:
-    """In the manifest's order, each up to a size."""
+    """Yield the parts in the manifest's order, each as large as a shard may be."""
     samples = torch.tensor([recording.samples for recording in recordings])
     frame_bytes = math.prod(frame_shape(features)) * frame_type(features).itemsize
     sizes = (encoder.frames(samples).clamp(min=0) * frame_bytes).tolist()
-    fingerprint = fingerprint_of(features)
+    fingerprint = data_fingerprint(features)
     start, room = 0, megabytes * MEGABYTE
     for i, size in enumerate(sizes):
         if size > room and i > start:
@@ -259,41 +215,34 @@ def _cut(
 
 
 def _part(recordings: Sequence[Recording], out: Path, fingerprint: str) -> Part:
-    key = fingerprint_of([fingerprint, [[recording.row.id, recording.hash] for recording in recordings]])
+    key = data_fingerprint([fingerprint, [[recording.row.id, recording.hash] for recording in recordings]])
     return Part(list(recordings), out / f"{key[:16]}.safetensors")
 
 
-def _hear(listener: Listener, batch: Sequence[Recording], audio: Sequence[Tensor | str]) -> Heard:
-    found = {recording.row.name: heard for recording, heard in zip(batch, audio, strict=True)}
-    waveforms = {name: heard for name, heard in found.items() if isinstance(heard, Tensor)}
-    faults = {name: heard for name, heard in found.items() if isinstance(heard, str)}
-    return listener.each(waveforms, to="cpu"), faults
+def _compute(parts: Sequence[Part], encoder: FeatureEncoder, features: dict[str, Any], problems: Problems) -> None:
+    """Encode the recordings of the parts, and write each part's shard as soon as it is complete."""
+    plan = [(part, list(batches_by_length(part.recordings, encoder.config.batch_seconds))) for part in parts]
+    stream = encoder.encode_recordings(batch for _, batches in plan for batch in batches)
+    total = sum(len(part.recordings) for part in parts)
 
-
-def _compute(parts: Sequence[Part], listener: Listener, features: dict[str, Any], problems: Problems) -> None:
-    plan = [(part, list(batches_of(part.recordings, listener.config.batch_seconds))) for part in parts]
-    batches = (batch for _, batches in plan for batch in batches)
-    stream = listener.computed(batches, partial(_hear, listener))
-    bar = tqdm(None, "hidden states", sum(len(part.recordings) for part in parts), unit="", disable=processes.quiet())
-
-    def heard() -> Iterator[tuple[Part, Heard]]:
+    def complete_parts() -> Iterator[tuple[Part, dict[str, Tensor | Fault]]]:
         for part, batches in plan:
-            states: dict[str, Tensor] = {}
-            faults: dict[str, str] = {}
-            for kept, wrong in islice(stream, len(batches)):
-                for name, fault in wrong.items():
-                    problems.add(name, fault)
-                states |= kept
-                faults |= wrong
-                bar.update(len(kept) + len(wrong))
-            yield part, (states, faults)
+            encoded: dict[str, Tensor | Fault] = {}
+            for batch, results in zip(batches, stream, strict=False):  # the stream goes on with the next part
+                for recording, result in zip(batch, results, strict=True):
+                    if isinstance(result, Fault):
+                        problems.add(recording.row.name, result.reason)
+                    encoded[recording.row.id] = result
+                bar.update(len(batch))
+            yield part, encoded
 
-    def write(finished: tuple[Part, Heard]) -> None:
-        part, (states, faults) = finished
-        rows = [recording.row for recording in part.recordings]
-        kept = {row.id: states[row.name] for row in rows if row.name in states}
-        write_shard(part.path, features, kept, {row.id: faults[row.name] for row in rows if row.name in faults})
+    def write(complete: tuple[Part, dict[str, Tensor | Fault]]) -> None:
+        part, encoded = complete
+        results = {recording.row.id: encoded[recording.row.id] for recording in part.recordings}
+        states = {name: result for name, result in results.items() if isinstance(result, Tensor)}
+        faults = {name: result.reason for name, result in results.items() if isinstance(result, Fault)}
+        write_shard(part.path, features, states, faults)
 
-    with bar, closing(stream):
-        for _ in in_order(write, heard(), threads=1, ahead=1):
+    with tqdm(None, "hidden states", total, unit="", disable=distributed.bar_disabled()) as bar, closing(stream):
+        for _ in map_in_threads(write, complete_parts(), threads=1, count=1):
             pass

@@ -1,7 +1,7 @@
-"""No cache: the speech encoder hears recordings anew whenever their states are read.
+"""Features without a cache: the speech encoder runs whenever states are read.
 
-For a corpus whose states no disk holds, or an encoder faster than the disk. What is read is what a cache would have
-kept, but for rounding; `index.json` holds only which recordings can be used and how long they are.
+For a corpus whose states fit no disk, or an encoder that is faster than the disk. The states are those that a cache
+would hold, but for rounding. `index.json` lists only which recordings can be used and how long they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,36 +11,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip.ahead import read_ahead
+from sclip.concurrency import chunks, prefetch_batches
 from sclip.corpora.manifest import Row
+from sclip.corpora.recordings import Recording, decode
 from sclip.encoders.audio import read_audio
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks
-from sclip.features.listen import Listener
-from sclip.features.recordings import Recording, hear
-from sclip.features.store import FORMAT, INDEX_FILE, fingerprint_of
+from sclip.errors import Fault, Problems, UserError
+from sclip.features.encode import FeatureEncoder
+from sclip.features.store import FORMAT, INDEX_FILE
+from sclip.fingerprints import data_fingerprint
 from sclip.padded import Padded, even_batches
 
 
 def online_index(
     features: Mapping[str, Any], recordings: Sequence[Recording], encoder: AnySpeechEncoder, problems: Problems
 ) -> dict[str, Any]:
-    """Each process decodes every recording once, to know what can be heard."""
+    """Return the content of index.json. Every process decodes each recording once, to find out which can be used."""
     lengths: dict[str, int] = {}
     skipped: dict[str, str] = {}
-    for batch, heard in read_ahead(chunks(recordings, 64), lambda recording: _length(recording, encoder)):
-        for recording, found in zip(batch, heard, strict=True):
-            if isinstance(found, str):
-                problems.add(recording.row.name, found)
-                skipped[recording.row.id] = found
+    for batch, counts in prefetch_batches(chunks(recordings, 64), lambda r: _count_frames(r, encoder)):
+        for recording, frames in zip(batch, counts, strict=True):
+            if isinstance(frames, Fault):
+                problems.add(recording.row.name, frames.reason)
+                skipped[recording.row.id] = frames.reason
             else:
-                lengths[recording.row.id] = found
+                lengths[recording.row.id] = frames
     return {
         "format": FORMAT,
-        "fingerprint": fingerprint_of(features),
+        "fingerprint": data_fingerprint(features),
         "features": dict(features),
-        "recordings": fingerprint_of([[recording.row.id, recording.hash] for recording in recordings]),
+        "recordings": data_fingerprint([[recording.row.id, recording.hash] for recording in recordings]),
         "utterances": len(lengths),
         "frames": sum(lengths.values()),
         "skipped": skipped,
@@ -49,36 +49,35 @@ def online_index(
     }
 
 
-def _length(recording: Recording, encoder: AnySpeechEncoder) -> int | str:
-    """Frames, or what is wrong."""
-    waveform = hear(recording, encoder.shortest)
-    return waveform if isinstance(waveform, str) else int(encoder.frames(torch.tensor(len(waveform))))
+def _count_frames(recording: Recording, encoder: AnySpeechEncoder) -> int | Fault:
+    waveform = decode(recording, encoder.shortest)
+    return waveform if isinstance(waveform, Fault) else int(encoder.frames(torch.tensor(len(waveform))))
 
 
 class OnlineStore:
-    """Reads like a FeatureStore."""
+    """Reads like a FeatureStore, and encodes recordings to do so."""
 
-    def __init__(self, index: Mapping[str, Any], rows: Sequence[Row], listener: Listener):
+    def __init__(self, index: Mapping[str, Any], rows: Sequence[Row], encoder: FeatureEncoder):
         self.features, self.fingerprint = dict(index["features"]), str(index["fingerprint"])
         self.ids: list[str] = list(index["lengths"])
         self.lengths = torch.tensor(list(index["lengths"].values()))
         self.frame_seconds = float(self.features["frame_seconds"])
-        audio = {row.id: row.audio for row in rows}
-        self._audio = [audio.get(name) for name in self.ids]
-        self._listener = listener
-        listener.encoder.to(listener.device)
-        if self.features["hash"] != listener.encoder.fingerprint():
-            name = listener.encoder.source.name
+        self._audio = {row.id: row.audio for row in rows}
+        self._encoder = encoder
+        encoder.encoder.to(encoder.device)
+        if self.features["hash"] != encoder.encoder.fingerprint():
+            name = encoder.encoder.source.name
             raise UserError(f"speech encoder {name}: not the one of {INDEX_FILE}; run `sclip extract-features` again")
 
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
-        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D); T is a multiple of `multiple`."""
+        """Return frames from `starts` (B,) on, at most `limit`: (B, L, T, D), T a multiple of `multiple`."""
         starts = torch.zeros_like(rows) if starts is None else starts
-        frames = int(self._listener.config.batch_seconds / self.frame_seconds)  # as many as extraction takes at a time
-        states: dict[str, Tensor] = {}
+        frames = int(self._encoder.config.batch_seconds / self.frame_seconds)  # as many as in extraction's batches
+        windows: dict[int, Tensor] = {}
         for group in even_batches(self.lengths[rows], frames):
-            paths = {str(i): self._audio[int(rows[i])] for i in group.tolist()}
-            states |= self._listener.each({i: read_audio(path) for i, path in paths.items() if path is not None})
-        windows = [states[str(i)][int(start) :] for i, start in enumerate(starts)]
-        batch = Padded.stack([window[:limit].transpose(0, 1) for window in windows])
+            names = [self.ids[int(rows[i])] for i in group]
+            states = self._encoder.encode([read_audio(self._audio[name]) for name in names], names)
+            for i, whole in zip(group.tolist(), states, strict=True):
+                windows[i] = whole[int(starts[i]) :][:limit].transpose(0, 1)
+        batch = Padded.stack([windows[i] for i in range(len(rows))])
         return Padded(F.pad(batch.values, (0, 0, 0, -batch.values.shape[2] % multiple)), batch.lengths)

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sclip.ahead import read_ahead
+from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import FeaturesConfig, Preset
 from sclip.corpora.make import find_rows
+from sclip.corpora.recordings import Recording, decode, inspect
+from sclip.device import PRECISIONS, autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks, precision
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
-from sclip.features.recordings import Recording, hear, look
-from sclip.features.store import CODES, PRECISIONS
+from sclip.features.store import CODES
 
 T = TypeVar("T")
 ONLINE = "online"  # a way to keep states: not at all
@@ -98,7 +98,7 @@ def make_plan(
 ) -> Plan:
     rows, _ = find_rows(preset.corpus, manifest, problems)
     sample = _spread(rows, SAMPLE)
-    recordings = [r for _, read in read_ahead(chunks(sample, 64), look) for r in read if r.fault is None]
+    recordings = [r for _, read in prefetch_batches(chunks(sample, 64), inspect) for r in read if r.fault is None]
     if not recordings:
         raise UserError(f"none of {len(sample)} recordings can be read; `sclip check-corpus` says why")
     speech, clip = speech.to(device), clip.to(device)
@@ -154,10 +154,10 @@ def _speech_speed(
     """Seconds of audio a second. Extraction's batches are of like length; here they are all of about the middle one."""
     middle = statistics.median(recording.samples for recording in recordings)
     usual = sorted(recordings, key=lambda recording: abs(recording.samples - middle))
-    waveforms = (x for recording in usual if isinstance(x := hear(recording, speech.shortest), Tensor))
+    waveforms = (x for recording in usual if isinstance(x := decode(recording, speech.shortest), Tensor))
 
     def encode(batch: list[Tensor]) -> None:
-        with precision(device, config.compute):
+        with autocast(device, config.compute):
             speech(batch)
 
     return _speed("speech", waveforms, encode, _seconds, config.batch_seconds, SPEECH_SECONDS, device)

@@ -6,7 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from sclip.config import FeaturesConfig
+from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import UserError
+from sclip.features.store import CODES, FORMAT
+from sclip.fingerprints import FEATURES, code_fingerprint
+
+
+def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any]:
+    """Return everything that hidden states depend on besides the recording; their fingerprint is of this."""
+    special: dict[str, Any] = {"online": True} if config.online else {}
+    if config.components is not None:
+        if config.components > encoder.states * encoder.width:
+            raise UserError(
+                f"features.components: expected at most {encoder.states * encoder.width}, the numbers of a frame, "
+                f"found {config.components}"
+            )
+        special = {"precision": CODES, "components": config.components, "normalized": config.normalize_states}
+    return {
+        "format": FORMAT,
+        "encoder": encoder.source.name,
+        "revision": encoder.source.revision,
+        "hash": encoder.fingerprint(),
+        "normalize_waveform": encoder.normalize_waveform,
+        "code": code_fingerprint(FEATURES),
+        "compute": config.compute,
+        "precision": config.precision,
+        "states": encoder.states,
+        "width": encoder.width,
+        "frame_seconds": encoder.frame_seconds,
+        **special,
+    }
 
 
 def describe_states(features: Mapping[str, Any]) -> str:
@@ -30,7 +59,6 @@ def check_settings(features: Mapping[str, Any], config: FeaturesConfig, folder: 
         "normalize_states": features.get("normalized", False),
         "precision": features["precision"],
         "compute": features["compute"],
-        "compile": features.get("compile", False),
     }
     if config.components is not None or stored["components"] is not None:
         del stored["precision"]  # codes have none to choose

@@ -6,9 +6,7 @@ asks the operating system's cache alone to remember.
 """
 
 import hashlib
-import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,56 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclip.coded import Coded, Directions
+from sclip.device import PRECISIONS
 from sclip.errors import UserError
+from sclip.features.codes import Coded, Directions
+from sclip.features.index import read_index_file, write_index_file
+from sclip.files import check_digest
+from sclip.fingerprints import data_fingerprint
 from sclip.padded import Padded
-from sclip.parsing import parse, read_json
-from sclip.tensors import read_file, save_tensors
-from sclip.whole import UNFINISHED, check_digest, save_json, sync
+from sclip.parsing import parse
+from sclip.tensors import read_tensors_and_metadata, write_tensors
 
 Array = np.ndarray[Any, Any]
 
 FORMAT = "sclip features 2"
 INDEX_FILE = "index.json"
-METADATA = "sclip"  # the one key of a safetensors file's metadata, so that its bytes have one order
-PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CODES = "int8"  # the precision of coded states
 DIRECTIONS_FILE = "directions.safetensors"
-
-
-def save_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """A safetensors file that is there whole, on the disk, or not at all."""
-    # A folder: safetensors has an unfinished file of its own, beside the one it is to write.
-    folder = path.with_name(path.name + UNFINISHED)
-    folder.mkdir()
-    unfinished = folder / path.name
-    save_tensors(unfinished, tensors, {METADATA: json.dumps(metadata, ensure_ascii=False)})
-    sync(unfinished)
-    unfinished.replace(path)
-    folder.rmdir()
-
-
-def remove_unfinished(folder: Path) -> None:
-    """What a killed run left."""
-    for left in folder.glob(f"*{UNFINISHED}"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Open a file that save_whole wrote: its tensors, read when they are used, and its metadata."""
-    tensors, metadata = read_file(path)
-    try:
-        found = json.loads(metadata[METADATA])
-    except (KeyError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: its metadata {METADATA!r} is missing or damaged")
-    return tensors, found
-
-
-def fingerprint_of(parts: Any) -> str:
-    """Of plain data."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -110,7 +74,7 @@ class Shard:
     @classmethod
     def open(cls, path: Path) -> "Shard":
         """Read and check all but the states."""
-        tensors, found = read_whole(path)
+        tensors, found = read_tensors_and_metadata(path)
         metadata = parse(ShardMetadata, found, str(path))
         if not _fit(tensors, metadata):
             raise UserError(f"{path}: a damaged shard: its metadata and the shapes of its tensors do not fit together")
@@ -135,7 +99,7 @@ class Shard:
 def _fit(tensors: Mapping[str, Tensor], metadata: ShardMetadata) -> bool:
     """Return whether a shard's tensors are those that its metadata describes."""
     features, count = metadata.features, len(metadata.ids)
-    if metadata.format != FORMAT or metadata.fingerprint != fingerprint_of(features):
+    if metadata.format != FORMAT or metadata.fingerprint != data_fingerprint(features):
         return False
     if tensors.keys() != {"states", "lengths", "hashes"}:
         return False
@@ -171,52 +135,30 @@ def write_shard(
     }
     metadata = {
         "format": FORMAT,
-        "fingerprint": fingerprint_of(features),
+        "fingerprint": data_fingerprint(features),
         "features": dict(features),
         "ids": list(utterances),
         "skipped": dict(skipped),
     }
-    save_whole(path, tensors, metadata)
+    write_tensors(path, tensors, metadata)
     return Shard.open(path)
 
 
 def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shard]) -> None:
     index = {
         "format": FORMAT,
-        "fingerprint": fingerprint_of(features),
+        "fingerprint": data_fingerprint(features),
         "features": dict(features),
         "utterances": sum(len(shard.lengths) for shard in shards),
         "frames": sum(len(shard.states) for shard in shards),
         "skipped": {name: reason for shard in shards for name, reason in shard.skipped.items()},
         "shards": [shard.entry() for shard in shards],
     }
-    save_index(folder / INDEX_FILE, index)
+    write_index_file(folder / INDEX_FILE, index)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    return load_index(folder / INDEX_FILE, FORMAT, "extract-features")
-
-
-def save_index(path: Path, index: Mapping[str, Any]) -> None:
-    """Write an index.json with a digest of its content."""
-    save_json(path, {**index, "digest": fingerprint_of(index)})
-
-
-def load_index(path: Path, expected: str, command: str) -> dict[str, Any]:
-    """Return the content of an index.json of the expected format. `command` is the one that wrote it."""
-    again = f"run `sclip {command}` again"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; `sclip {command}` writes it")
-    try:
-        index = read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}; {again}") from None
-    found = index.get("format") if isinstance(index, dict) else None
-    if found != expected:
-        raise UserError(f"{path}: format: expected {expected!r}, found {found!r}; {again}")
-    if index.pop("digest", None) != fingerprint_of(index):
-        raise UserError(f"{path}: damaged: its content does not match its digest; {again}")
-    return index
+    return read_index_file(folder / INDEX_FILE, FORMAT, "extract-features")
 
 
 class FeatureStore:
@@ -250,7 +192,7 @@ class FeatureStore:
         index = read_index(folder)
         shards = []
         for entry in index["shards"]:
-            shards.append(_told_of(folder, entry, index["fingerprint"]))
+            shards.append(_open_listed(folder, entry, index["fingerprint"]))
         directions = None
         if "components" in index["features"]:
             directions = read_directions(folder, index["features"])
@@ -302,14 +244,14 @@ class FeatureStore:
         return values
 
 
-def _told_of(folder: Path, entry: dict[str, Any], fingerprint: str) -> Shard:
+def _open_listed(folder: Path, entry: dict[str, Any], fingerprint: str) -> Shard:
     again = "run `sclip extract-features` again"
     try:
         shard = Shard.open(folder / entry["file"])
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
     if shard.entry() != entry or shard.fingerprint != fingerprint:
-        raise UserError(f"{shard.path}: not the shard that {INDEX_FILE} tells of; {again}")
+        raise UserError(f"{shard.path}: not the shard that {INDEX_FILE} lists; {again}")
     return shard
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from sclip.errors import UserError
-from sclip.features.store import load_index, read_whole, save_index, save_whole
-from sclip.whole import check_digest, digest_of
+from sclip.features.index import read_index_file, write_index_file
+from sclip.files import check_digest, file_digest
+from sclip.tensors import read_tensors_and_metadata, write_tensors
 
 FORMAT = "sclip vectors 2"
 INDEX_FILE, IMAGES_FILE, CAPTIONS_FILE = "index.json", "images.safetensors", "captions.safetensors"
@@ -25,7 +26,7 @@ class ClipVectors:
     @classmethod
     def open(cls, folder: str | Path) -> "ClipVectors":
         folder = Path(folder)
-        index = load_index(folder / INDEX_FILE, FORMAT, "embed-clip")
+        index = read_index_file(folder / INDEX_FILE, FORMAT, "embed-clip")
         images, captions = (_read(folder / name, index["files"][name]) for name in (IMAGES_FILE, CAPTIONS_FILE))
         return cls(index, images, captions)
 
@@ -35,9 +36,9 @@ def write_vectors(
 ) -> None:
     """Write the two files, and last the index, which has their digests."""
     for name, (ids, vectors) in ((IMAGES_FILE, images), (CAPTIONS_FILE, captions)):
-        save_whole(folder / name, {"vectors": vectors}, {"ids": ids})
-    digests = {name: digest_of(folder / name) for name in (IMAGES_FILE, CAPTIONS_FILE)}
-    save_index(folder / INDEX_FILE, {"format": FORMAT, **index, "files": digests})
+        write_tensors(folder / name, {"vectors": vectors}, {"ids": ids})
+    digests = {name: file_digest(folder / name) for name in (IMAGES_FILE, CAPTIONS_FILE)}
+    write_index_file(folder / INDEX_FILE, {"format": FORMAT, **index, "files": digests})
 
 
 def _read(path: Path, digest: str) -> tuple[list[str], Tensor]:
@@ -45,5 +46,5 @@ def _read(path: Path, digest: str) -> tuple[list[str], Tensor]:
         check_digest(path, digest, INDEX_FILE)
     except UserError as error:
         raise UserError(f"{error}; run `sclip embed-clip` again") from None
-    tensors, metadata = read_whole(path)
+    tensors, metadata = read_tensors_and_metadata(path)
     return metadata["ids"], tensors["vectors"]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip import processes
+from sclip import distributed
 from sclip.config import CifConfig
 from sclip.padded import Padded
 
@@ -113,7 +113,7 @@ def integrate_and_fire(
     integrated = torch.diff(total, prepend=torch.zeros_like(total[:, :1]))
     slots = int(lengths.max())
     if tail is None:  # the batch is as wide in every process
-        slots = processes.most(slots, frames.device)
+        slots = distributed.all_max(slots, frames.device)
     weights, fired = slot_weights(total, integrated, threshold, slots)
     if tail is not None:
         weights, lengths, truncated = _fire_tail(weights, lengths, threshold, max_slots, tail)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip import processes
+from sclip import distributed
 from sclip.config import KeywordConfig
 from sclip.padded import Padded
 
@@ -100,11 +100,11 @@ class SlotNorm(nn.Module):
     def _normed(self, x: Tensor) -> Tensor:
         """(N, C) -> (N, C). In training, statistics are those of all processes' rows."""
         norm = self.norm
-        if not self.training or processes.count() == 1:
+        if not self.training or distributed.world_size() == 1:
             return norm(x)
-        count = processes.summed(x.new_tensor(len(x)))
-        mean = processes.summed(x.sum(0)) / count
-        variance = processes.summed((x - mean).square().sum(0)) / count
+        count = distributed.all_sum(x.new_tensor(len(x)))
+        mean = distributed.all_sum(x.sum(0)) / count
+        variance = distributed.all_sum((x - mean).square().sum(0)) / count
         with torch.no_grad():
             assert norm.running_mean is not None
             assert norm.running_var is not None

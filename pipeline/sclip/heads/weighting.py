@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip.coded import Coded
 from sclip.errors import UserError
+from sclip.features.codes import Coded
 from sclip.padded import Padded
 
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}  # numbers that are in fp32 at a time: a core's cache; some of a GPU's memory

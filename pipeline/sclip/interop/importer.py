@@ -24,7 +24,7 @@ from sclip.interop.checkpoint import read_checkpoint
 from sclip.interop.fairseq import DROPPED, hubert_config, hubert_name
 from sclip.interop.published import TOKENS, head_name, head_tensors
 from sclip.interop.settings import Settings, published_settings
-from sclip.model import SpeechCLIP
+from sclip.model.speechclip import SpeechCLIP
 from sclip.parsing import read_json
 from sclip.tensors import fill, with_prefix
 

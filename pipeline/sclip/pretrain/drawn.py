@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from sclip.concurrency import map_in_processes
 from sclip.corpora.scenes.pictures import draw
 from sclip.corpora.scenes.world import THINGS, Scene, World
-from sclip.parallel import spread
 
 CHUNK = 500
 
@@ -13,7 +13,7 @@ CHUNK = 500
 def draw_scenes(split: str, count: int, seed: int) -> tuple[list[Scene], NDArray[np.uint8]]:
     """Scenes of a split and their pictures (count, SIDE, SIDE, 3), alike for equal arguments on any machine."""
     jobs = [(split, start, min(start + CHUNK, count), seed) for start in range(0, count, CHUNK)]
-    chunks = list(spread(_draw, jobs, "pictures"))
+    chunks = list(map_in_processes(_draw, jobs, "pictures"))
     return [scene for scenes, _ in chunks for scene in scenes], np.concatenate([pixels for _, pixels in chunks])
 
 

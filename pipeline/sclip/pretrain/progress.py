@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from sclip.code import code_fingerprint
+from sclip.fingerprints import PRETRAINING, code_fingerprint
 from sclip.training.checkpoints import Checkpoint
 
-CODE = ("pretrain/*.py", "corpora/voices.py", "corpora/scenes/*.py", "encoders/*.py")
 SECONDS = 60  # between checkpoints
 
 
@@ -20,7 +19,7 @@ class Progress:
 
     def __init__(self, path: Path, identity: dict[str, Any], parts: dict[str, Any]):
         """`parts` have state_dict and load_state_dict; a checkpoint of another `identity` is not gone on from."""
-        whole = {**identity, "code": code_fingerprint(*CODE), "torch": torch.__version__}
+        whole = {**identity, "code": code_fingerprint(PRETRAINING), "torch": torch.__version__}
         self.checkpoint, self.parts = Checkpoint(path, whole), parts
         self.step, self.seconds = 0, 0.0
         saved = self.checkpoint.load()

@@ -11,9 +11,9 @@ import torch
 
 from sclip.config import Params
 from sclip.errors import UserError
+from sclip.files import atomic_folder
 from sclip.pretrain.clip import pretrain_clip
 from sclip.pretrain.speech import pretrain_speech
-from sclip.whole import whole_folder
 
 OUT = {"speech": Path("models/mini-hubert"), "clip": Path("models/mini-clip")}
 TITLES = {
@@ -39,7 +39,7 @@ def pretrain(params: Params, which: str, out: Path | None, device: str) -> list[
     scratch = folder.with_name(f"{folder.name}.scratch")
     if folder.exists() and not (folder / "quality.json").is_file():
         raise UserError(f"{folder}: not an encoder that this command made; move it away first")
-    with whole_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         quality = make(config, torch.device(device), unfinished, scratch)
         (unfinished / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
         (unfinished / "README.md").write_text(_card(which, config, quality, device), encoding="utf-8")

@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sclip.concurrency import map_in_processes
 from sclip.corpora.manifest import SPLITS
 from sclip.corpora.scenes.captions import captions
 from sclip.corpora.scenes.speakers import speak, voices
+from sclip.corpora.scenes.voices import SAMPLE_RATE, Phone
 from sclip.corpora.scenes.world import THINGS, World
-from sclip.corpora.voices import SAMPLE_RATE, Phone
-from sclip.parallel import spread
 
 CHUNK = 100
 HOP, WINDOW = 320, 400  # samples of a frame
@@ -28,7 +28,7 @@ class Utterance:
 def speak_scenes(split: str, count: int, speakers: int, seed: int) -> list[Utterance]:
     """Alike for equal arguments on any machine."""
     jobs = [(split, start, min(start + CHUNK, count), speakers, seed) for start in range(0, count, CHUNK)]
-    spoken = [utterance for chunk in spread(_speak, jobs, "speech") for utterance in chunk]
+    spoken = [utterance for chunk in map_in_processes(_speak, jobs, "speech") for utterance in chunk]
     names = sorted({name for _, phones in spoken for name in phones})
     numbers = {name: i for i, name in enumerate(names)}
     return [Utterance(samples, torch.tensor([numbers[name] for name in phones])) for samples, phones in spoken]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sclip import places
+from sclip import paths
 from sclip.config import Params
 from sclip.corpora.manifest import SPLITS, Row, read_manifest
 from sclip.errors import Problems
@@ -46,7 +46,7 @@ def page(params: Params, results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = read_manifest(places.manifest(results.preset), Problems(skip=True))
+    rows = read_manifest(paths.manifest(results.preset), Problems(skip=True))
     return templates.get_template("page.html").render(
         results=results,
         preset=params.preset(results.preset),

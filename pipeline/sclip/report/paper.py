@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from sclip import places
+from sclip import paths
 from sclip.errors import UserError
-from sclip.evaluation.evaluate import METRICS
 from sclip.parsing import parse, read_json, read_yaml
+from sclip.paths import METRICS
 from sclip.report.results import Curve, random_encoders, read_curves
 from sclip.report.tables import Figure, below, figure_of
 
@@ -80,12 +80,12 @@ def table_lines(table: PaperTable, with_ours: bool) -> Iterator[Line]:
         yield Line(row.system, "published", list(published), row.source)
         if row.ours is None or not with_ours:
             continue
-        results = places.report_folder(row.ours.preset) / "runs" / row.ours.arch
+        results = paths.report_folder(row.ours.preset) / "runs" / row.ours.arch
         folders = sorted(results.glob("seed-*"))
         own = _cells(table, row.ours.branch, folders)
         yield Line(row.system, "ours, of random encoders" if _rehearsed(folders) else "ours", own)
         yield Line(row.system, "difference", list(map(_difference, own, published)))
-        checkpoint = places.imported_results_folder(row.ours.preset, row.ours.arch)
+        checkpoint = paths.imported_results_folder(row.ours.preset, row.ours.arch)
         if checkpoint.is_dir():
             yield Line(row.system, "published checkpoint, measured here", _cells(table, row.ours.branch, [checkpoint]))
 

@@ -7,12 +7,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sclip import places
+from sclip import paths
 from sclip.config import Params
 from sclip.encoders.source import is_random
 from sclip.errors import UserError
-from sclip.evaluation.evaluate import EXAMPLES, METRICS, WORDS
 from sclip.parsing import read_json, read_text, shown
+from sclip.paths import EXAMPLES, METRICS, WORDS
 
 BRANCHES = ("parallel", "cascaded")
 Curve = list[tuple[float, float]]  # step and what was measured then
@@ -89,10 +89,10 @@ class Results:
 
 def read_results(params: Params, preset: str) -> Results:
     """Those that params.yaml's `run` names: others that lie there may be of another corpus or training."""
-    folder = places.report_folder(preset) / "runs"
+    folder = paths.report_folder(preset) / "runs"
     found = defaultdict(list)
     for arch, seed in product(params.run.architectures, params.run.seeds):
-        place = places.results_folder(preset, arch, seed)
+        place = paths.results_folder(preset, arch, seed)
         if (place / METRICS).is_file():
             found[arch].append(_read(place, preset))
     if not found:

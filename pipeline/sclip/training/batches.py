@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sclip import processes
+from sclip import distributed
 from sclip.config import TrainingConfig
 from sclip.errors import UserError
+from sclip.features.dataset import Dataset
 from sclip.padded import Padded
-from sclip.training.data import Dataset
 
 POOL = 16  # batches that are sorted together
 # A batch is a multiple of so many frames wide. Of few sizes, what a step frees fits the next one's tensors; of any size
@@ -64,8 +64,10 @@ class TrainingBatches:
     def __init__(self, dataset: Dataset, training: TrainingConfig, seed: int, pin: bool):
         self.dataset, self.crop, self.seed, self.pin = dataset, training.crop_frames, seed, pin
         self.size = min(training.batch, len(dataset))
-        if self.size % processes.count():
-            raise UserError(f"a batch of {self.size} utterances cannot be divided among {processes.count()} processes")
+        if self.size % distributed.world_size():
+            raise UserError(
+                f"a batch of {self.size} utterances cannot be divided among {distributed.world_size()} processes"
+            )
         self.lengths = dataset.frames.clamp(max=self.crop)
         self._epoch: tuple[int, list[Tensor]] = (-1, [])
 
@@ -84,7 +86,7 @@ class TrainingBatches:
     def read(self, step: int) -> Batch:
         indices, data = self.indices(step), self.dataset
         starts = self.starts(step, data.frames[indices])
-        states = data.read(processes.part(indices), processes.part(starts), self.crop, WIDTHS)
+        states = data.read(distributed.rank_slice(indices), distributed.rank_slice(starts), self.crop, WIDTHS)
         image_ids = data.image_index[indices]
         batch = Batch(states, data.images[image_ids], image_ids)
         return batch.pinned() if self.pin else batch

@@ -13,8 +13,8 @@ from typing import Any
 import click
 import torch
 
-from sclip import processes
-from sclip.whole import whole
+from sclip import distributed
+from sclip.files import atomic_file
 
 
 class Checkpoint:
@@ -28,20 +28,20 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         digest, _, content = self.path.read_bytes().partition(b"\n")
-        processes.wait()  # until every process has read the file
+        distributed.barrier()  # until every process has read the file
         if digest != _digest(content):
             self._set_aside()
             return None
         saved = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
-        if processes.is_first():
+        if distributed.is_main():
             click.echo(f"{self.path}: of another configuration, data or code; training starts anew", err=True)
             self.path.unlink()
         return None
 
     def _set_aside(self) -> None:
-        if processes.is_first():
+        if distributed.is_main():
             damaged = self.path.with_stem(f"{self.path.stem}.damaged")
             self.path.replace(damaged)
             click.echo(
@@ -56,7 +56,7 @@ class Checkpoint:
         buffer = BytesIO()
         torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
         content = buffer.getbuffer()
-        with whole(self.path) as unfinished:
+        with atomic_file(self.path) as unfinished:
             unfinished.write_bytes(b"\n".join((_digest(content), content)))
 
 

@@ -5,15 +5,15 @@ import math
 import torch
 from torch import Tensor
 
-from sclip.evaluation.hear import hear
+from sclip.evaluation.inference import infer
 from sclip.evaluation.retrieval import first_ranks, recalls
-from sclip.model import SpeechCLIP
-from sclip.training.data import Dataset
+from sclip.features.dataset import Dataset
+from sclip.model.speechclip import SpeechCLIP
 
 
 def mean_recalls(model: SpeechCLIP, dataset: Dataset) -> dict[str, float]:
     """In %, of whole utterances, as evaluation sees them; the model is left in evaluation."""
-    vectors = hear(model.eval(), dataset).vectors
+    vectors = infer(model.eval(), dataset).vectors
     return {branch: mean_recall(speech.to(model.device), dataset) for branch, speech in vectors.items()}
 
 

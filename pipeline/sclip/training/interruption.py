@@ -8,7 +8,7 @@ from types import FrameType
 
 import torch
 
-from sclip import processes
+from sclip import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,7 +33,7 @@ class Interruption:
 
     def check(self, device: torch.device) -> None:
         """Raise Interrupted if any process was asked to stop."""
-        if processes.most(int(self.signal is not None), device):
+        if distributed.all_max(int(self.signal is not None), device):
             raise Interrupted
 
     @contextmanager
@@ -42,7 +42,7 @@ class Interruption:
 
         Of several processes none leaves alone: the others would wait for it.
         """
-        self._may_raise = processes.count() == 1
+        self._may_raise = distributed.world_size() == 1
         try:
             if self._may_raise and self.signal is not None:
                 raise Interrupted

@@ -27,45 +27,31 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from sclip import processes
-from sclip.ahead import BATCHES, ahead_on, prefetched
-from sclip.code import code_fingerprint
+from sclip import distributed
+from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
 from sclip.config import TrainingConfig
+from sclip.device import autocast
 from sclip.errors import UserError
+from sclip.features.dataset import Dataset
+from sclip.files import atomic_folder
+from sclip.fingerprints import TRAINING, code_fingerprint, module_fingerprint
 from sclip.heads.head import HeadOutput
-from sclip.model import SpeechCLIP
+from sclip.model.speechclip import SpeechCLIP
 from sclip.objective import Losses
-from sclip.tensors import fingerprint
 from sclip.training.batches import Batch, TrainingBatches, derived_seed
 from sclip.training.checkpoints import Checkpoint
 from sclip.training.curves import HistoryRow, Log, curves
-from sclip.training.data import Dataset
 from sclip.training.development import mean_recalls
 from sclip.training.interruption import Interrupted, Interruption, interruptions
-from sclip.whole import whole_folder
 
-# What may change while a training lies unfinished, and decides its steps or the choice of the best.
-CODE = (
-    "heads/*.py",
-    "training/*.py",
-    "encoders/clip.py",
-    "evaluation/hear.py",
-    "evaluation/retrieval.py",
-    "features/store.py",
-    "coded.py",
-    "objective.py",
-    "padded.py",
-    "processes.py",
-)
 HISTORY_FILE = "history.json"
 LOG_EVERY = 20  # steps
 SAVE_EVERY = 60.0  # seconds
 SAVED = ("step", "seconds", "history", "undeveloped", "best")  # of a Trainer
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Summary:
+class TrainingResult:
     step: int  # whose weights were kept
     dev: dict[str, float]  # their mean R@10 on the development split, by branch
     seconds: float  # of training, interruptions left out
@@ -100,21 +86,20 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
         """Returns what measures the step (of several batches, the last), for those that are logged."""
-        torch.manual_seed(derived_seed(self.seed, "step", self.step) + processes.rank())
+        torch.manual_seed(derived_seed(self.seed, "step", self.step) + distributed.rank())
         self.trained.train()
         rate = learning_rate(self.step, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        precision = self.training.precision
         for batch in batches:
-            with torch.autocast(self.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            with autocast(self.device, self.training.precision):
                 output = self.model.head(batch.states, self.model.text_tower, self.step)
                 losses = self.model.objective(output, batch.images, batch.image_ids)
             if not bool(losses.total.isfinite()):
                 raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
             torch.autograd.backward(self.scaler.scale(losses.total / len(batches)))
-        processes.average_([p.grad for p in self.parameters if p.grad is not None])
+        distributed.average_([p.grad for p in self.parameters if p.grad is not None])
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
         self.scaler.step(self.optimizer)
@@ -176,7 +161,7 @@ def train(
     out: Path,
     scratch: Path,
     curves_folder: Path | None = None,
-) -> Summary:
+) -> TrainingResult:
     """Train what `model` begins with, and leave the best as a model folder `out`, its history inside.
 
     `scratch` holds the checkpoint of an unfinished run, and is gone at the end.
@@ -193,7 +178,7 @@ def train(
     if saved is not None:
         trainer.load_state_dict(saved)
         click.echo(f"{model.name}: goes on from step {trainer.step} of {training.steps}", err=True)
-    first = processes.is_first()
+    first = distributed.is_main()
     with (
         curves(curves_folder if first else None, trainer.history) as log,
         plain_attention(device),
@@ -209,8 +194,8 @@ def train(
             raise SystemExit(128 + int(interruption.signal or 0)) from None
     if first:
         _write(trainer, out, scratch)
-    processes.wait()
-    return Summary(trainer.best["step"], trainer.best["dev"], trainer.seconds)
+    distributed.barrier()
+    return TrainingResult(trainer.best["step"], trainer.best["dev"], trainer.seconds)
 
 
 @contextmanager
@@ -246,12 +231,12 @@ class _Session:
         batches = TrainingBatches(train_set, training, trainer.seed, pin=trainer.device.type == "cuda")
         each = training.accumulate
         with tqdm(
-            total=training.steps, initial=trainer.step, desc=trainer.model.name, disable=processes.quiet()
+            total=training.steps, initial=trainer.step, desc=trainer.model.name, disable=distributed.bar_disabled()
         ) as bar:
             if trainer.undeveloped is not None:
                 self.develop(trainer.undeveloped, bar)
             left = range(trainer.step * each, training.steps * each)
-            read = prefetched(batches.read, left, ahead_on(trainer.device, BATCHES))
+            read = prefetch(batches.read, left, prefetch_count(trainer.device, PREFETCHED_BATCHES))
             while trainer.step < training.steps:
                 with self.interruption.may_interrupt():
                     step = [batch.to(trainer.device) for batch in islice(read, each)]
@@ -286,14 +271,14 @@ class _Session:
 
     def save(self) -> None:
         self.trainer.seconds = time.monotonic() - self.started
-        if processes.is_first():
+        if distributed.is_main():
             self.checkpoint.save(self.trainer.state_dict())
         self.saved = time.monotonic()
 
 
 def _tell(bar: "tqdm[Any]", name: str, row: HistoryRow) -> None:
     """On a terminal beside the bar, elsewhere as a line."""
-    if not processes.is_first():
+    if not distributed.is_main():
         return
     recalls = {key.removeprefix("dev/"): f"{value:.2f}" for key, value in row.items() if key.startswith("dev/")}
     if bar.disable:
@@ -311,11 +296,11 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
         "architecture": dataclasses.asdict(model.architecture),
         "training": dataclasses.asdict(trainer.training),
         "seed": trainer.seed,
-        "start": fingerprint(trainer.trained, {}),
+        "start": module_fingerprint(trainer.trained, {}),
         "clip": model.clip.fingerprint(),
         "vocabulary": None if model.vocabulary is None else model.vocabulary.ids,
         "data": [train_set.fingerprint(), dev_set.fingerprint()],
-        "code": code_fingerprint(*CODE),
+        "code": code_fingerprint(TRAINING),
         "torch": torch.__version__,
     }
 
@@ -323,7 +308,7 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
 def _write(trainer: Trainer, out: Path, scratch: Path) -> None:
     """Write the best weights and the history as a model folder, in place of an older one; delete the checkpoint."""
     trainer.trained.load_state_dict(trainer.best["weights"])
-    with whole_folder(out) as unfinished:
+    with atomic_folder(out) as unfinished:
         trainer.model.save_pretrained(unfinished)
         lines = ",\n".join(json.dumps(row) for row in trainer.history)
         (unfinished / HISTORY_FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")

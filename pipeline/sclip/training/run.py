@@ -5,30 +5,31 @@ from pathlib import Path
 
 import torch
 
-from sclip import places, processes
+from sclip import paths
 from sclip.config import Architecture, ClipEncoderConfig, Params, SpeechEncoderConfig
 from sclip.corpora.manifest import Row
+from sclip.distributed import locked_by_main
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import open_clip, open_speech
 from sclip.errors import UserError
-from sclip.features.listen import Listener
+from sclip.features.dataset import Dataset
+from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings, describe_states
-from sclip.folder import STATES
 from sclip.heads.vocabulary import Vocabulary
-from sclip.model import SpeechCLIP
-from sclip.training.data import Dataset
-from sclip.training.loop import Summary, train
+from sclip.model.folder import STATES
+from sclip.model.speechclip import SpeechCLIP
+from sclip.training.loop import TrainingResult, train
 
 
 def run_training(
     params: Params, preset_name: str, arch: str, seed: int, device: str = "cpu", curves_folder: Path | None = None
-) -> Summary:
+) -> TrainingResult:
     preset, experiment = params.preset(preset_name), params.experiment(preset_name, arch)
-    manifest = places.manifest(preset_name)
-    features, vectors = places.features_folder(preset_name), places.vectors_folder(preset_name)
+    manifest = paths.manifest(preset_name)
+    features, vectors = paths.features_folder(preset_name), paths.vectors_folder(preset_name)
     speech, clip = open_speech(preset.encoders.speech), open_clip(preset.encoders.clip)
-    listener = Listener(speech, None, preset.features, device)
-    train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), listener)
+    encoder = FeatureEncoder(speech, None, preset.features, device)
+    train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), encoder)
     inside = _only_here(preset.encoders.speech) or _only_here(preset.encoders.clip)
     vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
     check_settings(train_set.store.features, preset.features, features, preset_name)
@@ -38,9 +39,9 @@ def run_training(
         origin |= {"speech encoder": speech.source.name, "CLIP": clip.source.name}
     torch.manual_seed(seed)
     model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=inside)
-    train_set.check_encoders(model)
-    out, scratch = places.model_folder(preset_name, arch, seed), places.scratch_folder(preset_name, arch, seed)
-    with processes.alone(scratch):
+    train_set.check_encoders(model.speech, model.clip, model.name)
+    out, scratch = paths.model_folder(preset_name, arch, seed), paths.scratch_folder(preset_name, arch, seed)
+    with locked_by_main(scratch):
         return train(train_set, dev_set, model, experiment.training, seed, device, out, scratch, curves_folder)
 
 

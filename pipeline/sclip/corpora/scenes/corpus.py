@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from sclip.concurrency import map_in_processes
 from sclip.config import ScenesConfig
-from sclip.corpora import voices as synthesis
 from sclip.corpora.manifest import SPLITS, write_manifest
+from sclip.corpora.scenes import voices as synthesis
 from sclip.corpora.scenes.captions import captions
 from sclip.corpora.scenes.pictures import draw
 from sclip.corpora.scenes.speakers import speak, voices
+from sclip.corpora.scenes.voices import SAMPLE_RATE
 from sclip.corpora.scenes.world import THINGS, World
-from sclip.corpora.voices import SAMPLE_RATE
 from sclip.errors import UserError
-from sclip.parallel import spread
 
 CHUNK = 50  # pictures that a process makes at a time
 
@@ -77,7 +77,7 @@ def _make_files(config: ScenesConfig, folder: Path) -> list[dict[str, Any]]:
     for split in SPLITS:
         (folder / "images" / split).mkdir(parents=True, exist_ok=True)
         (folder / "audio" / split).mkdir(parents=True, exist_ok=True)
-    return [row for chunk in spread(_make, jobs, "scenes") for row in chunk]
+    return [row for chunk in map_in_processes(_make, jobs, "scenes") for row in chunk]
 
 
 def _check(config: ScenesConfig) -> None:

@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from sclip.corpora.scenes.voices import SAMPLE_RATE, Speech, Synthesiser, Voice
 from sclip.corpora.scenes.world import place_by_hash, split_by_hash
-from sclip.corpora.voices import SAMPLE_RATE, Speech, Synthesiser, Voice
 
 RATES = (145, 195)  # words a minute
 PITCHES = (35, 65)

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from sclip.ahead import abreast, ahead_on, in_order, prefetched, read_ahead
+from sclip.concurrency import map_in_threads, map_on_cores, prefetch, prefetch_batches, prefetch_count
 
 
 class Slow:
@@ -27,7 +27,7 @@ class Slow:
 def test_items(ahead):
     slow, got = Slow(), []
     with pytest.raises(OSError, match="disk"):
-        for found in prefetched(slow, range(100), ahead):
+        for found in prefetch(slow, range(100), ahead):
             got.append(found)
             assert slow.read <= len(got) + (ahead + 1 if ahead else 0)
     assert got == [-item for item in range(35)]
@@ -38,7 +38,7 @@ def test_batches(ahead):
     slow, got = Slow(), []
     batches = [range(start, start + 5) for start in range(0, 100, 5)]
     with pytest.raises(OSError, match="disk"):
-        for batch, found in read_ahead(batches, slow, ahead):
+        for batch, found in prefetch_batches(batches, slow, ahead):
             assert found == [-item for item in batch]
             got += found
             assert slow.read <= len(got) + 5 * ahead
@@ -58,7 +58,7 @@ def test_what_was_handed_over_is_made_though_the_next_fails():
         made.append(item)
 
     with pytest.raises(KeyboardInterrupt):
-        list(in_order(write, items(), threads=1, ahead=2))
+        list(map_in_threads(write, items(), threads=1, count=2))
     assert made == [1, 2]
 
 
@@ -73,7 +73,7 @@ def test_a_cpu_s_cores(cores, count, threads, each):
 
     cores(count)
     with pytest.raises(OSError, match="disk"):
-        for found in abreast(make, range(100)):
+        for found in map_on_cores(make, range(100)):
             got.append(found)
             assert slow.read <= len(got) + threads + 1
     assert got == [-item for item in range(35)]
@@ -91,7 +91,7 @@ def test_what_waits_is_given_up_with_the_rest():
             second.set()
         go_on.acquire()
 
-    found = prefetched(make, range(100), ahead=3)
+    found = prefetch(make, range(100), count=3)
     next(found)
     second.wait()
     threading.Timer(0.1, go_on.release, [100]).start()
@@ -100,4 +100,4 @@ def test_what_waits_is_given_up_with_the_rest():
 
 
 def test_nothing_is_read_beside_a_cpu_s_products():
-    assert (ahead_on("cpu", 2), ahead_on("cuda:0", 2)) == (0, 2)
+    assert (prefetch_count("cpu", 2), prefetch_count("cuda:0", 2)) == (0, 2)

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclip.ahead import read_ahead
+from sclip.concurrency import chunks, prefetch_batches
 from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.recordings import inspect
+from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
-from sclip.features.compute import chunks
-from sclip.features.extract import describe
-from sclip.features.listen import Listener
+from sclip.features.encode import FeatureEncoder
 from sclip.features.online import OnlineStore, online_index
-from sclip.features.recordings import look
+from sclip.features.settings import describe
 from sclip.features.store import INDEX_FILE, FeatureStore, read_index
 from sclip.features.vectors import ClipVectors
-from sclip.model import SpeechCLIP
 from sclip.padded import Padded
 
 
@@ -44,22 +44,27 @@ class Dataset:
 
     @classmethod
     def open(
-        cls, manifest: Path, features: Path, vectors: Path, split: str, listener: Listener | None = None
+        cls, manifest: Path, features: Path, vectors: Path, split: str, encoder: FeatureEncoder | None = None
     ) -> "Dataset":
-        """`listener`: for features that are kept nowhere."""
-        (dataset,) = cls.open_splits(manifest, features, vectors, (split,), listener)
+        """`encoder`: for features that are kept nowhere."""
+        (dataset,) = cls.open_splits(manifest, features, vectors, (split,), encoder)
         return dataset
 
     @classmethod
     def open_splits(
-        cls, manifest: Path, features: Path, vectors: Path, splits: Sequence[str], listener: Listener | None = None
+        cls,
+        manifest: Path,
+        features: Path,
+        vectors: Path,
+        splits: Sequence[str],
+        encoder: FeatureEncoder | None = None,
     ) -> list["Dataset"]:
         """Open several splits and read the manifest once."""
         everything, index = read_manifest(manifest, Problems(skip=True)), read_index(features)
         store: FeatureStore | OnlineStore
         if "online" in index["features"]:
-            assert listener is not None
-            store = OnlineStore(index, everything, listener)
+            assert encoder is not None
+            store = OnlineStore(index, everything, encoder)
         else:
             store = FeatureStore.open(features)
         stored = {*store.ids, *index["skipped"]}
@@ -70,15 +75,17 @@ class Dataset:
         return cls._of_splits(manifest, everything, store, text, vectors, splits)
 
     @classmethod
-    def open_exact(cls, manifest: Path, vectors: Path, split: str, listener: Listener, problems: Problems) -> "Dataset":
-        """Open a split whose states the listener computes from the recordings when they are read; needs no store."""
+    def open_exact(
+        cls, manifest: Path, vectors: Path, split: str, encoder: FeatureEncoder, problems: Problems
+    ) -> "Dataset":
+        """Open a split whose states the encoder computes from the recordings when they are read; needs no store."""
         rows = [row for row in read_manifest(manifest, Problems(skip=True)) if row.split == split]
-        recordings = [recording for _, batch in read_ahead(chunks(rows, 64), look) for recording in batch]
-        features = describe(listener.encoder, listener.config)
-        index = online_index(features, recordings, listener.encoder, problems)
+        recordings = [recording for _, batch in prefetch_batches(chunks(rows, 64), inspect) for recording in batch]
+        features = describe(encoder.encoder, encoder.config)
+        index = online_index(features, recordings, encoder.encoder, problems)
         if rows and not index["lengths"]:
             raise problems.nothing_left(f"{manifest}: none of {len(rows)} recordings of split {split} can be used")
-        store = OnlineStore(index, rows, listener)
+        store = OnlineStore(index, rows, encoder)
         (dataset,) = cls._of_splits(manifest, rows, store, json.dumps(index), vectors, (split,))
         return dataset
 
@@ -138,18 +145,17 @@ class Dataset:
         digest.update(self.images.numpy().tobytes())
         return digest.hexdigest()
 
-    def check_encoders(self, model: SpeechCLIP) -> None:
-        """A head understands the encoders that it was trained with, and no others."""
-        speech, clip = model.speech, model.clip
-        heard = {"hash": speech.fingerprint(), "normalize_waveform": speech.normalize_waveform}
-        for what, stage, kept, maker, own, name in (
-            ("hidden states", "extract-features", self.store.features, "encoder", heard, speech.source.name),
+    def check_encoders(self, speech: AnySpeechEncoder, clip: ClipEncoder, model: str) -> None:
+        """Refuse encoders other than those that computed the features and vectors: a head fits one pair of encoders."""
+        own = {"hash": speech.fingerprint(), "normalize_waveform": speech.normalize_waveform}
+        for what, stage, stored, maker, wanted, name in (
+            ("hidden states", "extract-features", self.store.features, "encoder", own, speech.source.name),
             ("vectors", "embed-clip", self.clip, "name", {"hash": clip.fingerprint()}, clip.source.name),
         ):
-            if any(kept[key] != value for key, value in own.items()):
-                found, expected = (", ".join(f"{key} {str(of[key])[:12]}" for key in own) for of in (kept, own))
+            if any(stored[key] != value for key, value in wanted.items()):
+                found, expected = (", ".join(f"{key} {str(of[key])[:12]}" for key in wanted) for of in (stored, wanted))
                 raise UserError(
-                    f"model {model.name}: {what} were made by {kept[maker]} ({found}), not by {name} ({expected}), "
+                    f"model {model}: {what} were computed by {stored[maker]} ({found}), not by {name} ({expected}), "
                     f"which the model has; run `sclip {stage}` with the preset's encoders set to the model's own"
                 )
 

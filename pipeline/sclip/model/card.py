@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sclip.folder import EncoderReference, ModelConfig
+    from sclip.model.folder import EncoderReference, ModelConfig
 
 _TEMPLATE = """\
 ---

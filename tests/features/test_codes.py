@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sclip.coded import Coded, Directions
 from sclip.errors import UserError
+from sclip.features.codes import Coded, Directions
 from sclip.heads.weighting import LayerWeighting
 
 STATES, WIDTH, TRUE = 4, 12, 10

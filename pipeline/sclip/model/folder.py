@@ -6,9 +6,9 @@ from typing import Any
 
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig
 from sclip.errors import UserError
+from sclip.files import check_digest
 from sclip.heads.head import Sizes
 from sclip.parsing import parse, read_json
-from sclip.whole import check_digest
 
 FORMAT = "sclip model 2"
 WITHOUT_DIGESTS = "sclip model 1"  # the format before, which is still read

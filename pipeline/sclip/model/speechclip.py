@@ -26,7 +26,11 @@ from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import find_folder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
-from sclip.folder import (
+from sclip.files import atomic_folder, file_digest
+from sclip.heads.head import HeadOutput, Sizes, SpeechHead
+from sclip.heads.vocabulary import Vocabulary
+from sclip.model.card import model_card
+from sclip.model.folder import (
     CONFIG_FILE,
     FORMAT,
     VOCABULARY_FILE,
@@ -36,13 +40,9 @@ from sclip.folder import (
     check_files,
     read_config,
 )
-from sclip.heads.head import HeadOutput, Sizes, SpeechHead
-from sclip.heads.vocabulary import Vocabulary
-from sclip.interop.card import model_card
 from sclip.objective import Objective
 from sclip.padded import even_batches
 from sclip.tensors import fill, read_tensors, save_tensors, with_prefix
-from sclip.whole import digest_of, whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         folder = Path(folder)
         if folder.exists():
             raise UserError(f"{folder}: already exists")
-        with whole_folder(folder) as unfinished:
+        with atomic_folder(folder) as unfinished:
             self.save_pretrained(unfinished)
         return folder
 
@@ -259,7 +259,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             self._reference(self.speech),
             self._reference(self.clip),
             self.origin,
-            {name: digest_of(save_directory / name) for name in names},
+            {name: file_digest(save_directory / name) for name in names},
         )
         text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
         (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")

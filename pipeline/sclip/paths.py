@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+# In a results folder.
+METRICS, EXAMPLES, WORDS = "metrics.json", "examples.json", "words.json"
+
 
 def manifest(preset: str) -> Path:
     """What there is: a row an utterance."""

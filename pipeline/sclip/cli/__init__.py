@@ -1,0 +1,29 @@
+"""The command line: a command parses its options, calls one function and prints the result.
+
+A user's mistake is one line and exit status 1. Options are checked before anything that takes seconds to import, such
+as torch.
+"""
+
+from sclip.cli import corpus, evaluation, features, tools, training
+from sclip.cli.group import main
+
+__all__ = ["main"]
+
+COMMANDS = (
+    corpus.fetch,
+    corpus.make_corpus,
+    corpus.check_corpus,
+    features.plan,
+    features.extract_features,
+    features.verify_features,
+    features.embed_clip,
+    training.train,
+    evaluation.evaluate,
+    evaluation.report,
+    evaluation.table,
+    tools.import_,
+    tools.bench,
+    tools.pretrain,
+)
+for command in COMMANDS:
+    main.add_command(command)

@@ -1,0 +1,89 @@
+"""Commands that measure trained models and put results next to each other."""
+
+from pathlib import Path
+
+import click
+
+from sclip.cli.options import chosen, device_option, folder_or_repo, preset_option, reads_params, seed_option
+from sclip.errors import UserError
+
+
+@click.command("evaluate")
+@click.option("--arch", help="A key of `arch` in params.yaml, such as cascaded-cif. Needed unless --model is given.")
+@click.option(
+    "--model",
+    "folder",
+    callback=folder_or_repo,
+    help="A model folder to evaluate instead of the model that was trained here, such as an imported checkpoint.",
+)
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Score exact hidden states, computed from the recordings in fp32 as sclip.load's models do, instead of the "
+    "stored ones. Reads no features; writes below results/PRESET/exact instead of runs.",
+)
+@preset_option
+@seed_option
+@device_option
+@reads_params
+def evaluate(
+    arch: str | None,
+    folder: Path | str | None,
+    exact: bool,
+    preset: str | None,
+    seed: int | None,
+    device: str,
+    params_file: Path,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measure a trained model on the test split: retrieval, keywords, word boundaries.
+
+    Reads models/PRESET/ARCH/seed-N and data/PRESET. Writes results/PRESET/runs/ARCH/seed-N: metrics.json, with
+    intervals, and examples.json and words.json for the report. With --model reads that folder, and writes
+    results/PRESET/runs/ARCH/imported.
+    """
+    if (arch is None) == (folder is None):
+        raise UserError("expected one of --arch and --model")
+    params, name = chosen(params_file, overrides, preset, arch=arch)
+    from sclip.device import choose_device
+    from sclip.evaluation.run import run_imported, run_trained
+
+    where = choose_device(device)
+    if folder is not None:
+        lines = run_imported(params, name, Path(folder), where, exact)
+    else:
+        lines = run_trained(params, name, str(arch), params.run.seeds[0] if seed is None else seed, where, exact)
+    for line in lines:
+        click.echo(line)
+
+
+@click.command("report")
+@preset_option
+@reads_params
+def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Put all results of a preset into one table and one page.
+
+    Reads results/PRESET/runs: metrics, examples, curves. Writes results/PRESET: table.md, report.html (one page that
+    needs no other file) and the data of `dvc plots`.
+    """
+    params, name = chosen(params_file, overrides, preset)
+    from sclip.report import write_report
+
+    for path in write_report(params, name):
+        click.echo(path)
+
+
+@click.command("table")
+@click.option("--paper", "published_only", is_flag=True, help="Print the published numbers alone.")
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "csv", "latex"]), default="markdown", show_default=True
+)
+def table(published_only: bool, form: str) -> None:
+    """Print the papers' tables, our numbers below the published ones.
+
+    Reads results/paper.yaml, which has each published number and its source, and what `evaluate` wrote in
+    results/PRESET/runs. Cells of what was not run are empty.
+    """
+    from sclip.report.paper import FORMATS, read_paper
+
+    click.echo(FORMATS[form](read_paper(), not published_only), nl=False)

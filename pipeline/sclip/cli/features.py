@@ -1,0 +1,126 @@
+"""Commands that cache what the frozen encoders compute."""
+
+from pathlib import Path
+
+import click
+
+from sclip import paths
+from sclip.cli.options import (
+    chosen,
+    device_option,
+    on_error_option,
+    preset_option,
+    preset_or_argument,
+    problems_of,
+    random_encoders_option,
+    reads_params,
+)
+from sclip.errors import Problems
+
+
+@click.command("plan")
+@preset_or_argument
+@device_option
+@random_encoders_option
+@reads_params
+def plan(preset: str | None, device: str, random: bool, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Print how much PRESET's caches will read and write, and about how long that will take on this device.
+
+    Reads presets.PRESET and the headers of some recordings, and computes for about ten seconds. Writes nothing. Exit
+    status 1 if the disk is too small.
+    """
+    params, name = chosen(params_file, overrides, preset, random)
+    from sclip.device import choose_device
+    from sclip.encoders.open import open_clip, open_speech
+    from sclip.features.plan import describe_plan, make_plan
+
+    settings, where = params.preset(name), choose_device(device)
+    speech, clip = open_speech(settings.encoders.speech), open_clip(settings.encoders.clip)
+    result = make_plan(settings, paths.manifest(name), speech, clip, where, Problems(skip=True))
+    for line in describe_plan(result, name, paths.manifest(name).parent, where):
+        click.echo(line)
+    if not result.fits:
+        raise SystemExit(1)
+
+
+@click.command("extract-features")
+@preset_option
+@device_option
+@on_error_option
+@random_encoders_option
+@reads_params
+def extract_features(
+    preset: str | None, device: str, on_error: str | None, random: bool, params_file: Path, overrides: tuple[str, ...]
+) -> None:
+    """Cache the speech encoder's hidden states of every recording.
+
+    Reads data/PRESET/manifest.jsonl and the recordings. Writes data/PRESET/features: shards and index.json. An
+    interrupted extraction resumes, and only what changed is computed.
+    """
+    params, name = chosen(params_file, overrides, preset, random)
+    from sclip import distributed
+    from sclip.device import choose_device
+    from sclip.encoders.open import open_speech
+    from sclip.features.extract import extract_features
+
+    problems = problems_of(params, name, on_error)
+    settings, out = params.preset(name), paths.features_folder(name)
+    encoder, where = open_speech(settings.encoders.speech), choose_device(device)
+    with distributed.process_group(where), distributed.locked_by_main(out):
+        result = extract_features(paths.manifest(name), out, encoder, settings.features, where, problems)
+        if not distributed.is_main():
+            return
+    problems.report()
+    click.echo(
+        f"{out}: {result.utterances} utterances, {result.hours:.2f} hours, {result.gigabytes:.2f} GB; "
+        f"{result.shards_computed} shards computed, {result.shards_reused} reused; {result.seconds:.0f} s"
+    )
+
+
+@click.command("verify-features")
+@preset_option
+@reads_params
+def verify_features(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+    """Check every byte of the cached hidden states.
+
+    Reads data/PRESET/features and manifest.jsonl. Exit status 1 if anything is missing, damaged or left over.
+    """
+    _, name = chosen(params_file, overrides, preset)
+    from sclip.corpora.manifest import read_manifest
+    from sclip.features.verify import verify
+
+    rows = read_manifest(paths.manifest(name), Problems(skip=True))
+    findings = verify(paths.features_folder(name), [row.id for row in rows])
+    for finding in findings:
+        click.echo(f"{finding.where}: {finding.what}")
+    click.echo(f"{paths.features_folder(name)}: {len(findings)} faults")
+    if findings:
+        click.echo("Delete the shards named above, or all of them; extract-features computes what is missing.")
+        raise SystemExit(1)
+
+
+@click.command("embed-clip")
+@preset_option
+@device_option
+@on_error_option
+@random_encoders_option
+@reads_params
+def embed_clip(
+    preset: str | None, device: str, on_error: str | None, random: bool, params_file: Path, overrides: tuple[str, ...]
+) -> None:
+    """Cache CLIP's vectors of every picture and caption.
+
+    Reads data/PRESET/manifest.jsonl and the pictures. Writes data/PRESET/vectors.
+    """
+    params, name = chosen(params_file, overrides, preset, random)
+    from sclip.device import choose_device
+    from sclip.encoders.open import open_clip
+    from sclip.features.embed import embed_clip
+    from sclip.files import locked
+
+    problems = problems_of(params, name, on_error)
+    clip, out = open_clip(params.preset(name).encoders.clip), paths.vectors_folder(name)
+    with locked(out):
+        result = embed_clip(paths.manifest(name), out, clip, choose_device(device), problems)
+    problems.report()
+    click.echo(f"{out}: {result.images} pictures, {result.captions} captions")

@@ -1,0 +1,27 @@
+"""The group that all commands belong to."""
+
+from typing import Any
+
+import click
+
+from sclip import __version__
+from sclip.errors import UserError
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Turn errors that a user can act on into one line."""
+        try:
+            return super().invoke(ctx)
+        except (UserError, OSError) as error:  # the latter of a full disk, or of a folder that cannot be written
+            raise click.ClickException(str(error)) from None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the commands in the order in which they are used."""
+        return list(self.commands)
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__)
+def main() -> None:
+    """SpeechCLIP+: speech in CLIP's image-text space, without transcripts."""

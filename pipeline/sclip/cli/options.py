@@ -1,0 +1,130 @@
+"""Options that several commands share, and the settings that they choose."""
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sclip.config import LARGEST_SEED, Params, load_params
+from sclip.errors import Problems, UserError
+from sclip.parsing import shown
+
+DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")
+
+
+def reads_params(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --params and -S to a command, and run it in the folder of params.yaml."""
+
+    @functools.wraps(command)
+    def run(params_file: Path, **options: Any) -> None:
+        if not params_file.is_file():
+            raise UserError(f"{params_file}: no such file")
+        if params_file.parent.resolve() != Path.cwd():
+            params_file = params_file.absolute()
+            options = {key: value.absolute() if isinstance(value, Path) else value for key, value in options.items()}
+        with contextlib.chdir(params_file.parent):
+            command(params_file=params_file, **options)
+
+    return _set_option(_params_option(run))
+
+
+_set_option = click.option(
+    "-S",
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting of params.yaml, by its full key: -S presets.scenes.training.steps=100. May be repeated.",
+)
+_params_option = click.option(
+    "--params",
+    "params_file",
+    type=click.Path(path_type=Path),
+    default=Path("params.yaml"),
+    show_default=True,
+    help="The settings. The command works in this file's folder: the paths in it, data/, models/ and results/ are "
+    "relative to that folder. Paths that you type as arguments are relative to where you are.",
+)
+
+
+def _check_device(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+    if not DEVICE.fullmatch(name):
+        raise UserError(f"--device {name}: expected auto, cpu, cuda, mps or xpu, or one of several, such as cuda:1")
+    return name
+
+
+def _check_seed(_context: click.Context, _parameter: click.Parameter, seed: int | None) -> int | None:
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"--seed {shown(seed)}: expected 0 to {LARGEST_SEED}")
+    return seed
+
+
+def folder_or_repo(_context: click.Context, _parameter: click.Parameter, name: str | None) -> Path | str | None:
+    """Return a folder that exists as a Path. Any other name may be a hub repo's, which is no path."""
+    return Path(name) if name is not None and Path(name).exists() else name
+
+
+preset_option = click.option("--preset", help="A key of `presets` in params.yaml.  [default: the first of run.presets]")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    callback=_check_device,
+    help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.",
+)
+arch_option = click.option("--arch", required=True, help="A key of `arch` in params.yaml, such as cascaded-cif.")
+seed_option = click.option(
+    "--seed",
+    type=int,
+    callback=_check_seed,
+    help=f"The seed of weights and batches, 0 to {LARGEST_SEED}.  [default: the first of run.seeds]",
+)
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    help="What to do with a row that cannot be used: stop, or leave it out and count it.  "
+    "[default: the preset's on_error]",
+)
+random_encoders_option = click.option(
+    "--random-encoders",
+    "random",
+    is_flag=True,
+    help="Use encoders of the real sizes with random weights, and download nothing: for a rehearsal of a preset. Give "
+    "it to all stages or to none. All output is marked.",
+)
+
+
+def preset_or_argument(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take its preset as --preset, as the other commands do, or as an argument."""
+
+    @functools.wraps(command)
+    def run(argument: str | None, preset: str | None, **options: Any) -> None:
+        if argument is not None and preset is not None and argument != preset:
+            raise UserError(f"PRESET is {argument} and --preset is {preset}; give one of them")
+        command(preset=preset if argument is None else argument, **options)
+
+    return click.argument("argument", metavar="[PRESET]", required=False)(preset_option(run))
+
+
+def chosen(
+    params_file: Path, overrides: tuple[str, ...], preset: str | None, random: bool = False, arch: str | None = None
+) -> tuple[Params, str]:
+    """Return the settings and the preset's name, after checking that they have this preset and this architecture."""
+    params = load_params(params_file, overrides)
+    name = params.run.presets[0] if preset is None else preset
+    params.preset(name)
+    if arch is not None:
+        params.experiment(name, arch)
+    if random:
+        seeds = (f"presets.{name}.encoders.{encoder}.random_seed=0" for encoder in ("speech", "clip"))
+        params = load_params(params_file, (*overrides, *seeds))
+    return params, name
+
+
+def problems_of(params: Params, preset: str, on_error: str | None) -> Problems:
+    """Return where a stage records rows that cannot be used."""
+    return Problems(skip=(on_error or params.preset(preset).on_error) == "skip")

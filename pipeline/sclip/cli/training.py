@@ -1,0 +1,48 @@
+"""The command that trains a head."""
+
+from pathlib import Path
+
+import click
+
+from sclip import paths
+from sclip.cli.options import (
+    arch_option,
+    chosen,
+    device_option,
+    preset_option,
+    random_encoders_option,
+    reads_params,
+    seed_option,
+)
+
+
+@click.command("train")
+@arch_option
+@preset_option
+@seed_option
+@device_option
+@random_encoders_option
+@reads_params
+def train(
+    arch: str,
+    preset: str | None,
+    seed: int | None,
+    device: str,
+    random: bool,
+    params_file: Path,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train the head of an architecture.
+
+    Reads data/PRESET: the manifest, features and vectors. Writes the model folder models/PRESET/ARCH/seed-N and
+    learning curves in results/PRESET/runs/ARCH/seed-N/curves. An interrupted training resumes, and ends with the
+    weights that it would have had.
+    """
+    params, name = chosen(params_file, overrides, preset, random, arch)
+    from sclip import distributed
+    from sclip.device import choose_device
+    from sclip.training.run import run_training
+
+    number, where = params.run.seeds[0] if seed is None else seed, choose_device(device)
+    with distributed.process_group(where):
+        run_training(params, name, arch, number, where, paths.curves_folder(name, arch, number))

@@ -1,0 +1,75 @@
+"""A corpus's recordings on the disk: inspected by their headers, then decoded. Faults are values, not exceptions."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import soundfile
+from torch import Tensor
+
+from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio
+from sclip.errors import Fault, UserError
+
+if TYPE_CHECKING:
+    from sclip.corpora.manifest import Row
+
+CONVERTED = "recordings that are mixed down or resampled"  # those with a note
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is known of a row's audio file before it is decoded."""
+
+    row: "Row"
+    hash: str  # of the file
+    samples: int = 0  # at 16 kHz, by the header
+    note: str | None = None
+    fault: Fault | None = None
+
+
+def inspect(row: "Row") -> Recording:
+    """Read a row's audio file and its header; decode nothing."""
+    name = f"audio {row.audio.name}"
+    try:
+        data = row.audio.read_bytes()
+    except FileNotFoundError:
+        return Recording(row, "", fault=Fault(f"{name}: no such file"))
+    except OSError as error:
+        return Recording(row, "", fault=Fault(f"{name}: cannot be read: {error.strerror}"))
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        info = soundfile.info(io.BytesIO(data))
+        check_length(info.frames, info.samplerate, name)
+    except RuntimeError as error:
+        reason = str(error).rpartition(": ")[2]  # what comes before describes the buffer
+        return Recording(row, digest, fault=Fault(f"{name}: cannot be read: {reason}"))
+    except UserError as error:
+        return Recording(row, digest, fault=Fault(str(error)))
+    return Recording(row, digest, info.frames * SAMPLE_RATE // info.samplerate, _conversion(info))
+
+
+def decode(recording: Recording, shortest: int) -> Tensor | Fault:
+    """Return a recording's waveform (N,), or why it cannot be used.
+
+    `shortest` is the number of samples that make one frame. Faults are stored, and so they name no folder.
+    """
+    if recording.fault is not None:
+        return recording.fault
+    path = recording.row.audio
+    try:
+        waveform = read_audio(path)
+    except UserError as error:
+        return Fault(str(error).replace(str(path), path.name))
+    if len(waveform) < shortest:
+        return Fault(f"audio {path.name}: {len(waveform)} samples at 16 kHz; a frame takes {shortest}")
+    if is_silent(waveform):
+        return Fault(f"audio {path.name}: silent")
+    return waveform
+
+
+def _conversion(info: soundfile._SoundFileInfo) -> str | None:
+    """Say what decoding does to a file that is not 16 kHz mono."""
+    steps = ["mixed down"] * (info.channels > 1) + ["resampled to 16 kHz"] * (info.samplerate != SAMPLE_RATE)
+    channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")
+    return f"{info.samplerate / 1000:g} kHz {channels}, {' and '.join(steps)}" if steps else None

@@ -1,0 +1,119 @@
+"""Atomic writes, digests and locks: a file or folder is complete and on the disk, or not there, whenever a writer dies.
+
+What is being written has a temporary name; the last step renames it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sclip.errors import UserError
+
+UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the place to write a file to, and move it to `path` when it is written."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with _name_in_errors(path):
+        yield unfinished
+        flush_to_disk(unfinished)
+    unfinished.replace(path)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to write into, and move it to `path` when it is written, in place of an older folder."""
+    unfinished, replaced = (path.with_name(path.name + ending) for ending in (UNFINISHED, ".replaced"))
+    for leftover in (unfinished, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    with _name_in_errors(path):
+        yield unfinished
+        for folder, _, names in os.walk(unfinished):
+            for name in (*names, "."):
+                flush_to_disk(Path(folder, name))
+    if path.exists():
+        path.rename(replaced)
+    unfinished.rename(path)
+    flush_to_disk(path.parent)  # the new name
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed writer left in a folder."""
+    for leftover in folder.glob(f"*{UNFINISHED}"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def check_digest(path: Path, expected: str | None, index: str) -> None:
+    """Refuse a file whose SHA-256 is not the one in `index`, a file in the same folder."""
+    if file_digest(path) != expected:
+        raise UserError(f"{path}: its SHA-256 is not the one in {index}; the file is damaged or was replaced")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other commands from writing to a folder. The lock ends with the process that holds it.
+
+    File systems that machines share often have no locks; there nothing is kept out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another command is writing there; wait until it has ended") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Add `path` to an error that names no file, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise

@@ -1,0 +1,126 @@
+"""Fingerprints of what decides a result: plain data, weights, and the code that computes it.
+
+A cached result is known by the fingerprint of everything that it depends on. For code that is the syntax tree of the
+computing modules and of all that they import, so that comments and docstrings do not count, and no list of files has
+to be kept by hand.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PACKAGE = Path(__file__).parent
+# Modules that carry data and control from place to place, and compute no number of a result.
+NOT_COMPUTING = frozenset(
+    {
+        "concurrency",
+        "config",
+        "encoders.sizes",
+        "encoders.source",
+        "errors",
+        "features.index",
+        "files",
+        "fingerprints",
+        "parsing",
+        "paths",
+        "tensors",
+    }
+)
+
+# The modules that compute each stage's result; what they import is found from there.
+FEATURES = ("features.encode", "features.directions", "encoders.speech", "encoders.mfcc")
+VECTORS = ("encoders.clip", "features.embed")
+TRAINING = ("training.loop",)
+PRETRAINING = ("pretrain.run",)
+# The same for the stages of dvc.yaml, which rerun when their commands change too.
+STAGES = {
+    "make-corpus": ("corpora.make",),
+    "extract-features": (*FEATURES, "features.extract"),
+    "embed-clip": VECTORS,
+    "train": (*TRAINING, "training.run"),
+    "evaluate": ("evaluation.run",),
+    "report": ("report.page", "report.plots", "report.results", "report.tables"),
+}
+
+
+def data_fingerprint(data: Any) -> str:
+    """Return the SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def module_fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a module's weights, whatever file they came from, and its configuration."""
+    return tensors_fingerprint(module.state_dict(), config)
+
+
+def tensors_fingerprint(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a configuration and over tensors' names, types, shapes and values."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def code_fingerprint(roots: tuple[str, ...]) -> str:
+    """Return the SHA-256 of the code of some modules of this package and of all that they import from it."""
+    digest = hashlib.sha256()
+    for name in computing_modules(roots):
+        digest.update(f"{name} {_syntax(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def computing_modules(roots: tuple[str, ...]) -> list[str]:
+    """Return the names of some modules and of all that they import from this package, NOT_COMPUTING left out."""
+    names, waiting = set[str](), list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            waiting += [imported for imported in _imports(name) if imported not in NOT_COMPUTING]
+    return sorted(names)
+
+
+def _file(name: str) -> Path:
+    return PACKAGE / f"{name.replace('.', '/')}.py"
+
+
+@cache
+def _tree(name: str) -> ast.Module:
+    return ast.parse(_file(name).read_text(encoding="utf-8"))
+
+
+def _syntax(name: str) -> str:
+    """Return a module's syntax tree as text, without docstrings; comments and line breaks are not in a tree."""
+    tree = ast.parse(_file(name).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _imports(name: str) -> Iterator[str]:
+    """Yield the modules of this package that a module imports when it runs, wherever the import stands."""
+    for node in _running(_tree(name)):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == "sclip":
+            module = ".".join(node.module.split(".")[1:])
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".strip(".")
+                found = inner if _file(inner).is_file() else module
+                if found:
+                    yield found
+
+
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield a tree's nodes, without imports that type checkers alone read."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            yield node
+            yield from _running(node)

@@ -1,5 +1,6 @@
 """No test reaches for a network. The same examples on every CI run, new ones at every desk."""
 
+import logging
 import os
 import tempfile
 
@@ -15,6 +16,7 @@ from hypothesis import settings  # noqa: E402
 from sclip.device import exact_fp32  # noqa: E402
 
 exact_fp32()  # as every command does
+logging.getLogger("sclip").setLevel(logging.INFO)  # likewise
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")

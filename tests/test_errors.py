@@ -3,17 +3,17 @@
 from sclip.errors import SHOWN, Problems
 
 
-def printed(problems: Problems, capsys) -> list[str]:
+def printed(problems: Problems, caplog) -> list[str]:
     problems.report()
-    return capsys.readouterr().err.splitlines()
+    return caplog.messages
 
 
-def test_notes_of_a_kind_are_counted_and_the_first_are_named(capsys):
+def test_notes_of_a_kind_are_counted_and_the_first_are_named(caplog):
     problems = Problems()
     for i in range(7000):
         problems.note("recordings that are resampled", f"row {i}: 44.1 kHz")
     problems.note("captions that are cut", "row 3: 100 tokens")
-    lines = printed(problems, capsys)
+    lines = printed(problems, caplog)
     assert lines[:2] == ["note     7,000 recordings that are resampled", "         - row 0: 44.1 kHz"]
     assert lines[SHOWN] == f"         - row {SHOWN - 1}: 44.1 kHz"
     assert lines[SHOWN + 1 :] == [
@@ -23,13 +23,13 @@ def test_notes_of_a_kind_are_counted_and_the_first_are_named(capsys):
     ]
 
 
-def test_skipped_rows_are_grouped_by_reason(capsys):
+def test_skipped_rows_are_grouped_by_reason(caplog):
     problems = Problems(skip=True)
     for i in range(3):
         problems.add(f"row {i}", f"audio {i}.wav: silent")
     problems.add("row 8", "audio 8.wav: no samples")
     problems.add("row 9", "image 9.png: no such file")
-    assert printed(problems, capsys) == [
+    assert printed(problems, caplog) == [
         "skipped  3 rows: audio: silent",
         "         - row 0: audio 0.wav: silent",
         "         - row 1: audio 1.wav: silent",
@@ -41,11 +41,11 @@ def test_skipped_rows_are_grouped_by_reason(capsys):
     ]
 
 
-def test_skipped_rows_are_few_lines_and_none_is_hidden(capsys):
+def test_skipped_rows_are_few_lines_and_none_is_hidden(caplog):
     problems = Problems(skip=True)
     for i in range(1000):  # pairs of rows with one reason
         problems.add(f"row {i}", f"audio {i}.wav: {i // 2} samples")
-    lines = printed(problems, capsys)
+    lines = printed(problems, caplog)
     assert len(lines) < 50
     shown = sum(line.startswith("         - ") for line in lines)
     more = [int(line.split()[1].replace(",", "")) for line in lines if line.startswith("         and ")]

@@ -1,10 +1,11 @@
 """Errors that users can act on."""
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import click
+log = logging.getLogger(__name__)
 
 Findings = dict[str, list[str]]  # what was found: each case of it
 
@@ -46,11 +47,11 @@ class Problems:
         return UserError(f"{message}{':' if reasons else ''}{''.join(reasons[:3])}")
 
     def report(self) -> None:
-        """Print the skipped rows, grouped by reason, and the notes, grouped by kind."""
+        """Log the skipped rows, grouped by reason, and the notes, grouped by kind."""
         for line in (*list_findings("skipped", self._by_reason()), *list_findings("note", self.notes)):
-            click.echo(line, err=True)
+            log.warning(line)
         if self.skipped:
-            click.echo(f"{len(self.skipped):,} rows skipped", err=True)
+            log.warning(f"{len(self.skipped):,} rows skipped")
 
     def _by_reason(self) -> Findings:
         """Return the skipped rows: the commonest repeated reasons first, all other rows in one last group."""

@@ -158,14 +158,14 @@ def test_a_collapsed_head_gets_what_the_commonest_tokens_get(dataset, tmp_path):
     assert metrics["speech_to_image"]["cascaded"]["R@1"]["value"] == pytest.approx(100 * 3 / UTTERANCES, abs=1e-3)
 
 
-def test_keywords_that_do_not_fit_are_counted(dataset, tmp_path, capsys):
+def test_keywords_that_do_not_fit_are_counted(dataset, tmp_path, caplog):
     tested = model("cascaded-cif")
     torch.nn.init.constant_(tested.head.cif.score.bias, 9.0)  # nearly every frame fires
     frames = dataset.frames.tolist()
     assert min(frames) < 75 < max(frames)
     longer = sum(count > 76 for count in frames)
     assert evaluate(tested, dataset, "cpu", tmp_path)["keywords"]["truncated"] == longer
-    assert f"{longer} of {UTTERANCES} utterances have more keywords than fit" in capsys.readouterr().err
+    assert f"{longer} of {UTTERANCES} utterances have more keywords than fit" in caplog.text
 
 
 def test_a_perfect_head(dataset, tmp_path, monkeypatch):
@@ -250,12 +250,12 @@ def test_captions_that_all_differ_are_ranked_row_by_row(tmp_path):
             assert metrics[direction][branch] == _rounded(scores(found, pictures, bootstrap))
 
 
-def test_missing_text_is_one_line(tmp_path, capsys):
+def test_missing_text_is_one_line(tmp_path, caplog):
     data = corpus(tmp_path, words=False, texts=[None, *TEXTS[1:]])
     metrics = evaluate(model("cascaded"), data, "cpu", tmp_path / "out")
     assert metrics["counts"]["captions"] == UTTERANCES - 1
     assert "R@10" in metrics["speech_to_text"]["cascaded"]
-    assert capsys.readouterr().err == "1 of 14 rows have no text: what needs text is measured on the other 13\n"
+    assert caplog.messages == ["1 of 14 rows have no text: what needs text is measured on the other 13"]
 
 
 def test_stop_words_are_those_of_the_language(dataset, tmp_path):

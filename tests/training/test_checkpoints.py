@@ -41,14 +41,14 @@ def test_load_returns_the_saved_state(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_checkpoint_is_set_aside(checkpoint, tmp_path, damage, capsys):
+def test_damaged_checkpoint_is_set_aside(checkpoint, tmp_path, damage, caplog):
     damaged = DAMAGE[damage](checkpoint.path.read_bytes())
     checkpoint.path.write_bytes(damaged)
     assert checkpoint.load() is None
-    assert capsys.readouterr().err == (
+    assert caplog.messages == [
         f"{checkpoint.path}: its SHA-256 does not match, the file is damaged or of an older version; "
-        "moved to checkpoint.damaged.pt; training starts from step 0\n"
-    )
+        "moved to checkpoint.damaged.pt; training starts from step 0"
+    ]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"checkpoint.damaged.pt": damaged}
     checkpoint.save(STATE)
     assert checkpoint.load()["step"] == 3

@@ -121,7 +121,7 @@ RANDOM_STEP = random.randint(6, 11)
         ("cascaded", signal.SIGINT, 4, 5),  # a step behind which the development split is to be tried
     ],
 )
-def test_an_interrupted_training_ends_like_one_that_was_not(arch, number, when, last, tmp_path, capsys):
+def test_an_interrupted_training_ends_like_one_that_was_not(arch, number, when, last, tmp_path, caplog):
     """In weights, history and curves. A request to stop costs no step; a kill costs those since the last save."""
     keep(tmp_path)
     whole = run(tmp_path, arch, "whole")
@@ -132,9 +132,9 @@ def test_an_interrupted_training_ends_like_one_that_was_not(arch, number, when, 
     assert victim.returncode == (128 + number if stopped else -number), victim.stderr.decode()
     assert (f"{arch}: stopped and saved at step {last}" in victim.stderr.decode()) == stopped
     assert not (tmp_path / "killed").exists()
-    capsys.readouterr()
+    caplog.clear()
     killed = run(tmp_path, arch, "killed")
-    assert f"goes on from step {last} of 12" in capsys.readouterr().err
+    assert f"goes on from step {last} of 12" in caplog.text
     assert (killed.step, killed.dev) == (whole.step, whole.dev)
 
     def ends(name):
@@ -150,7 +150,7 @@ def test_an_interrupted_training_ends_like_one_that_was_not(arch, number, when, 
     assert len(curves["total.tsv"].splitlines()) == 4
 
 
-def test_another_training_s_checkpoint(corpus, tmp_path, capsys, monkeypatch):
+def test_another_training_s_checkpoint(corpus, tmp_path, caplog, monkeypatch):
     """Whatever decides the result makes a training another one."""
     sets = opened(corpus, "train"), opened(corpus, "dev")
 
@@ -176,7 +176,7 @@ def test_another_training_s_checkpoint(corpus, tmp_path, capsys, monkeypatch):
 
     assert stopped(model("parallel")) == 0
     assert stopped(model("parallel")) == 9  # the tenth step was not done with
-    capsys.readouterr()
+    caplog.clear()
     others = [
         {"made": model("parallel"), "seed": 1},
         {"made": model("parallel", seed=1)},
@@ -185,15 +185,15 @@ def test_another_training_s_checkpoint(corpus, tmp_path, capsys, monkeypatch):
     ]
     for other in others:
         assert stopped(**other) == 0
-        assert "of another configuration, data or code; training starts anew" in capsys.readouterr().err
+        assert "of another configuration, data or code; training starts anew" in caplog.text
 
 
-def test_training_starts_over_after_a_damaged_checkpoint(corpus, tmp_path, capsys):
+def test_training_starts_over_after_a_damaged_checkpoint(corpus, tmp_path, caplog):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch/checkpoint.pt").touch()
     _, _, history = trained(corpus, "parallel", tmp_path, dataclasses.replace(SHORT, steps=5))
     assert [row["step"] for row in history] == [5]
-    assert "checkpoint.pt: its SHA-256 does not match" in capsys.readouterr().err
+    assert "checkpoint.pt: its SHA-256 does not match" in caplog.text
 
 
 def test_replaces_a_stale_model(corpus, tmp_path):

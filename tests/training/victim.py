@@ -3,6 +3,7 @@
 WHEN is a step, `saving` for its second checkpoint, or `developing` for its first trial of the development split.
 """
 
+import logging
 import os
 import sys
 import time
@@ -32,6 +33,7 @@ def die(number: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO)
     folder, arch, number, when = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     if when == "saving":
         write, written = Path.write_bytes, []

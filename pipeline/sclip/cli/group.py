@@ -1,11 +1,19 @@
 """The group that all commands belong to."""
 
+import logging
 from typing import Any
 
 import click
 
 from sclip import __version__
 from sclip.errors import UserError
+
+
+class _Handler(logging.Handler):
+    """Prints log lines to the standard error of whoever runs the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
 
 
 class _Commands(click.Group):
@@ -25,3 +33,7 @@ class _Commands(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """SpeechCLIP+: speech in CLIP's image-text space, without transcripts."""
+    log = logging.getLogger("sclip")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Handler) for handler in log.handlers):
+        log.addHandler(_Handler())

@@ -26,13 +26,13 @@ The two agree where all captions differ.) What is measured against text is measu
 `examples.json`: see examples.py. `words.json`: see words.py.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor
 
@@ -51,6 +51,8 @@ from sclip.files import write_json
 from sclip.model.folder import STATES
 from sclip.model.speechclip import SpeechCLIP
 from sclip.paths import EXAMPLES, METRICS, WORDS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def evaluate(
     if distributed.is_main():
         _warn_of_missing_text(dataset)
         if predictions.truncated:
-            click.echo(f"{predictions.truncated} of {len(dataset)} utterances have more keywords than fit", err=True)
+            log.warning(f"{predictions.truncated} of {len(dataset)} utterances have more keywords than fit")
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / EXAMPLES, _rounded(shown))
         write_json(out / WORDS, _rounded(studied))
@@ -128,9 +130,8 @@ def evaluate(
 def _warn_of_missing_text(dataset: Dataset) -> None:
     with_text, every = len(dataset.captioned), len(dataset)
     if 0 < with_text < every:
-        click.echo(
-            f"{every - with_text} of {every} rows have no text: what needs text is measured on the other {with_text}",
-            err=True,
+        log.warning(
+            f"{every - with_text} of {every} rows have no text: what needs text is measured on the other {with_text}"
         )
 
 

@@ -5,16 +5,18 @@ The file is a SHA-256 in hex, a line end, and what torch.save writes, which the 
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 
 from sclip import distributed
 from sclip.files import atomic_file
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoint:
@@ -36,7 +38,7 @@ class Checkpoint:
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
         if distributed.is_main():
-            click.echo(f"{self.path}: of another configuration, data or code; training starts anew", err=True)
+            log.warning(f"{self.path}: of another configuration, data or code; training starts anew")
             self.path.unlink()
         return None
 
@@ -44,10 +46,9 @@ class Checkpoint:
         if distributed.is_main():
             damaged = self.path.with_stem(f"{self.path.stem}.damaged")
             self.path.replace(damaged)
-            click.echo(
+            log.warning(
                 f"{self.path}: its SHA-256 does not match, the file is damaged or of an older version; "
-                f"moved to {damaged.name}; training starts from step 0",
-                err=True,
+                f"moved to {damaged.name}; training starts from step 0"
             )
 
     def save(self, state: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import shutil
 import time
@@ -20,7 +21,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -43,6 +43,8 @@ from sclip.training.checkpoints import Checkpoint
 from sclip.training.curves import HistoryRow, Log, curves
 from sclip.training.development import mean_recalls
 from sclip.training.interruption import Interrupted, Interruption, interruptions
+
+log = logging.getLogger(__name__)
 
 HISTORY_FILE = "history.json"
 LOG_EVERY = 20  # steps
@@ -177,20 +179,20 @@ def train(
     saved = checkpoint.load()
     if saved is not None:
         trainer.load_state_dict(saved)
-        click.echo(f"{model.name}: goes on from step {trainer.step} of {training.steps}", err=True)
+        log.info(f"{model.name}: goes on from step {trainer.step} of {training.steps}")
     first = distributed.is_main()
     with (
-        curves(curves_folder if first else None, trainer.history) as log,
+        curves(curves_folder if first else None, trainer.history) as log_row,
         plain_attention(device),
         interruptions() as interruption,
     ):
-        session = _Session(trainer, dev_set, checkpoint, log, interruption)
+        session = _Session(trainer, dev_set, checkpoint, log_row, interruption)
         try:
             session.run(train_set)
         except Interrupted:
             session.save()
             if first:
-                click.echo(f"{model.name}: stopped and saved at step {trainer.step}; run it again to resume", err=True)
+                log.info(f"{model.name}: stopped and saved at step {trainer.step}; run it again to resume")
             raise SystemExit(128 + int(interruption.signal or 0)) from None
     if first:
         _write(trainer, out, scratch)
@@ -217,9 +219,9 @@ class _Session:
     """One call of `train`: it takes the steps that are left, logs them, and saves the trainer."""
 
     def __init__(
-        self, trainer: Trainer, dev_set: Dataset, checkpoint: Checkpoint, log: Log, interruption: Interruption
+        self, trainer: Trainer, dev_set: Dataset, checkpoint: Checkpoint, log_row: Log, interruption: Interruption
     ):
-        self.trainer, self.dev_set, self.checkpoint, self.log = trainer, dev_set, checkpoint, log
+        self.trainer, self.dev_set, self.checkpoint, self.log_row = trainer, dev_set, checkpoint, log_row
         self.interruption = interruption
         self.saved = self.timed_from = time.monotonic()
         self.timed_step = trainer.step
@@ -266,7 +268,7 @@ class _Session:
 
     def record(self, row: HistoryRow) -> None:
         self.trainer.history.append(row)
-        self.log(row)
+        self.log_row(row)
         self.timed_from, self.timed_step = time.monotonic(), self.trainer.step
 
     def save(self) -> None:
@@ -283,7 +285,7 @@ def _tell(bar: "tqdm[Any]", name: str, row: HistoryRow) -> None:
     recalls = {key.removeprefix("dev/"): f"{value:.2f}" for key, value in row.items() if key.startswith("dev/")}
     if bar.disable:
         shown = ", ".join(f"{branch} {recall}" for branch, recall in recalls.items())
-        click.echo(f"{name}: step {row['step']}: loss {row['train/loss/total']:.4f}, dev mean R@10 {shown}", err=True)
+        log.info(f"{name}: step {row['step']}: loss {row['train/loss/total']:.4f}, dev mean R@10 {shown}")
     else:
         bar.set_postfix(recalls)
 

@@ -311,6 +311,24 @@ def test_an_override_that_contradicts_the_stored_states_is_refused(here, coded):
     said("evaluate", *coded, "-S", "presets.coded.features.batch_seconds=5.0")  # decides no state
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "presets.tiny.encoders.speech.name=other",
+            "presets.tiny.encoders.speech.name: found 'other', but what",
+        ),
+        ("presets.tiny.encoders.speech.normalize_waveform=true", "normalize_waveform: found True, but what is stored"),
+        ("presets.tiny.encoders.clip.name=RN50/openai", "encoders.clip.name: found 'RN50/openai', but what is stored"),
+        ("arch.cascaded.head.keywords.slots=3", "was trained with another architecture than params.yaml and -S"),
+    ],
+)
+def test_an_override_that_contradicts_the_trained_model_is_refused(here, override, message):
+    if not Path("models/tiny/cascaded/seed-0").exists():
+        said("train", "--arch", "cascaded", "--device", "cpu")
+    assert message in said("evaluate", "--arch", "cascaded", "-S", override, status=1)
+
+
 @pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
 def test_published_corpora(kind, here):
     getattr(miniature, kind)(Path(kind), odd=True)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import textwrap
 
 import torch
 
@@ -24,7 +25,7 @@ def choose_device(name: str) -> str:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {name}: {textwrap.shorten(str(error).splitlines()[0], 200)}") from None
     exact_fp32()
     if device.type == "cpu" and sys.platform == "linux":
         _keep_freed_memory()

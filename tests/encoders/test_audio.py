@@ -10,7 +10,7 @@ import torch
 import torchaudio.functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sclip.encoders.audio import as_waveform, count_samples, read_audio, resample
+from sclip.encoders.audio import as_waveform, check_length, count_samples, read_audio, resample
 from sclip.errors import UserError
 
 TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
@@ -87,6 +87,30 @@ def test_headers_that_claim_the_impossible_are_refused_undecoded(rate, seconds, 
     for read in (read_audio, lambda path: count_samples(path, 16000, "")):
         with pytest.raises(UserError, match=rf"odd\.wav: {message}"):
             read(tmp_path / "odd.wav")
+
+
+@pytest.mark.parametrize("seconds", [1, 20])
+def test_a_file_that_is_cut_off_is_refused(seconds, tmp_path):
+    noise = np.random.default_rng(0).standard_normal(16000 * seconds) / 10
+    soundfile.write(tmp_path / "complete.mp3", noise, 16000)
+    data = (tmp_path / "complete.mp3").read_bytes()
+    assert len(read_audio(tmp_path / "complete.mp3")) == len(noise)
+    (tmp_path / "cut.mp3").write_bytes(data[: len(data) // 2])
+    with pytest.raises(
+        UserError, match=rf"cut\.mp3: the file is damaged or cut off: its header says {seconds}\.0 s, and"
+    ):
+        read_audio(tmp_path / "cut.mp3")
+
+
+def test_long_files_are_decoded_to_their_last_sample(tmp_path):
+    noise = np.random.default_rng(0).standard_normal(3 * 2**16 + 123).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", noise, 16000, "FLOAT")
+    assert torch.equal(read_audio(tmp_path / "long.wav"), torch.from_numpy(noise))
+
+
+def test_a_header_without_a_length_is_refused():
+    with pytest.raises(UserError, match="its header does not say how long it is; encode it again"):
+        check_length(2**63 - 1, 16000, "audio stream.flac")
 
 
 def test_arrays_and_tensors():

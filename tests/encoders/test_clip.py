@@ -77,6 +77,7 @@ def test_pictures_of_every_kind(tmp_path):
         (tmp_path / "none.jpg", r"image .*none\.jpg: .*No such file"),
         (np.zeros((3, 8, 8), np.uint8), r"image 0: expected bytes \(H, W, 3\), found uint8 \(3, 8, 8\)"),
         (Image.new("P", (1, 60_000)), r"image 0: cannot be used: 1 x 60000 pixels"),
+        (np.zeros((1, 60_000, 3), np.uint8), r"image 0: cannot be used: 60000 x 1 pixels"),
         (torch.zeros(3, 9, 9), r"image 0: expected \(3, 16, 16\), preprocessed, found \(3, 9, 9\)"),
         (np.zeros((8, 8, 3)), r"image 0: expected bytes \(H, W, 3\), found float64"),
     ):

@@ -1,12 +1,15 @@
 """Folders and hub repos from strangers: none of their Python code is downloaded or run."""
 
 import json
+import socket
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 from small import clip_encoder, model, speech_encoder
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import sclip
 from sclip.encoders import source
@@ -65,14 +68,40 @@ def test_code_and_files_that_a_clip_folder_names_are_not_used(tmp_path, trap, te
     assert not trap.exists()
 
 
-def test_a_vision_tower_from_elsewhere_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["hf-hub:stranger/model", "local-dir:/tmp", False, 0])
+def test_a_vision_tower_from_elsewhere_is_refused(tmp_path, name):
     clip_encoder().save(tmp_path / "clip")
     path = tmp_path / "clip/open_clip_config.json"
     config = json.loads(path.read_text())
-    config["model_cfg"]["vision_cfg"]["timm_model_name"] = "hf-hub:stranger/model"
+    config["model_cfg"]["vision_cfg"]["timm_model_name"] = name
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="timm_model_name: expected the name of one of timm's models, found 'hf-hub:"):
+    with pytest.raises(UserError, match="timm_model_name: expected the name of one of timm's models, found"):
         ClipEncoder.from_pretrained(str(tmp_path / "clip"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tokenizer_class": "AutoImageProcessor"},
+        {"tokenizer_class": "AutoModel", "auto_map": {"AutoModel": "evil.Evil"}},
+        {"tokenizer_class": "AutoProcessor"},
+        {"tokenizer_class": "BertTokenizer", "vocab_file": "/etc/passwd", "tokenizer_file": "/etc/passwd"},
+    ],
+)
+def test_a_tokenizer_is_what_its_file_says_whatever_class_the_folder_names(tmp_path, trap, monkeypatch, config):
+    """transformers would open the class that tokenizer_config.json names, and ask to run the folder's code."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked a question"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("opened a connection"))
+    clip_encoder().save(tmp_path / "clip")
+    add_code(tmp_path / "clip", trap)
+    edit(tmp_path / "clip/config.json", model_type="evil")
+    (tmp_path / "clip/preprocessor_config.json").write_text('{"auto_map": {"AutoImageProcessor": "evil.Evil"}}')
+    set_text_cfg(tmp_path / "clip", {"hf_tokenizer_name": "x"})
+    Tokenizer(WordLevel({"[PAD]": 0, "a": 1, "dog": 2}, "[PAD]")).save(str(tmp_path / "clip/tokenizer.json"))
+    (tmp_path / "clip/tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "[PAD]"}, **config}))
+    clip = ClipEncoder.from_pretrained(str(tmp_path / "clip"))
+    assert clip.tokenizer(["dog"])[0, :2].tolist() == [2, 0]
+    assert not trap.exists()
 
 
 def test_an_unknown_kind_of_speech_model_runs_nothing_and_asks_nothing(tmp_path, trap):
@@ -125,7 +154,11 @@ def test_no_python_file_is_asked_of_the_hub(monkeypatch, tmp_path, load):
     assert not [name for name in chosen if name.endswith(".py")]
 
 
-@pytest.mark.parametrize("load", [sclip.load, SpeechEncoder.from_pretrained], ids=["model", "speech"])
+@pytest.mark.parametrize(
+    "load",
+    [sclip.load, sclip.SpeechCLIP.from_pretrained, SpeechEncoder.from_pretrained],
+    ids=["load", "from_pretrained", "speech"],
+)
 def test_a_mistyped_path_is_not_looked_up_on_the_hub(monkeypatch, tmp_path, load):
     monkeypatch.setattr(source, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
@@ -135,3 +168,10 @@ def test_a_mistyped_path_is_not_looked_up_on_the_hub(monkeypatch, tmp_path, load
     for name in ("models/scenes/parallel", "./hubert", "hubert", str(tmp_path / "hubert")):
         with pytest.raises(UserError, match="no such folder"):
             load(name)
+
+
+def test_settings_of_the_preprocessing_that_cannot_be_used_are_one_line(tmp_path):
+    clip_encoder().save(tmp_path / "clip")
+    edit(tmp_path / "clip/open_clip_config.json", preprocess_cfg={"mean": "white", "interpolation": [1, 2]})
+    with pytest.raises(UserError, match=r"CLIP .*: cannot be loaded: "):
+        ClipEncoder.from_pretrained(str(tmp_path / "clip"))

@@ -68,7 +68,7 @@ def test_whole_models(two_models):
 
 def test_the_hub_s_own_options_reach_it(two_models, tmp_path):
     with pytest.raises(UserError, match="team/whole: no such folder"):
-        sclip.SpeechCLIP._from_pretrained(model_id="team/whole", revision=FIRST, cache_dir=tmp_path)
+        sclip.SpeechCLIP.from_pretrained("team/whole", revision=FIRST, cache_dir=tmp_path)
 
 
 def test_what_is_not_there(two_models):

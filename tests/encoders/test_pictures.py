@@ -1,9 +1,13 @@
 """Whatever is in the file, CLIP is shown what people see."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from sclip.encoders import pictures
 from sclip.encoders.pictures import as_rgb, is_flat, read_rgb
 
 RAMP = np.linspace(0, 255, 24).reshape(4, 6).round().astype(np.uint8)
@@ -75,3 +79,29 @@ def test_small_files_of_enormous_pictures_are_refused_undecoded(tmp_path, monkey
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded it"))
     with pytest.raises(ValueError, match=message):
         read_rgb(tmp_path / "bomb.gif")
+
+
+def test_a_transparent_colour_of_sixteen_bits_becomes_white(tmp_path):
+    deep = RAMP.astype(np.uint16) * 257
+    found = saved(tmp_path / "deep.png", deep, transparency=int(deep[1, 2]))
+    expected = np.repeat(RAMP[..., None], 3, -1)
+    expected[1, 2] = 255
+    assert found.tolist() == expected.tolist()
+
+
+def test_one_large_picture_is_decoded_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "LARGE_PIXELS", 100)
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "large.png")
+    at_work, most, convert = [], [], pictures.as_rgb
+
+    def slow(picture):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.02)
+        at_work.pop()
+        return convert(picture)
+
+    monkeypatch.setattr(pictures, "as_rgb", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_rgb, [tmp_path / "large.png"] * 4))
+    assert most == [1] * 4

@@ -11,7 +11,8 @@ def test_by_hand():
     values, pictures = torch.tensor([1.0, 3.0, 8.0, 100.0]), torch.tensor([0, 0, 2, 1])
     found = bootstrap.mean(values, pictures, counted=torch.tensor([True, True, True, False]))
     assert found["value"] == 4
-    assert (found["low"], found["high"]) == (0, 8)  # only the uncounted picture, and only the last one
+    # Only the first picture, and only the last one. A draw of the uncounted picture alone has no mean.
+    assert (found["low"], found["high"]) == (2, 8)
     assert bootstrap.median(values, pictures)["value"] == 3
     assert bootstrap.median(values[:3], pictures[:3])["value"] == 3
     assert bootstrap.weights.shape == (RESAMPLES, 3)
@@ -53,3 +54,10 @@ def test_coverage():
     assert 0.88 < sum(f["low"] < 0 < f["high"] for f in found) / 200 < 0.99
     copies = bootstrap.mean(samples[0].repeat(5), alone.repeat(5))
     assert copies == pytest.approx(found[0])
+
+
+def test_draws_without_a_counted_value_are_left_out():
+    interval = Bootstrap(100, seed=0).mean(torch.tensor([4.0, 4.0, 4.0]), torch.tensor([5, 6, 7]))
+    assert interval == {"value": 4, "low": 4, "high": 4}
+    nothing = torch.zeros(3, dtype=torch.bool)
+    assert Bootstrap(9, seed=0).mean(torch.ones(3), torch.arange(3), nothing) == {"value": 0, "low": 0, "high": 0}

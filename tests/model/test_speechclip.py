@@ -142,6 +142,11 @@ def test_recordings_with_little_in_them_are_named(folder, caplog):
     ]
 
 
+def test_texts_that_do_not_fit_are_named(folder, caplog):
+    sclip.load(folder).encode_text(["a dog", "dog " * 100])
+    assert caplog.messages == ["text 1: 100 tokens, cut to CLIP's 75"]
+
+
 def test_keywords_that_do_not_fit_are_named(folder, caplog):
     """75 of them, or as many as CLIP's text tower has positions for."""
     loaded = sclip.load(folder)

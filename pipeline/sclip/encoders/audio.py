@@ -23,6 +23,8 @@ SAMPLE_RATE = 16_000
 HIGHEST_RATE = 384_000
 # Attention takes memory by the square of the length. The longest recording of the published corpora has 323.5 s.
 LONGEST_SECONDS = 360.0
+MISSING_SECONDS = 0.1  # a header may be off by so much
+UNKNOWN_LENGTH = 2**40  # samples; headers say more than this where the writer did not know
 SILENCE = 1e-4  # between the highest and the lowest sample
 BLOCK = 2**16  # samples of each channel that are decoded at a time
 # The interpolating filter is torchaudio's default: a sinc cut off by a Hann window after so many zero crossings, at so
@@ -37,12 +39,21 @@ def read_audio(path: str | Path) -> Tensor:
     name = f"audio {path}"
     try:
         with soundfile.SoundFile(path) as file:
-            check_length(file.frames, file.samplerate, name)
-            blocks = [block.mean(1) for block in file.blocks(BLOCK, dtype="float32", always_2d=True)]
-            rate = file.samplerate
+            claimed, rate = file.frames, file.samplerate
+            check_length(claimed, rate, name)
+            # SoundFile.blocks would fill a last block that is cut short with samples of the block before.
+            blocks = [np.empty(0, np.float32)]
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block.mean(1))
     except (OSError, RuntimeError, TypeError) as error:  # the last of a file that is named .raw
         raise UserError(f"{name}: cannot be read: {error}") from None
-    return _checked(resample(np.concatenate([np.empty(0, np.float32), *blocks]), rate), name)
+    samples = np.concatenate(blocks)
+    if claimed - len(samples) > MISSING_SECONDS * rate:
+        raise UserError(
+            f"{name}: the file is damaged or cut off: its header says {claimed / rate:.1f} s, and it ends after "
+            f"{len(samples) / rate:.1f} s"
+        )
+    return _checked(resample(samples, rate), name)
 
 
 def as_waveform(audio: Any, rate: int, name: str) -> Tensor:
@@ -91,6 +102,8 @@ def check_length(samples: int, rate: int, name: str) -> None:
     """Refuse a sample rate or a length that only a damaged header has, or that no encoder can take."""
     if not isinstance(rate, int) or not 1 <= rate <= HIGHEST_RATE:
         raise UserError(f"{name}: sample rate: expected a whole number from 1 to {HIGHEST_RATE}, found {rate!r}")
+    if samples > UNKNOWN_LENGTH:
+        raise UserError(f"{name}: its header does not say how long it is; encode it again")
     if samples > LONGEST_SECONDS * rate:
         raise UserError(
             f"{name}: {samples / rate:,.1f} s long; expected at most {LONGEST_SECONDS:.0f} s; cut it into parts"

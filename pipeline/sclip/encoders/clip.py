@@ -18,12 +18,13 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.model import set_model_preprocess_cfg
-from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, bytes_to_unicode
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, bytes_to_unicode, get_clean_fn
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from sclip.encoders.pictures import as_rgb, read_rgb
 from sclip.encoders.sizes import check_clip_sizes
@@ -37,18 +38,8 @@ from sclip.tensors import fill, save_tensors
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 # OpenAI's own files carry these beside the weights; nobody else's do.
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
-TOKENIZER_FILES = [
-    "added_tokens.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
@@ -143,7 +134,8 @@ class ClipEncoder(nn.Module):
         with _loading(source.name):
             model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
         tokenizer = _open_tokenizer(config["model_cfg"]["text_cfg"], folder, source.name)
-        return cls(model, config, tokenizer, source)
+        with _loading(source.name):  # of the preprocessing's settings
+            return cls(model, config, tokenizer, source)
 
     @classmethod
     def _from_tag(cls, name: str) -> "ClipEncoder":
@@ -189,14 +181,17 @@ class ClipEncoder(nn.Module):
             except Exception as error:  # Pillow raises errors of many kinds on a damaged file
                 raise UserError(f"image {image}: cannot be read: {error}") from None
         if isinstance(image, Image.Image):
-            try:
-                return self.preprocess(as_rgb(image))
-            except (OSError, ValueError) as error:
-                raise UserError(f"image {index}: cannot be used: {error}") from None
+            return self.preprocess(self._as_rgb(image, index))
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             raise UserError(f"image {index}: expected bytes (H, W, 3), found {array.dtype} {array.shape}")
-        return self.preprocess(Image.fromarray(array))
+        return self.preprocess(self._as_rgb(Image.fromarray(array), index))
+
+    def _as_rgb(self, image: Image.Image, index: int) -> Image.Image:
+        try:
+            return as_rgb(image)
+        except (OSError, ValueError) as error:
+            raise UserError(f"image {index}: cannot be used: {error}") from None
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """(B, J). CLIP's tokenizer cuts a text to what its text tower has positions for, 77 as a rule."""
@@ -215,6 +210,10 @@ class ClipEncoder(nn.Module):
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text's tokens by CLIP's own tokenizer, however many, without start, end and padding."""
         return [self.tokenizer.encode(text) for text in texts]
+
+    def count_tokens(self, text: str) -> int | None:
+        """Count a text's tokens. Tokenizers other than CLIP's own have no call that neither pads nor cuts."""
+        return len(self.token_ids([text])[0]) if isinstance(self.tokenizer, open_clip.SimpleTokenizer) else None
 
     def piece(self, token: int) -> str:
         """A token as its tokenizer writes it; `</w>` ends a word."""
@@ -265,10 +264,37 @@ def _check_folder(model_cfg: dict[str, Any], where: str) -> None:
             "only text towers whose weights are in the folder can be used"
         )
     timm_model = vision.get("timm_model_name")
-    if timm_model is not None and not re.fullmatch(r"[\w.]+", str(timm_model)):
+    if timm_model is not None and not (isinstance(timm_model, str) and re.fullmatch(r"[\w.]+", timm_model)):
         raise UserError(
             f"{where}.vision_cfg.timm_model_name: expected the name of one of timm's models, found {timm_model!r}"
         )
+
+
+class _FolderTokenizer(HFTokenizer):  # type: ignore[misc]
+    """open_clip's wrapper around a tokenizer of transformers, read from tokenizer.json alone.
+
+    The wrapper's own way, AutoTokenizer, builds whatever class of transformers the folder names, and from there reaches
+    the folder's code and other hub repos.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        context_length: int,
+        clean: str = "whitespace",
+        strip_sep_token: bool = False,
+        tokenizer_mode: str | None = None,
+    ):
+        path = folder / TOKENIZER_FILES[0]
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; save the tokenizer in the format of transformers' fast tokenizers")
+        config = folder / TOKENIZER_FILES[1]
+        options = as_table(read_json(config), str(config)) if config.is_file() else {}
+        tokens = {name: options[name] for name in SPECIAL_TOKENS if name in options}
+        contents = {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), **contents)
+        self.context_length, self.clean_fn = context_length, get_clean_fn(clean)
+        self.strip_sep_token, self.tokenizer_mode = strip_sep_token, tokenizer_mode or ""
 
 
 def _open_tokenizer(text_cfg: Mapping[str, Any], folder: Path, name: str) -> Any:
@@ -290,7 +316,7 @@ def _open_tokenizer(text_cfg: Mapping[str, Any], folder: Path, name: str) -> Any
         if not text_cfg.get("hf_tokenizer_name"):
             return open_clip.SimpleTokenizer(**context)
         mode = text_cfg.get("tokenizer_mode")
-        return HFTokenizer(str(folder), **context, tokenizer_mode=mode, trust_remote_code=False)
+        return _FolderTokenizer(folder, **context, tokenizer_mode=mode)
 
 
 def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:

@@ -4,6 +4,8 @@ Files may come from strangers. Only common formats are opened (Pillow starts Gho
 first frame is decoded, and a file of a few bytes that claims an enormous picture is refused before it is decoded.
 """
 
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 2**26
+# Above this size one picture is decoded at a time, however many threads read: each takes half a gigabyte.
+LARGE_PIXELS, _ONE_LARGE = 2**24, threading.Lock()
+ORIENTATION = 0x0112  # the Exif tag
 # CLIP scales the shorter side to its input size, so a line of pixels would become a picture of gigabytes.
 MOST_ELONGATED = 100
 FLAT = "pictures of a single colour"
@@ -20,20 +25,28 @@ FLAT = "pictures of a single colour"
 def read_rgb(file: str | Path | IO[bytes]) -> Image.Image:
     """Decode a picture file's first frame. Raises OSError or ValueError for a file that cannot be used."""
     with Image.open(file, formats=FORMATS) as opened:
-        return as_rgb(opened)
+        large = opened.width * opened.height > LARGE_PIXELS
+        with _ONE_LARGE if large else nullcontext():
+            return as_rgb(opened)
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
     """Convert to what people see: turned upright, transparent parts on white, 16 bits scaled to 8."""
     _check_size(picture)
-    picture = ImageOps.exif_transpose(picture)
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # Pillow's own conversion would cut off all above 255
-        return Image.fromarray((np.asarray(picture) / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        pixels = np.asarray(picture) / 257
+        if "transparency" in picture.info:
+            pixels[np.asarray(picture) == picture.info["transparency"]] = 255
+        return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if picture.mode == "F":
         raise ValueError("its numbers are floats, and nothing says which is white")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        on_white = Image.new("RGB", picture.size, "white")
+        on_white.paste(picture, mask=picture.getchannel("A"))
+        return on_white
     return picture.convert("RGB")
 
 

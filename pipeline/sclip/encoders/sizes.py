@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from transformers import AutoConfig
 
@@ -55,8 +57,10 @@ def check_clip_sizes(model_cfg: Table, folder: Path, where: str) -> None:
     """Check the `model_cfg` of the open_clip_config.json in `folder`. `where` names it in errors."""
     vision, text = (as_table(model_cfg.get(part), f"{where}.{part}") for part in ("vision_cfg", "text_cfg"))
     weights = 0
-    if vision.get("timm_model_name") is None:  # else timm knows the sizes
+    if vision.get("timm_model_name") is None:
         weights += _vision_weights({**asdict(CLIPVisionCfg()), **vision}, f"{where}.vision_cfg")
+    else:
+        weights += _timm_weights(vision["timm_model_name"], f"{where}.vision_cfg")
     if text.get("hf_model_name") is None:
         weights += _text_weights({**asdict(CLIPTextCfg()), **text}, f"{where}.text_cfg")
     if "multimodal_cfg" in model_cfg:
@@ -68,11 +72,21 @@ def check_clip_sizes(model_cfg: Table, folder: Path, where: str) -> None:
 
 def _vision_weights(table: Table, where: str) -> int:
     weights = _block_weights(table, where)
-    if not isinstance(table["layers"], int):  # a ResNet, without patches
-        return weights
+    if not isinstance(table["layers"], int):  # a ResNet, without patches; its pooling is an attention layer
+        return weights + 3 * (32 * _size(table, "width", where)) ** 2
     patch = _size(table, "patch_size", where)
     patches = (max(_sizes(table, "image_size", where)) // max(1, patch)) ** 2
     return weights + _size(table, "width", where) * (3 * patch**2 + patches)
+
+
+def _timm_weights(name: str, where: str) -> int:
+    """Count the weights of one of timm's models, without memory for them."""
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0)
+    except Exception as error:  # timm raises errors of many kinds
+        raise UserError(f"{where}: timm_model_name: {name!r} cannot be used: {' '.join(str(error).split())}") from None
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _text_weights(table: Table, where: str) -> int:

@@ -34,7 +34,8 @@ class Bootstrap:
         """values (N,), their pictures (N,), and which of them count (N,), if not all"""
         counts = torch.ones_like(values, dtype=torch.float64) if counted is None else counted.double()
         amounts = torch.stack([values.double() * counts, counts], 1)
-        return self.of_sums(amounts, pictures, lambda sums: ratio(sums[..., 0], sums[..., 1]))
+        # 0 / 0 is not a number: a resample that draws none of the values that count has no mean.
+        return self.of_sums(amounts, pictures, lambda sums: sums[..., 0] / sums[..., 1])
 
     def median(self, values: Tensor, pictures: Tensor) -> Estimate:
         """The smallest value that half of the values do not exceed."""
@@ -56,5 +57,5 @@ def ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _estimate(value: Tensor, resampled: Tensor) -> Estimate:
-    low, high = resampled.quantile(resampled.new_tensor(LEVELS)).tolist()
-    return {"value": float(value), "low": low, "high": high}
+    low, high = resampled.nanquantile(resampled.new_tensor(LEVELS)).nan_to_num(0).tolist()
+    return {"value": float(value.nan_to_num(0)), "low": low, "high": high}

@@ -167,9 +167,12 @@ def _retrieval(
 
 
 def distinct_texts(dataset: Dataset) -> Side:
-    """Return each text once, in order of first appearance; it belongs to the pictures of all rows that have it."""
-    written = [dataset.rows[i].text for i in dataset.captioned.tolist()]
-    first: dict[str | None, int] = {}  # of each text, the first caption that is it
+    """Return each text once, in order of first appearance; it belongs to the pictures of all rows that have it.
+
+    Texts that differ in capitals or spaces alone are one text, as they are to CLIP's tokenizer.
+    """
+    written = [" ".join((dataset.rows[i].text or "").lower().split()) for i in dataset.captioned.tolist()]
+    first: dict[str, int] = {}  # of each text, the first caption that is it
     for caption, text in enumerate(written):
         first.setdefault(text, caption)
     place = {text: i for i, text in enumerate(first)}

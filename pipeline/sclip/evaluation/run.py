@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from sclip import distributed, paths
-from sclip.config import FeaturesConfig, Params
+from sclip.config import ClipEncoderConfig, Encoders, FeaturesConfig, Params, SpeechEncoderConfig
+from sclip.encoders.mfcc import NAME as MFCC
+from sclip.encoders.source import Source
 from sclip.errors import Problems, UserError
 from sclip.evaluation.evaluate import evaluate
 from sclip.features.dataset import Dataset
@@ -20,8 +22,13 @@ def run_trained(params: Params, preset: str, arch: str, seed: int, device: str, 
         raise UserError(
             f"{folder}: no such folder; `sclip train --preset {preset} --arch {arch} --seed {seed}` makes it"
         )
-    out = paths.results_folder(preset, arch, seed, exact)
-    return _run(params, preset, load(folder, device=device), out, exact, {"seed": seed})
+    model = load(folder, device=device)
+    if model.architecture != params.experiment(preset, arch).architecture:
+        raise UserError(
+            f"{folder}: was trained with another architecture than {params.where} and -S describe; train it again with "
+            f"`sclip train --preset {preset} --arch {arch} --seed {seed}`, or set the keys of {arch} back"
+        )
+    return _run(params, preset, model, paths.results_folder(preset, arch, seed, exact), exact, {"seed": seed})
 
 
 def run_imported(params: Params, preset: str, folder: Path, device: str, exact: bool = False) -> list[str]:
@@ -48,20 +55,43 @@ def _run(
 def _stored_dataset(params: Params, preset: str, model: SpeechCLIP) -> Dataset:
     """Open the states that the feature index records: stored ones, or computed online in its precision."""
     config, features = params.preset(preset).features, paths.features_folder(preset)
-    listener = FeatureEncoder(model.speech, None, config, model.device)
-    dataset = Dataset.open(paths.manifest(preset), features, paths.vectors_folder(preset), "test", listener)
+    encoder = FeatureEncoder(model.speech, None, config, model.device)
+    dataset = Dataset.open(paths.manifest(preset), features, paths.vectors_folder(preset), "test", encoder)
     dataset.check_encoders(model.speech, model.clip, model.name)
     check_settings(dataset.store.features, config, features, preset)
+    _check_encoder_names(dataset, params.preset(preset).encoders, preset)
     return dataset
+
+
+def _check_encoder_names(dataset: Dataset, encoders: Encoders, preset: str) -> None:
+    """Refuse encoder settings, overrides included, other than those of the stored states and vectors."""
+    features = dataset.store.features
+    settings = [
+        ("speech.name", features["encoder"], _source_name(encoders.speech)),
+        ("speech.normalize_waveform", features["normalize_waveform"], encoders.speech.normalize_waveform),
+        ("clip.name", dataset.clip["name"], _source_name(encoders.clip)),
+    ]
+    for key, stored, wanted in settings:
+        if wanted is not None and stored != wanted and stored != MFCC:
+            raise UserError(
+                f"presets.{preset}.encoders.{key}: found {wanted!r}, but what is stored was computed with {stored!r}; "
+                "set it back, or run extract-features, embed-clip and train with it first"
+            )
+
+
+def _source_name(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> str:
+    """Return the name by which a cache records an encoder of params.yaml."""
+    source = Source(encoder.name.removeprefix("local-dir:"))
+    return source.name if encoder.random_seed is None else source.drawn_at_random(encoder.random_seed).name
 
 
 def _exact_dataset(params: Params, preset: str, model: SpeechCLIP, problems: Problems) -> Dataset:
     """Open states that the model's own speech encoder computes from the recordings in fp32, as `encode_speech` does."""
     seconds = params.preset(preset).features.batch_seconds
     config = FeaturesConfig(online=True, compute="fp32", precision="fp32", batch_seconds=seconds)
-    listener = FeatureEncoder(model.speech, None, config, model.device)
+    encoder = FeatureEncoder(model.speech, None, config, model.device)
     manifest, vectors = paths.manifest(preset), paths.vectors_folder(preset)
-    dataset = Dataset.open_exact(manifest, vectors, "test", listener, problems)
+    dataset = Dataset.open_exact(manifest, vectors, "test", encoder, problems)
     dataset.check_encoders(model.speech, model.clip, model.name)
     return dataset
 

@@ -144,7 +144,12 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
-        """(B, J)"""
+        """(B, J). What does not fit into CLIP's context is cut off, which is logged."""
+        room = self.clip.tokenizer.context_length - 2
+        for i, text in enumerate(_listed(texts)):
+            tokens = self.clip.count_tokens(text) if isinstance(text, str) else None
+            if tokens is not None and tokens > room:
+                log.warning("text %d: %d tokens, cut to CLIP's %d", i, tokens, room)
         return self._unit([self.clip.encode_text(batch) for batch in _batches(_listed(texts), batch_size)])
 
     def _unit(self, vectors: list[Tensor]) -> Tensor:
@@ -277,9 +282,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         }
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision: str | None, **download: Any) -> "SpeechCLIP":
-        """PyTorchModelHubMixin's from_pretrained ends here; `download`: its token, cache_dir and the like."""
-        return load(find_folder(model_id, revision, REPO_FILES, **download)[0])
+    def from_pretrained(  # type: ignore[override]
+        cls, name: str | Path, *, revision: str | None = None, **download: Any
+    ) -> "SpeechCLIP":
+        """Load a model folder, or a hub repo that holds one. `download`: token, cache_dir and the like for the hub."""
+        return load(find_folder(str(name), revision, REPO_FILES, **download)[0])
 
 
 def _listed(items: Sequence[Any]) -> Sequence[Any]:

@@ -207,7 +207,7 @@ def test_states_do_not_depend_on_the_size_of_batches(corpus, tmp_path):
 
 
 def test_reading_and_writing_in_threads_gives_the_same_files(corpus, tmp_path, cores, monkeypatch):
-    """With a GPU, threads read and write while the main thread encodes."""
+    """Simulate a GPU, with which threads read and write while the main thread encodes."""
     cores(1)
     extract(corpus, tmp_path / "expected")
     monkeypatch.setattr("sclip.concurrency.prefetch_count", lambda device, count: count)

@@ -46,7 +46,7 @@ def test_prefetched_batches_come_in_order_up_to_the_error(count):
 
 
 def test_submitted_items_are_computed_when_the_iteration_fails():
-    """For example, a shard whose states are computed is written."""
+    """Extraction relies on this: it writes every shard whose states are computed."""
     written = []
 
     def items():

@@ -21,7 +21,7 @@ def manifest(tmp_path):
     ("change", "message"),
     [
         ({"split": "training"}, "expected a split of train, dev, test, found 'training'"),
-        ({"text": " "}, "text: empty"),
+        ({"text": " "}, "text: empty; remove the key if there is no caption"),
         ({"text": 5}, "row: text: expected text, found 5"),
         ({"image_id": None}, "row: image_id: expected text, found None"),
         ({"caption": "a dog"}, "row: caption: no such key"),
@@ -71,7 +71,7 @@ def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
     problems = Problems(skip=True)
     assert make_corpus(config, manifest, problems) == 1
     assert list(problems.skipped) == ["manifest row 2 (b)", "manifest row 3 (c)"]
-    assert problems.notes == {"splits without a row: commands that need them will stop": ["dev", "test"]}
+    assert problems.notes == {"splits without a row; commands that need these splits will fail": ["dev", "test"]}
     (row,) = read_manifest(manifest, Problems())
     manifest.with_name("a.wav").unlink()  # later stages may read only the cache, so the recording may be missing
     assert read_manifest(manifest, Problems()) == [row]

@@ -67,7 +67,7 @@ def check_corpus(config: CorpusConfig, manifest: Path) -> Check:
     seconds = {row.id: file.seconds for row, file in recordings if file.seconds is not None}
     check.splits = {split: _count([row for row in rows if row.split == split], seconds) for split in SPLITS}
     for difference in _compare_counts(check):
-        _add(check.faults, "counts unlike the published ones", difference)
+        _add(check.faults, "counts that differ from the published ones", difference)
     return check
 
 
@@ -168,4 +168,4 @@ def _compare_counts(check: Check) -> Iterator[str]:
         for split, expected in published.items():
             count = getattr(check.splits[split], kind)
             if count != expected:
-                yield f"{split}: {count:,} {kind} of {expected:,}"
+                yield f"{split}: expected {expected:,} {kind}, found {count:,}"

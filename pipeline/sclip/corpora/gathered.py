@@ -11,7 +11,7 @@ from sclip.parsing import read_text
 
 @dataclass(frozen=True)
 class PublishedCounts:
-    """How many pictures and utterances each split of a published corpus has."""
+    """The numbers of pictures and utterances in each split of a published corpus."""
 
     pictures: dict[str, int]
     utterances: dict[str, int] | None = None

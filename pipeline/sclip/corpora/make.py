@@ -23,7 +23,7 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int
         for name in names:
             problems.note(f"{reason}, left out", name)
     for split in sorted(set(SPLITS) - {row.split for row in rows}):
-        problems.note("splits without a row: commands that need them will stop", split)
+        problems.note("splits without a row; commands that need these splits will fail", split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))
     return len(rows)

@@ -3,10 +3,10 @@
     id        unique
     split     train, dev or test
     audio     the recording's path, absolute or relative to the manifest's folder
-    image     the picture's path, likewise
+    image     the picture's path, absolute or relative to the manifest's folder
     image_id  the picture's name; utterances of the same picture share it
     text      the caption (optional)
-    speaker   (optional)
+    speaker   the speaker's name (optional)
     words     [[word, start, end], …] in seconds (optional)
 
 One file holds all splits, so every later stage reads the corpus in the same order.
@@ -23,7 +23,7 @@ from sclip.files import write_text
 from sclip.parsing import parse, parse_json, read_text, shown
 
 SPLITS = ("train", "dev", "test")
-LATEST = 1e9  # seconds; the largest time of a word that is accepted
+LARGEST_TIME = 1e9  # seconds
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Plain:
     def __post_init__(self) -> None:
         for word in self.words or ():
             is_triple = isinstance(word, list) and len(word) == 3 and isinstance(word[0], str)
-            if not is_triple or not all(type(time) in (int, float) and abs(time) <= LATEST for time in word[1:]):
+            if not is_triple or not all(type(time) in (int, float) and abs(time) <= LARGEST_TIME for time in word[1:]):
                 raise ValueError(f"words: expected [word, start, end], found {shown(word)}")
 
 
@@ -92,7 +92,7 @@ def read_manifest(path: Path, problems: Problems) -> list[Row]:
     lines = enumerate(read_text(path).split("\n"), 1)
     rows = check_rows((_read(text, line, problems) for line, text in lines), path.parent, problems)
     if not rows:
-        raise problems.nothing_left(f"{path}: no rows")
+        raise problems.nothing_left(f"{path}: no row can be used")
     return rows
 
 
@@ -142,11 +142,9 @@ def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
     except UserError as error:
         problems.add(draft.name, str(error))
         return None
-    words = (
-        None
-        if plain.words is None
-        else tuple((str(word), float(start), float(end)) for word, start, end in plain.words)
-    )
+    words = None
+    if plain.words is not None:
+        words = tuple((str(word), float(start), float(end)) for word, start, end in plain.words)
     paths = {"audio": folder / plain.audio, "image": folder / plain.image}
     row = Row(**{**vars(plain), **paths, "words": words, "where": draft.where})
     fault = next(_faults(row), None)
@@ -160,7 +158,7 @@ def _faults(row: Row) -> Iterator[str]:
     if row.split not in SPLITS:
         yield f"expected a split of {', '.join(SPLITS)}, found {shown(row.split)}"
     if row.text is not None and not row.text.strip():
-        yield "text: empty"
+        yield "text: empty; remove the key if there is no caption"
     times = [time for _, start, end in row.words or () for time in (start, end)]
     if times != sorted(times):
         yield "words: expected times in ascending order"

@@ -30,7 +30,7 @@ def gather_table(config: TableConfig, problems: Problems) -> Gathered:
     for where, record in _records(path, problems):
         missing = [column for column in columns.values() if column is not None and column not in record]
         if missing:
-            raise UserError(f"{where}: no column {missing[0]!r}; there are {', '.join(map(str, record))}")
+            raise UserError(f"{where}: no column {missing[0]!r}; the columns are {', '.join(map(str, record))}")
         values = {key: record[column] for key, column in columns.items() if column is not None}
         cells = {key: str(value).strip() for key, value in values.items() if not _is_empty(value)}
         empty = [columns[key] for key in ("audio", "image") if key not in cells]
@@ -38,7 +38,7 @@ def gather_table(config: TableConfig, problems: Problems) -> Gathered:
         if not_text:
             problems.add(where, f"expected text in column {not_text[0]!r}, found {shown(record[not_text[0]])}")
         elif empty:
-            problems.add(where, f"nothing in column {empty[0]!r}")
+            problems.add(where, f"column {empty[0]!r} is empty; every row needs a recording and a picture")
         else:
             gathered.rows.append(Draft(where, _row(cells, config, path.parent)))
     return gathered

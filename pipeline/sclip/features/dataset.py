@@ -107,13 +107,12 @@ class Dataset:
             has_caption = row.text is None or row.id in captions or row.id not in stored
             if not (row.image_id in pictures and has_caption) and row.id not in clip.skipped:
                 raise UserError(f"{manifest}: {row.name} is not in {vectors}; run `sclip embed-clip` again")
+        usable = [
+            row for row in all_rows if row.id in stored and row.image_id in pictures and row.id not in clip.skipped
+        ]
 
         def build_split(split: str) -> "Dataset":
-            rows = [
-                row
-                for row in all_rows
-                if row.split == split and row.id in stored and row.image_id in pictures and row.id not in clip.skipped
-            ]
+            rows = [row for row in usable if row.split == split]
             if not any(row.split == split for row in all_rows):
                 raise UserError(f"{manifest}: no row is of split {split}")
             if not rows:

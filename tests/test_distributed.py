@@ -1,4 +1,4 @@
-"""N processes give the result of one."""
+"""Distributed computation: N processes give the result of one."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed_program import VARIANTS
 from features.conftest import Corpus
-from several import VARIANTS
 from training.kept import keep
 
 HERE = Path(__file__).parent
@@ -27,64 +27,68 @@ def inputs(tmp_path_factory):
     return keep(folder), corpus.path
 
 
-def result(inputs, out: Path, processes: int, machines: int = 1) -> Path:
-    """Of several machines each is played by a torchrun of its own, which finds the others as docs/slurm.sh's do."""
+def run_program(inputs, out: Path, processes: int, machines: int = 1) -> Path:
+    """Run distributed_program.py, and return the folder of its results.
+
+    Each machine is simulated by one torchrun. They find each other as those of docs/slurm.sh do.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torchrun = [
         *("-m", "torch.distributed.run", "--nnodes", machines, "--nproc-per-node", processes // machines),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{_free_port()}", "--rdzv-id", "sclip"),
     ]
-    command = [sys.executable, *(torchrun if processes > 1 else ()), HERE / "several.py", *inputs, out]
+    command = [sys.executable, *(torchrun if processes > 1 else ()), HERE / "distributed_program.py", *inputs, out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with ThreadPoolExecutor(machines) as pool:
         start = partial(subprocess.run, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
-        all_done = list(pool.map(start, [[*map(str, command)]] * machines))
-    for done in all_done:
-        assert done.returncode == 0, done.stderr[-3000:]
+        completed = list(pool.map(start, [[*map(str, command)]] * machines))
+    for process in completed:
+        assert process.returncode == 0, process.stderr[-3000:]
     return out
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
-def alone(inputs, tmp_path_factory):
-    return result(inputs, tmp_path_factory.mktemp("alone"), 1)
+def single(inputs, tmp_path_factory):
+    """The results of a single process."""
+    return run_program(inputs, tmp_path_factory.mktemp("single"), 1)
 
 
 @pytest.mark.parametrize(("count", "machines"), [(2, 1), (4, 2)])
-def test_as_one(count, machines, inputs, alone, tmp_path):
-    # Two shards were there already, and one that a lost process left half.
+def test_several_processes_give_the_result_of_one(count, machines, inputs, single, tmp_path):
+    # One shard and the directions exist already. Another shard is incomplete, as if a process had been killed.
     (tmp_path / "features").mkdir()
-    shards = sorted((alone / "features").glob("*.safetensors"))
-    for path in (shards[0], alone / "features/directions.safetensors"):
+    shards = sorted((single / "features").glob("*.safetensors"))
+    for path in (shards[0], single / "features/directions.safetensors"):
         (tmp_path / "features" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "features" / f"{shards[1].name}.unfinished").write_bytes(shards[1].read_bytes()[:1000])
-    several = result(inputs, tmp_path, count, machines)
+    several = run_program(inputs, tmp_path, count, machines)
 
-    one, many = (torch.load(folder / "found.pt") for folder in (alone, several))
+    one, many = (torch.load(folder / "steps.pt") for folder in (single, several))
     assert (many["skipped"], many["notes"]) == (one["skipped"], one["notes"])
     assert len(one["skipped"]) == len(one["notes"]) == 1
     for variant in VARIANTS:
-        wanted, found = one["steps"][variant], many["steps"][variant]
-        assert wanted.keys() == found.keys()
-        largest = max(float(t.abs().max()) for n, t in wanted.items() if n.startswith("gradient") and t.numel())
-        for name in wanted:
-            difference = (found[name] - wanted[name]).abs()
-            allowed = 1e-5 * (wanted[name].abs() + largest)
+        expected, computed = one["steps"][variant], many["steps"][variant]
+        assert expected.keys() == computed.keys()
+        largest = max(float(t.abs().max()) for n, t in expected.items() if n.startswith("gradient") and t.numel())
+        for name in expected:
+            difference = (computed[name] - expected[name]).abs()
+            allowed = 1e-5 * (expected[name].abs() + largest)
             assert bool((difference <= allowed).all()), f"{variant}: {name}: {difference.max()} apart"
 
-    contents = [{p.name: p.read_bytes() for p in (f / "features").iterdir()} for f in (alone, several)]
+    contents = [{p.name: p.read_bytes() for p in (f / "features").iterdir()} for f in (single, several)]
     assert contents[0] == contents[1]
-    metrics = [json.loads((folder / "results/metrics.json").read_text()) for folder in (alone, several)]
+    metrics = [json.loads((folder / "results/metrics.json").read_text()) for folder in (single, several)]
     assert metrics[0] == metrics[1]
-    histories = [json.loads((folder / "model/history.json").read_text()) for folder in (alone, several)]
+    histories = [json.loads((folder / "model/history.json").read_text()) for folder in (single, several)]
     assert [row["step"] for row in histories[0]] == [row["step"] for row in histories[1]]
 
 
-def test_a_batch_that_cannot_be_divided(inputs, tmp_path):
+def test_a_batch_that_cannot_be_divided_is_refused(inputs, tmp_path):
     with pytest.raises(AssertionError, match="a batch of 16 utterances cannot be divided among 3 processes"):
-        result(inputs, tmp_path, 3)
+        run_program(inputs, tmp_path, 3)

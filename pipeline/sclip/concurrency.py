@@ -1,8 +1,8 @@
-"""Thread and process pools whose results come in order: reading in advance, computing batches side by side.
+"""Thread and process pools that return results in order: prefetch data, and compute batches in parallel.
 
-On a CPU a reading thread takes a core from the computation, and a matrix product on all cores waits for the slowest
-core: on two cores a training step with a reading thread took up to twice as long. So a CPU reads in the computing
-thread, and where batches do not depend on each other each core computes batches of its own.
+On a CPU, a reading thread takes a core from the computation, and a matrix product on all cores waits for the slowest
+one. On two cores, a training step with a reading thread took up to twice as long. So on a CPU the computing thread
+reads, and each core computes its own batches if batches do not depend on each other.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 READERS = 8  # threads
 PREFETCHED_BATCHES = 3
-PARALLEL_BATCHES = 4  # on a CPU, all in memory
+PARALLEL_BATCHES = 4  # on a CPU; all of them are in memory
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -30,14 +30,14 @@ def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 
 def prefetch_count(device: str | torch.device, count: int) -> int:
-    """Return how many batches to read in advance for a device: none for a CPU."""
+    """Return how many batches to prefetch for a device: `count`, or 0 for a CPU."""
     return 0 if torch.device(device).type == "cpu" else count
 
 
 def prefetch(read: Callable[[Item], Data], items: Iterable[Item], count: int) -> Iterator[Data]:
-    """Yield `read` of each item, in order, from one thread that stays `count` items in advance.
+    """Yield `read` of each item, in order. One thread prefetches `count` items.
 
-    With a count of 0 the calling thread reads, which reuses the memory that it has freed.
+    With a count of 0 the calling thread reads, and reuses the memory that it has freed.
     """
     if count == 0:
         yield from map(read, items)
@@ -48,7 +48,7 @@ def prefetch(read: Callable[[Item], Data], items: Iterable[Item], count: int) ->
 def prefetch_batches(
     batches: Iterable[Sequence[Item]], read: Callable[[Item], Data], count: int = PREFETCHED_BATCHES
 ) -> Iterator[tuple[Sequence[Item], list[Data]]]:
-    """Yield each batch with `read` of its items, in order, from threads that stay `count` batches in advance."""
+    """Yield each batch with `read` of its items, in order. Threads prefetch `count` batches."""
     with ThreadPoolExecutor(READERS) as pool:
         waiting: deque[tuple[Sequence[Item], list[Future[Data]]]] = deque()
         for batch in batches:
@@ -67,7 +67,7 @@ def process_batches(
     device: str | torch.device,
     parallel: int = PARALLEL_BATCHES,
 ) -> Generator[Result, None, None]:
-    """Yield `compute(batch, data)` of each batch, in order; `data` is `read` of the batch's items."""
+    """Yield `compute(batch, data)` of each batch, in order, where `data` is `read` of the batch's items."""
     count = prefetch_count(device, PREFETCHED_BATCHES)
     if count:
         yield from (compute(batch, data) for batch, data in prefetch_batches(batches, read, count))
@@ -78,9 +78,9 @@ def process_batches(
 def map_on_cores(
     compute: Callable[[Item], Result], items: Iterable[Item], parallel: int = PARALLEL_BATCHES
 ) -> Generator[Result, None, None]:
-    """Yield `compute` of each item, in order, from several threads that share torch's cores among them.
+    """Yield `compute` of each item, in order, from several threads that divide torch's cores among them.
 
-    Until the generator is closed, torch computes on the share of one thread everywhere.
+    Until the generator is closed, every torch operation of this process uses one thread's share of the cores.
     """
     cores = torch.get_num_threads()
     threads = _threads(cores, parallel)
@@ -95,7 +95,7 @@ def map_on_cores(
 
 
 def _threads(cores: int, parallel: int) -> int:
-    """Return one thread a core, or with more cores the number that leaves the fewest of them without work."""
+    """Return one thread per core. With more than `parallel` cores, return the number that leaves fewest cores idle."""
     if cores <= parallel:
         return cores
     return max(range(min(2, parallel), parallel + 1), key=lambda threads: (cores // threads * threads, threads))
@@ -104,10 +104,10 @@ def _threads(cores: int, parallel: int) -> int:
 def map_in_threads(
     compute: Callable[[Item], Result], items: Iterable[Item], threads: int, count: int, drop: bool = False
 ) -> Iterator[Result]:
-    """Yield `compute` of each item, in order; up to `count` items beyond the one asked for are computed in advance.
+    """Yield `compute` of each item, in order, and prefetch up to `count` further items.
 
-    Where the iteration ends early, these are still computed (a shard is written). With `drop` only those that have
-    already started are.
+    If the iteration ends early, the prefetched items are still computed, so that, for example, every shard is written.
+    With `drop`, only those that have already started are.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Result]] = deque()
@@ -124,10 +124,10 @@ def map_in_threads(
 
 
 def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], title: str) -> Iterator[Result]:
-    """Yield `compute` of each item, in order, from a process a core. A single item is computed in this process."""
+    """Yield `compute` of each item, in order, from one process per core. A single item is computed in this process."""
     if len(items) == 1:
         yield compute(items[0])
         return
-    context = multiprocessing.get_context("spawn")  # a forked child would inherit torch's locks, not its threads
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locks without its threads
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         yield from tqdm(pool.map(compute, items), title, len(items), disable=None)

@@ -1,9 +1,9 @@
-"""Several processes that compute as one, started by torchrun. In a single process all of this does nothing.
+"""Distributed computation by processes that torchrun starts. Without torchrun these functions do nothing.
 
-- **N processes give the result of one.** A batch is cut into N slices. What needs the whole batch (the contrastive
-  losses, BatchNorm, the quantity loss, the number of CIF slots) gathers it from all processes.
-- **Gradients.** `gather_rows` and `all_sum` pass every process's gradient back to every process. Each process's loss
-  is the loss of the whole batch, so each slice gets N times its gradient, and the mean over the processes is right.
+- **N processes give the same result as one.** A batch is divided into N slices. The contrastive losses, BatchNorm, the
+  quantity loss and the number of CIF slots depend on the full batch, and gather it from all processes.
+- **Gradients.** `gather_rows` and `all_sum` pass every process's gradient back to every process. Each process computes
+  the loss of the full batch, so each slice gets N times its gradient, and the mean over the processes is correct.
 """
 
 import os
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the group that torchrun started this process in."""
+    """Join the process group if torchrun started this process, and leave it at the end."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
@@ -40,7 +40,7 @@ def process_group(device: str) -> Iterator[None]:
 
 @contextmanager
 def locked_by_main(folder: Path) -> Iterator[None]:
-    """Keep other commands from writing to a folder while these processes do."""
+    """Lock a folder against other commands while these processes write to it. The main process holds the lock."""
     with locked(folder) if is_main() else nullcontext():
         yield
 
@@ -54,23 +54,23 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Tell whether this process is the one that writes and prints."""
+    """Return whether this process is the one that writes files and prints."""
     return rank() == 0
 
 
 def bar_disabled() -> bool | None:
-    """Return tqdm's `disable`: the main process has a bar where there is a terminal, the others have none."""
+    """Return tqdm's `disable`: on a terminal the main process shows a bar, and the others show none."""
     return None if is_main() else True
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this call."""
     if world_size() > 1:
         dist.barrier()
 
 
 def rank_share(items: Sequence[T]) -> Sequence[T]:
-    """Return every N-th item from this process's rank on, so that shares are similar however items are sorted."""
+    """Return every N-th item, starting at this process's rank, so that shares are similar even if items are sorted."""
     return items[rank() :: world_size()]
 
 
@@ -80,7 +80,7 @@ def rank_slice(rows: Tensor) -> Tensor:
 
 
 def gather_objects(own: T) -> list[T]:
-    """Return every process's plain data, or tensors on the CPU, by rank."""
+    """Gather plain data or CPU tensors from every process, in order of rank."""
     if world_size() == 1:
         return [own]
     objects: list[T | None] = [None] * world_size()
@@ -89,7 +89,7 @@ def gather_objects(own: T) -> list[T]:
 
 
 def all_max(number: int, device: torch.device) -> int:
-    """Return the largest of all processes' numbers."""
+    """Return the largest number of all processes."""
     if world_size() == 1:
         return number
     largest = torch.tensor(number, device=device)
@@ -98,7 +98,7 @@ def all_max(number: int, device: torch.device) -> int:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """(B, ...) of this process -> (N * B, ...) of all, by rank. Every process has the same B."""
+    """Gather rows from every process, in order of rank: (B, ...) -> (N * B, ...). Every process has the same B."""
     if world_size() == 1:
         return rows
     if not rows.requires_grad:
@@ -116,7 +116,7 @@ def all_sum(tensor: Tensor) -> Tensor:
 
 
 def average_(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its mean over all processes. All travel in one message."""
+    """Replace each tensor by its mean over all processes, in one all-reduce."""
     if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])

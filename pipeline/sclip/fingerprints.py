@@ -1,8 +1,8 @@
-"""Fingerprints of what decides a result: plain data, weights, and the code that computes it.
+"""Fingerprints of everything that decides a result: plain data, weights, and the code that computes it.
 
-A cached result is known by the fingerprint of everything that it depends on. For code that is the syntax tree of the
-computing modules and of all that they import, so that comments and docstrings do not count, and no list of files has
-to be kept by hand.
+Each cached result has the fingerprint of everything that it depends on. The fingerprint of code covers the syntax
+trees of the computing modules and of all modules that they import. So comments and docstrings do not change it, and
+nobody has to maintain a list of files.
 """
 
 import ast
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parent
-# Modules that carry data and control from place to place, and compute no number of a result.
+# Modules that read, write and schedule, but compute no number of a result.
 NOT_COMPUTING = frozenset(
     {
         "concurrency",
@@ -34,12 +34,12 @@ NOT_COMPUTING = frozenset(
     }
 )
 
-# The modules that compute each stage's result; what they import is found from there.
+# The modules that compute each stage's result. Their imports are followed.
 FEATURES = ("features.encode", "features.directions", "encoders.speech", "encoders.mfcc")
 VECTORS = ("encoders.clip", "features.embed")
 TRAINING = ("training.loop",)
 PRETRAINING = ("pretrain.run",)
-# The same for the stages of dvc.yaml, which rerun when their commands change too.
+# The same for the stages of dvc.yaml, which also depend on the code of their commands.
 STAGES = {
     "make-corpus": ("corpora.make",),
     "extract-features": (*FEATURES, "features.extract"),
@@ -51,17 +51,17 @@ STAGES = {
 
 
 def data_fingerprint(data: Any) -> str:
-    """Return the SHA-256 of plain data."""
+    """Return the SHA-256 of plain data, as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def module_fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a module's weights, whatever file they came from, and its configuration."""
+    """Return the SHA-256 of a module's weights and configuration. It does not depend on the file they came from."""
     return tensors_fingerprint(module.state_dict(), config)
 
 
 def tensors_fingerprint(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over a configuration and over tensors' names, types, shapes and values."""
+    """Return the SHA-256 of a configuration and of the tensors' names, types, shapes and values."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -70,7 +70,7 @@ def tensors_fingerprint(tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 
 
 def code_fingerprint(roots: tuple[str, ...]) -> str:
-    """Return the SHA-256 of the code of some modules of this package and of all that they import from it."""
+    """Return the SHA-256 of the code of some modules of this package and of the modules that they import from it."""
     digest = hashlib.sha256()
     for name in computing_modules(roots):
         digest.update(f"{name} {_syntax(name)}\n".encode())
@@ -78,7 +78,7 @@ def code_fingerprint(roots: tuple[str, ...]) -> str:
 
 
 def computing_modules(roots: tuple[str, ...]) -> list[str]:
-    """Return the names of some modules and of all that they import from this package, NOT_COMPUTING left out."""
+    """Return the names of some modules and of all that they import from this package, except NOT_COMPUTING."""
     names, waiting = set[str](), list(roots)
     while waiting:
         name = waiting.pop()
@@ -98,7 +98,7 @@ def _tree(name: str) -> ast.Module:
 
 
 def _syntax(name: str) -> str:
-    """Return a module's syntax tree as text, without docstrings; comments and line breaks are not in a tree."""
+    """Return a module's syntax tree as text, without docstrings. A tree has no comments and no line breaks."""
     tree = ast.parse(_file(name).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -107,20 +107,20 @@ def _syntax(name: str) -> str:
 
 
 def _imports(name: str) -> Iterator[str]:
-    """Yield the modules of this package that a module imports when it runs, wherever the import stands."""
-    for node in _running(_tree(name)):
+    """Yield the modules of this package that a module imports at run time, also those imported inside functions."""
+    for node in _runtime_nodes(_tree(name)):
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == "sclip":
             module = ".".join(node.module.split(".")[1:])
             for alias in node.names:
-                inner = f"{module}.{alias.name}".strip(".")
-                found = inner if _file(inner).is_file() else module
-                if found:
-                    yield found
+                submodule = f"{module}.{alias.name}".strip(".")
+                imported = submodule if _file(submodule).is_file() else module
+                if imported:
+                    yield imported
 
 
-def _running(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield a tree's nodes, without imports that type checkers alone read."""
+def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield a tree's nodes, without those that are only for type checkers."""
     for node in ast.iter_child_nodes(tree):
         if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
             yield node
-            yield from _running(node)
+            yield from _runtime_nodes(node)

@@ -1,23 +1,23 @@
-"""Where each stage leaves what the next one reads, relative to the repository's top."""
+"""Paths of the stages' files, relative to the root of the repository."""
 
 from pathlib import Path
 
-# In a results folder.
+# Files in a results folder.
 METRICS, EXAMPLES, WORDS = "metrics.json", "examples.json", "words.json"
 
 
 def manifest(preset: str) -> Path:
-    """What there is: a row an utterance."""
+    """Return the path of the manifest, which has one row per utterance."""
     return Path("data") / preset / "manifest.jsonl"
 
 
 def features_folder(preset: str) -> Path:
-    """Hidden states of every utterance."""
+    """Return the folder of every utterance's hidden states."""
     return Path("data") / preset / "features"
 
 
 def vectors_folder(preset: str) -> Path:
-    """CLIP's vectors of every picture and caption."""
+    """Return the folder of CLIP's vectors of every picture and caption."""
     return Path("data") / preset / "vectors"
 
 
@@ -26,22 +26,22 @@ def model_folder(preset: str, arch: str, seed: int) -> Path:
 
 
 def scratch_folder(preset: str, arch: str, seed: int) -> Path:
-    """What an unfinished training leaves, to go on from."""
+    """Return the folder of the checkpoints that an interrupted training resumes from."""
     return Path("models/unfinished") / preset / arch / f"seed-{seed}"
 
 
 def results_folder(preset: str, arch: str, seed: int, exact: bool = False) -> Path:
-    """Return where `evaluate` writes."""
+    """Return the folder that `evaluate` writes to."""
     return Path("results") / preset / _runs(exact) / arch / f"seed-{seed}"
 
 
 def imported_results_folder(preset: str, arch: str, exact: bool = False) -> Path:
-    """Return where `evaluate --model` writes, which measures a model that was not trained here."""
+    """Return the folder that `evaluate --model` writes to. Its model was not trained in this repository."""
     return Path("results") / preset / _runs(exact) / arch / "imported"
 
 
 def _runs(exact: bool) -> str:
-    """Scores of exact states lie apart from the runs that DVC and the report read."""
+    """Separate results with exact hidden states from the runs that DVC and the report read."""
     return "exact" if exact else "runs"
 
 

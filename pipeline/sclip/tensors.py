@@ -1,4 +1,4 @@
-"""Files of named tensors (safetensors): read them, write them atomically, put them into a module."""
+"""Safetensors files: read them, write them atomically, and load their tensors into a module."""
 
 import json
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from sclip.errors import UserError
 from sclip.files import UNFINISHED, flush_to_disk
 
-METADATA = "sclip"  # the one key of our files' metadata, so that their bytes have one order
+METADATA = "sclip"  # the only key of the metadata; safetensors would write several keys in varying order
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Open a safetensors file. The bytes of a tensor are read when they are used."""
+    """Open a safetensors file. A tensor's bytes are read from the disk on first use."""
     return _open(path)[0]
 
 
 def read_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Open a file of `write_tensors`: its tensors, read when they are used, and its metadata."""
+    """Open a file of `write_tensors`. A tensor's bytes are read from the disk on first use."""
     tensors, metadata = _open(path)
     try:
         data = json.loads(metadata[METADATA])
@@ -38,13 +38,13 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return file.get_tensors(), file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # the reader raises errors of many kinds on a damaged file
+    except Exception as error:  # a damaged file can raise many kinds of errors
         raise UserError(f"{path}: not a complete safetensors file: {' '.join(str(error).split())}") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write a safetensors file atomically."""
-    # In a folder of its own, since safetensors makes a temporary file next to the one it is to write.
+    # safetensors makes a temporary file next to its target, so the target is in a temporary folder.
     folder = path.with_name(path.name + UNFINISHED)
     folder.mkdir()
     unfinished = folder / path.name
@@ -55,7 +55,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file with the access rights of any new file; safetensors gives them to the owner alone."""
+    """Write a safetensors file with the usual access rights; safetensors alone would let only the owner read it."""
     path.touch()
     mode = path.stat().st_mode
     try:
@@ -66,21 +66,21 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, by their names without it."""
+    """Return the tensors whose names begin with a prefix, and remove the prefix from the names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load every tensor that the module has, and no other."""
+    """Load tensors into a module, and refuse missing, extra or mismatched ones. `where` prefixes names in errors."""
     expected = module.state_dict()
     for name, tensor in expected.items():
         if name not in tensors:
             raise UserError(f"{where}.{name} is missing")
-        given = tensors[name]
-        if given.shape != tensor.shape:
-            raise UserError(f"{where}.{name}: expected {tuple(tensor.shape)}, found {tuple(given.shape)}")
-        if given.is_floating_point() != tensor.is_floating_point():
-            raise UserError(f"{where}.{name}: expected {tensor.dtype}, found {given.dtype}")
+        loaded = tensors[name]
+        if loaded.shape != tensor.shape:
+            raise UserError(f"{where}.{name}: expected {tuple(tensor.shape)}, found {tuple(loaded.shape)}")
+        if loaded.is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{where}.{name}: expected {tensor.dtype}, found {loaded.dtype}")
     extra = sorted(tensors.keys() - expected.keys())
     if extra:
         raise UserError(f"{where}.{extra[0]}: no such tensor in this architecture")

@@ -1,3 +1,5 @@
+"""The manifest: valid rows are read, and errors name invalid ones."""
+
 import json
 
 import pytest
@@ -19,12 +21,12 @@ def manifest(tmp_path):
     ("change", "message"),
     [
         ({"split": "training"}, "expected a split of train, dev, test, found 'training'"),
-        ({"text": " "}, "text: empty"),
+        ({"text": " "}, "text: empty; remove the key if there is no caption"),
         ({"text": 5}, "row: text: expected text, found 5"),
         ({"image_id": None}, "row: image_id: expected text, found None"),
         ({"caption": "a dog"}, "row: caption: no such key"),
         ({"words": [["a", 0, "x"]]}, "row: words: expected [word, start, end], found ['a', 0, 'x']"),
-        ({"words": [["a", 0.5, 0.2]]}, "words: their times do not ascend"),
+        ({"words": [["a", 0.5, 0.2]]}, "words: expected times in ascending order"),
         ({"words": [["a", 0, 10**400]]}, "row: words: expected [word, start, end], found ['a', 0, 1000"),
         ({"words": [["a", 0, float("nan")]]}, "row: words: expected [word, start, end], found ['a', 0, nan]"),
         ({"speaker": ["x" * 1000] * 1000}, "row: speaker: expected text, found ['xxx"),
@@ -42,7 +44,7 @@ def test_bad_rows_are_named(change, message, manifest):
     assert len(problems.skipped) == 1
 
 
-def test_what_is_no_row(manifest):
+def test_lines_that_are_no_row_are_named_and_skipped(manifest):
     manifest.write_text("[1]\n{\n\n" + json.dumps(GOOD) + "\n" + json.dumps(GOOD) + "\n")
     problems = Problems(skip=True)
     assert [row.where for row in read_manifest(manifest, problems)] == ["manifest row 4"]
@@ -52,13 +54,13 @@ def test_what_is_no_row(manifest):
 
 
 @pytest.mark.parametrize(("row", "message"), [("[" * 9999, "nested too deeply"), ("1" * 9999, "4,300 digits")])
-def test_a_row_that_json_cannot_hold_is_named(row, message, manifest):
+def test_a_row_that_cannot_be_parsed_is_named(row, message, manifest):
     manifest.write_text(f"{json.dumps(GOOD)}\n{row}\n")
     with pytest.raises(UserError, match=rf"manifest row 2: .*{message}"):
         read_manifest(manifest, Problems())
 
 
-def test_a_corpus_is_made_of_files_that_are_there(manifest):
+def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
     for name in ("a.wav", "a.png"):
         manifest.with_name(name).touch()
     given = manifest.with_name("given.jsonl")
@@ -69,7 +71,7 @@ def test_a_corpus_is_made_of_files_that_are_there(manifest):
     problems = Problems(skip=True)
     assert make_corpus(config, manifest, problems) == 1
     assert list(problems.skipped) == ["manifest row 2 (b)", "manifest row 3 (c)"]
-    assert problems.notes == {"splits without a row: commands that need them will stop": ["dev", "test"]}
+    assert problems.notes == {"splits without a row; commands that need these splits will fail": ["dev", "test"]}
     (row,) = read_manifest(manifest, Problems())
-    manifest.with_name("a.wav").unlink()  # what is cached needs no recording
+    manifest.with_name("a.wav").unlink()  # later stages may read only the cache, so the recording may be missing
     assert read_manifest(manifest, Problems()) == [row]

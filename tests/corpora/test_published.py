@@ -1,4 +1,4 @@
-"""Miniature copies of the published corpora, sound and odd."""
+"""Corpora from published and from users' files: miniature copies, with and without faults."""
 
 import csv
 import json
@@ -14,26 +14,26 @@ from sclip.errors import Problems, UserError
 
 
 @pytest.mark.parametrize("captions", ["Flickr8k.token.txt", "captions.txt"])
-def test_flickr8k(captions, tmp_path):
+def test_flickr8k_has_its_recordings_captions_and_speakers(captions, tmp_path):
     flickr8k(tmp_path / "f", captions)
     assert make_corpus(Flickr8kConfig("flickr8k", str(tmp_path / "f")), tmp_path / "manifest.jsonl", Problems()) == 65
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").open()]
     row = next(row for row in rows if row["id"] == "dev1_abc_3")
     assert (row["split"], row["image_id"], row["speaker"]) == ("dev", "dev1_abc", "1")
     assert row["audio"].endswith("flickr_audio/wavs/dev1_abc_3.wav")
-    if captions == "captions.txt":  # an editor's last line is nobody's fault
-        whole = (tmp_path / "f" / captions).read_text()
-        (tmp_path / "f" / captions).write_text(whole + "\n")
+    if captions == "captions.txt":  # an empty last line is accepted
+        complete = (tmp_path / "f" / captions).read_text()
+        (tmp_path / "f" / captions).write_text(complete + "\n")
         assert len(gather(Flickr8kConfig("flickr8k", str(tmp_path / "f")), Problems()).rows) == 65
-        (tmp_path / "f" / captions).write_text(whole + "dev1_abc.jpg\n")
+        (tmp_path / "f" / captions).write_text(complete + "dev1_abc.jpg\n")
         with pytest.raises(UserError, match=r"captions\.txt line \d+: expected a picture and a caption"):
             gather(Flickr8kConfig("flickr8k", str(tmp_path / "f")), Problems())
     assert row["text"].endswith("it says" if captions == "captions.txt" else " .")
     texts = {row["text"] for row in rows if row["image_id"] == "dev1_abc"}
-    assert len(texts) == 5  # each wav its own caption
+    assert len(texts) == 5  # each recording has its own caption
 
 
-def test_flickr8k_oddities_are_found_and_left_out(tmp_path):
+def test_faults_of_flickr8k_are_found_and_their_rows_left_out(tmp_path):
     flickr8k(tmp_path, odd=True)
     check = check_corpus(Flickr8kConfig("flickr8k", str(tmp_path)), tmp_path)
     assert check.notes == {
@@ -41,10 +41,10 @@ def test_flickr8k_oddities_are_found_and_left_out(tmp_path):
         "recordings of a picture in no split": [f"train5_abc_{k}.wav" for k in range(5)],
         "recordings with the same content": ["train2_abc_0, train2_abc_1"],
     }
-    assert check.faults.pop("counts unlike the published ones")
+    assert check.faults.pop("counts that differ from the published ones")
     assert check.faults == {
-        "captions that nobody speaks": ["train0_abc.jpg#3"],
-        "recordings of no caption": ["nobody_0.wav"],
+        "captions without a recording": ["train0_abc.jpg#3"],
+        "recordings without a caption": ["nobody_0.wav"],
         "pictures in two splits": ["train5_abc.jpg (train, test)"],
         "rows that cannot be used": [
             f"wav2capt.txt line 5 (train1_abc_0): audio {tmp_path}/flickr_audio/wavs/train1_abc_0.wav: no such file"
@@ -57,7 +57,7 @@ def test_flickr8k_oddities_are_found_and_left_out(tmp_path):
 
 
 def test_each_fault_is_found_once_and_named_by_its_file(tmp_path):
-    """Two recordings without content, one picture in two splits under two names, one file that is no picture."""
+    """Two recordings are empty, one picture is in two splits under two names, and one file is not a picture."""
     rows = []
     for i, split in enumerate(["train", "train", "dev", "test"]):
         wav(tmp_path / f"{i}.wav")
@@ -81,14 +81,14 @@ def test_each_fault_is_found_once_and_named_by_its_file(tmp_path):
     }
 
 
-def test_a_sound_corpus_has_no_faults_but_its_size(tmp_path):
+def test_a_small_copy_of_a_corpus_has_no_fault_except_its_counts(tmp_path):
     flickr8k(tmp_path)
     check = check_corpus(Flickr8kConfig("flickr8k", str(tmp_path)), tmp_path)
-    assert check.faults.keys() == {"counts unlike the published ones"}
-    assert "train: 6 pictures of 6,000" in check.faults["counts unlike the published ones"]
+    assert check.faults.keys() == {"counts that differ from the published ones"}
+    assert "train: expected 6,000 pictures, found 6" in check.faults["counts that differ from the published ones"]
 
 
-def test_spokencoco(tmp_path):
+def test_spokencoco_has_the_pictures_of_both_kinds_of_split(tmp_path):
     spokencoco(tmp_path)
     karpathy = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), Problems())
     assert [sum(row.data["split"] == split for row in karpathy.rows) for split in PICTURES] == [18, 9, 12]
@@ -100,15 +100,15 @@ def test_spokencoco(tmp_path):
     assert not pictures["dev"] & pictures["test"]
 
 
-def test_spokencoco_oddities_are_found(tmp_path):
+def test_faults_of_spokencoco_are_found(tmp_path):
     spokencoco(tmp_path, odd=True)
     check = check_corpus(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), tmp_path)
-    del check.faults["counts unlike the published ones"]
+    del check.faults["counts that differ from the published ones"]
     assert {what: len(which) for what, which in check.faults.items()} == {
-        "pictures of no recording": 1,
+        "pictures without a recording": 1,
         "pictures in two splits": 1,
-        "rows that cannot be used": 2,  # a recording that is not there, an id twice
-        "files that cannot be used": 1,  # a picture
+        "rows that cannot be used": 2,  # a missing recording and a repeated id
+        "files that cannot be used": 1,  # a picture that cannot be decoded
     }
     (tmp_path / "SpokenCOCO/SpokenCOCO_val.json").write_text('{"data": [{"image": "a.jpg", "captions": [{}]}]}')
     with pytest.raises(UserError, match=r"SpokenCOCO_val.json data\[0\]: expected an image and captions"):
@@ -116,9 +116,9 @@ def test_spokencoco_oddities_are_found(tmp_path):
 
 
 RECORDS = [
-    {"clip": "a.wav", "photo": "a.png", "said": "Ein Hund, zwei Katzen", "part": "validation", "who": "Eva"},
-    {"clip": "b.wav", "photo": "b.png", "said": "", "part": "train", "who": ""},
-    {"clip": "", "photo": "b.png", "said": "nichts", "part": "train", "who": ""},
+    {"clip": "a.wav", "photo": "a.png", "caption": "Ein Hund, zwei Katzen", "part": "validation", "who": "Eva"},
+    {"clip": "b.wav", "photo": "b.png", "caption": "", "part": "train", "who": ""},
+    {"clip": "", "photo": "b.png", "caption": "nichts", "part": "train", "who": ""},
 ]
 
 
@@ -138,13 +138,13 @@ def write_table(path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
-def test_table(suffix, tmp_path):
+def test_every_format_of_table_gives_the_same_rows(suffix, tmp_path):
     path = tmp_path / f"mine.{suffix}"
     write_table(path)
-    columns = Columns(audio="clip", image="photo", text="said", split="part", speaker="who")
+    columns = Columns(audio="clip", image="photo", text="caption", split="part", speaker="who")
     problems = Problems(skip=True)
-    found = gather(TableConfig("table", str(path), columns, {"validation": "dev"}), problems)
-    first, second = (row.data for row in found.rows)
+    gathered = gather(TableConfig("table", str(path), columns, {"validation": "dev"}), problems)
+    first, second = (row.data for row in gathered.rows)
     assert first == {
         "id": "a.wav",
         "split": "dev",
@@ -155,19 +155,23 @@ def test_table(suffix, tmp_path):
         "speaker": "Eva",
     }
     assert (second["text"], second["speaker"], second["split"]) == (None, None, "train")
-    third = {".jsonl": "line 3", ".parquet": "row 3"}.get(path.suffix, "line 4")  # below a header
-    assert problems.skipped == {f"{path.name} {third}": "nothing in column 'clip'"}
+    third = {".jsonl": "line 3", ".parquet": "row 3"}.get(path.suffix, "line 4")  # line 1 is the header
+    assert problems.skipped == {
+        f"{path.name} {third}": "column 'clip' is empty; every row needs a recording and a picture"
+    }
 
 
-def test_quotation_marks_are_letters_in_tsv(tmp_path):
+def test_quotation_marks_are_ordinary_characters_in_tsv(tmp_path):
     path = tmp_path / "mine.tsv"
-    path.write_text('clip\tphoto\tsaid\na.wav\ta.png\t"Hello" he said\nb.wav\tb.png\t"Hello there\nc.wav\tc.png\tno\n')
-    columns = Columns(audio="clip", image="photo", text="said")
+    path.write_text(
+        'clip\tphoto\tcaption\na.wav\ta.png\t"Hello" he said\nb.wav\tb.png\t"Hello there\nc.wav\tc.png\tno\n'
+    )
+    columns = Columns(audio="clip", image="photo", text="caption")
     rows = gather(TableConfig("table", str(path), columns), Problems()).rows
     assert [row.data["text"] for row in rows] == ['"Hello" he said', '"Hello there', "no"]
 
 
-def test_when_all_is_bad_the_first_are_named(tmp_path):
+def test_a_corpus_without_a_usable_row_is_refused_with_the_first_reasons(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("clip,photo\na.wav,a.png\nb.wav,b.png\n")
     with pytest.raises(
@@ -177,40 +181,53 @@ def test_when_all_is_bad_the_first_are_named(tmp_path):
         make_corpus(config, tmp_path / "manifest.jsonl", Problems(skip=True))
 
 
-def test_mistakes_in_a_table(tmp_path):
+def test_missing_columns_and_empty_cells_of_a_table_are_named(tmp_path):
     path = tmp_path / "mine.csv"
     write_table(path)
-    with pytest.raises(UserError, match=r"mine.csv line 2: no column 'foto'; there are clip, photo"):
+    with pytest.raises(UserError, match=r"mine.csv line 2: no column 'foto'; the columns are clip, photo"):
         gather(TableConfig("table", str(path), Columns(audio="clip", image="foto")), Problems())
-    with pytest.raises(UserError, match=r"mine.csv line 4: nothing in column 'clip' \(--on-error"):
+    with pytest.raises(UserError, match=r"mine.csv line 4: column 'clip' is empty; .* \(--on-error"):
         gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems())
-    without = gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems(skip=True))
-    assert all(row.data["split"] in PICTURES for row in without.rows)
-    with pytest.raises(UserError, match=r"expected one of \.csv, \.tsv"):
-        (tmp_path / "mine.xlsx").touch()
-        gather(TableConfig("table", str(tmp_path / "mine.xlsx"), Columns(audio="clip", image="photo")), Problems())
-    for text, fault in (
-        ("a.wav,a.png,a dog, running\n", "expected 3 cells, as in the first line"),
-        ("a.wav,a.png\n", "expected 3 cells, as in the first line"),
-    ):
-        path.write_text("clip,photo,said\n" + text)
-        with pytest.raises(UserError, match=f"mine.csv line 2: {fault}"):
-            gather(TableConfig("table", str(path), Columns(audio="clip", image="photo", text="said")), Problems())
+
+
+def test_rows_of_a_table_without_splits_get_one(tmp_path):
+    path = tmp_path / "mine.csv"
+    write_table(path)
+    gathered = gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems(skip=True))
+    assert all(row.data["split"] in PICTURES for row in gathered.rows)
+
+
+@pytest.mark.parametrize("row", ["a.wav,a.png,a dog, running", "a.wav,a.png"])
+def test_rows_with_too_many_or_too_few_cells_are_named(row, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(f"clip,photo,caption\n{row}\n")
+    with pytest.raises(UserError, match=r"mine\.csv line 2: expected 3 cells, as in the first line"):
+        gather(TableConfig("table", str(path), Columns(audio="clip", image="photo", text="caption")), Problems())
+
+
+def test_faults_of_json_lines_are_named(tmp_path):
     path = tmp_path / "mine.jsonl"
-    record = {"clip": "a.wav", "photo": "a.png", "said": float("nan")}
-    path.write_text(json.dumps(record) + "\n" + json.dumps(record | {"said": ["a dog"]}) + "\n")
+    record = {"clip": "a.wav", "photo": "a.png", "caption": float("nan")}
+    path.write_text(json.dumps(record) + "\n" + json.dumps(record | {"caption": ["a dog"]}) + "\n")
     problems = Problems(skip=True)
-    (draft,) = gather(TableConfig("table", str(path), Columns("clip", "photo", text="said")), problems).rows
+    (draft,) = gather(TableConfig("table", str(path), Columns("clip", "photo", text="caption")), problems).rows
     assert draft.data["text"] is None
-    assert problems.skipped == {"mine.jsonl line 2": "expected text in column 'said', found ['a dog']"}
+    assert problems.skipped == {"mine.jsonl line 2": "expected text in column 'caption', found ['a dog']"}
     for row, message in (("[" * 9999, "nested too deeply"), ("1" * 9999, "a number of more than 4,300 digits")):
         path.write_text(f"{json.dumps(record)}\n{row}\n")
         with pytest.raises(UserError, match=rf"mine.jsonl line 2: not a JSON object: {message}"):
-            gather(TableConfig("table", str(path), Columns("clip", "photo", text="said")), Problems())
-    for name, data, message in (
+            gather(TableConfig("table", str(path), Columns("clip", "photo", text="caption")), Problems())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("mine.xlsx", b"", r"expected one of \.csv, \.tsv"),
         ("latin.csv", "clip,photo\na.wav,Bäume.png\n".encode("latin-1"), "latin.csv: not UTF-8"),
         ("no.parquet", b"clip,photo\n", "no.parquet: not Parquet"),
-    ):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(UserError, match=message):
-            gather(TableConfig("table", str(tmp_path / name), Columns(audio="clip", image="photo")), Problems())
+    ],
+)
+def test_files_of_other_formats_are_refused(name, data, message, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        gather(TableConfig("table", str(tmp_path / name), Columns(audio="clip", image="photo")), Problems())

@@ -1,4 +1,4 @@
-"""A small corpus on disk: recordings of noise, pictures of one colour."""
+"""A small corpus on disk: recordings of noise, and pictures of colour gradients."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ LENGTHS = (8000, 4321, 12000, 400, 6400, 9999, 2000, 7000, 11000, 5000)
 
 
 class Corpus:
-    """`rows` as the manifest has them; `write` after a change."""
+    """The corpus's folder and the rows of its manifest. Call `write` after a change to `rows`."""
 
     def __init__(self, folder):
         self.folder, self.path = folder, folder / "manifest.jsonl"

@@ -1,4 +1,4 @@
-"""Codes: what they keep of states that repeat one another, and that heads need not rebuild these."""
+"""Codes of hidden states: their error, and weighted sums computed from them without decoding."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ STATES, WIDTH, TRUE = 4, 12, 10
 
 
 def frames(count: int, seed: int, noise: float = 0.0) -> torch.Tensor:
-    """Hidden states (N, L, D) that ten numbers tell, of scales far apart and far from zero."""
+    """Return hidden states (N, L, D) of rank ten, with very different scales and with means far from zero."""
     mixing = torch.randn(TRUE, STATES, WIDTH, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
     states = torch.einsum("nk,kld->nld", torch.randn(count, TRUE, generator=generator), mixing)
@@ -24,56 +24,56 @@ def fitted(components: int = TRUE, normalized: bool = False) -> Directions:
     return Directions.fit(torch.split(frames(3000, seed=1), 700), components, normalized)
 
 
-def test_what_ten_numbers_tell_ten_codes_keep():
+def test_ten_codes_suffice_for_states_of_rank_ten():
     directions, new = fitted(), frames(500, seed=2)
     codes = directions.encode(new)
     assert (codes.dtype, codes.shape) == (torch.int8, (500, TRUE))
     error = (directions.decode(codes) - new).square().mean((0, 2)) / new.var((0, 2))
-    assert error.max() < 1e-3  # of every state, whatever its scale
+    assert error.max() < 1e-3  # for every state, whatever its scale
 
 
-def test_fewer_codes_keep_the_most_that_they_can():
+def test_codes_lose_only_the_variance_of_the_missing_components():
     states = frames(3000, seed=1, noise=0.1)
     x = ((states - states.mean(0)) / states.var(0).mean(-1).sqrt()[:, None]).flatten(1)
     variances = torch.linalg.svdvals(x).square()
     for components in (3, 6, 20):
         directions = Directions.fit([states], components, normalized=False)
-        found = directions.decode(directions.encode(states)) - states
-        lost = (found / directions.spread[:, None]).square().sum()
+        error = directions.decode(directions.encode(states)) - states
+        lost = (error / directions.spread[:, None]).square().sum()
         assert lost / x.square().sum() == pytest.approx(float(variances[components:].sum() / variances.sum()), abs=2e-3)
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_the_weighted_sum_and_its_gradient_are_those_of_the_states(normalized):
+def test_weighted_sum_of_codes_and_its_gradient_equal_those_of_the_decoded_states(normalized):
     directions = fitted(TRUE + 2, normalized)
     codes = directions.encode(frames(15, seed=2)).view(3, 5, -1)
     layers, gradient = LayerWeighting(STATES, normalized), torch.randn(3, 5, WIDTH)
     torch.nn.init.normal_(layers.logits)
-    found = layers(Coded(codes, torch.tensor([5, 3, 1]), directions)).values
-    found.backward(gradient)
+    summed = layers(Coded(codes, torch.tensor([5, 3, 1]), directions)).values
+    summed.backward(gradient)
     logits = layers.logits.detach().clone().requires_grad_()
     states = directions.decode(codes.flatten(0, 1)).view(3, 5, STATES, WIDTH)
-    wanted = torch.einsum("l,btld->btd", logits.softmax(0), states)
-    wanted.backward(gradient)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-2)
+    expected = torch.einsum("l,btld->btd", logits.softmax(0), states)
+    expected.backward(gradient)
+    torch.testing.assert_close(summed, expected, rtol=1e-4, atol=1e-2)
     torch.testing.assert_close(layers.logits.grad, logits.grad, rtol=1e-4, atol=1e-2)
     if normalized:
         exact = F.layer_norm(frames(15, seed=2), (WIDTH,))
         assert (states.view(exact.shape) - exact).square().mean() < 0.02 * exact.var()
 
 
-def test_half_precision_does_not_lose_states_in_their_mean():
-    """Frames many deviations from zero, where a number in bf16 would be off by several hundredths of one."""
+def test_half_precision_stays_accurate_for_states_with_a_large_mean():
+    """The frames are many standard deviations from zero, where bf16 would round by several hundredths of one."""
     directions, layers = fitted(), LayerWeighting(STATES, normalize=False)
     codes = Coded(directions.encode(frames(15, seed=2)).view(3, 5, -1), torch.tensor([5, 5, 5]), directions)
-    wanted = layers(codes).values
+    exact = layers(codes).values
     with torch.autocast("cpu", torch.bfloat16):
-        found = layers(codes).values
-    assert found.dtype == torch.float32
-    assert (found - wanted).abs().max() < 0.015 * wanted.std((0, 1)).mean()
+        half = layers(codes).values
+    assert half.dtype == torch.float32
+    assert (half - exact).abs().max() < 0.015 * exact.std((0, 1)).mean()
 
 
-def test_states_that_were_not_normalised_cannot_be_any_more():
+def test_a_head_that_normalises_states_refuses_codes_of_other_states():
     codes = Coded(torch.zeros(1, 5, TRUE, dtype=torch.int8), torch.tensor([5]), fitted())
     with pytest.raises(UserError, match=r"head.normalize_states is True, and codes were kept of states with fea"):
         LayerWeighting(STATES, normalize=True)(codes)

@@ -1,4 +1,4 @@
-"""CLIP's vectors of pictures and captions: CLIP's own, each picture once, bad ones named by all their rows."""
+"""Embedding of pictures and captions: CLIP's own vectors, one for each picture; errors name every row at fault."""
 
 import re
 
@@ -25,7 +25,7 @@ def embed(corpus, out, clip, skip=False):
 
 
 @torch.no_grad()
-def test_vectors_are_clip_s(corpus, tmp_path, clip):
+def test_vectors_equal_those_of_clip(corpus, tmp_path, clip):
     corpus.rows[3]["text"] = None
     corpus.write()
     summary, _ = embed(corpus, tmp_path / "out", clip)
@@ -39,7 +39,7 @@ def test_vectors_are_clip_s(corpus, tmp_path, clip):
     torch.testing.assert_close(vectors.captions, F.normalize(captions, dim=-1))
 
 
-def test_nothing_to_do(corpus, tmp_path, clip):
+def test_vectors_are_reused_until_an_input_changes(corpus, tmp_path, clip):
     out = tmp_path / "out"
     embed(corpus, out, clip)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -54,8 +54,8 @@ def test_nothing_to_do(corpus, tmp_path, clip):
     assert not embed(corpus, out, clip_encoder())[0].reused
 
 
-def test_stopped_between_two_files(corpus, tmp_path, clip, monkeypatch):
-    """The index of other files is refused."""
+def test_vectors_of_an_interrupted_write_are_refused_and_computed_again(corpus, tmp_path, clip, monkeypatch):
+    """The new files do not match the old index."""
     out = tmp_path / "out"
     embed(corpus, out, clip)
     corpus.rows[0]["text"] = "another caption"
@@ -97,12 +97,12 @@ def test_damaged_vectors_are_refused_and_computed_again(corpus, tmp_path, clip, 
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_bad_rows(corpus, tmp_path, clip):
+def test_bad_rows_are_named_and_skipped(corpus, tmp_path, clip):
     (corpus.folder / "1.png").write_bytes(b"not a picture")
-    whole = (corpus.folder / "2.png").read_bytes()
-    (corpus.folder / "2.png").write_bytes(whole[: len(whole) // 2])
+    complete = (corpus.folder / "2.png").read_bytes()
+    (corpus.folder / "2.png").write_bytes(complete[: len(complete) // 2])
     corpus.rows[0]["text"] = "&nbsp;"
-    corpus.rows[1]["image"] = "4.png"  # of the same image_id as row 1's
+    corpus.rows[1]["image"] = "4.png"  # with the image_id of row 1, which has another picture
     corpus.rows[8]["text"] = "word " * 100
     corpus.write()
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""From recordings to a store: the encoder's own states, recomputed only where something changed, bad input named."""
+"""Extraction: the store has the encoder's own states, only what changed is computed again, errors name bad input."""
 
 import json
 import random
@@ -29,7 +29,7 @@ from sclip.features.verify import verify
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    """A few kilobytes each: three or four utterances."""
+    """Make shards of a few kilobytes, which hold three or four utterances."""
     monkeypatch.setattr("sclip.features.extract.MEGABYTE", 15_000)
 
 
@@ -48,7 +48,7 @@ def extract(corpus, out, speech=None, skip=False, **config):
 
 
 def files(out):
-    """Contents and what a file system tells files apart by."""
+    """Return each file's content, inode and time of modification, which change when a file is written again."""
     return {p.name: (p.read_bytes(), p.stat().st_ino, p.stat().st_mtime_ns) for p in out.iterdir() if p.is_file()}
 
 
@@ -58,26 +58,27 @@ def contents(out):
 
 @torch.no_grad()
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
-def test_what_is_read_is_what_the_encoder_says(corpus, tmp_path, precision):
-    """One by one, whatever batch they were computed in."""
+def test_stored_states_equal_those_of_the_encoder(corpus, tmp_path, precision):
+    """Recordings that were encoded in batches have the states of recordings that are encoded one by one."""
     speech = encoder()
     summary, _ = extract(corpus, tmp_path / "out", speech, precision=precision)
     store = FeatureStore.open(tmp_path / "out")
     assert store.ids == [row["id"] for row in corpus.rows]
     assert summary.shards_computed == len(list((tmp_path / "out").glob("*.safetensors"))) > 2
     assert (store.states, store.width, store.frame_seconds) == (3, 32, 0.02)
-    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1  # who may read one may read all
+    assert (
+        len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
+    )  # all files have the same access rights
     batch = store.read(torch.arange(len(store)))
     tolerance = {"fp16": 1e-3, "bf16": 8e-3, "fp32": 1e-5}[precision]
-    for row, kept in zip(read_manifest(corpus.path, Problems()), batch, strict=True):
-        alone = speech([read_audio(row.audio)]).values[0]
-        assert kept.shape == alone.shape
-        assert (kept.float() - alone).abs().max() <= tolerance * alone.abs().max()
+    for row, states in zip(read_manifest(corpus.path, Problems()), batch, strict=True):
+        expected = speech([read_audio(row.audio)]).values[0]
+        assert states.shape == expected.shape
+        assert (states.float() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @torch.no_grad()
-def test_codes_of_states(corpus, tmp_path):
-    """Near what the encoder says, in few bytes, found again, and of their own directions alone."""
+def test_codes_approximate_the_states_and_are_small(corpus, tmp_path):
     speech = encoder()
     summary, _ = extract(corpus, tmp_path / "out", speech, components=60)
     store = FeatureStore.open(tmp_path / "out")
@@ -85,20 +86,23 @@ def test_codes_of_states(corpus, tmp_path):
     assert summary.frames * 60 < summary.gigabytes * 1e9 < summary.frames * 64 * 2
     coded = store.read(torch.arange(len(store)))
     for row, codes in zip(read_manifest(corpus.path, Problems()), coded, strict=True):
-        alone = speech([read_audio(row.audio)]).values[0].transpose(0, 1)  # (T, L, D)
-        assert (coded.directions.decode(codes) - alone).square().mean() < 0.05 * alone.var()
+        exact = speech([read_audio(row.audio)]).values[0].transpose(0, 1)  # (T, L, D)
+        assert (coded.directions.decode(codes) - exact).square().mean() < 0.05 * exact.var()
     assert verify(tmp_path / "out") == []
 
+
+def test_codes_are_reused_and_damaged_directions_are_computed_again(corpus, tmp_path):
+    speech = encoder()
+    extract(corpus, tmp_path / "out", speech, components=60)
     before = files(tmp_path / "out")
     summary, _ = extract(corpus, tmp_path / "out", speech, components=60)
     assert summary.shards_computed == 0
     assert {name: file for name, file in files(tmp_path / "out").items() if name != "index.json"} == {
         name: file for name, file in before.items() if name != "index.json"
     }
-    (tmp_path / "out/directions.safetensors").write_bytes(
-        contents(tmp_path / "out")["directions.safetensors"][:-4] + b"1234"
-    )
-    assert [found.where for found in verify(tmp_path / "out")] == ["directions.safetensors"]
+    damaged = contents(tmp_path / "out")["directions.safetensors"][:-4] + b"1234"
+    (tmp_path / "out/directions.safetensors").write_bytes(damaged)
+    assert [finding.where for finding in verify(tmp_path / "out")] == ["directions.safetensors"]
     with pytest.raises(UserError, match=r"directions.safetensors: its SHA-256 is not the one in index.json"):
         FeatureStore.open(tmp_path / "out")
     summary, _ = extract(corpus, tmp_path / "out", speech, components=60)
@@ -106,11 +110,14 @@ def test_codes_of_states(corpus, tmp_path):
     assert contents(tmp_path / "out") == {name: file[0] for name, file in before.items()}
     extract(corpus, tmp_path / "out", speech)
     assert not (tmp_path / "out/directions.safetensors").exists()
+
+
+def test_too_many_components_are_refused(corpus, tmp_path):
     with pytest.raises(UserError, match=r"features.components: expected at most 96, the numbers of a frame, found 97"):
-        extract(corpus, tmp_path / "out", speech, components=97)
+        extract(corpus, tmp_path / "out", components=97)
 
 
-def with_byte(data, place):
+def flip_bit(data, place):
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
@@ -125,10 +132,10 @@ def edited_header(data, name, key, value):
     return len(text).to_bytes(8, "little") + text + data[start:]
 
 
-# What opening the store says of each.
+# Kind of damage: how to do it, and the error on opening the store.
 DAMAGED_SHARDS = {
-    "hash": (lambda data: with_byte(data, len(data) - 1), "not the shard that index.json lists"),
-    "length": (lambda data: with_byte(data, lengths_start(data)), "do not fit together"),
+    "hash": (lambda data: flip_bit(data, len(data) - 1), "not the shard that index.json lists"),
+    "length": (lambda data: flip_bit(data, lengths_start(data)), "do not fit together"),
     "id": (lambda data: data.replace(b"u0", b"u1"), "not the shard that index.json lists"),
     "offsets": (lambda data: edited_header(data, "states", "data_offsets", [0, 2**40]), "not a complete safetensors"),
     "shape": (lambda data: edited_header(data, "hashes", "shape", [32, -1]), "not a complete safetensors file"),
@@ -146,14 +153,14 @@ def test_damaged_shard_is_refused_and_computed_again(corpus, tmp_path, damage):
     (tmp_path / "out" / name).write_bytes(change(before[name]))
     with pytest.raises(UserError, match=f"{name}: .*{re.escape(message)}.*; run `sclip extract-features` again"):
         FeatureStore.open(tmp_path / "out")
-    assert name in [found.where for found in verify(tmp_path / "out")]
+    assert name in [finding.where for finding in verify(tmp_path / "out")]
     summary, _ = extract(corpus, tmp_path / "out")
     assert summary.shards_computed == 1
     assert contents(tmp_path / "out") == before
 
 
 def test_shard_of_other_rows_is_computed_again(corpus, tmp_path):
-    """Also when no index says what its digest is."""
+    """This holds without an index, which would have the shard's digest."""
     extract(corpus, tmp_path / "out")
     before = contents(tmp_path / "out")
     (tmp_path / "out/index.json").unlink()
@@ -177,8 +184,8 @@ def test_damaged_index_is_refused_and_written_again(corpus, tmp_path, online):
         assert path.read_text() == before
 
 
-def test_a_corpus_that_grows_keeps_its_directions(corpus, tmp_path, monkeypatch):
-    """Unless what is new is in the sample: those that come first by their files' hashes."""
+def test_directions_are_reused_when_the_corpus_grows(corpus, tmp_path, monkeypatch):
+    """The sample has the recordings with the smallest hashes. The new recording has a larger one."""
     monkeypatch.setattr("sclip.features.directions.SAMPLE_SECONDS", 0.5)
     hashes = [sha256((corpus.path.parent / row["audio"]).read_bytes()).hexdigest() for row in corpus.rows]
     last = corpus.rows.pop(max(range(len(hashes)), key=hashes.__getitem__))
@@ -192,27 +199,27 @@ def test_a_corpus_that_grows_keeps_its_directions(corpus, tmp_path, monkeypatch)
     assert contents(tmp_path / "out")["directions.safetensors"] == before["directions.safetensors"]
 
 
-def test_batches_do_not_matter(corpus, tmp_path):
+def test_states_do_not_depend_on_the_size_of_batches(corpus, tmp_path):
     extract(corpus, tmp_path / "one", batch_seconds=0.1)
     extract(corpus, tmp_path / "many", batch_seconds=100.0)
     one, many = (FeatureStore.open(tmp_path / name).read(torch.arange(10)).values for name in ("one", "many"))
     torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
 
 
-def test_reading_and_writing_beside_the_encoder(corpus, tmp_path, cores, monkeypatch):
-    """As on a GPU: the same files."""
+def test_reading_and_writing_in_threads_gives_the_same_files(corpus, tmp_path, cores, monkeypatch):
+    """Simulate a GPU, with which threads read and write while the main thread encodes."""
     cores(1)
     extract(corpus, tmp_path / "expected")
     monkeypatch.setattr("sclip.concurrency.prefetch_count", lambda device, count: count)
     readers, writers, encoders = set(), set(), set()
 
-    def noted(threads, function):
+    def recording_thread(threads, function):
         return lambda *arguments: threads.add(get_ident()) or function(*arguments)
 
-    monkeypatch.setattr("sclip.corpora.recordings.read_audio", noted(readers, read_audio))
-    monkeypatch.setattr("sclip.features.extract.write_shard", noted(writers, write_shard))
+    monkeypatch.setattr("sclip.corpora.recordings.read_audio", recording_thread(readers, read_audio))
+    monkeypatch.setattr("sclip.features.extract.write_shard", recording_thread(writers, write_shard))
     speech = encoder()
-    speech.forward = noted(encoders, speech.forward)
+    speech.forward = recording_thread(encoders, speech.forward)
     extract(corpus, tmp_path / "out", speech)
     assert encoders == {get_ident()}
     assert readers
@@ -221,31 +228,30 @@ def test_reading_and_writing_beside_the_encoder(corpus, tmp_path, cores, monkeyp
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 
-def test_on_as_many_cores_as_there_are(corpus, tmp_path, cores):
-    """From bit to bit what one core makes, up to four."""
+def test_one_two_and_four_cores_give_identical_files(corpus, tmp_path, cores):
     for count in (1, 2, 4):
         cores(count)
         extract(corpus, tmp_path / str(count), compute="bf16")
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "4")
 
 
-def test_mfccs_are_features_too(corpus, tmp_path):
-    corpus.rows.pop(3)  # too short for two windows
+def test_mfccs_can_be_extracted(corpus, tmp_path):
+    corpus.rows.pop(3)  # too short for two frames of MFCCs
     corpus.write()
     extract(corpus, tmp_path / "out", MfccEncoder())
     assert FeatureStore.open(tmp_path / "out").read(torch.tensor([0])).values.shape == (1, 1, 24, 96)
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp32"])
-def test_compute_precision(corpus, tmp_path, compute):
+def test_states_are_computed_in_the_precision_that_is_set(corpus, tmp_path, compute):
     extract(corpus, tmp_path / "exact")
     extract(corpus, tmp_path / "out", compute=compute)
-    exact, found = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
-    difference = (found.float() - exact.float()).abs().max()
+    exact, computed = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
+    difference = (computed.float() - exact.float()).abs().max()
     assert difference == 0 if compute == "fp32" else 1e-3 < difference < 0.1
 
 
-def test_goes_on_where_it_was_stopped(corpus, tmp_path):
+def test_interrupted_extraction_resumes(corpus, tmp_path):
     extract(corpus, tmp_path / "expected")
     out, speech = tmp_path / "out", encoder()
     forward = speech.forward
@@ -258,18 +264,18 @@ def test_goes_on_where_it_was_stopped(corpus, tmp_path):
     speech.forward = failing
     with pytest.raises(KeyboardInterrupt):
         extract(corpus, out, speech)
-    left = out / "0123.safetensors.unfinished"
-    left.mkdir()
-    (left / ".tmp0123").write_bytes(b"half a sha")
+    unfinished = out / "0123.safetensors.unfinished"
+    unfinished.mkdir()
+    (unfinished / ".tmp0123").write_bytes(b"half a sha")
     (out / "index.json.unfinished").write_bytes(b"half an in")
-    done = files(out)
+    written = files(out)
     with pytest.raises(UserError, match=r"index\.json: no such file"):
         FeatureStore.open(out)
     summary, _ = extract(corpus, out)
-    assert 0 < summary.shards_reused == len(done) - 1
+    assert 0 < summary.shards_reused == len(written) - 1
     assert len(files(out)) == len(list(out.iterdir()))
     assert contents(out) == contents(tmp_path / "expected")
-    assert {name: file for name, file in files(out).items() if name in done}.items() <= done.items()
+    assert {name: file for name, file in files(out).items() if name in written}.items() <= written.items()
 
 
 KILLED = """
@@ -292,7 +298,7 @@ while True:
 """
 
 
-def test_killed_at_any_moment(corpus, tmp_path):
+def test_extraction_can_be_killed_at_any_moment(corpus, tmp_path):
     extract(corpus, tmp_path / "expected")
     out = tmp_path / "out"
     tests = Path(__file__).parent.parent
@@ -302,34 +308,36 @@ def test_killed_at_any_moment(corpus, tmp_path):
     time.sleep(random.uniform(0.02, 0.4))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    left = files(out) if out.exists() else {}
+    before = files(out) if out.exists() else {}
     extract(corpus, out)
     assert len(files(out)) == len(list(out.iterdir()))
     assert contents(out) == contents(tmp_path / "expected")
-    now = files(out)
-    assert all(now[name] == file for name, file in left.items() if name.endswith(".safetensors"))
+    after = files(out)
+    assert all(after[name] == file for name, file in before.items() if name.endswith(".safetensors"))
 
 
-def test_recomputes_what_changed_and_no_more(corpus, tmp_path):
+def test_only_what_changed_is_computed_again(corpus, tmp_path):
     out = tmp_path / "out"
     first, _ = extract(corpus, out)
     before = files(out)
     assert extract(corpus, out)[0].shards_computed == 0
     assert contents(out) == {name: file[0] for name, file in before.items()}
 
-    corpus.rows.append(corpus.rows[0] | {"id": "more"})  # the last shard alone has room for it, or a new one
+    corpus.rows.append(corpus.rows[0] | {"id": "more"})  # only the last shard has room for it, or a new shard
     corpus.write()
     assert extract(corpus, out)[0].shards_computed == 1
     assert "more" in FeatureStore.open(out)
 
-    corpus.record("0.wav", 8000, seed=99)  # the same name and size, another sound, used in the first and the last
+    corpus.record(
+        "0.wav", 8000, seed=99
+    )  # another sound of the same name and size, used in the first and the last shard
     assert extract(corpus, out)[0].shards_computed == 2
     assert verify(out, [row["id"] for row in corpus.rows]) == []
 
     for changed in ({"speech": encoder(seed=1)}, {"precision": "bf16"}, {"compute": "bf16"}):
         summary, _ = extract(corpus, out, **changed)
         assert summary.shards_reused == 0
-        assert len(list(out.iterdir())) == summary.shards_computed + 1  # the old ones are gone
+        assert len(list(out.iterdir())) == summary.shards_computed + 1  # the old shards are removed
     assert first.shards_computed > 2
 
 
@@ -354,8 +362,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_recordings(corpus, tmp_path, message):
-    """Named by row; left out and counted, again when the shard is there already; refused then too."""
+def test_bad_recordings_are_named_and_skipped(corpus, tmp_path, message):
+    """This holds when the shard is computed and when it is reused."""
     BAD[message](corpus)
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"manifest row 5 \(u4\): audio 4.wav: .*" + message):
@@ -374,7 +382,7 @@ def test_bad_recordings(corpus, tmp_path, message):
         extract(corpus, out)
 
 
-def test_other_rates_and_channels(corpus, tmp_path):
+def test_other_rates_and_channels_are_converted_and_noted(corpus, tmp_path):
     corpus.record("4.wav", 44100, rate=44100, channels=2)
     _, problems = extract(corpus, tmp_path / "out")
     case = "manifest row 5 (u4): 44.1 kHz stereo, mixed down and resampled to 16 kHz"
@@ -383,7 +391,7 @@ def test_other_rates_and_channels(corpus, tmp_path):
     assert store.lengths[store.row("u4")] == 49
 
 
-def test_all_bad(corpus, tmp_path):
+def test_a_corpus_without_a_usable_recording_is_refused(corpus, tmp_path):
     corpus.rows = corpus.rows[:1]
     corpus.write()
     corpus.record("0.wav", 10)
@@ -391,7 +399,7 @@ def test_all_bad(corpus, tmp_path):
         extract(corpus, tmp_path / "out", skip=True)
 
 
-def test_states_too_large_for_fp16(corpus, tmp_path):
+def test_states_too_large_for_fp16_are_refused(corpus, tmp_path):
     speech = encoder()
     speech.model.encoder.layers[1].final_layer_norm.weight.data *= 1e6
     with pytest.raises(UserError, match=r"manifest row \d+ \(u\d\): a hidden state of .* fp16; set .* bf16 or fp32"):

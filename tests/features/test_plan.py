@@ -1,4 +1,4 @@
-"""A plan against what is then written."""
+"""Plans: their estimates equal what is then written, and their advice follows from disk, memory and device."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ from sclip.features.plan import describe_plan, make_plan
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Recordings of 1 to 3 seconds."""
+    """A miniature Flickr8k with recordings of 1 to 3 seconds."""
     folder = tmp_path_factory.mktemp("flickr8k")
     miniature.flickr8k(folder)
     random = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def planned(corpus, folder, **features):
+def plan_preset(corpus, folder, **features):
     torch.manual_seed(0)
     encoders = Encoders(SpeechEncoderConfig("small"), ClipEncoderConfig("small"))
     config = FeaturesConfig(batch_seconds=10, **features)
@@ -44,75 +44,76 @@ def planned(corpus, folder, **features):
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp16"])
-def test_recordings_of_other_rates_are_planned_in_half_precision(corpus, compute, tmp_path, monkeypatch):
+def test_plan_measures_recordings_of_other_rates_in_half_precision(corpus, compute, tmp_path, monkeypatch):
     folder = tmp_path / "flickr8k"
     shutil.copytree(corpus, folder)
     for path in (folder / "flickr_audio/wavs").iterdir():
         soundfile.write(path, np.random.default_rng(0).standard_normal((44_100, 2)) / 10, 44_100)
     monkeypatch.setattr(plan, "SPEECH_SECONDS", 0.3)
     monkeypatch.setattr(plan, "PICTURE_SECONDS", 0.1)
-    found, *_ = planned(folder, tmp_path, compute=compute)
-    assert found.seconds == pytest.approx(65)
-    assert found.speech_speed > 0
+    result, *_ = plan_preset(folder, tmp_path, compute=compute)
+    assert result.seconds == pytest.approx(65)
+    assert result.speech_speed > 0
 
 
 @pytest.mark.parametrize(
-    ("kept", "sample"), [("fp16", 2_000), ("fp16", 40), ("fp32", 2_000), ("fp32", 40), ("int8", 2_000)]
+    ("storage", "sample"), [("fp16", 2_000), ("fp16", 40), ("fp32", 2_000), ("fp32", 40), ("int8", 2_000)]
 )
-def test_what_is_planned_is_what_is_written(corpus, sample, kept, tmp_path, monkeypatch):
+def test_plan_predicts_what_is_written(corpus, sample, storage, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "SAMPLE", sample)
     monkeypatch.setattr(plan, "SPEECH_SECONDS", 0.3)
     monkeypatch.setattr(plan, "PICTURE_SECONDS", 0.1)
-    features = {"components": 90} if kept == "int8" else {"precision": kept}
-    found, preset, speech, clip = planned(corpus, tmp_path, **features)
-    assert make_corpus(preset.corpus, tmp_path / "manifest.jsonl", Problems()) == found.utterances == 65
-    done = extract_features(tmp_path / "manifest.jsonl", tmp_path / "f", speech, preset.features, "cpu", Problems())
-    embedded = embed_clip(tmp_path / "manifest.jsonl", tmp_path / "v", clip, "cpu", Problems())
-    assert (found.pictures, done.utterances) == (embedded.images, 65)
-    close = 0.05 if sample == 40 else 1e-6
-    assert found.frames == pytest.approx(done.frames, rel=close)
-    assert found.bytes(kept) == pytest.approx(done.gigabytes * 1e9, rel=0.05)
-    assert found.vector_bytes == (embedded.images + embedded.captions) * clip.joint_width * 4
-    assert found.speech_speed > 0
-    assert found.picture_speed > 0
-
-
-def test_a_disk_that_is_too_small(corpus, tmp_path, monkeypatch):
-    for name in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
-        monkeypatch.setattr(plan, name, 0.05)
-    found, *_ = planned(corpus, tmp_path, precision="fp32")
-    assert found.fits
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(int(found.needed * 0.6)))
-    small, *_ = planned(corpus, tmp_path, precision="fp32")
-    told = "\n".join(describe_plan(small, "mine", tmp_path, "cpu"))
-    assert not small.fits
-    assert "It will not fit" in told
-    assert "Make data/mine a link to a larger disk, or set presets.mine.features to precision: fp16" in told
-    assert dataclasses.replace(small, kept="fp16").fits
-
-
-def test_what_is_best_depends_on_the_disk_the_memory_and_the_device(corpus, tmp_path, monkeypatch):
-    for name in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
-        monkeypatch.setattr(plan, name, 0.05)
-    found, *_ = planned(corpus, tmp_path)
-    much = dataclasses.replace(found, free_bytes=10**12, memory_bytes=10**12, disk_speed=1e9, speech_speed=100.0)
-    assert much.best == "fp16"
-    half = dataclasses.replace(much, compute="fp16")
-    advice = "set presets.mine.features.compute to fp32"
-    told = [
-        "\n".join(describe_plan(*case)) for case in ((much, "mine", tmp_path, "cpu"), (half, "mine", tmp_path, "cpu"))
-    ]
-    assert [advice in text for text in told] == [False, True]
-    assert advice not in "\n".join(describe_plan(half, "mine", tmp_path, "cuda"))
-    assert "from memory" in "\n".join(describe_plan(much, "mine", tmp_path, "cpu"))
-    little = dataclasses.replace(much, memory_bytes=int(3 * much.bytes("int8")))
-    assert (little.best, little.pace("int8")) == ("int8", math.inf)
-    assert "Fastest to train from here: presets.mine.features with components: 24" in "\n".join(
-        describe_plan(little, "mine", tmp_path, "cpu")
+    features = {"components": 90} if storage == "int8" else {"precision": storage}
+    result, preset, speech, clip = plan_preset(corpus, tmp_path, **features)
+    assert make_corpus(preset.corpus, tmp_path / "manifest.jsonl", Problems()) == result.utterances == 65
+    extracted = extract_features(
+        tmp_path / "manifest.jsonl", tmp_path / "f", speech, preset.features, "cpu", Problems()
     )
-    none = dataclasses.replace(much, memory_bytes=0, disk_speed=99 * found.bytes("int8") / found.seconds)
-    assert none.pace("int8") == pytest.approx(99)
-    assert none.best == "online"
-    assert dataclasses.replace(none, speech_speed=98.0).best == "int8"
-    assert dataclasses.replace(none, speech_speed=98.0, free_bytes=found.vector_bytes + 1).best == "online"
+    embedded = embed_clip(tmp_path / "manifest.jsonl", tmp_path / "v", clip, "cpu", Problems())
+    assert (result.pictures, extracted.utterances) == (embedded.images, 65)
+    tolerance = 0.05 if sample == 40 else 1e-6
+    assert result.frames == pytest.approx(extracted.frames, rel=tolerance)
+    assert result.state_bytes(storage) == pytest.approx(extracted.gigabytes * 1e9, rel=0.05)
+    assert result.vector_bytes == (embedded.images + embedded.captions) * clip.joint_width * 4
+    assert result.speech_speed > 0
+    assert result.picture_speed > 0
+
+
+def test_plan_says_that_the_disk_is_too_small_and_what_fits(corpus, tmp_path, monkeypatch):
+    for name in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
+        monkeypatch.setattr(plan, name, 0.05)
+    large, *_ = plan_preset(corpus, tmp_path, precision="fp32")
+    assert large.fits
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(int(large.needed * 0.6)))
+    small, *_ = plan_preset(corpus, tmp_path, precision="fp32")
+    text = "\n".join(describe_plan(small, "mine", tmp_path, "cpu"))
+    assert not small.fits
+    assert "The caches do not fit" in text
+    assert "Make data/mine a link to a larger disk, or set presets.mine.features to precision: fp16" in text
+    assert dataclasses.replace(small, storage="fp16").fits
+
+
+def test_fastest_storage_depends_on_disk_memory_and_device(corpus, tmp_path, monkeypatch):
+    for name in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
+        monkeypatch.setattr(plan, name, 0.05)
+    measured, *_ = plan_preset(corpus, tmp_path)
+    large = dataclasses.replace(measured, free_bytes=10**12, memory_bytes=10**12, disk_speed=1e9, speech_speed=100.0)
+    assert large.fastest == "fp16"
+    half = dataclasses.replace(large, compute="fp16")
+    advice = "set presets.mine.features.compute to fp32"
+    texts = ["\n".join(describe_plan(case, "mine", tmp_path, "cpu")) for case in (large, half)]
+    assert [advice in text for text in texts] == [False, True]
+    assert advice not in "\n".join(describe_plan(half, "mine", tmp_path, "cuda"))
+    assert "from memory" in texts[0]
+    medium = dataclasses.replace(large, memory_bytes=int(3 * large.state_bytes("int8")))
+    assert (medium.fastest, medium.read_speed("int8")) == ("int8", math.inf)
+    assert "Fastest for training on this machine: presets.mine.features with components: 24" in "\n".join(
+        describe_plan(medium, "mine", tmp_path, "cpu")
+    )
+    disk_speed = 99 * measured.state_bytes("int8") / measured.seconds
+    uncached = dataclasses.replace(large, memory_bytes=0, disk_speed=disk_speed)
+    assert uncached.read_speed("int8") == pytest.approx(99)
+    assert uncached.fastest == "online"
+    assert dataclasses.replace(uncached, speech_speed=98.0).fastest == "int8"
+    assert dataclasses.replace(uncached, speech_speed=98.0, free_bytes=measured.vector_bytes + 1).fastest == "online"

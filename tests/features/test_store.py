@@ -1,4 +1,4 @@
-"""Reading and checking a store."""
+"""The feature store: reads return what was written, and verification finds every kind of damage."""
 
 import shutil
 
@@ -16,7 +16,7 @@ UTTERANCES = {f"u{i}": torch.randn(n, 2, 6).half() for i, n in enumerate(LENGTHS
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three shards, the middle one with nothing but a row that was skipped."""
+    """A store of three shards. The middle one has only a skipped row."""
     names = list(UTTERANCES)
     shards = [
         write_shard(tmp_path / f"{i}.safetensors", FEATURES, {n: UTTERANCES[n] for n in part}, skipped)
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 3, 4, 5], [5, 0, 4, 2, 0], [1]])
-def test_any_rows_in_any_order(folder, rows):
+def test_any_rows_can_be_read_in_any_order(folder, rows):
     store = FeatureStore.open(folder)
     batch = store.read(torch.tensor(rows))
     assert batch.values.shape == (len(rows), 2, max(LENGTHS[r] for r in rows), 6)
@@ -36,7 +36,7 @@ def test_any_rows_in_any_order(folder, rows):
         assert torch.equal(states, UTTERANCES[f"u{row}"].transpose(0, 1))
 
 
-def test_crops(folder):
+def test_crops_start_and_end_where_asked(folder):
     store = FeatureStore.open(folder)
     rows, starts = store.rows(["u4", "u0", "u1"]), torch.tensor([2, 3, 0])
     batch = store.read(rows, starts, limit=4)
@@ -47,7 +47,7 @@ def test_crops(folder):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_other_precisions(tmp_path, precision):
+def test_every_precision_is_read_as_it_was_written(tmp_path, precision):
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     features = FEATURES | {"precision": precision}
     states = {name: tensor.to(dtype) for name, tensor in UTTERANCES.items()}
@@ -56,7 +56,7 @@ def test_other_precisions(tmp_path, precision):
     assert torch.equal(batch.values[0], states["u2"].transpose(0, 1))
 
 
-def test_unknown_utterance(folder):
+def test_unknown_utterance_is_named(folder):
     with pytest.raises(UserError, match="utterance x: not in the feature store"):
         FeatureStore.open(folder).rows(["u1", "x"])
 
@@ -78,26 +78,26 @@ def flip_a_state(folder):
     rewrite(folder / "0.safetensors", lambda data: data.__setitem__(-before, data[-before] ^ 1))
 
 
-def nan(folder):
+def write_nan(folder):
     broken = UTTERANCES["u4"].clone()
     broken[0, 0, 0] = torch.nan
     write_shard(folder / "2.safetensors", FEATURES, {"u4": broken, "u5": UTTERANCES["u5"]}, {})
     write_index(folder, FEATURES, [Shard.open(folder / f"{i}.safetensors") for i in range(3)])
 
 
-def twice(folder):
+def list_a_shard_twice(folder):
     shards = [Shard.open(folder / f"{i}.safetensors") for i in range(3)]
     shutil.copy(folder / "2.safetensors", folder / "3.safetensors")
     write_index(folder, FEATURES, [*shards, Shard.open(folder / "3.safetensors")])
 
 
-# Damage: where it is found and what is said, and whether opening the store finds it already.
+# Kind of damage: how to do it, the file or utterance that is named, the message, and whether opening the store fails.
 DAMAGE = {
     "a byte of a state": (flip_a_state, "0.safetensors", "utterance u0: not the bytes that were written", False),
     "a byte of a hash": (
         lambda f: rewrite(f / "2.safetensors", lambda data: data.__setitem__(-1, data[-1] ^ 1)),
         "2.safetensors",
-        "not what index.json tells of",
+        "not the shard that index.json lists",
         True,
     ),
     "a truncated shard": (
@@ -116,40 +116,40 @@ DAMAGE = {
     "another shape": (
         lambda f: rewrite(f / "2.safetensors", lambda data: replace(data, b"[2,32]", b"[32,2]")),
         "2.safetensors",
-        "a damaged shard: its metadata and the shapes of its tensors do not fit together",
+        "damaged shard: its metadata and the shapes of its tensors do not fit together",
         True,
     ),
     "another shard": (
         lambda f: shutil.copy(f / "0.safetensors", f / "2.safetensors"),
         "2.safetensors",
-        "not what index.json tells of",
+        "not the shard that index.json lists",
         True,
     ),
-    "NaN": (nan, "2.safetensors", "utterance u4: holds numbers that are not finite", False),
-    "a shard left over": (
+    "NaN": (write_nan, "2.safetensors", "utterance u4: holds numbers that are not finite", False),
+    "a shard that is not listed": (
         lambda f: shutil.copy(f / "0.safetensors", f / "9.safetensors"),
         "9.safetensors",
         "not in index.json",
         False,
     ),
-    "a shard twice": (twice, "u4", "stored twice", False),
+    "a shard listed twice": (list_a_shard_twice, "u4", "stored twice", False),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage(folder, damage):
+def test_damage_is_found(folder, damage):
     assert verify(folder, [*UTTERANCES, "bad"]) == []
-    harm, where, what, at_opening = DAMAGE[damage]
-    harm(folder)
-    assert any(finding.where == where and what in finding.what for finding in verify(folder))
-    if at_opening:
+    do_damage, where, message, opening_fails = DAMAGE[damage]
+    do_damage(folder)
+    assert any(finding.where == where and message in finding.what for finding in verify(folder))
+    if opening_fails:
         with pytest.raises(UserError, match=where):
             FeatureStore.open(folder)
     else:
         FeatureStore.open(folder)
 
 
-def test_rows_that_the_manifest_does_not_have(folder):
+def test_differences_between_store_and_manifest_are_found(folder):
     findings = verify(folder, ["bad", "u0", "u1", "u2", "u3", "u4", "new"])
     assert [(f.where, f.what) for f in findings] == [
         ("new", "in the manifest, not in the store"),

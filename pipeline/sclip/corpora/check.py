@@ -1,4 +1,4 @@
-"""Everything that a corpus names, read once: what is there, and what is wrong with it."""
+"""Check of a corpus: read every recording and picture once, count them, and find faults."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import CorpusConfig
-from sclip.corpora.gathered import Expected
+from sclip.corpora.gathered import PublishedCounts
 from sclip.corpora.make import find_rows
 from sclip.corpora.manifest import SPLITS, Row
 from sclip.corpora.recordings import CONVERTED, decode, inspect
@@ -20,7 +20,7 @@ from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.pictures import FLAT, is_flat, picture_fault, read_rgb
 from sclip.errors import Fault, Findings, Problems, list_findings
 
-SHORTEST = 400  # samples at 16 kHz: a frame of the speech encoders
+SHORTEST = 400  # samples at 16 kHz that make one frame of the speech encoders
 
 
 @dataclass(frozen=True)
@@ -29,53 +29,63 @@ class SplitCounts:
     pictures: int
     captions: int
     speakers: int
-    seconds: Sequence[float]  # of each recording that can be heard
+    seconds: Sequence[float]  # of each usable recording
 
 
 @dataclass
 class Check:
+    """The result of a check."""
+
     splits: dict[str, SplitCounts] = field(default_factory=dict)
-    expected: Expected | None = None
-    notes: Findings = field(default_factory=dict)  # do no harm
+    published: PublishedCounts | None = None
+    notes: Findings = field(default_factory=dict)  # what is unusual and does no harm
     faults: Findings = field(default_factory=dict)
 
 
-class _File(NamedTuple):
+class _CheckedFile(NamedTuple):
     hash: str
-    seconds: float | None = None  # of a recording that can be heard
+    seconds: float | None = None  # of a usable recording
     note: str | None = None
     fault: str | None = None
 
 
+_CheckedFiles = list[tuple[Row, _CheckedFile]]
+
+
 def check_corpus(config: CorpusConfig, manifest: Path) -> Check:
-    """`scenes` as it was made, anything else where it lies."""
-    rows, check = _gathered(config, manifest)
-    recordings = _read(rows, _listen, "recordings")
-    pictures = _read(list({row.image: row for row in rows}.values()), _see, "pictures")
-    for what, files in ((CONVERTED, recordings), (FLAT, pictures)):
+    """Check a preset's corpus: the files of its source, or, for scenes, those that `make-corpus` made."""
+    rows, check = _find_rows(config, manifest)
+    recordings = _check_files(rows, _check_recording, "recordings")
+    pictures = _check_files(list({row.image: row for row in rows}.values()), _check_picture, "pictures")
+    for kind, files in ((CONVERTED, recordings), (FLAT, pictures)):
         for row, file in files:
             if file.fault is not None:
                 _add(check.faults, "files that cannot be used", f"{row.name}: {file.fault}")
             if file.note is not None:
-                _add(check.notes, what, f"{row.name}: {file.note}")
-    for same in _alike((file.hash, row.id) for row, file in recordings if file.fault is None):
-        _add(check.notes, "recordings with the same content", ", ".join(same))
-    hashes = {row.image: file.hash for row, file in pictures if file.fault is None}
-    uses = dict.fromkeys((row.image, row.split) for row in rows if row.image in hashes)
-    for same in _alike((hashes[image], (image, split)) for image, split in uses):
-        if len({split for _, split in same}) > 1:
-            _add(check.faults, "pictures in two splits", ", ".join(f"{image.name} ({split})" for image, split in same))
-        else:
-            _add(check.faults, "pictures with the same content", ", ".join(image.name for image, _ in same))
+                _add(check.notes, kind, f"{row.name}: {file.note}")
+    _find_duplicates(check, rows, recordings, pictures)
     seconds = {row.id: file.seconds for row, file in recordings if file.seconds is not None}
-    check.splits = {split: _counted([row for row in rows if row.split == split], seconds) for split in SPLITS}
-    for finding in _miscounted(check):
-        _add(check.faults, "counts unlike the published ones", finding)
+    check.splits = {split: _count([row for row in rows if row.split == split], seconds) for split in SPLITS}
+    for difference in _compare_counts(check):
+        _add(check.faults, "counts that differ from the published ones", difference)
     return check
 
 
+def _find_duplicates(check: Check, rows: Sequence[Row], recordings: _CheckedFiles, pictures: _CheckedFiles) -> None:
+    """Add recordings with the same content to the notes, and pictures with the same content to the faults."""
+    for ids in _groups_by_hash((file.hash, row.id) for row, file in recordings if file.fault is None):
+        _add(check.notes, "recordings with the same content", ", ".join(ids))
+    hashes = {row.image: file.hash for row, file in pictures if file.fault is None}
+    uses = dict.fromkeys((row.image, row.split) for row in rows if row.image in hashes)
+    for group in _groups_by_hash((hashes[image], (image, split)) for image, split in uses):
+        if len({split for _, split in group}) > 1:
+            _add(check.faults, "pictures in two splits", ", ".join(f"{image.name} ({split})" for image, split in group))
+        else:
+            _add(check.faults, "pictures with the same content", ", ".join(image.name for image, _ in group))
+
+
 def report(check: Check) -> Iterator[str]:
-    """Lines, the table in Markdown."""
+    """Yield the lines of a report: a table in Markdown, then notes and faults."""
     yield "| split | utterances | pictures | captions | speakers | hours | seconds: least, median, most |"
     yield "|---|---|---|---|---|---|---|"
     for split, counts in check.splits.items():
@@ -87,58 +97,60 @@ def report(check: Check) -> Iterator[str]:
         yield from list_findings(title, dict(sorted(findings.items())))
 
 
-def _gathered(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:
+def _find_rows(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:
+    """Return the usable rows, and a check with the faults of the corpus's own files."""
     problems, check = Problems(skip=True), Check()
     rows, gathered = find_rows(config, manifest, problems)
-    check.expected = gathered.expected
-    for why, what in gathered.left_out.items():
-        # Published corpora have some of these.
-        (check.notes if why.endswith("in no split") else check.faults)[why] = sorted(what)
+    check.published = gathered.published
+    for reason, names in gathered.left_out.items():
+        # Published corpora have pictures in no split, so these are no fault.
+        (check.notes if reason.endswith("in no split") else check.faults)[reason] = sorted(names)
     for name, reason in problems.skipped.items():
         _add(check.faults, "rows that cannot be used", f"{name}: {reason}")
     return rows, check
 
 
-def _add(findings: Findings, what: str, which: str) -> None:
-    findings.setdefault(what, []).append(which)
+def _add(findings: Findings, kind: str, case: str) -> None:
+    findings.setdefault(kind, []).append(case)
 
 
-def _read(rows: Sequence[Row], read: Callable[[Row], _File], title: str) -> list[tuple[Row, _File]]:
-    found: list[tuple[Row, _File]] = []
+def _check_files(rows: Sequence[Row], check_file: Callable[[Row], _CheckedFile], title: str) -> _CheckedFiles:
+    """Return each row with the result of `check_file`, which runs in threads."""
+    checked: _CheckedFiles = []
     with tqdm(None, title, len(rows), unit="", disable=None) as bar:
-        for batch, files in prefetch_batches(chunks(rows, 64), read):
-            found += zip(batch, files, strict=True)
+        for batch, files in prefetch_batches(chunks(rows, 64), check_file):
+            checked += zip(batch, files, strict=True)
             bar.update(len(batch))
-    return found
+    return checked
 
 
-def _listen(row: Row) -> _File:
+def _check_recording(row: Row) -> _CheckedFile:
     recording = inspect(row)
     waveform = decode(recording, SHORTEST)
     if isinstance(waveform, Fault):
-        return _File(recording.hash, fault=waveform.reason)
-    return _File(recording.hash, len(waveform) / SAMPLE_RATE, recording.note)
+        return _CheckedFile(recording.hash, fault=waveform.reason)
+    return _CheckedFile(recording.hash, len(waveform) / SAMPLE_RATE, recording.note)
 
 
-def _see(row: Row) -> _File:
+def _check_picture(row: Row) -> _CheckedFile:
     try:
         data = row.image.read_bytes()
         flat = is_flat(read_rgb(io.BytesIO(data)))
-    except Exception as error:  # a damaged picture fails in whatever way it is damaged
-        return _File("", fault=picture_fault(row.image, error))
+    except Exception as error:  # a damaged picture can raise any exception
+        return _CheckedFile("", fault=picture_fault(row.image, error))
     note = f"image {row.image.name}: a single colour" if flat else None
-    return _File(hashlib.sha256(data).hexdigest(), note=note)
+    return _CheckedFile(hashlib.sha256(data).hexdigest(), note=note)
 
 
-def _alike(hashed: Iterable[tuple[str, Any]]) -> Iterator[list[Any]]:
-    """Yield the items that share a hash, group by group."""
+def _groups_by_hash(hashed: Iterable[tuple[str, Any]]) -> Iterator[list[Any]]:
+    """Yield each group of items that share a hash."""
     groups: dict[str, list[Any]] = {}
-    for found, item in hashed:
-        groups.setdefault(found, []).append(item)
+    for digest, item in hashed:
+        groups.setdefault(digest, []).append(item)
     return (group for group in groups.values() if len(group) > 1)
 
 
-def _counted(rows: Sequence[Row], seconds: Mapping[str, float]) -> SplitCounts:
+def _count(rows: Sequence[Row], seconds: Mapping[str, float]) -> SplitCounts:
     return SplitCounts(
         utterances=len(rows),
         pictures=len({row.image_id for row in rows}),
@@ -148,11 +160,12 @@ def _counted(rows: Sequence[Row], seconds: Mapping[str, float]) -> SplitCounts:
     )
 
 
-def _miscounted(check: Check) -> Iterator[str]:
-    if check.expected is None:
+def _compare_counts(check: Check) -> Iterator[str]:
+    """Yield the counts that differ from those of the published corpus."""
+    if check.published is None:
         return
-    for kind, expected in (("pictures", check.expected.pictures), ("utterances", check.expected.utterances or {})):
-        for split, wanted in expected.items():
-            found = getattr(check.splits[split], kind)
-            if found != wanted:
-                yield f"{split}: {found:,} {kind} of {wanted:,}"
+    for kind, published in (("pictures", check.published.pictures), ("utterances", check.published.utterances or {})):
+        for split, expected in published.items():
+            count = getattr(check.splits[split], kind)
+            if count != expected:
+                yield f"{split}: expected {expected:,} {kind}, found {count:,}"

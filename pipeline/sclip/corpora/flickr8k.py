@@ -1,9 +1,9 @@
-"""Flickr8k and the recordings of the Flickr Audio Caption Corpus, as they are unpacked.
+"""Flickr8k and the recordings of the Flickr Audio Caption Corpus, in the layout of their archives.
 
-FOLDER/Images/NAME.jpg                          or Flicker8k_Dataset/, as its archive spells it
-FOLDER/Flickr_8k.{train,dev,test}Images.txt     NAME.jpg a line
+FOLDER/Images/NAME.jpg                          or Flicker8k_Dataset/, the archive's own spelling
+FOLDER/Flickr_8k.{train,dev,test}Images.txt     one NAME.jpg per line
 FOLDER/Flickr8k.token.txt                       NAME.jpg#N<tab>caption, or
-FOLDER/captions.txt                             image,caption under that heading, a picture's captions in order
+FOLDER/captions.txt                             image,caption below a header; a picture's captions in order
 FOLDER/flickr_audio/wav2capt.txt                NAME_N.wav NAME.jpg #N
 FOLDER/flickr_audio/wav2spk.txt                 NAME_N.wav SPEAKER
 FOLDER/flickr_audio/wavs/NAME_N.wav
@@ -17,38 +17,37 @@ from io import StringIO
 from pathlib import Path
 
 from sclip.config import Flickr8kConfig
-from sclip.corpora.gathered import Expected, Gathered, first_of, lines_of, require_fetched, split_of_pictures
+from sclip.corpora.gathered import Gathered, PublishedCounts, first_of, lines_of, require_fetched, split_of_pictures
 from sclip.corpora.manifest import SPLITS, Draft
 from sclip.errors import UserError
 from sclip.parsing import read_text
 
-EXPECTED = Expected(
+PUBLISHED = PublishedCounts(
     pictures={"train": 6_000, "dev": 1_000, "test": 1_000},
     utterances={"train": 30_000, "dev": 5_000, "test": 5_000},
 )
 
-Caption = tuple[str, int]  # a picture's file, and which of its captions, from 0
+Caption = tuple[str, int]  # a picture's file, and the caption's number, from 0
 
 
 def gather_flickr8k(config: Flickr8kConfig) -> Gathered:
+    """Read the corpus's lists. A row needs a caption, its recording, and a picture in exactly one split."""
     folder = Path(config.path).resolve()
     require_fetched(folder / "Flickr_8k.trainImages.txt", "flickr8k", config.path)
     audio, images = folder / "flickr_audio", first_of(folder, ["Images", "Flicker8k_Dataset"])
-    gathered = Gathered(expected=EXPECTED)
+    gathered = Gathered(published=PUBLISHED)
     listed = {split: [line for _, line in lines_of(folder / f"Flickr_8k.{split}Images.txt")] for split in SPLITS}
     splits = split_of_pictures(listed, gathered)
     captions = dict(_captions(folder))
     speakers = {recording: speaker for _, (recording, speaker) in _fields(audio / "wav2spk.txt", 2)}
-    spoken: dict[Caption, str] = {}
-    for where, (recording, picture, mark) in _fields(audio / "wav2capt.txt", 3):
-        if not re.fullmatch(r"#\d+", mark):
-            raise UserError(f"{where}: expected a caption's number, such as #0, found {mark!r}")
-        caption = (picture, int(mark.removeprefix("#")))
-        spoken[caption] = recording
+    recordings: dict[Caption, str] = {}
+    for where, caption, recording in _spoken_captions(audio / "wav2capt.txt"):
+        picture, _ = caption
+        recordings[caption] = recording
         if picture not in splits:
             gathered.leave_out("recordings of a picture in no split", recording)
         elif caption not in captions:
-            gathered.leave_out("recordings of no caption", recording)
+            gathered.leave_out("recordings without a caption", recording)
         else:
             row = {
                 "id": Path(recording).stem,
@@ -60,13 +59,21 @@ def gather_flickr8k(config: Flickr8kConfig) -> Gathered:
                 "speaker": speakers.get(recording),
             }
             gathered.rows.append(Draft(where, row))
-    for picture, number in captions.keys() - spoken.keys():
-        gathered.leave_out("captions that nobody speaks", f"{picture}#{number}")
-    for name in _files(audio / "wavs", "*.wav") - set(spoken.values()):
-        gathered.leave_out("recordings of no caption", name)
+    for picture, number in captions.keys() - recordings.keys():
+        gathered.leave_out("captions without a recording", f"{picture}#{number}")
+    for name in _files(audio / "wavs", "*.wav") - set(recordings.values()):
+        gathered.leave_out("recordings without a caption", name)
     for name in _files(images, "*.jpg") - {picture for pictures in listed.values() for picture in pictures}:
         gathered.leave_out("pictures in no split", name)
     return gathered
+
+
+def _spoken_captions(path: Path) -> Iterator[tuple[str, Caption, str]]:
+    """Yield each line's place, caption and recording."""
+    for where, (recording, picture, mark) in _fields(path, 3):
+        if not re.fullmatch(r"#\d+", mark):
+            raise UserError(f"{where}: expected a caption's number, such as #0, found {mark!r}")
+        yield where, (picture, int(mark.removeprefix("#"))), recording
 
 
 def _files(folder: Path, pattern: str) -> set[str]:
@@ -74,19 +81,25 @@ def _files(folder: Path, pattern: str) -> set[str]:
 
 
 def _captions(folder: Path) -> Iterator[tuple[Caption, str]]:
+    """Yield each caption and its text."""
     path = first_of(folder, ["Flickr8k.token.txt", "captions.txt"])
-    if path.name == "captions.txt":
-        seen: Counter[str] = Counter()
-        reader = csv.reader(StringIO(read_text(path)))
-        for fields in reader:
-            if reader.line_num == 1 or not fields:
-                continue  # the header; an empty line
-            if len(fields) != 2:
-                raise UserError(f"{path.name} line {reader.line_num}: expected a picture and a caption, found {fields}")
-            picture, text = fields
-            yield (picture, seen[picture]), text.strip()
-            seen[picture] += 1
-        return
+    return _captions_of_csv(path) if path.name == "captions.txt" else _captions_of_tokens(path)
+
+
+def _captions_of_csv(path: Path) -> Iterator[tuple[Caption, str]]:
+    counts: Counter[str] = Counter()
+    reader = csv.reader(StringIO(read_text(path)))
+    for fields in reader:
+        if reader.line_num == 1 or not fields:
+            continue  # the header, or an empty line
+        if len(fields) != 2:
+            raise UserError(f"{path.name} line {reader.line_num}: expected a picture and a caption, found {fields}")
+        picture, text = fields
+        yield (picture, counts[picture]), text.strip()
+        counts[picture] += 1
+
+
+def _captions_of_tokens(path: Path) -> Iterator[tuple[Caption, str]]:
     for where, line in lines_of(path):
         name, tab, text = line.partition("\t")
         picture, mark, number = name.rpartition("#")
@@ -96,6 +109,7 @@ def _captions(folder: Path) -> Iterator[tuple[Caption, str]]:
 
 
 def _fields(path: Path, count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each line's place and its fields, which must be `count`."""
     for where, line in lines_of(path):
         fields = tuple(line.split())
         if len(fields) != count:

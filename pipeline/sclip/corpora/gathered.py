@@ -1,4 +1,4 @@
-"""What a corpus's own files say, before any recording or picture is looked at."""
+"""The rows that a corpus's own files list, before any recording or picture is read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from sclip.parsing import read_text
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a published corpus has, whole, in each split."""
+class PublishedCounts:
+    """The numbers of pictures and utterances in each split of a published corpus."""
 
     pictures: dict[str, int]
     utterances: dict[str, int] | None = None
@@ -19,28 +19,30 @@ class Expected:
 
 @dataclass
 class Gathered:
-    rows: list[Draft] = field(default_factory=list)  # utterances, their paths absolute
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # why: what
-    expected: Expected | None = None
+    """The rows of a corpus, and what is left out of it."""
 
-    def leave_out(self, why: str, what: str) -> None:
-        self.left_out.setdefault(why, []).append(what)
+    rows: list[Draft] = field(default_factory=list)  # utterances, with absolute paths
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # reason: names
+    published: PublishedCounts | None = None
+
+    def leave_out(self, reason: str, name: str) -> None:
+        self.left_out.setdefault(reason, []).append(name)
 
 
 def split_of_pictures(pictures: Mapping[str, Sequence[str]], gathered: Gathered) -> dict[str, str]:
-    """The split of each picture, out of the pictures of each split. One that is in two belongs to none."""
+    """Return the split of each picture from the pictures of each split. Leave out pictures in two splits."""
     splits: dict[str, list[str]] = {}
     for split in SPLITS:
         for picture in dict.fromkeys(pictures[split]):
             splits.setdefault(picture, []).append(split)
-    for picture, found in splits.items():
-        if len(found) > 1:
-            gathered.leave_out("pictures in two splits", f"{picture} ({', '.join(found)})")
-    return {picture: found[0] for picture, found in splits.items() if len(found) == 1}
+    for picture, names in splits.items():
+        if len(names) > 1:
+            gathered.leave_out("pictures in two splits", f"{picture} ({', '.join(names)})")
+    return {picture: names[0] for picture, names in splits.items() if len(names) == 1}
 
 
 def require_fetched(path: Path, corpus: str, folder: str) -> None:
-    """Refuse a corpus without one of its files, and name the command that downloads the corpus into its folder."""
+    """Raise an error if a file of a corpus is missing. The error names the command that downloads the corpus."""
     if not path.exists():
         raise UserError(
             f"{path}: no such file; `sclip fetch {corpus} {folder}` downloads the corpus. If you have it, set the "
@@ -49,7 +51,7 @@ def require_fetched(path: Path, corpus: str, folder: str) -> None:
 
 
 def first_of(folder: Path, names: Sequence[str]) -> Path:
-    """The first that is there."""
+    """Return the first path that exists."""
     for name in names:
         if (folder / name).exists():
             return folder / name
@@ -57,7 +59,7 @@ def first_of(folder: Path, names: Sequence[str]) -> Path:
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines that are not empty, whatever ends them, and where each stands."""
+    """Yield a file's lines, without empty ones, each with the file's name and the line's number. CRLF is accepted."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path.name} line {number}", line.strip()

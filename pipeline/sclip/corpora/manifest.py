@@ -1,15 +1,15 @@
-"""The manifest: what every stage knows of a corpus. A JSON object a line, a line an utterance, in this order of keys.
+"""The manifest: the list of a corpus's utterances, which every stage reads. Each line is a JSON object with these keys.
 
-    id        unlike any other's
+    id        unique
     split     train, dev or test
-    audio     a file, relative to the manifest's folder or absolute
-    image     the same
-    image_id  the picture's name; utterances of one picture share it
-    text      the caption, where there is one
-    speaker   where it is known
-    words     [[word, start, end], …] in seconds, where they are known
+    audio     the recording's path, absolute or relative to the manifest's folder
+    image     the picture's path, absolute or relative to the manifest's folder
+    image_id  the picture's name; utterances of the same picture share it
+    text      the caption (optional)
+    speaker   the speaker's name (optional)
+    words     [[word, start, end], …] in seconds (optional)
 
-Splits are told by rows, not by files, so any later stage sees the whole corpus in one order.
+One file holds all splits, so every later stage reads the corpus in the same order.
 """
 
 import json
@@ -23,12 +23,12 @@ from sclip.files import write_text
 from sclip.parsing import parse, parse_json, read_text, shown
 
 SPLITS = ("train", "dev", "test")
-LATEST = 1e9  # second at which a word of any recording ends
+LARGEST_TIME = 1e9  # seconds
 
 
 @dataclass(frozen=True)
 class _Plain:
-    """A row as it is written."""
+    """A row as it is written in the manifest."""
 
     id: str
     split: str
@@ -41,13 +41,15 @@ class _Plain:
 
     def __post_init__(self) -> None:
         for word in self.words or ():
-            right = isinstance(word, list) and len(word) == 3 and isinstance(word[0], str)
-            if not right or not all(type(time) in (int, float) and abs(time) <= LATEST for time in word[1:]):
+            is_triple = isinstance(word, list) and len(word) == 3 and isinstance(word[0], str)
+            if not is_triple or not all(type(time) in (int, float) and abs(time) <= LARGEST_TIME for time in word[1:]):
                 raise ValueError(f"words: expected [word, start, end], found {shown(word)}")
 
 
 @dataclass(frozen=True)
 class Row:
+    """A checked row: one utterance."""
+
     id: str
     split: str
     audio: Path
@@ -56,46 +58,46 @@ class Row:
     text: str | None = None
     speaker: str | None = None
     words: tuple[tuple[str, float, float], ...] | None = None
-    where: str = ""  # it was read, such as "manifest row 3"
+    where: str = ""  # the place it was read from, such as "manifest row 3"
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Return the row's place and id, for messages."""
         return f"{self.where} ({self.id})"
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A row as somebody wrote it, and where it stands."""
+    """A row before it is checked, and the place it was read from."""
 
     where: str
     data: Any
 
     @property
     def name(self) -> str:
-        """For messages."""
-        named = isinstance(self.data, dict) and isinstance(self.data.get("id"), str)
-        return f"{self.where} ({self.data['id']})" if named else self.where
+        """Return the row's place and id, for messages."""
+        has_id = isinstance(self.data, dict) and isinstance(self.data.get("id"), str)
+        return f"{self.where} ({self.data['id']})" if has_id else self.where
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """`rows` hold the keys above, paths as they are to be written."""
+    """Write a manifest. `rows` have the keys above; paths are written as they are."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_manifest(path: Path, problems: Problems) -> list[Row]:
-    """Rows that can be read. Whoever opens the files that they name says which are gone."""
+    """Return the valid rows. Files that they name may be missing; the stage that opens a file reports that."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `sclip make-corpus` writes it")
     lines = enumerate(read_text(path).split("\n"), 1)
-    rows = checked((_read(text, line, problems) for line, text in lines), path.parent, problems)
+    rows = check_rows((_read(text, line, problems) for line, text in lines), path.parent, problems)
     if not rows:
-        raise problems.nothing_left(f"{path}: no rows")
+        raise problems.nothing_left(f"{path}: no row can be used")
     return rows
 
 
-def checked(drafts: Iterable[Draft | None], folder: Path, problems: Problems) -> list[Row]:
-    """Rows that can be used, of those that somebody wrote."""
+def check_rows(drafts: Iterable[Draft | None], folder: Path, problems: Problems) -> list[Row]:
+    """Return the valid rows, and report the others. Relative paths are relative to `folder`."""
     rows: list[Row] = []
     seen: dict[str, str] = {}
     for draft in drafts:
@@ -111,15 +113,16 @@ def checked(drafts: Iterable[Draft | None], folder: Path, problems: Problems) ->
 
 
 def with_files(rows: Iterable[Row], problems: Problems) -> list[Row]:
-    """Rows whose files are there; nobody looks into them."""
-    found: list[Row] = []
+    """Return the rows whose files exist, and report the others. The files are not opened."""
+    complete: list[Row] = []
     for row in rows:
-        gone = [f"{kind} {path}" for kind, path in (("audio", row.audio), ("image", row.image)) if not path.is_file()]
-        if gone:
-            problems.add(row.name, f"{' and '.join(gone)}: no such file")
+        paths = (("audio", row.audio), ("image", row.image))
+        missing = [f"{kind} {path}" for kind, path in paths if not path.is_file()]
+        if missing:
+            problems.add(row.name, f"{' and '.join(missing)}: no such file")
         else:
-            found.append(row)
-    return found
+            complete.append(row)
+    return complete
 
 
 def _read(text: str, line: int, problems: Problems) -> Draft | None:
@@ -133,16 +136,15 @@ def _read(text: str, line: int, problems: Problems) -> Draft | None:
 
 
 def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
+    """Return a checked row, or report what is wrong with it."""
     try:
         plain = parse(_Plain, draft.data, "row")
     except UserError as error:
         problems.add(draft.name, str(error))
         return None
-    words = (
-        None
-        if plain.words is None
-        else tuple((str(word), float(start), float(end)) for word, start, end in plain.words)
-    )
+    words = None
+    if plain.words is not None:
+        words = tuple((str(word), float(start), float(end)) for word, start, end in plain.words)
     paths = {"audio": folder / plain.audio, "image": folder / plain.image}
     row = Row(**{**vars(plain), **paths, "words": words, "where": draft.where})
     fault = next(_faults(row), None)
@@ -156,7 +158,7 @@ def _faults(row: Row) -> Iterator[str]:
     if row.split not in SPLITS:
         yield f"expected a split of {', '.join(SPLITS)}, found {shown(row.split)}"
     if row.text is not None and not row.text.strip():
-        yield "text: empty"
+        yield "text: empty; remove the key if there is no caption"
     times = [time for _, start, end in row.words or () for time in (start, end)]
     if times != sorted(times):
-        yield "words: their times do not ascend"
+        yield "words: expected times in ascending order"

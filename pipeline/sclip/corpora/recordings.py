@@ -1,4 +1,4 @@
-"""A corpus's recordings on the disk: inspected by their headers, then decoded. Faults are values, not exceptions."""
+"""Inspection and decoding of a corpus's recordings. Faults are returned as values, not raised as exceptions."""
 
 import hashlib
 import io
@@ -14,22 +14,22 @@ from sclip.errors import Fault, UserError
 if TYPE_CHECKING:
     from sclip.corpora.manifest import Row
 
-CONVERTED = "recordings that are mixed down or resampled"  # those with a note
+CONVERTED = "recordings that are mixed down or resampled"  # the kind of a recording's note
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What is known of a row's audio file before it is decoded."""
+    """A row's audio file, as far as its bytes and its header describe it."""
 
     row: "Row"
     hash: str  # of the file
-    samples: int = 0  # at 16 kHz, by the header
+    samples: int = 0  # at 16 kHz, according to the header
     note: str | None = None
     fault: Fault | None = None
 
 
 def inspect(row: "Row") -> Recording:
-    """Read a row's audio file and its header; decode nothing."""
+    """Hash a row's audio file and read its header, without decoding it."""
     name = f"audio {row.audio.name}"
     try:
         data = row.audio.read_bytes()
@@ -42,7 +42,7 @@ def inspect(row: "Row") -> Recording:
         info = soundfile.info(io.BytesIO(data))
         check_length(info.frames, info.samplerate, name)
     except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2]  # what comes before describes the buffer
+        reason = str(error).rpartition(": ")[2]  # the text before it describes the buffer, not the file
         return Recording(row, digest, fault=Fault(f"{name}: cannot be read: {reason}"))
     except UserError as error:
         return Recording(row, digest, fault=Fault(str(error)))
@@ -52,7 +52,7 @@ def inspect(row: "Row") -> Recording:
 def decode(recording: Recording, shortest: int) -> Tensor | Fault:
     """Return a recording's waveform (N,), or why it cannot be used.
 
-    `shortest` is the number of samples that make one frame. Faults are stored, and so they name no folder.
+    `shortest` is the number of samples that make one frame. Faults are stored in shards, so they do not name a folder.
     """
     if recording.fault is not None:
         return recording.fault
@@ -69,7 +69,7 @@ def decode(recording: Recording, shortest: int) -> Tensor | Fault:
 
 
 def _conversion(info: soundfile._SoundFileInfo) -> str | None:
-    """Say what decoding does to a file that is not 16 kHz mono."""
+    """Describe how decoding converts a file; return None if the file is 16 kHz mono."""
     steps = ["mixed down"] * (info.channels > 1) + ["resampled to 16 kHz"] * (info.samplerate != SAMPLE_RATE)
     channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")
     return f"{info.samplerate / 1000:g} kHz {channels}, {' and '.join(steps)}" if steps else None

@@ -1,8 +1,8 @@
-"""Anyone's corpus as a table: CSV, TSV, JSON lines or Parquet, a row an utterance. The preset names the columns.
+"""A user's corpus as a table in CSV, TSV, JSON lines or Parquet, with one row per utterance.
 
-In TSV a quotation mark is a letter like any other, in CSV it holds a cell together. Paths are relative to the table's
-folder, or absolute. Without a column of splits, a hash of the picture's name gives a tenth of the pictures to
-development and a tenth to the test.
+The preset names the columns. Paths are absolute or relative to the table's folder. CSV cells may be quoted; in TSV a
+quotation mark is an ordinary character. Without a column of splits, a hash of the picture's name assigns a tenth of
+the pictures to development and a tenth to the test.
 """
 
 import csv
@@ -18,10 +18,11 @@ from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse_json, read_text, shown
 
-READERS = ".csv, .tsv, .jsonl, .parquet"
+SUFFIXES = ".csv, .tsv, .jsonl, .parquet"
 
 
 def gather_table(config: TableConfig, problems: Problems) -> Gathered:
+    """Read the table's rows, and report those without a recording or a picture."""
     path = Path(config.path).resolve()
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -29,74 +30,83 @@ def gather_table(config: TableConfig, problems: Problems) -> Gathered:
     for where, record in _records(path, problems):
         missing = [column for column in columns.values() if column is not None and column not in record]
         if missing:
-            raise UserError(f"{where}: no column {missing[0]!r}; there are {', '.join(map(str, record))}")
-        found = {key: record[column] for key, column in columns.items() if column is not None}
-        given = {key: str(value).strip() for key, value in found.items() if not _is_empty(value)}
-        lacking = [columns[key] for key in ("audio", "image") if key not in given]
-        odd = [columns[key] for key in given if isinstance(found[key], bool | dict | list)]
-        if odd:
-            problems.add(where, f"expected text in column {odd[0]!r}, found {shown(record[odd[0]])}")
-        elif lacking:
-            problems.add(where, f"nothing in column {lacking[0]!r}")
+            raise UserError(f"{where}: no column {missing[0]!r}; the columns are {', '.join(map(str, record))}")
+        values = {key: record[column] for key, column in columns.items() if column is not None}
+        cells = {key: str(value).strip() for key, value in values.items() if not _is_empty(value)}
+        empty = [columns[key] for key in ("audio", "image") if key not in cells]
+        not_text = [columns[key] for key in cells if isinstance(values[key], bool | dict | list)]
+        if not_text:
+            problems.add(where, f"expected text in column {not_text[0]!r}, found {shown(record[not_text[0]])}")
+        elif empty:
+            problems.add(where, f"column {empty[0]!r} is empty; every row needs a recording and a picture")
         else:
-            gathered.rows.append(Draft(where, _row(given, config, path.parent)))
+            gathered.rows.append(Draft(where, _row(cells, config, path.parent)))
     return gathered
 
 
-def _row(given: dict[str, str], config: TableConfig, folder: Path) -> dict[str, Any]:
-    image_id = given.get("image_id", given["image"])
-    split = given["split"] if "split" in given else _drawn(image_id)
+def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, Any]:
+    image_id = cells.get("image_id", cells["image"])
+    split = cells["split"] if "split" in cells else _split_by_hash(image_id)
     return {
-        "id": given.get("id", given["audio"]),
+        "id": cells.get("id", cells["audio"]),
         "split": config.splits.get(split, split),
-        "audio": str(folder / given["audio"]),
-        "image": str(folder / given["image"]),
+        "audio": str(folder / cells["audio"]),
+        "image": str(folder / cells["image"]),
         "image_id": image_id,
-        "text": given.get("text"),
-        "speaker": given.get("speaker"),
+        "text": cells.get("text"),
+        "speaker": cells.get("speaker"),
     }
 
 
-def _drawn(image_id: str) -> str:
+def _split_by_hash(image_id: str) -> str:
     place = int.from_bytes(sha256(image_id.encode()).digest()[:8]) / 2**64
     return "dev" if place < 0.1 else "test" if place < 0.2 else "train"
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value == "" or value != value  # a missing number is none at all
+    return (
+        value is None or value == "" or value != value
+    )  # NaN, which is how Parquet and JSON may write a missing value
 
 
 def _records(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row stands, and what its columns hold."""
+    """Return an iterator over the rows of a table: the place of each in the file, and its cells by column."""
     if path.suffix in (".csv", ".tsv"):
-        form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-        reader = csv.DictReader(StringIO(read_text(path)), **form)
+        return _csv(path, problems)
+    if path.suffix == ".jsonl":
+        return _json_lines(path)
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    raise UserError(f"{path}: expected one of {SUFFIXES}")
+
+
+def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    reader = csv.DictReader(StringIO(read_text(path)), **form)
+    try:
+        for record in reader:
+            where = f"{path.name} line {reader.line_num}"
+            if None in record or None in record.values():
+                problems.add(where, f"expected {len(reader.fieldnames or [])} cells, as in the first line")
+            else:
+                yield where, record
+    except csv.Error as error:
+        raise UserError(f"{path.name} line {reader.line_num}: {error}") from None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, line in lines_of(path):
         try:
-            for record in reader:
-                where = f"{path.name} line {reader.line_num}"
-                if None in record or None in record.values():
-                    problems.add(where, f"expected {len(reader.fieldnames or [])} cells, as in the first line")
-                else:
-                    yield where, record
-        except csv.Error as error:
-            raise UserError(f"{path.name} line {reader.line_num}: {error}") from None
-    elif path.suffix == ".jsonl":
-        for where, line in lines_of(path):
-            try:
-                yield where, dict(parse_json(line))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{where}: not a JSON object: {error}") from None
-    elif path.suffix == ".parquet":
-        yield from _parquet(path)
-    else:
-        raise UserError(f"{path}: expected one of {READERS}")
+            yield where, dict(parse_json(line))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{where}: not a JSON object: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError:
-        raise UserError(f"{path}: Parquet is read by pyarrow: pip install 'sclip[parquet]'") from None
+        raise UserError(f"{path}: reading Parquet needs pyarrow; run pip install 'sclip[parquet]'") from None
     number = 0
     try:
         for batch in parquet.ParquetFile(path).iter_batches():

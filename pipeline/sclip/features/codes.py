@@ -1,9 +1,9 @@
-"""Hidden states in a fraction of the bytes: codes of one byte each along a frame's principal directions.
+"""Compression of hidden states: PCA over all states of a frame, with one int8 code for each component.
 
-- all states of a frame, side by side, are one long vector; so much of it repeats from state to state that a fraction
-  of its directions, those in which a sample of the corpus varies most, tell nearly all
-- every state counts alike, whatever its scale; a state that a head wants normalised is normalised first
-- **a weighted sum of states is linear**: it is taken of the directions, once a batch, and no state is ever rebuilt
+- The states of a frame are concatenated to one vector. Neighbouring states repeat much of each other, so a fraction of
+  the principal directions of a sample of the corpus holds nearly all of the variance.
+- Each state is scaled to the same variance first. If a head normalises its states, they are normalised before that.
+- **A weighted sum of states is linear.** Heads compute it from the directions once per batch, and never decode a state.
 """
 
 from collections.abc import Iterable
@@ -18,39 +18,40 @@ from torch import Tensor
 from sclip.padded import Padded
 from sclip.tensors import read_tensors
 
-# Codes reach so many standard deviations: a step is then 6 % of one, and its rounding 0.03 % of the variance.
+# Codes cover 8 standard deviations. One step is 6 % of a standard deviation; rounding adds 0.03 % of the variance.
 REACH, LARGEST = 8.0, 127
 TENSORS = ("unit", "steps", "spread", "mean")
 
 
 @dataclass(frozen=True)
 class Directions:
+    """The principal directions of a corpus's frames, and the scales to encode along them."""
+
     unit: Tensor  # (K, L * D), fp32: orthogonal, of unit length
-    steps: Tensor  # (K,): what a code of 1 stands for
+    steps: Tensor  # (K,): the size of one code step
     spread: Tensor  # (L,): each state's standard deviation
     mean: Tensor  # (L, D)
-    normalized: bool  # of states that went through a layer norm without weights
+    normalized: bool  # whether the states go through a layer norm without weights first
     _copies: dict[torch.device, "Directions"] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def fit(cls, samples: Iterable[Tensor], components: int, normalized: bool) -> "Directions":
-        """From hidden states (N, L, D), a few utterances at a time."""
-        count, near, total, products = 0, None, torch.zeros(()), torch.zeros(())
+        """Compute the directions from hidden states (N, L, D), a few utterances at a time."""
+        count, center, total, products = 0, None, torch.zeros(()), torch.zeros(())
         for states in samples:
-            x = _prepared(states, normalized)
-            near = x.mean(0) if near is None else near  # what is far from zero would lose its variance to rounding
-            flat = (x - near).flatten(1)
+            x = _prepare(states, normalized)
+            center = x.mean(0) if center is None else center  # rounding would hide the variance of values far from zero
+            flat = (x - center).flatten(1)
             count, total, products = count + len(x), total + flat.sum(0), products + flat.T @ flat
-        assert near is not None
-        off = total / count
-        covariance = products / count - off[:, None] * off
-        spread = covariance.diagonal().view(near.shape).mean(-1).clamp(min=1e-12).sqrt()  # (L,)
-        scale = spread.repeat_interleave(near.shape[1])
+        assert center is not None
+        shift = total / count  # from the center to the mean
+        covariance = products / count - shift[:, None] * shift
+        spread = covariance.diagonal().view(center.shape).mean(-1).clamp(min=1e-12).sqrt()  # (L,)
+        scale = spread.repeat_interleave(center.shape[1])
         variances, vectors = torch.linalg.eigh(covariance / scale[:, None] / scale)
         steps = variances.flip(0)[:components].clamp(min=1e-12).sqrt() * REACH / LARGEST
-        return cls(
-            vectors.flip(1)[:, :components].T.contiguous(), steps, spread, near + off.view(near.shape), normalized
-        )
+        unit = vectors.flip(1)[:, :components].T.contiguous()
+        return cls(unit, steps, spread, center + shift.view(center.shape), normalized)
 
     @property
     def components(self) -> int:
@@ -58,22 +59,22 @@ class Directions:
 
     @cached_property
     def vectors(self) -> Tensor:
-        """(K, L, D): what a code of 1 adds to each state"""
+        """Return what a code of 1 adds to each state: (K, L, D)."""
         scaled = self.unit.view(-1, *self.mean.shape) * self.spread[:, None]
         return scaled * self.steps[:, None, None]
 
     def encode(self, states: Tensor) -> Tensor:
-        """(N, L, D) -> codes (N, K), int8"""
-        x = (_prepared(states, self.normalized) - self.mean) / self.spread[:, None]
+        """Encode states (N, L, D) to codes (N, K), int8."""
+        x = (_prepare(states, self.normalized) - self.mean) / self.spread[:, None]
         codes = (x.flatten(1) @ self.unit.T) / self.steps
         return codes.round().clamp(-LARGEST, LARGEST).to(torch.int8)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(N, K) -> states (N, L, D)"""
+        """Decode codes (N, K) to states (N, L, D)."""
         return torch.einsum("nk,kld->nld", codes.float(), self.vectors) + self.mean
 
     def to(self, device: torch.device) -> "Directions":
-        """Copied once."""
+        """Return a copy on a device. Each device gets one copy, which is reused."""
         if self.unit.device == device:
             return self
         if device not in self._copies:
@@ -93,7 +94,7 @@ class Directions:
 
 @dataclass(frozen=True)
 class Coded(Padded):
-    """`values` (B, T, K) are codes."""
+    """A padded batch of codes: `values` (B, T, K), int8."""
 
     directions: Directions
 
@@ -106,15 +107,15 @@ class Coded(Padded):
         return Coded(pinned.values, pinned.lengths, self.directions)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Weights of states (L,) -> (B, T, D), fp32"""
+        """Sum the states with weights (L,): (B, T, K) -> (B, T, D), fp32."""
         kind = self.values.device.type
-        # A code is exact in half precision too. Not so the mean, which may be far from zero.
-        wanted = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        # Half precision represents every code exactly. The mean stays in fp32, because it may be far from zero.
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         with torch.autocast(kind, enabled=False):
             mixed = torch.einsum("l,kld->kd", weights, self.directions.vectors)
-            return self.values.to(wanted) @ mixed.to(wanted) + weights @ self.directions.mean
+            return self.values.to(dtype) @ mixed.to(dtype) + weights @ self.directions.mean
 
 
-def _prepared(states: Tensor, normalized: bool) -> Tensor:
+def _prepare(states: Tensor, normalized: bool) -> Tensor:
     states = states.float()
     return F.layer_norm(states, states.shape[-1:]) if normalized else states

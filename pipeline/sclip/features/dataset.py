@@ -1,8 +1,7 @@
-"""One split of a corpus as training and evaluation see it: frames from the store, CLIP's vectors, and who belongs to
-whom.
+"""One split of a corpus for training and evaluation: hidden states, CLIP's vectors, and which picture each row has.
 
-What extraction kept is what counts: rows without frames or without their picture's vector were reported there, and
-are left out here.
+Rows without hidden states or without their picture's vector are left out. The commands that computed the features and
+vectors have already reported them.
 """
 
 import hashlib
@@ -31,22 +30,24 @@ from sclip.padded import Padded
 
 @dataclass(frozen=True)
 class Dataset:
+    """The usable rows of one split, with their hidden states, pictures and captions."""
+
     rows: list[Row]  # in the manifest's order
-    frames: Tensor  # (N,)
+    frames: Tensor  # (N,): each utterance's number of frames
     images: Tensor  # (I, J): the split's pictures, in order of first appearance
-    image_index: Tensor  # (N,): each utterance's picture among them
-    captioned: Tensor  # (C,): the rows that have text
-    captions: Tensor  # (C, J): their texts
+    image_index: Tensor  # (N,): the index of each utterance's picture in `images`
+    captioned: Tensor  # (C,): indices of the rows that have text
+    captions: Tensor  # (C, J): vectors of their texts
     store: FeatureStore | OnlineStore
-    store_rows: Tensor  # (N,)
-    index: str  # of the store: names its files by what they hold
-    clip: dict[str, Any]  # whose vectors they are: name, revision, hash
+    store_rows: Tensor  # (N,): each utterance's row in the store
+    index: str  # the text of the store's index, which has a digest of every file
+    clip: dict[str, Any]  # the CLIP that computed the vectors: name, revision, hash
 
     @classmethod
     def open(
         cls, manifest: Path, features: Path, vectors: Path, split: str, encoder: FeatureEncoder | None = None
     ) -> "Dataset":
-        """`encoder`: for features that are kept nowhere."""
+        """Open one split. `encoder` is needed for online features, which are not stored."""
         (dataset,) = cls.open_splits(manifest, features, vectors, (split,), encoder)
         return dataset
 
@@ -60,25 +61,25 @@ class Dataset:
         encoder: FeatureEncoder | None = None,
     ) -> list["Dataset"]:
         """Open several splits and read the manifest once."""
-        everything, index = read_manifest(manifest, Problems(skip=True)), read_index(features)
+        all_rows, index = read_manifest(manifest, Problems(skip=True)), read_index(features)
         store: FeatureStore | OnlineStore
         if "online" in index["features"]:
             assert encoder is not None
-            store = OnlineStore(index, everything, encoder)
+            store = OnlineStore(index, all_rows, encoder)
         else:
             store = FeatureStore.open(features)
-        stored = {*store.ids, *index["skipped"]}
-        for row in everything:
-            if row.id not in stored:
+        extracted = {*store.ids, *index["skipped"]}
+        for row in all_rows:
+            if row.id not in extracted:
                 raise UserError(f"{manifest}: {row.name} is not in {features}; run `sclip extract-features` again")
         text = (features / INDEX_FILE).read_text(encoding="utf-8")
-        return cls._of_splits(manifest, everything, store, text, vectors, splits)
+        return cls._build(manifest, all_rows, store, text, vectors, splits)
 
     @classmethod
     def open_exact(
         cls, manifest: Path, vectors: Path, split: str, encoder: FeatureEncoder, problems: Problems
     ) -> "Dataset":
-        """Open a split whose states the encoder computes from the recordings when they are read; needs no store."""
+        """Open a split whose hidden states the encoder computes from the recordings on each read, without a store."""
         rows = [row for row in read_manifest(manifest, Problems(skip=True)) if row.split == split]
         recordings = [recording for _, batch in prefetch_batches(chunks(rows, 64), inspect) for recording in batch]
         features = describe(encoder.encoder, encoder.config)
@@ -86,45 +87,44 @@ class Dataset:
         if rows and not index["lengths"]:
             raise problems.nothing_left(f"{manifest}: none of {len(rows)} recordings of split {split} can be used")
         store = OnlineStore(index, rows, encoder)
-        (dataset,) = cls._of_splits(manifest, rows, store, json.dumps(index), vectors, (split,))
+        (dataset,) = cls._build(manifest, rows, store, json.dumps(index), vectors, (split,))
         return dataset
 
     @classmethod
-    def _of_splits(
+    def _build(
         cls,
         manifest: Path,
-        everything: Sequence[Row],
+        all_rows: Sequence[Row],
         store: FeatureStore | OnlineStore,
         index: str,
         vectors: Path,
         splits: Sequence[str],
     ) -> list["Dataset"]:
-        """Put the rows, their frames and CLIP's vectors together."""
+        """Join the rows of each split with their hidden states and CLIP's vectors."""
         clip = ClipVectors.open(vectors)
-        stored, pictures, captions = _places(store.ids), _places(clip.image_ids), _places(clip.caption_ids)
-        for row in everything:
+        stored, pictures, captions = _positions(store.ids), _positions(clip.image_ids), _positions(clip.caption_ids)
+        for row in all_rows:
             has_caption = row.text is None or row.id in captions or row.id not in stored
             if not (row.image_id in pictures and has_caption) and row.id not in clip.skipped:
                 raise UserError(f"{manifest}: {row.name} is not in {vectors}; run `sclip embed-clip` again")
+        usable = [
+            row for row in all_rows if row.id in stored and row.image_id in pictures and row.id not in clip.skipped
+        ]
 
-        def of_split(split: str) -> "Dataset":
-            rows = [
-                row
-                for row in everything
-                if row.split == split and row.id in stored and row.image_id in pictures and row.id not in clip.skipped
-            ]
-            if not any(row.split == split for row in everything):
+        def build_split(split: str) -> "Dataset":
+            rows = [row for row in usable if row.split == split]
+            if not any(row.split == split for row in all_rows):
                 raise UserError(f"{manifest}: no row is of split {split}")
             if not rows:
                 raise UserError(f"{manifest}: no row of split {split} has hidden states and a picture in {vectors}")
-            shown = _places(dict.fromkeys(row.image_id for row in rows))
+            image_ids = _positions(dict.fromkeys(row.image_id for row in rows))
             store_rows = torch.tensor([stored[row.id] for row in rows])
             captioned = [i for i, row in enumerate(rows) if row.text is not None]
             return cls(
                 rows,
                 store.lengths[store_rows],
-                clip.images[[pictures[name] for name in shown]],
-                torch.tensor([shown[row.image_id] for row in rows]),
+                clip.images[[pictures[name] for name in image_ids]],
+                torch.tensor([image_ids[row.image_id] for row in rows]),
                 torch.tensor(captioned, dtype=torch.long),
                 clip.captions[[captions[rows[i].id] for i in captioned]],
                 store,
@@ -133,39 +133,41 @@ class Dataset:
                 clip.clip,
             )
 
-        return [of_split(split) for split in splits]
+        return [build_split(split) for split in splits]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        """Of everything that training reads."""
+        """Return the SHA-256 of everything that training reads."""
         digest = hashlib.sha256(self.index.encode())
         digest.update(json.dumps([[row.id, row.image_id] for row in self.rows]).encode())
         digest.update(self.images.numpy().tobytes())
         return digest.hexdigest()
 
     def check_encoders(self, speech: AnySpeechEncoder, clip: ClipEncoder, model: str) -> None:
-        """Refuse encoders other than those that computed the features and vectors: a head fits one pair of encoders."""
+        """Raise an error unless these encoders computed the features and vectors. A head fits one pair of encoders."""
         own = {"hash": speech.fingerprint(), "normalize_waveform": speech.normalize_waveform}
-        for what, stage, stored, maker, wanted, name in (
+        for what, command, origin, key_of_name, expected, name in (
             ("hidden states", "extract-features", self.store.features, "encoder", own, speech.source.name),
             ("vectors", "embed-clip", self.clip, "name", {"hash": clip.fingerprint()}, clip.source.name),
         ):
-            if any(stored[key] != value for key, value in wanted.items()):
-                found, expected = (", ".join(f"{key} {str(of[key])[:12]}" for key in wanted) for of in (stored, wanted))
+            if any(origin[key] != value for key, value in expected.items()):
+                old, new = (", ".join(f"{key} {str(of[key])[:12]}" for key in expected) for of in (origin, expected))
                 raise UserError(
-                    f"model {model}: {what} were computed by {stored[maker]} ({found}), not by {name} ({expected}), "
-                    f"which the model has; run `sclip {stage}` with the preset's encoders set to the model's own"
+                    f"model {model}: {what} were computed by {origin[key_of_name]} ({old}), not by {name} ({new}), "
+                    f"which the model has; run `sclip {command}` with the preset's encoders set to the model's own"
                 )
 
     def read(
         self, indices: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1
     ) -> Padded:
-        """Hidden states (B, L, T, D) of frames [start, start + limit) of each utterance, as they are stored; T is a
-        multiple of `multiple`."""
+        """Read frames [start, start + limit) of each utterance as they are stored: (B, L, T, D).
+
+        T is a multiple of `multiple`.
+        """
         return self.store.read(self.store_rows[indices], starts, limit, multiple)
 
 
-def _places(names: Sequence[str] | dict[str, None]) -> dict[str, int]:
+def _positions(names: Sequence[str] | dict[str, None]) -> dict[str, int]:
     return {name: i for i, name in enumerate(names)}

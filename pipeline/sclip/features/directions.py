@@ -1,4 +1,4 @@
-"""The directions that a corpus's codes are along, found once from a sample of the corpus."""
+"""The principal directions of a corpus's codes, computed once from a sample of its recordings."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -36,7 +36,7 @@ def find_directions(
     config: FeaturesConfig,
     device: str | torch.device,
 ) -> Directions:
-    """Return the directions in the file at `path`. Compute and write them first unless it has this sample's."""
+    """Return the directions in the file at `path`. Compute and write them first unless the file matches the sample."""
     assert config.components is not None
     sample = _sample(recordings)
     key = data_fingerprint([features, [recording.hash for recording in sample]])
@@ -58,7 +58,7 @@ def _is_written(path: Path, key: str) -> bool:
 
 
 def _sample(recordings: Sequence[Recording]) -> list[Recording]:
-    """Choose recordings from all over the corpus: the first by their hashes, mostly the same when the corpus grows."""
+    """Choose the usable recordings with the smallest hashes: a sample that changes little when the corpus grows."""
     usable = sorted((r for r in recordings if r.fault is None), key=lambda recording: recording.hash)
     if not usable:
         problems = Problems(skip=True)

@@ -1,4 +1,4 @@
-"""CLIP's vectors of a corpus: its pictures, decoded and embedded batch by batch, and its captions."""
+"""Embedding of a corpus's pictures and captions by CLIP, batch by batch."""
 
 import hashlib
 import time
@@ -30,46 +30,56 @@ IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
 class EmbeddingResult:
     images: int
     captions: int
-    reused: bool  # all was there
+    reused: bool  # the vectors existed already
     seconds: float
 
 
 def embed_clip(
     manifest: Path, out: Path, clip: ClipEncoder, device: str | torch.device, problems: Problems
 ) -> EmbeddingResult:
-    """Vectors that are there already, of the same CLIP, pictures and captions, are left as they are."""
+    """Write CLIP's vectors of a manifest to `out`, unless `out` has those of the same CLIP, pictures and captions."""
     began = time.monotonic()
     rows = read_manifest(manifest, problems)
     out.mkdir(parents=True, exist_ok=True)
     remove_unfinished(out)
     encoder = {"name": clip.source.name, "revision": clip.source.revision, "hash": clip.fingerprint()}
-    pictures = list(dict.fromkeys(row.image for row in rows))
-    hashed = prefetch_batches(chunks(pictures, 64), _hash)
-    hashes = dict(pair for batch, found in hashed for pair in zip(batch, found, strict=True))
+    hashes = _hash_pictures(rows)
     content = [[row.id, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
     fingerprint = data_fingerprint([FORMAT, encoder, code_fingerprint(VECTORS), content])
-    reused = _is_there(out, fingerprint)
+    reused = _is_written(out, fingerprint)
     if not reused:
         _embed(rows, hashes, out, {"fingerprint": fingerprint, "clip": encoder}, clip.to(device), device, problems)
     vectors = ClipVectors.open(out)
+    _report(vectors, rows, reused, problems)
+    return EmbeddingResult(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
+
+
+def _report(vectors: ClipVectors, rows: Sequence[Row], reused: bool, problems: Problems) -> None:
+    """Report an index's notes, and its skipped rows if it was reused; `_embed` reports those of a new one."""
     names = {row.id: row.name for row in rows}
     for kind, notes in vectors.notes.items():
         for name, note in notes.items():
             problems.note(kind, f"{names[name]}: {note}")
     for name, reason in vectors.skipped.items() if reused else ():
         problems.add(names[name], reason)
-    return EmbeddingResult(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
+
+
+def _hash_pictures(rows: Sequence[Row]) -> dict[Path, str]:
+    """Return the SHA-256 of every picture file."""
+    pictures = list(dict.fromkeys(row.image for row in rows))
+    hashed_batches = prefetch_batches(chunks(pictures, 64), _hash)
+    return dict(pair for batch, hashes in hashed_batches for pair in zip(batch, hashes, strict=True))
 
 
 def _hash(path: Path) -> str:
-    """Empty where the file cannot be read, which is said when it is looked at."""
+    """Return a file's SHA-256, or an empty string if the file cannot be read; decoding it reports the reason."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return ""
 
 
-def _is_there(out: Path, fingerprint: str) -> bool:
+def _is_written(out: Path, fingerprint: str) -> bool:
     try:
         return ClipVectors.open(out).fingerprint == fingerprint
     except UserError:
@@ -85,25 +95,24 @@ def _embed(
     device: str | torch.device,
     problems: Problems,
 ) -> None:
+    """Embed pictures and captions, and write the vectors. `origin` is the part of the index that is known before."""
     skipped: dict[str, str] = {}
 
     def skip(row: Row, reason: str) -> None:
         problems.add(row.name, reason)
         skipped.setdefault(row.id, reason)
 
-    users = _users(rows, hashes, skip)
-    cut = dict(_look_at_texts(rows, clip, skip))
-    pictures = {name: group[0].image for name, group in users.items()}
-    images: dict[str, Tensor] = {}
-    vectors, flat = _images(pictures, clip, device)
-    for name, vector in vectors.items():
-        if isinstance(vector, Tensor):
-            images[name] = vector
-            continue
-        for row in users[name]:
-            skip(row, vector)
+    groups = _group_by_picture(rows, hashes, skip)
+    cut = dict(_check_texts(rows, clip, skip))
+    pictures = {name: group[0].image for name, group in groups.items()}
+    embedded, flat = _embed_pictures(pictures, clip, device)
+    images = {name: vector for name, vector in embedded.items() if isinstance(vector, Tensor)}
+    for name, fault in embedded.items():
+        if isinstance(fault, str):
+            for row in groups[name]:
+                skip(row, fault)
     captions = {row.id: row.text for row in rows if row.text is not None and row.id not in skipped}
-    texts = _captions(list(captions.values()), clip, device)
+    texts = _embed_captions(list(captions.values()), clip, device)
     if not images:
         raise problems.nothing_left(f"none of {len(pictures)} pictures can be used")
     index = {
@@ -114,44 +123,47 @@ def _embed(
         "skipped": skipped,
         "notes": {
             "captions that are cut": cut,
-            FLAT: {users[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour" for name in flat},
+            FLAT: {groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour" for name in flat},
         },
     }
     write_vectors(out, index, (list(images), torch.stack(list(images.values()))), (list(captions), texts))
 
 
-def _users(rows: Sequence[Row], hashes: Mapping[Path, str], skip: Callable[[Row, str], None]) -> dict[str, list[Row]]:
-    """The rows of each picture."""
-    users: dict[str, list[Row]] = {}
+def _group_by_picture(
+    rows: Sequence[Row], hashes: Mapping[Path, str], skip: Callable[[Row, str], None]
+) -> dict[str, list[Row]]:
+    """Return the rows of each picture. Skip rows whose picture differs from that of the first row with its image_id."""
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        first = users.setdefault(row.image_id, [row])[0]
+        first = groups.setdefault(row.image_id, [row])[0]
         if hashes[row.image] != hashes[first.image]:
             skip(row, f"image_id {row.image_id}: {first.where} has another picture ({first.image.name})")
         elif row is not first:
-            users[row.image_id].append(row)
-    return users
+            groups[row.image_id].append(row)
+    return groups
 
 
-def _look_at_texts(
-    rows: Sequence[Row], clip: ClipEncoder, skip: Callable[[Row, str], None]
-) -> Iterator[tuple[str, str]]:
-    """Notes, by the ids of their rows."""
+def _check_texts(rows: Sequence[Row], clip: ClipEncoder, skip: Callable[[Row, str], None]) -> Iterator[tuple[str, str]]:
+    """Skip rows whose text has no token. Yield a row's id and a note for each text that CLIP cuts."""
     for row in rows:
-        tokens = _tokens(row.text, clip)
+        tokens = _count_tokens(row.text, clip)
         if tokens == 0:
             skip(row, "text: CLIP finds no token in it")
         elif tokens > clip.tokenizer.context_length - 2:
             yield row.id, f"text: {tokens} tokens, cut to CLIP's {clip.tokenizer.context_length - 2}"
 
 
-def _tokens(text: str | None, clip: ClipEncoder) -> int:
-    """1 where they cannot be counted: open_clip's other tokenizers have no call that neither pads nor cuts."""
+def _count_tokens(text: str | None, clip: ClipEncoder) -> int:
+    """Return a text's number of tokens, or 1 if it cannot be counted.
+
+    Only open_clip's SimpleTokenizer returns tokens that are neither padded nor cut.
+    """
     if text is None or not isinstance(clip.tokenizer, open_clip.SimpleTokenizer):
         return 1
     return len(clip.token_ids([text])[0])
 
 
-def _images(
+def _embed_pictures(
     pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device
 ) -> tuple[dict[str, Tensor | str], list[str]]:
     """Return each picture's vector (J,), or what is wrong with it, and the names of pictures of a single colour."""
@@ -159,34 +171,35 @@ def _images(
     flat: list[str] = []
 
     @torch.inference_mode()
-    def vectors(names: Sequence[str], read: Sequence[Tensor | str]) -> dict[str, Tensor | str]:
-        found = dict(zip(names, read, strict=True))
-        good = {name: pixels for name, pixels in found.items() if isinstance(pixels, Tensor)}
-        flat.extend(name for name, pixels in good.items() if bool((pixels.amax((1, 2)) == pixels.amin((1, 2))).all()))
-        if good:
+    def embed(names: Sequence[str], decoded: Sequence[Tensor | str]) -> dict[str, Tensor | str]:
+        results = dict(zip(names, decoded, strict=True))
+        usable = {name: pixels for name, pixels in results.items() if isinstance(pixels, Tensor)}
+        flat.extend(name for name, pixels in usable.items() if bool((pixels.amax((1, 2)) == pixels.amin((1, 2))).all()))
+        if usable:
             with autocast(device, "fp32"):
-                embedded = F.normalize(clip.encode_image(list(good.values())).float(), dim=-1).cpu()
-            found |= zip(good, embedded, strict=True)
-        return found
+                vectors = F.normalize(clip.encode_image(list(usable.values())).float(), dim=-1).cpu()
+            results |= zip(usable, vectors, strict=True)
+        return results
 
     batches = chunks(list(pictures), IMAGES_AT_ONCE)
     with tqdm(None, "pictures", len(pictures), unit="", disable=None) as bar:
-        for found in process_batches(batches, lambda name: read_picture(pictures[name], clip), vectors, device):
-            images |= found
-            bar.update(len(found))
+        for results in process_batches(batches, lambda name: read_picture(pictures[name], clip), embed, device):
+            images |= results
+            bar.update(len(results))
     return images, flat
 
 
 def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
+    """Decode and preprocess a picture, or return why it cannot be used."""
     try:
         return clip.preprocess(read_rgb(path))
-    except Exception as error:  # a damaged picture fails in whatever way it is damaged
+    except Exception as error:  # a damaged picture can raise any exception
         return picture_fault(path, error)
 
 
 @torch.inference_mode()
-def _captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
-    """(C, J)"""
+def _embed_captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
+    """Return the captions' vectors (C, J)."""
     batches = tqdm(list(chunks(texts, CAPTIONS_AT_ONCE)), "captions", disable=None)
     with autocast(device, "fp32"):
         vectors = [clip.encode_text(batch).float().cpu() for batch in batches]

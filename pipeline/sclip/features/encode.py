@@ -1,4 +1,4 @@
-"""The speech encoder over batches of recordings, down to the numbers that are stored."""
+"""Encoding of recordings, in batches, to the hidden states or codes that are stored."""
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -31,23 +31,23 @@ def batches_by_length(recordings: Sequence[Recording], seconds: float) -> Iterat
 
 @dataclass(frozen=True)
 class FeatureEncoder:
-    """A speech encoder with the settings of how its hidden states are computed and stored."""
+    """A speech encoder, with the settings that say how to compute and store its hidden states."""
 
     encoder: "AnySpeechEncoder"
-    directions: Directions | None  # where codes are stored instead of states
+    directions: Directions | None  # if codes are stored instead of states
     config: FeaturesConfig
     device: str | torch.device
 
     @torch.no_grad()
     def hidden_states(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the hidden states of all frames (N, L, D), one waveform after the other, and their lengths (B,)."""
+        """Return the hidden states of all waveforms' frames, concatenated (N, L, D), and their lengths (B,)."""
         with autocast(self.device, self.config.compute):
             output = self.encoder(list(waveforms))
         return output.values.transpose(1, 2)[output.valid], output.lengths
 
     @torch.no_grad()
     def encode(self, waveforms: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
-        """Return each waveform's states (T, L, D), or codes (T, K), as they are stored. `names` are for errors."""
+        """Return each waveform's states (T, L, D) or codes (T, K) in the stored precision. `names` are for errors."""
         if not waveforms:
             return []
         values, lengths = self.hidden_states(waveforms)
@@ -60,7 +60,7 @@ class FeatureEncoder:
         return list(torch.split(stored, lengths.tolist()))
 
     def encode_recordings(self, batches: Iterable[Sequence[Recording]]) -> Generator[list[Tensor | Fault], None, None]:
-        """Yield, of each batch, each recording's states or codes on the CPU, or why it cannot be used."""
+        """Yield each batch as a list: for each recording its states or codes, on the CPU, or why it cannot be used."""
 
         def encode(batch: Sequence[Recording], decoded: Sequence[Tensor | Fault]) -> list[Tensor | Fault]:
             usable = [(r.row.name, w) for r, w in zip(batch, decoded, strict=True) if isinstance(w, Tensor)]

@@ -1,11 +1,11 @@
-"""Extraction: the hidden states of a corpus into a feature store.
+"""Extraction: compute the hidden states of a corpus, and write them to a feature store.
 
-1. Inspect every recording. Cut the corpus into shards, in the manifest's order; a shard's name is the key of what
-   decides its content.
-2. Reuse the shards whose files are there. Divide the others among the processes.
-3. Encode the batches of all missing shards as one stream, which a shard's end does not interrupt. A thread writes each
-   finished shard. Within a shard, recordings of similar length share a batch and are stored in the manifest's order.
-4. Write the index, and remove shards that it does not list.
+1. Inspect every recording. Divide the corpus into shards, in the manifest's order. A shard's file is named by a hash of
+   everything that its content depends on.
+2. Reuse the shards that exist. Divide the missing ones among the processes.
+3. Encode the batches of all missing shards as one stream, without a pause between shards. A thread writes each complete
+   shard. Recordings of similar length share a batch; the shard stores them in the manifest's order.
+4. Write the index, and remove the shards that it does not list.
 """
 
 import math
@@ -68,7 +68,7 @@ class Part:
     path: Path
 
     def is_written(self, listed: Mapping[str, dict[str, Any]]) -> bool:
-        """Tell whether the shard is there, has these recordings, and is the file that an index lists, if it does."""
+        """Return whether the shard exists, has these recordings, and matches its entry if the index lists it."""
         try:
             shard = Shard.open(self.path)
         except UserError:
@@ -86,7 +86,7 @@ def extract_features(
     device: str | torch.device,
     problems: Problems,
 ) -> ExtractionResult:
-    """Write the feature store `out` of a manifest. Faults that a reused shard recorded are reported again."""
+    """Write the feature store of a manifest to `out`. Faults recorded in reused shards are reported again."""
     began = time.monotonic()
     rows = read_manifest(manifest, problems)
     encoder = encoder.to(device)
@@ -101,7 +101,7 @@ def extract_features(
     if config.components is not None:
         directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device)
         features |= {"directions": file_digest(out / DIRECTIONS_FILE)}
-    parts = list(_cut_into_parts(recordings, out, encoder, features, config.shard_megabytes))
+    parts = list(_divide_into_parts(recordings, out, encoder, features, config.shard_megabytes))
     computed = _compute_missing(parts, out, FeatureEncoder(encoder, directions, config, device), features, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
@@ -122,10 +122,10 @@ def extract_features(
 def _compute_missing(
     parts: Sequence[Part], out: Path, encoder: FeatureEncoder, features: dict[str, Any], problems: Problems
 ) -> int:
-    """Compute the shards that are not there, each process its share, and return how many all processes computed."""
+    """Compute this process's share of the missing shards, and return how many shards all processes computed."""
     listed = _listed_shards(out, features)
     missing = [part for part in parts if not part.is_written(listed)]
-    distributed.barrier()  # nobody writes before everybody has looked
+    distributed.barrier()  # no process writes before all have checked which shards exist
     own = distributed.rank_share(missing)
     _report_faults((part for part in parts if part not in missing), problems)
     _compute(own, encoder, features, problems)
@@ -135,7 +135,7 @@ def _compute_missing(
 
 
 def _listed_shards(out: Path, features: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the entries of an index of the same features, by file name."""
+    """Return the index's entries by file name, if the index is of the same features."""
     try:
         index = read_index(out)
     except UserError:
@@ -147,8 +147,8 @@ def _publish(out: Path, features: dict[str, Any], shards: Sequence[Shard]) -> No
     """Write the index, and remove the files that it does not list."""
     if distributed.is_main():
         write_index(out, features, shards)
-        wanted = {shard.path for shard in shards} | ({out / DIRECTIONS_FILE} if "directions" in features else set())
-        for path in set(out.glob("*.safetensors")) - wanted:
+        listed = {shard.path for shard in shards} | ({out / DIRECTIONS_FILE} if "directions" in features else set())
+        for path in set(out.glob("*.safetensors")) - listed:
             path.unlink()
     distributed.barrier()
 
@@ -184,23 +184,23 @@ def _inspect(rows: Sequence[Row], problems: Problems) -> list[Recording]:
         recording = inspected[row.id]
         if recording.note is not None:
             problems.note(CONVERTED, f"{row.name}: {recording.note}")
-        if recording.fault is not None and not problems.skip:  # else its shard reports it
+        if recording.fault is not None and not problems.skip:  # with skip, the recording's shard reports it
             problems.add(row.name, recording.fault.reason)
     return [inspected[row.id] for row in rows]
 
 
 def _report_faults(parts: Iterable[Part], problems: Problems) -> None:
-    """Add the faults that written shards have recorded."""
+    """Report the faults that are recorded in written shards."""
     for part in parts:
         names = {recording.row.id: recording.row.name for recording in part.recordings}
         for name, reason in Shard.open(part.path).skipped.items():
             problems.add(names[name], reason)
 
 
-def _cut_into_parts(
+def _divide_into_parts(
     recordings: Sequence[Recording], out: Path, encoder: AnySpeechEncoder, features: dict[str, Any], megabytes: int
 ) -> Iterator[Part]:
-    """Yield the parts in the manifest's order, each as large as a shard may be."""
+    """Yield the parts in the manifest's order, each up to the size of a shard."""
     samples = torch.tensor([recording.samples for recording in recordings])
     frame_bytes = math.prod(frame_shape(features)) * frame_type(features).itemsize
     sizes = (encoder.frames(samples).clamp(min=0) * frame_bytes).tolist()

@@ -1,4 +1,4 @@
-"""The index.json of a cache: its last file to be written, with a digest of its own content."""
+"""The index.json of a cache, which is written last and has a digest of its own content."""
 
 from collections.abc import Mapping
 from pathlib import Path

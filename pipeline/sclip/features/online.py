@@ -1,7 +1,7 @@
-"""Features without a cache: the speech encoder runs whenever states are read.
+"""Features without a cache: the speech encoder runs on every read.
 
-For a corpus whose states fit no disk, or an encoder that is faster than the disk. The states are those that a cache
-would hold, but for rounding. `index.json` lists only which recordings can be used and how long they are.
+This is for a corpus whose states do not fit on the disk, or for an encoder that is faster than the disk. Apart from
+rounding, the states equal those of a cache. `index.json` lists only the usable recordings and their lengths.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from sclip.padded import Padded, even_batches
 def online_index(
     features: Mapping[str, Any], recordings: Sequence[Recording], encoder: AnySpeechEncoder, problems: Problems
 ) -> dict[str, Any]:
-    """Return the content of index.json. Every process decodes each recording once, to find out which can be used."""
+    """Return the content of index.json. Every process decodes each recording once, to check that it can be used."""
     lengths: dict[str, int] = {}
     skipped: dict[str, str] = {}
     for batch, counts in prefetch_batches(chunks(recordings, 64), lambda r: _count_frames(r, encoder)):
@@ -55,7 +55,7 @@ def _count_frames(recording: Recording, encoder: AnySpeechEncoder) -> int | Faul
 
 
 class OnlineStore:
-    """Reads like a FeatureStore, and encodes recordings to do so."""
+    """A store with the interface of FeatureStore that encodes the recordings on every read."""
 
     def __init__(self, index: Mapping[str, Any], rows: Sequence[Row], encoder: FeatureEncoder):
         self.features, self.fingerprint = dict(index["features"]), str(index["fingerprint"])
@@ -67,17 +67,20 @@ class OnlineStore:
         encoder.encoder.to(encoder.device)
         if self.features["hash"] != encoder.encoder.fingerprint():
             name = encoder.encoder.source.name
-            raise UserError(f"speech encoder {name}: not the one of {INDEX_FILE}; run `sclip extract-features` again")
+            raise UserError(f"speech encoder {name}: not the one in {INDEX_FILE}; run `sclip extract-features` again")
 
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
-        """Return frames from `starts` (B,) on, at most `limit`: (B, L, T, D), T a multiple of `multiple`."""
+        """Encode at most `limit` frames of each row, from `starts` (B,) on: (B, L, T, D).
+
+        T is a multiple of `multiple`.
+        """
         starts = torch.zeros_like(rows) if starts is None else starts
-        frames = int(self._encoder.config.batch_seconds / self.frame_seconds)  # as many as in extraction's batches
+        frames = int(self._encoder.config.batch_seconds / self.frame_seconds)  # the same batch size as in extraction
         windows: dict[int, Tensor] = {}
         for group in even_batches(self.lengths[rows], frames):
             names = [self.ids[int(rows[i])] for i in group]
             states = self._encoder.encode([read_audio(self._audio[name]) for name in names], names)
-            for i, whole in zip(group.tolist(), states, strict=True):
-                windows[i] = whole[int(starts[i]) :][:limit].transpose(0, 1)
+            for i, utterance in zip(group.tolist(), states, strict=True):
+                windows[i] = utterance[int(starts[i]) :][:limit].transpose(0, 1)
         batch = Padded.stack([windows[i] for i in range(len(rows))])
         return Padded(F.pad(batch.values, (0, 0, 0, -batch.values.shape[2] % multiple)), batch.lengths)

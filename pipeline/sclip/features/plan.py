@@ -1,6 +1,6 @@
-"""What a preset will take before anything runs: how much is read, how much is kept, and about how long it will be.
+"""Estimates of the disk space and the time that a preset's caches need, before anything is computed.
 
-Lengths come from the headers of a sample of the recordings, speeds from a few seconds of work on this device.
+Lengths come from the headers of a sample of the recordings. Speeds come from a few seconds of encoding on this device.
 """
 
 import math
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import FeaturesConfig, Preset
 from sclip.corpora.make import find_rows
+from sclip.corpora.manifest import Row
 from sclip.corpora.recordings import Recording, decode, inspect
 from sclip.device import PRECISIONS, autocast
 from sclip.encoders.audio import SAMPLE_RATE
@@ -31,11 +32,11 @@ from sclip.features.embed import IMAGES_AT_ONCE, read_picture
 from sclip.features.store import CODES
 
 T = TypeVar("T")
-ONLINE = "online"  # a way to keep states: not at all
-SAMPLE = 2_000  # recordings whose lengths are looked up
-USUAL_COMPONENTS = 0.25  # of a frame's numbers: where a preset keeps states, what codes would take instead
+ONLINE = "online"  # instead of a precision: states are not stored
+SAMPLE = 2_000  # recordings whose headers are read
+USUAL_COMPONENTS = 0.25  # of a frame's numbers; used to estimate codes for a preset that sets no features.components
 DISK_BYTES = 64_000_000
-SPEECH_SECONDS, PICTURE_SECONDS = 7.0, 3.0  # of measuring
+SPEECH_SECONDS, PICTURE_SECONDS = 7.0, 3.0  # time limits of the measurements
 
 
 @dataclass(frozen=True)
@@ -44,44 +45,50 @@ class Plan:
     pictures: int
     sampled: int
     seconds: float  # of audio
-    doubt: float  # twice the standard error of `seconds`, as a share of it
+    doubt: float  # twice the relative standard error of `seconds`
     frames: float
-    states: tuple[int, int]  # hidden states, and their width
-    kept: str  # what the preset keeps: a precision of PRECISIONS, CODES, or ONLINE
+    states: tuple[int, int]  # number of hidden states, and their width
+    storage: str  # how the preset stores states: a precision of PRECISIONS, CODES, or ONLINE
     components: int  # of codes
     compute: str  # the precision that the preset computes in
     vector_bytes: int
     free_bytes: int
-    speech_speed: float  # seconds of audio a second
-    picture_speed: float  # pictures a second
-    disk_speed: float  # bytes read a second
+    speech_speed: float  # seconds of audio per second
+    picture_speed: float  # pictures per second
+    disk_speed: float  # bytes read per second
     memory_bytes: int
 
-    def bytes(self, kept: str) -> float:
-        """Of hidden states, in a precision, or coded, or not kept."""
-        if kept == ONLINE:
+    def state_bytes(self, storage: str) -> float:
+        """Return the size of all hidden states in a form of storage."""
+        if storage == ONLINE:
             return 0
-        if kept == CODES:
+        if storage == CODES:
             return self.frames * self.components
-        return self.frames * math.prod(self.states) * PRECISIONS[kept].itemsize
+        return self.frames * math.prod(self.states) * PRECISIONS[storage].itemsize
 
-    def pace(self, kept: str) -> float:
-        """Seconds of audio whose states are had in a second. What half of the memory holds, the system keeps there."""
-        if kept == ONLINE:
+    def read_speed(self, storage: str) -> float:
+        """Return how many seconds of audio training can read the states of per second.
+
+        The speed is infinite for states that fit in half of the memory, where the operating system caches them.
+        """
+        if storage == ONLINE:
             return self.speech_speed
-        return (
-            math.inf if 2 * self.bytes(kept) < self.memory_bytes else self.disk_speed * self.seconds / self.bytes(kept)
-        )
+        size = self.state_bytes(storage)
+        return math.inf if 2 * size < self.memory_bytes else self.disk_speed * self.seconds / size
 
     @property
-    def best(self) -> str:
-        """What fits and is had soonest; of equals, what loses least."""
-        ways = [kept for kept in ("fp16", CODES, ONLINE) if self.bytes(kept) + self.vector_bytes < self.free_bytes]
-        return max(ways or [ONLINE], key=self.pace)
+    def fastest(self) -> str:
+        """Return the form of storage that fits on the disk and reads fastest. Of equals, return the most exact one."""
+        fitting = [
+            storage
+            for storage in ("fp16", CODES, ONLINE)
+            if self.state_bytes(storage) + self.vector_bytes < self.free_bytes
+        ]
+        return max(fitting or [ONLINE], key=self.read_speed)
 
     @property
     def needed(self) -> float:
-        return self.bytes(self.kept) + self.vector_bytes
+        return self.state_bytes(self.storage) + self.vector_bytes
 
     @property
     def fits(self) -> bool:
@@ -96,16 +103,14 @@ def make_plan(
     device: str | torch.device,
     problems: Problems,
 ) -> Plan:
+    """Measure lengths and speeds, and estimate what the preset's caches need."""
     rows, _ = find_rows(preset.corpus, manifest, problems)
     sample = _spread(rows, SAMPLE)
-    recordings = [r for _, read in prefetch_batches(chunks(sample, 64), inspect) for r in read if r.fault is None]
-    if not recordings:
-        raise UserError(f"none of {len(sample)} recordings can be read; `sclip check-corpus` says why")
+    recordings = _readable(sample)
     speech, clip = speech.to(device), clip.to(device)
     utterances = len(rows) * len(recordings) / len(sample)
     samples = torch.tensor([recording.samples for recording in recordings], dtype=torch.long)
     seconds = samples.double() / SAMPLE_RATE
-    doubt = float(2 * seconds.std() / seconds.mean()) / math.sqrt(len(seconds)) if len(seconds) > 1 else math.inf
     pictures = list({row.image_id: row.image for row in rows}.values())
     captions = sum(row.text is not None for row in rows)
     return Plan(
@@ -113,10 +118,10 @@ def make_plan(
         pictures=len(pictures),
         sampled=len(recordings),
         seconds=float(seconds.mean()) * utterances,
-        doubt=doubt,
+        doubt=_doubt(seconds),
         frames=float(speech.frames(samples).clamp(min=0).double().mean()) * utterances,
         states=(speech.states, speech.width),
-        kept=_kept(preset.features),
+        storage=_storage(preset.features),
         components=preset.features.components or math.ceil(speech.states * speech.width * USUAL_COMPONENTS),
         compute=preset.features.compute,
         vector_bytes=(len(pictures) + captions) * clip.joint_width * 4,
@@ -128,19 +133,32 @@ def make_plan(
     )
 
 
-def _kept(features: FeaturesConfig) -> str:
+def _readable(sample: Sequence[Row]) -> list[Recording]:
+    """Inspect the recordings of some rows, and return those without a fault."""
+    recordings = [r for _, batch in prefetch_batches(chunks(sample, 64), inspect) for r in batch if r.fault is None]
+    if not recordings:
+        raise UserError(f"none of {len(sample)} recordings can be read; run `sclip check-corpus` to see why")
+    return recordings
+
+
+def _doubt(seconds: Tensor) -> float:
+    """Return twice the standard error of the mean, relative to the mean."""
+    return float(2 * seconds.std() / seconds.mean()) / math.sqrt(len(seconds)) if len(seconds) > 1 else math.inf
+
+
+def _storage(features: FeaturesConfig) -> str:
     if features.online:
         return ONLINE
     return features.precision if features.components is None else CODES
 
 
 def _disk_speed(folder: Path) -> float:
-    """Bytes a second, of a file that memory has forgotten. Nothing stays."""
+    """Measure how many bytes per second this disk reads, with a temporary file that is not in the memory's cache."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(os.urandom(DISK_BYTES))
         file.flush()
         os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):  # macOS has none, and reads from memory here
+        if hasattr(os, "posix_fadvise"):  # macOS does not have it, and reads from memory here
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.seek(0)
         began = time.monotonic()
@@ -151,10 +169,13 @@ def _disk_speed(folder: Path) -> float:
 def _speech_speed(
     recordings: Sequence[Recording], speech: AnySpeechEncoder, config: FeaturesConfig, device: str | torch.device
 ) -> float:
-    """Seconds of audio a second. Extraction's batches are of like length; here they are all of about the middle one."""
-    middle = statistics.median(recording.samples for recording in recordings)
-    usual = sorted(recordings, key=lambda recording: abs(recording.samples - middle))
-    waveforms = (x for recording in usual if isinstance(x := decode(recording, speech.shortest), Tensor))
+    """Measure how many seconds of audio the encoder computes per second.
+
+    Like the batches of extraction, these have recordings of similar length; here all are near the median length.
+    """
+    median = statistics.median(recording.samples for recording in recordings)
+    by_distance = sorted(recordings, key=lambda recording: abs(recording.samples - median))
+    waveforms = (x for recording in by_distance if isinstance(x := decode(recording, speech.shortest), Tensor))
 
     def encode(batch: list[Tensor]) -> None:
         with autocast(device, config.compute):
@@ -168,29 +189,29 @@ def _seconds(waveform: Tensor) -> float:
 
 
 def _picture_speed(paths: Sequence[Path], clip: ClipEncoder, device: str | torch.device) -> float:
-    """Pictures a second"""
+    """Measure how many pictures CLIP embeds per second."""
     pixels = (x for path in paths if isinstance(x := read_picture(path, clip), Tensor))
     return _speed("pictures", pixels, clip.encode_image, lambda _: 1.0, IMAGES_AT_ONCE, PICTURE_SECONDS, device)
 
 
 @torch.inference_mode()
 def _speed(
-    what: str,
+    title: str,
     items: Iterator[Tensor],
     encode: Callable[[list[Tensor]], Any],
     weight: Callable[[Tensor], float],
-    most: float,
+    largest: float,
     seconds: float,
     device: str | torch.device,
 ) -> float:
-    """Weight a second, of the fastest batch: they double up to `most` while there is time, the last may be a rest."""
+    """Return the weight per second of the fastest batch.
+
+    Batches double in size up to a weight of `largest`, until `seconds` have passed or the items have run out.
+    """
     stop, speeds = time.monotonic() + seconds, list[float]()
-    with tqdm(desc=what, unit="batch", disable=None) as bar:
+    with tqdm(desc=title, unit="batch", disable=None) as bar:
         while time.monotonic() < stop:
-            batch: list[Tensor] = []
-            size = 2 ** len(speeds)
-            while len(batch) < size and sum(map(weight, batch)) < most and (item := next(items, None)) is not None:
-                batch.append(item)
+            batch = _take(items, 2 ** len(speeds), weight, largest)
             if not batch:
                 break
             began = time.monotonic()
@@ -202,40 +223,57 @@ def _speed(
     return max(speeds, default=math.nan)
 
 
-def describe_plan(plan: Plan, preset: str, place: Path, device: str) -> Iterator[str]:
+def _take(items: Iterator[Tensor], count: int, weight: Callable[[Tensor], float], largest: float) -> list[Tensor]:
+    """Take the next `count` items, or fewer if their weight reaches `largest` or no item is left."""
+    batch: list[Tensor] = []
+    while len(batch) < count and sum(map(weight, batch)) < largest and (item := next(items, None)) is not None:
+        batch.append(item)
+    return batch
+
+
+def describe_plan(plan: Plan, preset: str, folder: Path, device: str) -> Iterator[str]:
+    """Yield the lines that `sclip plan` prints. `folder` is on the disk that holds the caches."""
+    yield from _describe_sizes(plan, preset, folder)
+    speech, pictures = plan.seconds / plan.speech_speed, plan.pictures / plan.picture_speed
+    yield f"on {device}: speech at {plan.speech_speed:,.1f} times real time, {_duration(speech)};"
+    yield f"    {plan.picture_speed:,.0f} pictures per second, {_duration(pictures)}"
+    if device == "cpu" and plan.compute == "fp16":
+        yield f"A CPU computes far slower in fp16 than in fp32: set presets.{preset}.features.compute to fp32"
+    yield f"speed of reading states, in times real time: {_read_speeds(plan)}"
+    settings = {"fp16": "precision: fp16", CODES: f"components: {plan.components}", ONLINE: "online: true"}
+    setting = settings[plan.fastest]
+    if not plan.fits:
+        yield (
+            f"The caches do not fit: they need {_size(plan.needed)}, and {_size(plan.free_bytes)} are free. Make "
+            f"data/{preset} a link to a larger disk, or set presets.{preset}.features to {setting}"
+        )
+    elif plan.read_speed(plan.fastest) > plan.read_speed(plan.storage):
+        yield f"Fastest for training on this machine: presets.{preset}.features with {setting}"
+
+
+def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
     sampled = f"{plan.sampled:,} of them looked at" if plan.sampled < plan.utterances else "all looked at"
     states, width = plan.states
     yield f"{plan.utterances:,} utterances ({sampled}), {plan.pictures:,} pictures"
     yield f"{plan.seconds / 3600:,.2f} hours ± {100 * plan.doubt:.1f} %, {plan.frames:,.0f} frames"
-    yield f"{states} hidden states of {width} numbers a frame, kept in data/{preset}/features:"
-    for kept, name in [*((kept, kept) for kept in PRECISIONS), (CODES, f"{plan.components} components")]:
-        key = "components" if kept == CODES else "precision"
-        chosen = f"   as features.{key} says in presets.{preset}" if kept == plan.kept else ""
-        yield f"  {name}  {_size(plan.bytes(kept))}{chosen}"
+    yield f"{states} hidden states of {width} numbers per frame, stored in data/{preset}/features:"
+    for storage, name in [
+        *((precision, precision) for precision in PRECISIONS),
+        (CODES, f"{plan.components} components"),
+    ]:
+        key = "components" if storage == CODES else "precision"
+        chosen = f"   as features.{key} says in presets.{preset}" if storage == plan.storage else ""
+        yield f"  {name}  {_size(plan.state_bytes(storage))}{chosen}"
     yield f"vectors of pictures and captions: {_size(plan.vector_bytes)}"
-    yield f"free on the disk of {place}: {_size(plan.free_bytes)}"
-    speech, pictures = plan.seconds / plan.speech_speed, plan.pictures / plan.picture_speed
-    yield f"on {device}: speech at {plan.speech_speed:,.1f} times real time, {_duration(speech)};"
-    yield f"    {plan.picture_speed:,.0f} pictures a second, {_duration(pictures)}"
-    if device == "cpu" and plan.compute == "fp16":
-        yield f"A CPU computes far slower in fp16 than in fp32: set presets.{preset}.features.compute to fp32"
-    yield f"states are had, in times real time: {_paces(plan)}"
-    setting = {"fp16": "precision: fp16", CODES: f"components: {plan.components}", ONLINE: "online: true"}[plan.best]
-    if not plan.fits:
-        yield (
-            f"It will not fit: {_size(plan.needed)} of {_size(plan.free_bytes)}. Make data/{preset} a link to a larger "
-            f"disk, or set presets.{preset}.features to {setting}"
-        )
-    elif plan.pace(plan.best) > plan.pace(plan.kept):
-        yield f"Fastest to train from here: presets.{preset}.features with {setting}"
+    yield f"free on the disk of {folder}: {_size(plan.free_bytes)}"
 
 
-def _paces(plan: Plan) -> str:
+def _read_speeds(plan: Plan) -> str:
     names = {"fp16": "fp16", CODES: f"{plan.components} components", ONLINE: "online"}
-    paces = {kept: plan.pace(kept) for kept in names}
+    speeds = {storage: plan.read_speed(storage) for storage in names}
     return ", ".join(
-        f"{names[kept]} {'at once, from memory' if pace == math.inf else f'{pace:,.0f}'}"
-        for kept, pace in paces.items()
+        f"{names[storage]} {'without limit, from memory' if speed == math.inf else f'{speed:,.0f}'}"
+        for storage, speed in speeds.items()
     )
 
 
@@ -250,10 +288,10 @@ def _duration(seconds: float) -> str:
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:
-    """So many, evenly out of all."""
+    """Return `count` items, evenly spaced; all items if there are no more than that."""
     return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder above that is there."""
+    """Return the nearest folder above a path that exists."""
     return next(folder for folder in path.resolve().parents if folder.is_dir())

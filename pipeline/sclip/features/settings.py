@@ -1,4 +1,4 @@
-"""The settings that decide hidden states: how an index records them, in words, and against those of a preset."""
+"""The settings that decide hidden states: record them in an index, describe them, and compare them with a preset."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sclip.fingerprints import FEATURES, code_fingerprint
 
 
 def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any]:
-    """Return everything that hidden states depend on besides the recording; their fingerprint is of this."""
+    """Return everything besides the recording that decides hidden states. The store's fingerprint covers it."""
     special: dict[str, Any] = {"online": True} if config.online else {}
     if config.components is not None:
         if config.components > encoder.states * encoder.width:
@@ -39,7 +39,7 @@ def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any
 
 
 def describe_states(features: Mapping[str, Any]) -> str:
-    """Say for people which hidden states an index's `features` stand for."""
+    """Describe in English which hidden states an index's `features` stand for."""
     compute, precision = features["compute"], features["precision"]
     if "components" in features:
         states = "normalised hidden states" if features["normalized"] else "hidden states"
@@ -52,7 +52,7 @@ def describe_states(features: Mapping[str, Any]) -> str:
 
 
 def check_settings(features: Mapping[str, Any], config: FeaturesConfig, folder: Path, preset: str) -> None:
-    """Refuse an index in `folder` whose states are not those that the preset, overrides included, asks for."""
+    """Raise an error if the states in `folder` have other settings than those of the preset and its overrides."""
     stored = {
         "online": features.get("online", False),
         "components": features.get("components"),
@@ -61,7 +61,7 @@ def check_settings(features: Mapping[str, Any], config: FeaturesConfig, folder: 
         "compute": features["compute"],
     }
     if config.components is not None or stored["components"] is not None:
-        del stored["precision"]  # codes have none to choose
+        del stored["precision"]  # codes are always int8
     wanted = {key: getattr(config, key) for key in stored}
     differing = [key for key in stored if stored[key] != wanted[key]]
     if not differing:

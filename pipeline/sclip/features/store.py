@@ -1,8 +1,7 @@
-"""The feature store: every utterance's hidden states in a few large files, read by memory map.
+"""The feature store: every utterance's hidden states in a few large files (shards), read by memory map.
 
-docs/feature-store.md describes the format. What exists is whole: files come to their names by renaming, and the
-index that tells which of them count is written last. Reading neither parses nor copies but what is asked for, and
-asks the operating system's cache alone to remember.
+docs/feature-store.md describes the format. Every file is complete: writers rename it into place, and write the index,
+which lists the shards, last. A read copies only the frames that it returns. Only the operating system caches them.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 FORMAT = "sclip features 2"
 INDEX_FILE = "index.json"
-CODES = "int8"  # the precision of coded states
+CODES = "int8"  # in place of a precision: states are stored as codes
 DIRECTIONS_FILE = "directions.safetensors"
 
 
@@ -42,14 +41,14 @@ class ShardMetadata:
 
     format: str
     fingerprint: str
-    features: dict[str, Any]  # what the fingerprint is of
+    features: dict[str, Any]  # the settings that the fingerprint is computed from
     ids: tuple[str, ...]
-    skipped: dict[str, str]  # ids: what is wrong with the recording
+    skipped: dict[str, str]  # id: why the recording cannot be used
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard's file, mapped: `states` (frames, L, D), or their codes (frames, K), are read when they are used."""
+    """A memory-mapped shard. `states` (frames, L, D), or codes (frames, K), are read from the disk on first use."""
 
     path: Path
     size: int
@@ -57,7 +56,7 @@ class Shard:
     lengths: Tensor  # (N,)
     hashes: Tensor  # (N, 32)
     states: Tensor
-    digest: str  # SHA-256 over all but the states, which the hashes stand for
+    digest: str  # SHA-256 over the file without the states; `hashes` covers the states
 
     @property
     def fingerprint(self) -> str:
@@ -73,11 +72,11 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path) -> "Shard":
-        """Read and check all but the states."""
-        tensors, found = read_tensors_and_metadata(path)
-        metadata = parse(ShardMetadata, found, str(path))
+        """Open a shard, and check everything except the values of the states."""
+        tensors, data = read_tensors_and_metadata(path)
+        metadata = parse(ShardMetadata, data, str(path))
         if not _fit(tensors, metadata):
-            raise UserError(f"{path}: a damaged shard: its metadata and the shapes of its tensors do not fit together")
+            raise UserError(f"{path}: damaged shard: its metadata and the shapes of its tensors do not fit together")
         with path.open("rb") as file:
             prefix = file.read(8)
             header = file.read(int.from_bytes(prefix, "little"))
@@ -86,7 +85,7 @@ class Shard:
         return cls(path, path.stat().st_size, metadata, lengths, hashes, tensors["states"], digest)
 
     def entry(self) -> dict[str, Any]:
-        """In the index."""
+        """Return the shard's entry in the index."""
         return {
             "file": self.path.name,
             "bytes": self.size,
@@ -113,7 +112,7 @@ def _fit(tensors: Mapping[str, Tensor], metadata: ShardMetadata) -> bool:
 
 
 def frame_shape(features: Mapping[str, Any]) -> tuple[int, ...]:
-    """(L, D), or (K,) where they are coded"""
+    """Return the shape of a stored frame: (L, D), or (K,) for codes."""
     return (features["components"],) if "components" in features else (features["states"], features["width"])
 
 
@@ -124,8 +123,11 @@ def frame_type(features: Mapping[str, Any]) -> torch.dtype:
 def write_shard(
     path: Path, features: Mapping[str, Any], utterances: Mapping[str, Tensor], skipped: Mapping[str, str]
 ) -> Shard:
-    """`features`: what the fingerprint is of; `utterances`: by id, in the order of the manifest, frames of states
-    (T, L, D) or codes (T, K)."""
+    """Write a shard of states (T, L, D) or codes (T, K).
+
+    `features` are the settings that the fingerprint is computed from. `utterances` are by id, in the manifest's order.
+    `skipped` is by id: why a recording cannot be used.
+    """
     empty = torch.empty(0, *frame_shape(features), dtype=frame_type(features))
     hashes = [list(hashlib.sha256(bytes_of(states.contiguous())).digest()) for states in utterances.values()]
     tensors = {
@@ -162,7 +164,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 class FeatureStore:
-    """Utterances are known by their rows in the store, 0 to N - 1, in the order of the manifest."""
+    """The shards of a folder as one array of utterances. Rows are 0 to N - 1, in the manifest's order."""
 
     def __init__(
         self,
@@ -179,12 +181,13 @@ class FeatureStore:
         self.lengths = torch.cat([shard.lengths for shard in shards])  # (N,)
         counts = torch.tensor([len(shard.lengths) for shard in shards])
         self._shard = torch.arange(len(shards)).repeat_interleave(counts)  # (N,)
-        self._start = torch.cat([shard.lengths.cumsum(0) - shard.lengths for shard in shards])  # (N,), in its shard
+        # (N,), each utterance's first frame in its shard
+        self._start = torch.cat([shard.lengths.cumsum(0) - shard.lengths for shard in shards])
         self._shape, self._dtype = frame_shape(features), frame_type(features)
-        # numpy has no bf16; bytes are bytes. Its large arrays are the ones that come in huge pages: torch's own
-        # cost as much time to allocate as to fill.
-        kind = {1: torch.int8, 2: torch.int16, 4: torch.int32}[self._dtype.itemsize]
-        self._frames = [shard.states.view(kind).flatten(1).numpy() for shard in shards]  # (frames, L * D or K)
+        # numpy builds the batches, because its large arrays get huge pages. torch takes as long to allocate its own as
+        # to fill them. numpy has no bf16, so the frames are viewed as integers of the same size.
+        integer = {1: torch.int8, 2: torch.int16, 4: torch.int32}[self._dtype.itemsize]
+        self._frames = [shard.states.view(integer).flatten(1).numpy() for shard in shards]  # (frames, L * D or K)
 
     @classmethod
     def open(cls, folder: str | Path) -> "FeatureStore":
@@ -217,14 +220,16 @@ class FeatureStore:
         return torch.tensor([self.row(name) for name in names], dtype=torch.long)
 
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
-        """Frames from `starts` (B,) on, `limit` at most -> (B, L, T, D) in the stored precision, or coded; T is a
-        multiple of `multiple`."""
+        """Read at most `limit` frames of each row, from `starts` (B,) on: (B, L, T, D) as stored, or codes (B, T, K).
+
+        T is a multiple of `multiple`.
+        """
         starts = torch.zeros_like(rows) if starts is None else starts
         lengths = self.lengths[rows] - starts
         if limit is not None:
             lengths = lengths.clamp(max=limit)
-        assert bool((lengths > 0).all()), "a start past the utterance's end"
-        # Behind its end an utterance repeats its last frame.
+        assert bool((lengths > 0).all()), "a start lies behind the end of its utterance"
+        # Padding repeats an utterance's last frame.
         width = math.ceil(int(lengths.max()) / multiple) * multiple
         steps = torch.minimum(torch.arange(width), lengths[:, None] - 1)  # (B, T)
         frames = ((self._start[rows] + starts)[:, None] + steps).numpy()
@@ -235,7 +240,7 @@ class FeatureStore:
         return Padded(batch.transpose(1, 2), lengths)
 
     def _gather(self, shard: Array, frames: Array) -> Array:
-        """Shards (B,) and frames in them (B, T) -> (B, T, numbers), each run of rows of one shard at once."""
+        """Copy frames (B, T) of shards (B,): (B, T, L * D or K). Neighbouring rows of one shard are copied together."""
         values = np.empty((*frames.shape, self._frames[0].shape[1]), self._frames[0].dtype)
         changes = np.flatnonzero(np.diff(shard)) + 1
         for start, end in pairwise([0, *changes, len(shard)]):
@@ -256,6 +261,7 @@ def _open_listed(folder: Path, entry: dict[str, Any], fingerprint: str) -> Shard
 
 
 def read_directions(folder: Path, features: Mapping[str, Any]) -> Directions:
+    """Read the directions of a store's codes, and check the file against the index."""
     path = folder / DIRECTIONS_FILE
     try:
         check_digest(path, features["directions"], INDEX_FILE)
@@ -265,5 +271,5 @@ def read_directions(folder: Path, features: Mapping[str, Any]) -> Directions:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The contiguous tensor's memory."""
+    """Return the memory of a contiguous tensor."""
     return tensor.view(-1).view(torch.uint8).numpy().data

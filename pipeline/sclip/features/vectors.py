@@ -1,4 +1,4 @@
-"""CLIP's vectors of a corpus, unit length: of every picture once, and of every caption. Small enough to hold."""
+"""CLIP's vectors of a corpus, of unit length: one for each picture and one for each caption. They fit in memory."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ INDEX_FILE, IMAGES_FILE, CAPTIONS_FILE = "index.json", "images.safetensors", "ca
 
 
 class ClipVectors:
+    """The content of a folder of vectors."""
+
     def __init__(self, index: dict[str, Any], images: tuple[list[str], Tensor], captions: tuple[list[str], Tensor]):
         self.fingerprint: str = index["fingerprint"]
         self.clip: dict[str, Any] = index["clip"]  # name, revision, hash
-        self.skipped: dict[str, str] = index["skipped"]  # utterance ids: what is wrong with their row
-        self.notes: dict[str, dict[str, str]] = index["notes"]  # by kind, by utterance id: what a user should know
+        self.skipped: dict[str, str] = index["skipped"]  # utterance id: what is wrong with its row
+        self.notes: dict[str, dict[str, str]] = index["notes"]  # kind: utterance id: what a user should know
         self.image_ids, self.images = images  # (I, J), in the order of first appearance
         self.caption_ids, self.captions = captions  # utterance ids; (C, J)
 
@@ -34,7 +36,7 @@ class ClipVectors:
 def write_vectors(
     folder: Path, index: dict[str, Any], images: tuple[list[str], Tensor], captions: tuple[list[str], Tensor]
 ) -> None:
-    """Write the two files, and last the index, which has their digests."""
+    """Write the two files, then the index, which has their digests."""
     for name, (ids, vectors) in ((IMAGES_FILE, images), (CAPTIONS_FILE, captions)):
         write_tensors(folder / name, {"vectors": vectors}, {"ids": ids})
     digests = {name: file_digest(folder / name) for name in (IMAGES_FILE, CAPTIONS_FILE)}

@@ -1,4 +1,4 @@
-# make test | lint | repro: each sets up .venv first; nothing but Python 3.11+ and make is needed.
+# Every target creates .venv first. It needs only Python 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -21,7 +21,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check pipeline tests
 	$(BIN)/mypy
 
-# Trainings two at a time, each on half of the cores: where there are few, that is faster than one on all of them.
+# Two trainings run in parallel, each on half of the cores. With few cores this is faster than one on all cores.
 repro: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: .venv/installed
 	dvc repro extract-features embed-clip

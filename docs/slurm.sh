@@ -1,7 +1,8 @@
 #!/bin/bash
-# A preset from its corpus to its numbers, on two machines of eight GPUs: sbatch docs/slurm.sh spokencoco-large hybrid
-# data/ and models/ lie on a disk that all machines share. Stopped at any moment, it goes on when it is queued again
-# (a model that is there is not trained anew).
+# Runs a preset from its corpus to its report on two machines with eight GPUs each:
+#     sbatch docs/slurm.sh spokencoco-large hybrid
+# data/ and models/ must be on a disk that all machines share. A job that was stopped resumes when it is queued again;
+# a model that exists is not trained again.
 #SBATCH --job-name=sclip
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -22,7 +23,7 @@ everywhere() {
 
 sclip make-corpus "$preset"
 everywhere extract-features --preset "$preset"
-sclip embed-clip --preset "$preset" # in one process: pictures are the smaller part
+sclip embed-clip --preset "$preset" # in one process, because pictures are the smaller part of the work
 [ -d "models/$preset/$arch/seed-$seed" ] || everywhere train --preset "$preset" --arch "$arch" --seed "$seed"
 everywhere evaluate --preset "$preset" --arch "$arch" --seed "$seed"
 sclip report --preset "$preset"

@@ -50,7 +50,11 @@ def changed(path: str, value) -> dict:
         ("head.attention.feed_forward", 1e300, "arch: head.attention.feed_forward: expected 0 to 64, found 1e+300"),
         ("head.keywords.slots", 8, "arch: head.keywords: expected one of slots and cif"),
         ("objective.parallel", "1", "arch: objective.parallel: expected a number, found '1'"),
-        ("head.keywords", None, "arch: objective.cascaded: the head has no such output"),
+        (
+            "head.keywords",
+            None,
+            "arch: objective.cascaded: the head has no such output; add head.keywords",
+        ),
         ("head", [], "arch: head: expected a table, found []"),
     ],
 )

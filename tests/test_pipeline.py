@@ -149,7 +149,7 @@ def test_own_corpus(here):
         assert "28 " in said(command, "--preset", "own", "--params", "own.yaml")
     params["presets"]["own"]["corpus"]["path"] = "data/own/manifest.jsonl"
     Path("own.yaml").write_text(yaml.safe_dump(params))
-    assert "keep yours elsewhere" in said("make-corpus", "own", "--params", "own.yaml", status=1)
+    assert "move your manifest to another path" in said("make-corpus", "own", "--params", "own.yaml", status=1)
 
 
 def test_a_corpus_of_stereo_ogg_and_transparent_png(here, monkeypatch):

@@ -116,8 +116,8 @@ README_PRESET = re.search(r"```yaml\n(.*?)```", Path("README.md").read_text(), r
         ("run.seeds=[0,1]", [], ["  - 1"]),
         (
             "presets.scenes.corpus.captions.train=2",
-            ["      captions: {train: 1, dev: 1, test: 1} # of a picture, each spoken once"],
-            ["      captions: {train: 2, dev: 1, test: 1} # of a picture, each spoken once"],
+            ["      captions: {train: 1, dev: 1, test: 1} # for each picture, each spoken once"],
+            ["      captions: {train: 2, dev: 1, test: 1} # for each picture, each spoken once"],
         ),
         ("presets.mine.training.steps=100", ["    training: {steps: 2000,"], ["    training: {steps: 100,"]),
     ],

@@ -1,11 +1,11 @@
-"""params.yaml as types, checked before anything runs.
+"""The settings of params.yaml as types, which are checked before anything runs.
 
-An architecture is a composition, not a class: an attention layer, an utterance token or none, keyword slots
-(learned tokens, or Continuous Integrate-and-Fire, or none), and the weights of the losses. Fields named after
-something the published code does by accident default to off.
+An architecture is a composition, not a class: an attention layer, an utterance token or none, keyword slots (learned
+tokens, Continuous Integrate-and-Fire, or none), and the weights of the losses. Some fields reproduce accidents of the
+published code; they are off by default.
 
-A preset is an experiment: a corpus, two encoders, how features are kept, how heads are trained, and what single
-architectures do otherwise in it. `Params.experiment` puts a preset and an architecture together.
+A preset is an experiment: a corpus, two encoders, how features are stored, how heads are trained, and exceptions for
+single architectures. `Params.experiment` combines a preset and an architecture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from sclip.errors import UserError
 from sclip.parsing import as_table, check_keys, entry, merged, parse, parse_yaml, read_yaml
 
 LARGEST_SEED = 2**32 - 1
-# No head is larger. A model folder's config.json may come from anybody, and the head is built before its weights are
-# compared with it.
+# The largest head. A model folder's config.json may come from anybody, and the head is built before its weights are
+# read, so a config.json without limits could fill the memory.
 MOST_LAYERS, WIDEST_KERNEL, MOST_SLOTS, MOST_HIDDEN, WIDEST_HIDDEN, WIDEST_FEED_FORWARD = 20, 99, 1_000, 8, 16_384, 64
 
 
@@ -48,7 +48,7 @@ class AttentionConfig:
     """One post-norm self-attention layer over the learned tokens and the frames."""
 
     heads: int
-    feed_forward: float = 0.0  # hidden width over the layer's; 0: attention, residual and norm alone
+    feed_forward: float = 0.0  # hidden width as a multiple of the layer's width; 0: no feed-forward part
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -59,17 +59,17 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class CifConfig:
-    """Continuous Integrate-and-Fire: as many keyword slots as the weights of the frames add up to."""
+    """Continuous Integrate-and-Fire: the sum of the frames' weights decides the number of keyword slots."""
 
     layers: int = 1
     kernel: int = 3
     dropout: float = 0.5
-    threshold: float = 1.0  # a slot fires when the weights since the last firing have added up to it
-    tail: float = 0.5  # evaluation: a leftover of at least this much fires too
+    threshold: float = 1.0  # a slot fires when the sum of the weights since the last firing reaches it
+    tail: float = 0.5  # evaluation: a remaining sum of at least this fires one more slot
     max_slots: int = 75
-    frames_per_slot: int = 20  # the target in training: 2.5 slots a second at 50 frames a second
-    scaled_steps: int = 5000  # as long as this, training scales the weights so that they meet the target
-    convolves_padding: bool = False  # published: an utterance's last weight depends on its batch
+    frames_per_slot: int = 20  # decides the target in training; 20 frames are 2.5 slots a second
+    scaled_steps: int = 5000  # in this many first steps, training scales the weights so that they meet the target
+    convolves_padding: bool = False  # as published: an utterance's last weight depends on its batch
 
     def __post_init__(self) -> None:
         _require_range("layers", self.layers, 1, MOST_LAYERS)
@@ -84,15 +84,15 @@ class CifConfig:
 
 @dataclass(frozen=True)
 class KeywordConfig:
-    """From slots to tokens of CLIP's vocabulary; the slots are learned tokens or come from CIF."""
+    """The keywords: slots, either learned tokens or from CIF, that become tokens of CLIP's vocabulary."""
 
     slots: int | None = None
     cif: CifConfig | None = None
-    hidden: tuple[int, ...] = ()  # widths between the layers of the projection to CLIP's tokens
-    dropout: float = 0.1  # between these layers
+    hidden: tuple[int, ...] = ()  # widths of the hidden layers in the projection to CLIP's tokens
+    dropout: float = 0.1  # between the layers of the projection
     temperature: float = 0.1  # of the softmax that the quantiser's gradient goes through
-    norm_counts_padding: bool = False  # published, CIF: empty slots enter the BatchNorm's statistics
-    scrambled_norm_start: bool = False  # published, fixed slots: BatchNorm starts from shuffled statistics
+    norm_counts_padding: bool = False  # as published, CIF: BatchNorm's statistics include empty slots
+    scrambled_norm_start: bool = False  # as published, learned slots: BatchNorm starts from shuffled statistics
 
     def __post_init__(self) -> None:
         _require((self.slots is None) != (self.cif is None), "expected one of slots and cif")
@@ -103,23 +103,23 @@ class KeywordConfig:
         _require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
         _require(
             not (self.norm_counts_padding and self.cif is None),
-            "norm_counts_padding: fixed slots have no padding",
+            "norm_counts_padding: has no effect without cif, as learned slots have no padding; remove it",
         )
         _require(
             not (self.scrambled_norm_start and self.slots is None),
-            "scrambled_norm_start: only fixed slots have it",
+            "scrambled_norm_start: has no effect without slots; remove it",
         )
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Everything between the speech encoder's hidden states and CLIP."""
+    """The head: all layers between the speech encoder's hidden states and CLIP."""
 
     attention: AttentionConfig
-    utterance: bool = False  # one more learned token, pooled into a vector beside the picture's
-    utterance_hidden: tuple[int, ...] = ()  # widths between the layers of its projection
+    utterance: bool = False  # one more learned token, pooled into the utterance vector
+    utterance_hidden: tuple[int, ...] = ()  # widths of the hidden layers in its projection
     keywords: KeywordConfig | None = None
-    normalize_states: bool = False  # each hidden state over its width, before the weighted sum
+    normalize_states: bool = False  # normalise each hidden state over its width before the weighted sum
 
     def __post_init__(self) -> None:
         _require(self.utterance or self.keywords is not None, "expected utterance, keywords or both")
@@ -128,14 +128,14 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The losses' weights, and what the two contrastive ones share."""
+    """The weights of the losses, and the settings that the two contrastive losses share."""
 
-    parallel: float = 0.0  # the utterance vector against the picture
-    cascaded: float = 0.0  # the keywords' vector against the picture
-    quantity: float = 0.0  # CIF: the sum of its weights against the target length
-    temperature: float = 0.07  # where it starts, or stays
+    parallel: float = 0.0  # contrastive: utterance vectors and pictures
+    cascaded: float = 0.0  # contrastive: keyword vectors and pictures
+    quantity: float = 0.0  # CIF: the difference between the sum of its weights and the target length
+    temperature: float = 0.07  # the start value, or the fixed value
     learn_temperature: bool = True
-    margin: float = 0.0  # taken off the right pairs' scores
+    margin: float = 0.0  # subtracted from the scores of matching pairs
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
@@ -151,20 +151,20 @@ class Architecture:
 
     def __post_init__(self) -> None:
         keywords = self.head.keywords
-        pairs = {
-            "parallel": self.head.utterance,
-            "cascaded": keywords is not None,
-            "quantity": keywords is not None and keywords.cif is not None,
+        has_output = {
+            "parallel": ("head.utterance", self.head.utterance),
+            "cascaded": ("head.keywords", keywords is not None),
+            "quantity": ("head.keywords.cif", keywords is not None and keywords.cif is not None),
         }
-        for loss, possible in pairs.items():
+        for loss, (output, present) in has_output.items():
             _require(
-                possible or not getattr(self.objective, loss),
-                f"objective.{loss}: the head has no such output",
+                present or not getattr(self.objective, loss),
+                f"objective.{loss}: the head has no such output; add {output}",
             )
 
 
-# The languages whose stop words evaluation knows, by ISO 639-1 code. More would promise too much: keywords are tokens
-# of CLIP's English vocabulary, in which stop words of other languages are often several tokens, or single bytes.
+# The languages with a list of stop words, by ISO 639-1 code. Keywords are tokens of CLIP's English vocabulary, in which
+# stop words of other languages are often several tokens or single bytes, so figures for other languages would be wrong.
 LANGUAGES = {"en": "English"}
 
 
@@ -193,9 +193,9 @@ class ScenesConfig:
     kind: Literal["scenes"]
     seed: int
     pictures: Splits
-    captions: Splits  # of a picture, each spoken once
+    captions: Splits  # for each picture, each spoken once
     voices: Splits  # no voice is in two splits
-    nouns: int  # how many kinds of things there are
+    nouns: int  # the number of kinds of things
 
     def __post_init__(self) -> None:
         _require_seed("seed", self.seed)
@@ -207,7 +207,7 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class GivenConfig:
-    """Anyone's corpus, by a manifest as corpora/manifest.py describes it."""
+    """A user's corpus as a manifest; corpora/manifest.py describes the format."""
 
     kind: Literal["manifest"]
     path: str
@@ -219,7 +219,7 @@ class GivenConfig:
 
 @dataclass(frozen=True)
 class Flickr8kConfig:
-    """corpora/flickr8k.py shows the layout of the folder `path`."""
+    """Flickr8k in the folder `path`; corpora/flickr8k.py shows its layout."""
 
     language: ClassVar[str] = "en"
 
@@ -229,7 +229,7 @@ class Flickr8kConfig:
 
 @dataclass(frozen=True)
 class SpokenCocoConfig:
-    """corpora/spokencoco.py shows the layout of the folder `path`."""
+    """SpokenCOCO in the folder `path`; corpora/spokencoco.py shows its layout."""
 
     language: ClassVar[str] = "en"
 
@@ -240,7 +240,7 @@ class SpokenCocoConfig:
 
 @dataclass(frozen=True)
 class Columns:
-    """What a table calls them; without an id the recording is it, without an image_id the picture."""
+    """The names of a table's columns. The default of `id` is the recording, and of `image_id` the picture."""
 
     audio: str
     image: str
@@ -253,12 +253,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class TableConfig:
-    """Anyone's corpus as a CSV, TSV, JSONL or Parquet file, a row an utterance."""
+    """A user's corpus as a CSV, TSV, JSONL or Parquet file with one row for each utterance."""
 
     kind: Literal["table"]
     path: str
     columns: Columns
-    splits: dict[str, str] = field(default_factory=dict)  # what the table calls them: train, dev or test
+    splits: dict[str, str] = field(default_factory=dict)  # from the table's names to train, dev and test
     language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
 
     def __post_init__(self) -> None:
@@ -270,12 +270,12 @@ CorpusConfig = ScenesConfig | GivenConfig | Flickr8kConfig | SpokenCocoConfig | 
 
 @dataclass(frozen=True)
 class SpeechEncoderConfig:
-    """`mfcc`, a folder or a hub repo."""
+    """The speech encoder; `name` is `mfcc`, a folder or a hub repo."""
 
     name: str
     revision: str | None = None
-    normalize_waveform: bool | None = None  # none: as the encoder was trained
-    random_seed: int | None = None  # weights drawn anew, for comparison
+    normalize_waveform: bool | None = None  # None: as in the encoder's training
+    random_seed: int | None = None  # use random weights, for comparison
 
     def __post_init__(self) -> None:
         if self.random_seed is not None:
@@ -284,7 +284,7 @@ class SpeechEncoderConfig:
 
 @dataclass(frozen=True)
 class ClipEncoderConfig:
-    """`local-dir:FOLDER`, `hf-hub:REPO` or MODEL/TAG, as open_clip names them."""
+    """CLIP; `name` is `local-dir:FOLDER`, `hf-hub:REPO` or MODEL/TAG, as in open_clip."""
 
     name: str
     revision: str | None = None
@@ -297,15 +297,15 @@ class ClipEncoderConfig:
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """How hidden states are computed and kept."""
+    """The computing and storing of hidden states."""
 
-    precision: Literal["fp16", "bf16", "fp32"] = "fp16"  # of the states that are kept
-    components: int | None = None  # instead of the states, a byte each along so many principal directions; coded.py
-    normalize_states: bool = False  # before that, for heads with normalize_states
-    online: bool = False  # keep nothing: the encoder hears recordings in every step
+    precision: Literal["fp16", "bf16", "fp32"] = "fp16"  # of the stored states
+    components: int | None = None  # store 8-bit codes along this many principal directions; see features/codes.py
+    normalize_states: bool = False  # normalise states before coding, for heads with normalize_states
+    online: bool = False  # store nothing: every step encodes its recordings
     compute: Literal["fp16", "bf16", "fp32"] = "fp32"
     shard_megabytes: int = 512
-    batch_seconds: float = 120.0  # of audio, padding included; a CPU hears up to four batches at once
+    batch_seconds: float = 120.0  # of audio, padding included; a CPU encodes up to four batches in parallel
 
     def __post_init__(self) -> None:
         _require(self.shard_megabytes >= 1, f"shard_megabytes: expected at least 1, found {self.shard_megabytes}")
@@ -320,25 +320,25 @@ class FeaturesConfig:
         )
         _require(
             not (self.normalize_states and self.components is None),
-            "normalize_states: only where components are kept; whole states are normalised when they are read",
+            "normalize_states: has no effect without components (states are normalised when they are read); remove it",
         )
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The published recipe by default: Adam, linear warm-up, linear decay."""
+    """The training. The defaults are the published recipe: Adam, linear warm-up, linear decay."""
 
     steps: int = 50_000
     warmup_steps: int = 5_000
     batch: int = 256
-    accumulate: int = 1  # batches a step, each with negatives of its own
+    accumulate: int = 1  # batches for each step; negatives come from the same batch
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-8
     weight_decay: float = 1e-6
     gradient_clip: float = 4.0
-    crop_frames: int = 320  # of longer utterances, at random; the published recipe crops 6.4 s of audio instead
+    crop_frames: int = 320  # random crop of longer utterances; the published recipe crops 6.4 s of audio instead
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
-    dev_every: int = 1_000  # steps between two looks at the development split
+    dev_every: int = 1_000  # steps between two evaluations on the development split
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "crop_frames", "dev_every"):
@@ -363,9 +363,9 @@ class Preset:
     encoders: Encoders
     features: FeaturesConfig
     training: TrainingConfig
-    # What an architecture does otherwise in this preset: any part of {head, objective, training}.
+    # Exceptions for single architectures: any part of {head, objective, training}.
     arch: dict[str, dict[str, Any]]
-    on_error: Literal["fail", "skip"] = "fail"  # a row that cannot be used stops a stage, or is left out and counted
+    on_error: Literal["fail", "skip"] = "fail"  # a bad row stops the stage, or is left out and counted
 
 
 @dataclass(frozen=True)
@@ -373,12 +373,12 @@ class MiniClipConfig:
     """The small CLIP that ships with the project."""
 
     seed: int
-    pictures: int  # drawn once; captions are drawn at every step
+    pictures: int  # generated once; captions are generated in every step
     steps: int
     batch: int = 256
     learning_rate: float = 1e-3
     warmup_steps: int = 100
-    width: int = 128  # of both towers and of the space they share
+    width: int = 128  # of both towers and of their joint space
     patch: int = 16
     image_layers: int = 4
     text_layers: int = 3
@@ -402,7 +402,7 @@ class MiniHubertConfig:
     utterances: int
     voices: int
     rounds: tuple[PretrainingRound, ...]  # the first predicts clusters of MFCCs, the others of a hidden state
-    taught_by: int = 2  # which hidden state
+    taught_by: int = 2  # the hidden state whose clusters the next round predicts
     batch_seconds: float = 80.0
     learning_rate: float = 1e-3
     warmup_steps: int = 200
@@ -412,8 +412,11 @@ class MiniHubertConfig:
 
     def __post_init__(self) -> None:
         _require_seed("seed", self.seed)
-        for i, each in enumerate(self.rounds):
-            _require(each.steps > self.warmup_steps, f"rounds: round {i + 1} has no more steps than warmup_steps")
+        for i, round_ in enumerate(self.rounds):
+            _require(
+                round_.steps > self.warmup_steps,
+                f"rounds[{i}].steps: expected more than warmup_steps ({self.warmup_steps}), found {round_.steps}",
+            )
 
 
 @dataclass(frozen=True)
@@ -424,15 +427,15 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Run:
-    """What a bare `dvc repro` makes."""
+    """The presets, architectures and seeds that `dvc repro` runs."""
 
     presets: tuple[str, ...]
     architectures: tuple[str, ...]
     seeds: tuple[int, ...]  # each from 0 to LARGEST_SEED
 
     def __post_init__(self) -> None:
-        for key, named in vars(self).items():
-            _require(named != (), f"{key}: expected at least one")
+        for key, values in vars(self).items():
+            _require(values != (), f"{key}: expected at least one")
         for i, seed in enumerate(self.seeds):
             _require_seed(f"seeds[{i}]", seed)
 
@@ -446,7 +449,7 @@ class Experiment:
     training: TrainingConfig
 
     def __post_init__(self) -> None:
-        self.architecture  # noqa: B018  checks that losses and head fit
+        self.architecture  # noqa: B018  checks that the losses fit the head
 
     @property
     def architecture(self) -> Architecture:
@@ -463,7 +466,7 @@ class _ParamsFile:
 
 @dataclass(frozen=True)
 class Params(_ParamsFile):
-    """The whole of params.yaml, and of each preset and architecture what they make together."""
+    """All of params.yaml, and the experiment of each preset and architecture."""
 
     where: str
     experiments: dict[str, dict[str, Experiment]]
@@ -476,7 +479,10 @@ class Params(_ParamsFile):
 
 
 def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
-    """`overrides`: KEY=VALUE, the key in full with dots, the value in YAML, as `dvc exp run -S` takes them."""
+    """Read and check params.yaml.
+
+    An override is KEY=VALUE, as in `dvc exp run -S`: a full key with dots, and a value in YAML.
+    """
     path = Path(path)
     data = read_yaml(path)
     for override in overrides:
@@ -486,39 +492,44 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
         for name in getattr(file.run, key):
             entry(table, name, f"{path}: run.{key}")
     experiments = {}
-    for name, preset in file.presets.items():
-        for arch in preset.arch:
-            entry(file.arch, arch, f"{path}: presets.{name}.arch")
-        given = preset.corpus.path if isinstance(preset.corpus, GivenConfig) else None
-        if given is not None and Path(given).resolve() == paths.manifest(name).resolve():
-            raise UserError(
-                f"{path}: presets.{name}.corpus.path: {given} is what `make-corpus` writes; keep yours elsewhere"
-            )
-        for arch in file.run.architectures if name in file.run.presets else ():
-            if arch not in preset.arch:
-                raise UserError(f"{path}: presets.{name}.arch: run.architectures has {arch!r}; add `{arch}: {{}}`")
+    for name in file.presets:
+        _check_preset(file, name, f"{path}: presets.{name}")
         experiments[name] = {arch: _experiment(data, name, arch, str(path)) for arch in file.arch}
     return Params(**vars(file), where=str(path), experiments=experiments)
 
 
+def _check_preset(file: _ParamsFile, name: str, where: str) -> None:
+    """Check a preset against the other parts of params.yaml."""
+    preset = file.presets[name]
+    for arch in preset.arch:
+        entry(file.arch, arch, f"{where}.arch")
+    manifest = preset.corpus.path if isinstance(preset.corpus, GivenConfig) else None
+    if manifest is not None and Path(manifest).resolve() == paths.manifest(name).resolve():
+        raise UserError(f"{where}.corpus.path: `make-corpus` writes {manifest}; move your manifest to another path")
+    for arch in file.run.architectures if name in file.run.presets else ():
+        if arch not in preset.arch:
+            raise UserError(f"{where}.arch: no {arch!r}, which run.architectures lists; add `{arch}: {{}}`")
+
+
 def _experiment(data: Mapping[str, Any], preset: str, arch: str, path: str) -> Experiment:
-    """The architecture, the preset's training, and over both what the preset says of the architecture."""
+    """Combine an architecture with a preset: its training, and its exceptions for the architecture."""
     where = f"{path}: presets.{preset}.arch.{arch}"
-    own = data["presets"][preset]["arch"].get(arch, {})
-    check_keys(Experiment, own, where)
+    exceptions = data["presets"][preset]["arch"].get(arch, {})
+    check_keys(Experiment, exceptions, where)
     base = {**data["arch"][arch], "training": data["presets"][preset]["training"]}
-    experiment: Experiment = parse(Experiment, merged(base, own), where)
+    experiment: Experiment = parse(Experiment, merged(base, exceptions), where)
     return experiment
 
 
 def _override(data: Any, override: str) -> Any:
+    """Apply an override to the plain data of params.yaml."""
     key, equals, value = override.partition("=")
     if not equals:
         raise UserError(f"override {override!r}: expected KEY=VALUE")
     nested = parse_yaml(value, f"override {key}")
-    table, *named = key.split(".")
-    if len(named) > 1 and table in ("presets", "arch"):  # a part of something, which must be there
-        entry(as_table(data, key).get(table, {}), named[0], f"override {key}: {table}")
+    table, *names = key.split(".")
+    if len(names) > 1 and table in ("presets", "arch"):  # an override of a part must not create a new preset
+        entry(as_table(data, key).get(table, {}), names[0], f"override {key}: {table}")
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return merged(as_table(data, key), nested)

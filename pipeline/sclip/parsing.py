@@ -1,6 +1,6 @@
-"""Plain data, out of YAML or JSON, as dataclasses. What is wrong is said with the key's full name.
+"""Read YAML and JSON, and parse plain data into dataclasses. Errors name the full key.
 
-`where` is the place read so far: `params.yaml: presets.scenes.corpus`.
+`where` is the file and the key that a value comes from, such as `params.yaml: presets.scenes.corpus`.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from sclip.errors import UserError
 
 T = TypeVar("T")
 
-LARGEST_INT = 2**63 - 1  # that torch and numpy take
-MOST_NODES = 100_000  # of a YAML text with every alias written out; params.yaml has about 2,000
-LONGEST_SHOWN = 200  # characters of a value in an error
+LARGEST_INT = 2**63 - 1  # the limit of torch and numpy
+MOST_NODES = 100_000  # in a YAML text with all aliases expanded; params.yaml has about 2,000
+LONGEST_SHOWN = 200  # the most characters of a value in an error
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables key by key, all the way down; anything else is replaced."""
+    """Return `base` with the values of `over`. Tables are merged at every level, and other values replaced."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
@@ -37,12 +37,14 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_table(data: Any, where: str) -> Mapping[str, Any]:
+    """Return `data`, or raise an error if it is not a table."""
     _expect(isinstance(data, Mapping), "a table", data, where)
-    found: Mapping[str, Any] = data
-    return found
+    table: Mapping[str, Any] = data
+    return table
 
 
 def entry(table: Mapping[str, T], name: str, where: str) -> T:
+    """Return the entry of a name, or raise an error that suggests valid names."""
     if name not in table:
         raise UserError(f"{where}: no {shown(name)}; {_suggestion(name, table)}")
     return table[name]
@@ -55,17 +57,17 @@ def _suggestion(name: str, valid: Collection[str]) -> str:
 
 
 def check_keys(kind: Any, data: Any, where: str) -> None:
-    """Part of a table: what is missing may be elsewhere, what is there must have a place."""
+    """Check that `kind` has every key of a partial table `data`; keys may be missing."""
     fields = typing.get_type_hints(kind)
     for key, value in as_table(data, where).items():
         _expect_key(key, fields, where)
-        inner = [k for k in (fields[key], *typing.get_args(fields[key])) if dataclasses.is_dataclass(k)]
-        if inner and value is not None:
-            check_keys(inner[0], value, inside(where, key))
+        tables = [k for k in (fields[key], *typing.get_args(fields[key])) if dataclasses.is_dataclass(k)]
+        if tables and value is not None:
+            check_keys(tables[0], value, inside(where, key))
 
 
 def read_text(path: Path) -> str:
-    """With or without a byte order mark, whatever ends its lines."""
+    """Read UTF-8 text with or without a byte order mark, and with any line endings."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -83,19 +85,19 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON as plain data. Whatever is wrong with the text is a ValueError."""
+    """Parse JSON into plain data. Every error in the text is a ValueError."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # Python reads no longer ones
+    except ValueError:  # Python's limit for the digits of an int
         raise ValueError("a number of more than 4,300 digits") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also names the line of a value that Python cannot hold."""
+    """PyYAML's safe loader, with errors that name the line of a value that Python cannot represent."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -109,7 +111,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Read YAML as plain data. `where` names the text in errors."""
+    """Parse YAML into plain data. `where` names the text in errors."""
     try:
         loader = _YamlLoader(text)
         node = loader.get_single_node()
@@ -125,18 +127,18 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _expanded(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
-    """Count the nodes at and below `node`, up to MOST_NODES, with every alias written out."""
+    """Count `node` and the nodes below it, up to MOST_NODES, with all aliases expanded."""
     if node not in counts:
-        counts[node] = MOST_NODES  # holds for a node that contains itself
-        below = node.value if isinstance(node, yaml.CollectionNode) else ()
+        counts[node] = MOST_NODES  # the count of a node that contains itself
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
         if isinstance(node, yaml.MappingNode):
-            below = itertools.chain.from_iterable(below)
-        counts[node] = min(MOST_NODES, 1 + sum(_expanded(child, counts) for child in below))
+            children = itertools.chain.from_iterable(children)
+        counts[node] = min(MOST_NODES, 1 + sum(_expanded(child, counts) for child in children))
     return counts[node]
 
 
 def parse(kind: Any, data: Any, where: str) -> Any:
-    """Plain data as `kind`, a dataclass or a type that its fields use; errors name the key they concern."""
+    """Parse plain data as `kind`, which is a dataclass or the type of a field. Errors name the key."""
     if kind is Any:
         return data
     if dataclasses.is_dataclass(kind):
@@ -146,11 +148,8 @@ def parse(kind: Any, data: Any, where: str) -> Any:
         choices = f"one of {', '.join(map(str, arguments))}"
         _expect(data in arguments, choices, data, where)
         return data
-    if origin in (types.UnionType, typing.Union):  # X | None, or dataclasses told apart by their `kind`
-        present = [a for a in arguments if a is not types.NoneType]
-        if len(present) > 1:
-            return parse(_of_kind(present, data, where), data, where)
-        return None if data is None else parse(present[0], data, where)
+    if origin in (types.UnionType, typing.Union):
+        return _parse_union(arguments, data, where)
     if origin is tuple:
         _expect(isinstance(data, list | tuple), "a list", data, where)
         return tuple(parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
@@ -158,11 +157,25 @@ def parse(kind: Any, data: Any, where: str) -> Any:
         for key in as_table(data, where):
             _expect(isinstance(key, str), "a name in quotation marks", key, where)
         return {key: parse(arguments[1], value, inside(where, key)) for key, value in data.items()}
-    if kind is float:
-        data = _number(data)
-        _expect(isinstance(data, int | float) and not isinstance(data, bool), "a number", data, where)
-        _expect(abs(data) < 1e308, "a finite number below 1e308", data, where)
-        return float(data)
+    return _parse_float(data, where) if kind is float else _parse_scalar(kind, data, where)
+
+
+def _parse_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
+    """Parse data of a type X | None, or of a union of dataclasses that their field `kind` distinguishes."""
+    kinds_of_values = [kind for kind in kinds if kind is not types.NoneType]
+    if len(kinds_of_values) > 1:
+        return parse(_of_kind(kinds_of_values, data, where), data, where)
+    return None if data is None else parse(kinds_of_values[0], data, where)
+
+
+def _parse_float(data: Any, where: str) -> float:
+    data = _number(data)
+    _expect(isinstance(data, int | float) and not isinstance(data, bool), "a number", data, where)
+    _expect(abs(data) < 1e308, "a finite number below 1e308", data, where)
+    return float(data)
+
+
+def _parse_scalar(kind: Any, data: Any, where: str) -> Any:
     names = {int: "a whole number", bool: "true or false", str: "text"}
     _expect(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), names[kind], data, where)
     if kind is int:
@@ -171,20 +184,20 @@ def parse(kind: Any, data: Any, where: str) -> Any:
 
 
 def _number(data: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text: it wants a point before the e."""
+    """Convert text such as 1e-4 to a number. YAML 1.1 reads it as text, because it has no decimal point."""
     if isinstance(data, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", data, re.IGNORECASE):
         return float(data)
     return data
 
 
 def inside(where: str, key: str) -> str:
-    """`file: key.key.key`"""
+    """Return the place of a key inside `where`, as `file: key.key.key`."""
     return f"{where}{'.' if ': ' in where else ': '}{key}"
 
 
-def _expect(condition: bool, expected: str, found: Any, where: str) -> None:
+def _expect(condition: bool, expected: str, value: Any, where: str) -> None:
     if not condition:
-        raise UserError(f"{where}: expected {expected}, found {shown(found)}")
+        raise UserError(f"{where}: expected {expected}, found {shown(value)}")
 
 
 class _Short(reprlib.Repr):
@@ -205,22 +218,23 @@ def shown(value: Any) -> str:
 
 
 def _of_kind(kinds: list[Any], data: Any, where: str) -> Any:
+    """Return the dataclass whose field `kind` has the value that `data` has."""
     names = {typing.get_args(typing.get_type_hints(kind)["kind"])[0]: kind for kind in kinds}
     if "kind" not in as_table(data, where):
-        raise UserError(f"{inside(where, 'kind')}: missing; one of {', '.join(names)}")
+        raise UserError(f"{inside(where, 'kind')}: missing; expected one of {', '.join(names)}")
     return entry(names, parse(str, data["kind"], inside(where, "kind")), inside(where, "kind"))
 
 
 def _expect_key(key: Any, fields: Mapping[str, Any], where: str) -> None:
     if key not in fields:
-        plain = isinstance(key, str) and key.isprintable() and len(key) <= LONGEST_SHOWN
-        name = key if plain else shown(key)
+        printable = isinstance(key, str) and key.isprintable() and len(key) <= LONGEST_SHOWN
+        name = key if printable else shown(key)
         raise UserError(f"{inside(where, name)}: no such key; {_suggestion(name, fields)}")
 
 
-@functools.cache  # a manifest asks it of every row
+@functools.cache  # called for every row of a manifest
 def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
-    """The types of a dataclass's fields, and those that have no default."""
+    """Return the types of a dataclass's fields, and the names of the fields that have no default."""
     missing = dataclasses.MISSING
     required = [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
     hints = typing.get_type_hints(kind)
@@ -240,6 +254,6 @@ def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
         return kind(**values)
     except UserError:
         raise
-    except ValueError as error:  # of __post_init__, which names a field first or speaks of the whole
+    except ValueError as error:  # from __post_init__; its message may begin with the name of a field
         names_field = re.split(r"\W", str(error), maxsplit=1)[0] in hints
         raise UserError(inside(where, str(error)) if names_field else f"{where}: {error}") from None

@@ -88,10 +88,8 @@ ALL_FILES = ["SpokenCOCO/a.json", "SpokenCOCO/deep/b.json", "fetched/some.tar.gz
 
 
 def test_archives_are_downloaded_only_once(host, tmp_path):
-    archives = [
-        tar_archive(host, md5=hashlib.md5(Server.files["/some.tar.gz"]).hexdigest()),
-        Archive(f"{host}/text.zip", ""),
-    ]
+    md5 = hashlib.md5(Server.files["/some.tar.gz"]).hexdigest()
+    archives = [tar_archive(host, md5=md5), Archive(f"{host}/text.zip", "")]
     assert len(list(fetch(archives, tmp_path))) == 2
     assert file_names(tmp_path) == sorted([*ALL_FILES, "Flickr8k.token.txt", "fetched/text.zip"])
     assert list(fetch(archives, tmp_path)) == ["some.tar.gz: already unpacked", "text.zip: already unpacked"]
@@ -137,9 +135,8 @@ def test_invalid_content_length_is_retried_and_reported(length, host, tmp_path, 
     assert file_names(tmp_path / "retried") == ALL_FILES
     monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     Server.replaced_headers = [{"Content-Length": length}]
-    with pytest.raises(
-        UserError, match=r"some\.tar\.gz: download failed: .*Content-Length: expected a number"
-    ) as error:
+    message = r"some\.tar\.gz: download failed: .*Content-Length: expected a number"
+    with pytest.raises(UserError, match=message) as error:
         list(fetch([tar_archive(host)], tmp_path))
     assert len(str(error.value)) < 600
 

@@ -59,6 +59,18 @@ def scores(value: float) -> dict:
 
 def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False, **recalls: float) -> Path:
     """Write the results of one run. `recalls` are R@10 by branch; `wordless` leaves captions no content words."""
+    folder = paths.results_folder(PRESET, arch, seed)
+    curve = folder / "curves/plots/metrics/train/loss/total.tsv"
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step\ttotal\n20\t3.5\n40\t2.5\n")
+    examples = {"branch": next(iter(recalls)), "frame_seconds": 0.02, "examples": [example(i, cif) for i in range(3)]}
+    words = keyword_study(wordless) if "cascaded" in recalls else {}
+    for name, data in (("metrics", run_metrics(recalls, cif)), ("examples", examples), ("words", words)):
+        (folder / f"{name}.json").write_text(json.dumps(data))
+    return folder
+
+
+def run_metrics(recalls: dict[str, float], cif: bool) -> dict:
     chance = {"R@1": 1, "R@5": 5, "R@10": 9.9}
     speech = {branch: scores(value) for branch, value in recalls.items()}
     metrics = {
@@ -77,24 +89,20 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
         usage = {"duplicates": estimate(10.0), "distinct_tokens": 17, "per_utterance": estimate(2.5)}
         accuracy = {"hit_rate": estimate(30.0), "all": {"f1": estimate(20.0)}, "content": {"f1": estimate(15.0)}}
         metrics["keywords"] = {"model": usage | accuracy, "commonest": usage}
-    slots = [{"slots": k, "hit_rate": estimate(30.0 + k), "any_hit": estimate(40.0)} for k in range(1, 4)]
-    words = [("dog", 40, 30, True), ("cat", 20, 1, True), ("the", 90, 80, False), ("rare", 2, 2, True)]
-    listed = [dict(zip(("word", "spoken", "found", "content"), word, strict=True)) for word in words]
-    bands = [{"from": 2, "below": 5, "found": 100.0}, {"from": 10, "below": None, "found": 51.7}]
-    if wordless:
-        listed, bands = [], []
-    study = {"slots": slots, "words": listed, "by_frequency": bands} if "cascaded" in recalls else {}
     if cif:
         scored = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
         metrics["boundaries"] = {"20ms": scored, "50ms": scored}
-    folder = paths.results_folder(PRESET, arch, seed)
-    curve = folder / "curves/plots/metrics/train/loss/total.tsv"
-    curve.parent.mkdir(parents=True)
-    curve.write_text("step\ttotal\n20\t3.5\n40\t2.5\n")
-    examples = {"branch": next(iter(recalls)), "frame_seconds": 0.02, "examples": [example(i, cif) for i in range(3)]}
-    for name, data in (("metrics", metrics), ("examples", examples), ("words", study)):
-        (folder / f"{name}.json").write_text(json.dumps(data))
-    return folder
+    return metrics
+
+
+def keyword_study(wordless: bool) -> dict:
+    slots = [{"slots": k, "hit_rate": estimate(30.0 + k), "any_hit": estimate(40.0)} for k in range(1, 4)]
+    if wordless:
+        return {"slots": slots, "words": [], "by_frequency": []}
+    words = [("dog", 40, 30, True), ("cat", 20, 1, True), ("the", 90, 80, False), ("rare", 2, 2, True)]
+    listed = [dict(zip(("word", "spoken", "found", "content"), word, strict=True)) for word in words]
+    bands = [{"from": 2, "below": 5, "found": 100.0}, {"from": 10, "below": None, "found": 51.7}]
+    return {"slots": slots, "words": listed, "by_frequency": bands}
 
 
 def example(i: int, cif: bool) -> dict:

@@ -86,7 +86,7 @@ def test_invalid_checkpoint_gives_one_line_error(tmp_path, change, message):
 
 
 def test_harmless_differences_are_accepted(tmp_path):
-    """Change the size of eye_mat and the precision, drop the second CLIP, add an unknown tensor outside the branches."""
+    """Change the size of eye_mat and the precision, drop the second CLIP, add an unknown tensor outside a branch."""
 
     def change(tensors, _):
         for name in [n for n in tensors if n.startswith("cascaded_branch.clip.")]:

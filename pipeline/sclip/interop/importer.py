@@ -73,7 +73,7 @@ def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | 
     except UserError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        # The checks miss some configurations and tensors that no published run has.
+        # No check covers this configuration or tensor, because no published run has it.
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {reason}") from None
 

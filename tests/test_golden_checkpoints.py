@@ -1,4 +1,4 @@
-"""Checkpoints laid out as the published ones, from the file to vectors and keywords out of raw waveforms."""
+"""Import checkpoints in the published format and compare vectors and keywords with the published code's results."""
 
 import json
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.golden
 
 @pytest.fixture(scope="module", params=checkpoints())
 def imported(request, tmp_path_factory):
-    """The model that `sclip import` makes, what it printed, and what the model must give."""
+    """Return the imported model, the output of `sclip import`, the expected tensors and the sizes."""
     name = request.param
     folder = tmp_path_factory.mktemp("models") / name
     arguments = ["import", str(GOLDEN / f"{name}.ckpt"), str(folder), "--encoders", str(GOLDEN / f"{name}.json")]
@@ -30,7 +30,7 @@ def waveforms(expected: dict) -> list[torch.Tensor]:
     return [expected[f"input.wav{i}"] for i in range(count)]
 
 
-def test_settings(imported):
+def test_imported_settings(imported):
     model, printed, _, sizes = imported
     assert model.name == sizes["arch"]
     assert model.architecture.head.attention.heads == sizes["heads"]
@@ -40,33 +40,33 @@ def test_settings(imported):
 
 
 @torch.no_grad()
-def test_hidden_states(imported):
+def test_hidden_states_match_published_code(imported):
     model, _, expected, _ = imported
     for i, waveform in enumerate(waveforms(expected)):
         assert_close(model.speech([waveform]).values[0], expected[f"output.hidden_states{i}"], f"hidden_states{i}")
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_vectors(imported, batch_size):
+def test_vectors_match_published_code(imported, batch_size):
     model, _, expected, _ = imported
     for branch in ("parallel", "cascaded"):
         if f"output.{branch}_audio_feat" in expected:
-            found = model.encode_speech(waveforms(expected), branch=branch, batch_size=batch_size)
-            assert_close(found, expected[f"output.{branch}_audio_feat"], branch)
+            vectors = model.encode_speech(waveforms(expected), branch=branch, batch_size=batch_size)
+            assert_close(vectors, expected[f"output.{branch}_audio_feat"], branch)
     images = model.encode_image(list(expected["input.image"]))
     assert_close(images, expected["output.image_feat"], "image_feat")
 
 
 @torch.no_grad()
-def test_keywords(imported):
+def test_keywords_match_published_code(imported):
     model, _, expected, _ = imported
     if "output.token_ids0" not in expected:
         with pytest.raises(sclip.UserError, match="has no keywords"):
             model.keywords(waveforms(expected))
         return
     assert list(model.vocabulary.ids) == expected["reduced_vocabulary"].tolist()
-    found = model.keywords(waveforms(expected))
-    for i, slots in enumerate(found):
+    keywords = model.keywords(waveforms(expected))
+    for i, slots in enumerate(keywords):
         assert [slot.pieces[0].token for slot in slots] == expected[f"output.token_ids{i}"].tolist()
         states = model.speech([waveforms(expected)[i]])
         output = model.head(states, model.text_tower)

@@ -1,4 +1,7 @@
-"""A checkpoint's configuration, every value of it other than the default, as sclip's; and what is refused."""
+"""Test that published configurations are converted, and that unsupported values are refused.
+
+Every value in CONFIG differs from the default.
+"""
 
 import copy
 
@@ -7,7 +10,7 @@ import torch
 
 from sclip.config import Architecture, AttentionConfig, CifConfig, HeadConfig, KeywordConfig, ObjectiveConfig
 from sclip.errors import UserError
-from sclip.interop.settings import Published, Settings, published_settings
+from sclip.interop.settings import PublishedSettings, Settings, published_settings
 
 CONFIG = {
     "model_settings": {
@@ -64,18 +67,18 @@ def with_settings(**changes) -> Settings:
     config = copy.deepcopy(CONFIG)
     for path, value in changes.items():
         *parents, last = path.split(".")
-        place = config
+        table = config
         for key in parents:
-            place = place.setdefault(key, {})
-        place[last] = value
+            table = table.setdefault(key, {})
+        table[last] = value
     return Settings(config, "a.ckpt")
 
 
-def read(**changes) -> Published:
+def read(**changes) -> PublishedSettings:
     return published_settings(with_settings(**changes), TENSORS)
 
 
-def test_hybrid_with_cif():
+def test_hybrid_cif_settings_are_converted():
     attention = AttentionConfig(heads=2, feed_forward=0.0, dropout=0.3)
     cif = CifConfig(
         layers=2, kernel=5, dropout=0.5, threshold=0.9, tail=0.6, max_slots=75, frames_per_slot=20, scaled_steps=123,
@@ -84,35 +87,35 @@ def test_hybrid_with_cif():
     keywords = KeywordConfig(cif=cif, hidden=(48,), dropout=0.4, temperature=0.3, norm_counts_padding=True)
     head = HeadConfig(attention, utterance=True, keywords=keywords, normalize_states=True)
     objective = ObjectiveConfig(0.5, 1.5, 0.7, temperature=0.09, learn_temperature=True, margin=0.2)
-    expected = Published("hybrid-cif", Architecture(head, objective), True, "hubert_large_ll60k", "ViT-L/14")
+    expected = PublishedSettings("hybrid-cif", Architecture(head, objective), True, "hubert_large_ll60k", "ViT-L/14")
     assert read() == expected
 
 
-def test_fixed_slots():
-    found = read(**{f"{CASCADED}.type": "CascadedBranch", "model_settings.parallel_objective_weight": 0.0})
-    assert found.arch == "cascaded"
+def test_cascaded_settings_are_converted():
+    published = read(**{f"{CASCADED}.type": "CascadedBranch", "model_settings.parallel_objective_weight": 0.0})
+    assert published.arch == "cascaded"
     keywords = KeywordConfig(slots=5, hidden=(48,), dropout=0.4, temperature=0.3, scrambled_norm_start=True)
-    assert found.architecture.head == HeadConfig(
+    assert published.architecture.head == HeadConfig(
         AttentionConfig(heads=2, dropout=0.3), keywords=keywords, normalize_states=True
     )
-    assert found.architecture.objective.parallel == found.architecture.objective.quantity == 0
+    assert published.architecture.objective.parallel == published.architecture.objective.quantity == 0
 
 
-def test_parallel():
-    """SpeechCLIP says the layer's kind beside its arguments, SpeechCLIP+ among them."""
+def test_parallel_settings_are_converted_from_both_layouts():
+    """SpeechCLIP has the layer type outside its arguments, SpeechCLIP+ inside."""
     for place in ("transformer_type", "transformer_args.type"):
         changes = {
             "model_settings.cascaded_objective_weight": 0.0,
             "model_settings.parallel_branch.transformer_args.type": None,
         }
         changes[f"model_settings.parallel_branch.{place}"] = "TransformerEncoder"
-        found = read(**changes)
-        assert found.arch == "parallel"
+        published = read(**changes)
+        assert published.arch == "parallel"
         attention = AttentionConfig(heads=4, feed_forward=3.0, dropout=0.2)
-        assert found.architecture.head == HeadConfig(attention, utterance=True, normalize_states=True)
+        assert published.architecture.head == HeadConfig(attention, utterance=True, normalize_states=True)
 
 
-def test_scaling():
+def test_scaling_step_is_converted():
     cif = f"{CASCADED}.downsampling.cif"
     steps = [
         read(**{f"{cif}.{key}": value}).architecture.head.keywords.cif.scaled_steps
@@ -148,21 +151,21 @@ def test_scaling():
         ("cl_loss.args.a2b", False),
     ],
 )
-def test_what_sclip_cannot_compute_is_refused_by_name(path, value):
+def test_unsupported_value_is_refused_by_name(path, value):
     with pytest.raises(UserError) as error:
         read(**{path: value})
     assert str(error.value).startswith(f"a.ckpt: {path}: expected ")
 
 
 @pytest.mark.parametrize(("key", "value"), [("type", "same"), ("parallel", False)])
-def test_other_norms_of_fixed_slots(key, value):
+def test_unsupported_norm_of_fixed_slots_is_refused(key, value):
     changes = {f"{CASCADED}.type": "HybridBranch", f"{CASCADED}.keyword.batchnorms.{key}": value}
     with pytest.raises(UserError, match=f"keyword.batchnorms.{key}: expected"):
         read(**changes)
 
 
-def test_what_is_missing_is_named():
+def test_missing_setting_is_named():
     settings = with_settings()
     del settings._data["cl_loss"]
-    with pytest.raises(UserError, match=r"a\.ckpt: its configuration has no cl_loss\.type"):
+    with pytest.raises(UserError, match=r"a\.ckpt: cl_loss\.type is missing from the configuration"):
         published_settings(settings, TENSORS)

@@ -1,4 +1,4 @@
-"""The stage `report`, from hand-made results to its files."""
+"""Test the stage `report`: write its files from synthetic results."""
 
 import json
 import re
@@ -33,7 +33,7 @@ SPEECH |= {"compute": "fp32"}
 
 @pytest.fixture(autouse=True)
 def corpus(tmp_path, monkeypatch):
-    """Three recordings with their pictures, in an empty workplace."""
+    """Write three recordings with pictures to an empty working directory."""
     monkeypatch.chdir(tmp_path)
     manifest = paths.manifest(PRESET)
     manifest.parent.mkdir(parents=True)
@@ -58,7 +58,19 @@ def scores(value: float) -> dict:
 
 
 def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False, **recalls: float) -> Path:
-    """`recalls`: R@10 of each branch. `wordless`: captions of no content word."""
+    """Write the results of one run. `recalls` are R@10 by branch; `wordless` leaves captions no content words."""
+    folder = paths.results_folder(PRESET, arch, seed)
+    curve = folder / "curves/plots/metrics/train/loss/total.tsv"
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step\ttotal\n20\t3.5\n40\t2.5\n")
+    examples = {"branch": next(iter(recalls)), "frame_seconds": 0.02, "examples": [example(i, cif) for i in range(3)]}
+    words = keyword_study(wordless) if "cascaded" in recalls else {}
+    for name, data in (("metrics", run_metrics(recalls, cif)), ("examples", examples), ("words", words)):
+        (folder / f"{name}.json").write_text(json.dumps(data))
+    return folder
+
+
+def run_metrics(recalls: dict[str, float], cif: bool) -> dict:
     chance = {"R@1": 1, "R@5": 5, "R@10": 9.9}
     speech = {branch: scores(value) for branch, value in recalls.items()}
     metrics = {
@@ -70,41 +82,37 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
         },
         "counts": {"utterances": 3, "pictures": 3, "captions": 3, "distinct_captions": 3},
         "layers": {"0": 0.25, "1": 0.75},
-        **{way: {**speech, "chance": chance} for way in ("speech_to_image", "image_to_speech", "speech_to_text")},
-        **{way: {"clip": scores(80.0), "chance": chance} for way in ("text_to_image", "image_to_text")},
+        **{key: {**speech, "chance": chance} for key in ("speech_to_image", "image_to_speech", "speech_to_text")},
+        **{key: {"clip": scores(80.0), "chance": chance} for key in ("text_to_image", "image_to_text")},
     }
     if "cascaded" in recalls:
         usage = {"duplicates": estimate(10.0), "distinct_tokens": 17, "per_utterance": estimate(2.5)}
-        found = {"hit_rate": estimate(30.0), "all": {"f1": estimate(20.0)}, "content": {"f1": estimate(15.0)}}
-        metrics["keywords"] = {"model": usage | found, "commonest": usage}
-    slots = [{"slots": k, "hit_rate": estimate(30.0 + k), "any_hit": estimate(40.0)} for k in range(1, 4)]
-    spoken = [("dog", 40, 30, True), ("cat", 20, 1, True), ("the", 90, 80, False), ("rare", 2, 2, True)]
-    listed = [dict(zip(("word", "spoken", "found", "content"), word, strict=True)) for word in spoken]
-    bands = [{"from": 2, "below": 5, "found": 100.0}, {"from": 10, "below": None, "found": 51.7}]
-    if wordless:
-        listed, bands = [], []
-    words = {"slots": slots, "words": listed, "by_frequency": bands} if "cascaded" in recalls else {}
+        accuracy = {"hit_rate": estimate(30.0), "all": {"f1": estimate(20.0)}, "content": {"f1": estimate(15.0)}}
+        metrics["keywords"] = {"model": usage | accuracy, "commonest": usage}
     if cif:
-        who = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
-        metrics["boundaries"] = {"20ms": who, "50ms": who}
-    folder = paths.results_folder(PRESET, arch, seed)
-    curve = folder / "curves/plots/metrics/train/loss/total.tsv"
-    curve.parent.mkdir(parents=True)
-    curve.write_text("step\ttotal\n20\t3.5\n40\t2.5\n")
-    examples = {"branch": next(iter(recalls)), "frame_seconds": 0.02, "examples": [example(i, cif) for i in range(3)]}
-    for name, data in (("metrics", metrics), ("examples", examples), ("words", words)):
-        (folder / f"{name}.json").write_text(json.dumps(data))
-    return folder
+        scored = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
+        metrics["boundaries"] = {"20ms": scored, "50ms": scored}
+    return metrics
+
+
+def keyword_study(wordless: bool) -> dict:
+    slots = [{"slots": k, "hit_rate": estimate(30.0 + k), "any_hit": estimate(40.0)} for k in range(1, 4)]
+    if wordless:
+        return {"slots": slots, "words": [], "by_frequency": []}
+    words = [("dog", 40, 30, True), ("cat", 20, 1, True), ("the", 90, 80, False), ("rare", 2, 2, True)]
+    listed = [dict(zip(("word", "spoken", "found", "content"), word, strict=True)) for word in words]
+    bands = [{"from": 2, "below": 5, "found": 100.0}, {"from": 10, "below": None, "found": 51.7}]
+    return {"slots": slots, "words": listed, "by_frequency": bands}
 
 
 def example(i: int, cif: bool) -> dict:
     folder = paths.manifest(PRESET).parent
     files = {"audio": str(folder / f"{i}.wav"), "image": str(folder / f"{i}.png")}
-    shown = {**row(i), **files, "rank": 1, "retrieved": [{"image_id": f"p{i}", "image": files["image"], "score": 0.5}]}
+    entry = {**row(i), **files, "rank": 1, "retrieved": [{"image_id": f"p{i}", "image": files["image"], "score": 0.5}]}
     if cif:
         pieces = [{"text": "dog", "score": 0.5}, {"text": "</script>", "score": 0.4}]
-        shown |= {"keywords": [{"span": [0.0, 0.4], "pieces": pieces}], "alpha": [0.1] * 39, "fired": [0.4]}
-    return shown
+        entry |= {"keywords": [{"span": [0.0, 0.4], "pieces": pieces}], "alpha": [0.1] * 39, "fired": [0.4]}
+    return entry
 
 
 def report(preset: str = PRESET) -> str:
@@ -113,17 +121,17 @@ def report(preset: str = PRESET) -> str:
 
 
 def cells(page: str, label: str, title: str = "Retrieval") -> list[str]:
-    """A row of the table below a title."""
+    """Return the cells of a row in the table with this title."""
     table = page.split(f"## {title}\n")[1].split("## ")[0]
     (line,) = [line for line in table.splitlines() if line.startswith(f"| {label} |")]
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-def test_one_seed_has_intervals():
+def test_one_seed_gives_intervals():
     add_run("parallel", parallel=40.0)
     table = report()
     assert cells(table, "parallel")[:3] == ["10.0 [5.0, 15.0]", "20.0 [15.0, 25.0]", "40.0 [35.0, 45.0]"]
-    topline = cells(table, "CLIP, captions in writing")
+    topline = cells(table, "CLIP with written captions")
     assert (topline[2], topline[6]) == ("80.0 [75.0, 85.0]", "–")
     assert cells(table, "chance")[2] == "9.9"
     assert "Not run: cascaded, cascaded-cif, hybrid, hybrid-cif." in table
@@ -131,33 +139,33 @@ def test_one_seed_has_intervals():
     assert "## Word boundaries" not in table
 
 
-def test_captions_of_no_content_word():
+def test_word_recall_is_omitted_without_content_words():
     add_run("cascaded", wordless=True, cascaded=20.0)
-    assert "## Words found" not in report()
+    assert "## Word recall" not in report()
 
 
-def test_the_keyword_study():
+def test_tables_of_hit_rate_and_word_recall():
     add_run("parallel", parallel=40.0)
     add_run("cascaded", cascaded=20.0)
     table = report()
     assert cells(table, "cascaded", "Hit rate of the first keywords") == [
         "31.0 [26.0, 36.0]", "32.0 [27.0, 37.0]", "33.0 [28.0, 38.0]",
     ]  # fmt: skip
-    assert "| captions 2–4 | captions 10 or more |" in table
-    assert cells(table, "cascaded", "Words found") == ["100.0", "51.7"]
-    assert "cascaded finds most: dog 75 % of 40, cat 5 % of 20." in table
-    assert "cascaded finds least: cat 5 % of 20, dog 75 % of 40." in table
+    assert "| words in 2–4 captions | words in 10 or more captions |" in table
+    assert cells(table, "cascaded", "Word recall") == ["100.0", "51.7"]
+    assert "Words with the highest recall, cascaded: dog (75 % of 40), cat (5 % of 20)." in table
+    assert "Words with the lowest recall, cascaded: cat (5 % of 20), dog (75 % of 40)." in table
     plotted = json.loads((paths.report_folder(PRESET) / "plots/slots.json").read_text())
     assert [row["hit rate"] for row in plotted] == [31.0, 32.0, 33.0]
 
 
-def test_what_run_does_not_name_is_left_out():
+def test_results_of_other_seeds_are_ignored():
     add_run("parallel", 0, parallel=40.0)
     add_run("parallel", 7, parallel=80.0)
     assert cells(report(), "parallel")[2] == "40.0 [35.0, 45.0]"
 
 
-def test_seeds_are_averaged_and_a_hybrid_has_two_rows():
+def test_seeds_are_averaged_and_a_hybrid_has_one_row_per_branch():
     for seed, recall in enumerate((40.0, 50.0, 60.0)):
         add_run("hybrid-cif", seed, cif=True, parallel=recall, cascaded=recall / 2)
     add_run("parallel", parallel=55.0)
@@ -166,7 +174,7 @@ def test_seeds_are_averaged_and_a_hybrid_has_two_rows():
     assert cells(table, "hybrid-cif/cascaded")[2] == "25.0 ± 5.0"
     assert cells(table, "parallel")[2] == "55.0 [50.0, 60.0]"
     assert cells(table, "hybrid-cif", "Keywords")[0] == "30.0 ± 0.0"
-    assert cells(table, "commonest tokens", "Keywords") == ["–"] * 4 + ["10.0 ± 0.0", "17.0 ± 0.0", "2.5 ± 0.0"]
+    assert cells(table, "most frequent tokens", "Keywords") == ["–"] * 4 + ["10.0 ± 0.0", "17.0 ± 0.0", "2.5 ± 0.0"]
     assert cells(table, "evenly spaced", "Word boundaries")[1] == "−3.0 ± 0.0"
     summary = json.loads((paths.report_folder(PRESET) / "summary.json").read_text())
     assert summary == {
@@ -182,7 +190,7 @@ def test_seeds_are_averaged_and_a_hybrid_has_two_rows():
     assert {(row["run"], row["seed"]) for row in losses} == {("parallel", 0), *(("hybrid-cif", s) for s in range(3))}
 
 
-def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
+def test_page_is_self_contained_and_escapes_its_texts():
     add_run("cascaded-cif", cif=True, cascaded=40.0)
     add_run("parallel", parallel=50.0)
     first = [path.read_bytes() for path in write_report(PARAMS, PRESET)]
@@ -196,7 +204,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
     assert pictures.keys() == set(re.findall(r'data-picture="(\w+)"', page)) == {"p0", "p1", "p2"}
 
 
-def test_what_evaluation_writes_can_be_read():
+def test_report_reads_what_evaluate_writes():
     lengths, generator = [39, 39, 39], torch.Generator().manual_seed(0)
     states = {f"u{i}": torch.randn(n, 3, 32, generator=generator).half() for i, n in enumerate(lengths)}
     features, vectors = paths.features_folder(PRESET), paths.vectors_folder(PRESET)
@@ -221,12 +229,13 @@ def test_what_evaluation_writes_can_be_read():
     assert not (paths.report_folder(PRESET) / "report.html.unfinished").exists()
 
 
-def test_what_is_missing_is_told_with_the_command_that_writes_it():
-    with pytest.raises(UserError, match=r"no metrics.json; `sclip evaluate --preset scenes --arch parallel`"):
+def test_missing_files_are_reported_with_the_command_that_writes_them():
+    with pytest.raises(UserError, match=r"no metrics.json; run `sclip evaluate --preset scenes --arch parallel`"):
         report()
     folder = add_run("cascaded", seed=2, cascaded=40.0)
     (folder / "examples.json").unlink()
-    with pytest.raises(UserError, match=r"examples.json: no such file; `sclip evaluate .* --arch cascaded --seed 2`"):
+    message = r"examples.json: no such file; run `sclip evaluate .* --arch cascaded --seed 2`"
+    with pytest.raises(UserError, match=message):
         report()
 
 
@@ -239,7 +248,7 @@ def test_what_is_missing_is_told_with_the_command_that_writes_it():
         (b"40\t2.\xff", "not UTF-8"),
     ],
 )
-def test_a_damaged_curve_is_named(line, message):
+def test_damaged_curve_is_reported_with_its_line(line, message):
     curve = add_run("parallel", parallel=50.0) / "curves/plots/metrics/train/loss/total.tsv"
     curve.write_bytes(b"step\ttotal\n20\t3.5\n" + line + b"\n")
     with pytest.raises(UserError, match=rf"total\.tsv: {message}"):
@@ -255,7 +264,7 @@ def test_random_encoders_are_marked():
     assert "vit (random weights, seed 0)" in (paths.report_folder(PRESET) / "report.html").read_text()
 
 
-OTHERS = [
+DIFFERENT_CONDITIONS = [
     ('"pictures": 3', '"pictures": 4'),
     ('"clip": "vit"', '"clip": "vit-l"'),
     ("stored in fp16", "stored in fp32"),
@@ -263,8 +272,8 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("key", "other"), OTHERS)
-def test_results_on_other_utterances_encoders_states_or_stop_words_do_not_stand_side_by_side(key, other):
+@pytest.mark.parametrize(("key", "other"), DIFFERENT_CONDITIONS)
+def test_runs_that_were_evaluated_differently_are_refused(key, other):
     add_run("parallel", parallel=50.0)
     metrics = add_run("hybrid", parallel=50.0, cascaded=40.0) / "metrics.json"
     metrics.write_text(metrics.read_text().replace(key, other))
@@ -275,38 +284,38 @@ def test_results_on_other_utterances_encoders_states_or_stop_words_do_not_stand_
         report()
 
 
-def test_the_report_says_which_states_and_stop_words_it_is_of():
+def test_report_names_the_features_and_stop_words():
     add_run("cascaded", cascaded=20.0)
     table = report()
     page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
     for text in (table, page):
-        assert "States scored: hidden states stored in fp16." in text
-        assert text.count("Content words: without English stop words and punctuation.") == 2  # keywords, words found
-        assert "text; what needs text" not in text
-        assert "counts once" not in text
+        assert "Speech features: hidden states stored in fp16." in text
+        assert text.count("Content words: all words except English stop words and punctuation.") == 2  # in two tables
+        assert "text; metrics that need text" not in text
+        assert "count once" not in text
 
 
-def test_the_report_counts_texts_and_rows_without_text():
+def test_report_counts_distinct_texts_and_rows_without_text():
     metrics = add_run("cascaded", cascaded=20.0) / "metrics.json"
     changed = metrics.read_text().replace("English stop words", "none: language not given")
     metrics.write_text(
         changed.replace('"captions": 3, "distinct_captions": 3', '"captions": 2, "distinct_captions": 1')
     )
     table = report()
-    assert table.count("2 of 3 utterances have text; what needs text is measured on these.") == 2
-    assert table.count("A text counts once: 1 different ones are among 2 captions.") == 1
-    assert "Content words: every word but punctuation (stop words: none: language not given)." in table
+    assert table.count("2 of 3 utterances have text; metrics that need text are measured on these.") == 2
+    assert table.count("Repeated texts count once; distinct texts among the 2 captions: 1.") == 1
+    assert "Content words: all words, without punctuation (stop words: none: language not given)." in table
 
 
-def test_metrics_of_an_older_version_are_named():
+def test_metrics_of_an_older_version_are_refused():
     metrics = add_run("parallel", parallel=50.0) / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"states"', '"other"'))
     with pytest.raises(UserError, match=r"metrics\.json: does not say which .*; run `sclip evaluate .*--arch parallel"):
         report()
 
 
-def test_row_names_are_not_broken_into_letters():
-    """`overflow-wrap: anywhere` lets a table make a column one letter wide; `break-word` does not."""
+def test_row_names_never_break_inside_words():
+    """Refuse `overflow-wrap: anywhere`: with it, a browser may shrink a column to the width of one letter."""
     style = (Path(sclip.report.__file__).parent / "page.css").read_text()
     rules = re.findall(r"([^{}]*)\{([^{}]*)\}", style)
     cells = [rule for selector, rule in rules if re.search(r"\bt[hd]\b", selector)]

@@ -1,7 +1,7 @@
-"""The published corpora from their own hosts, laid out as corpora/flickr8k.py and corpora/spokencoco.py read them.
+"""Download the published corpora into the folders that corpora/flickr8k.py and corpora/spokencoco.py read.
 
-A download goes on where it stopped, also in another process, unless the file has changed meanwhile. An archive is
-checked, unpacked and removed; a small file in DIR/fetched says which are done.
+An interrupted download resumes, also in another process, unless the file on the host has changed. Each archive is
+checked, unpacked and removed; a small file in FOLDER/fetched then marks it as done.
 """
 
 import errno
@@ -30,16 +30,17 @@ from sclip.parsing import shown
 
 BLOCK = 1 << 20
 ATTEMPTS = 5
-PATIENCE = 2.0  # seconds before the second attempt, doubled for each that follows
+REMOVED = "the archive was removed, run the command again to download it"
+RETRY_DELAY = 2.0  # seconds before the second attempt; doubles with each attempt
 
 
 @dataclass(frozen=True)
 class Archive:
     url: str
-    ask: str  # who has it when its host is gone
-    into: str = ""  # a folder below the corpus's
-    outermost: str = ""  # a folder of the archive's to leave out
-    md5: str | None = None  # where somebody published it
+    alternative: str  # where to get the file if the host is gone
+    subfolder: str = ""  # of the corpus folder
+    top_folder: str = ""  # top-level folder of the archive, which unpacking omits
+    md5: str | None = None  # if published
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ FLICKR8K_FORM = "its authors' form, https://forms.illinois.edu/sec/1713398"
 FLICKR_AUDIO = "https://groups.csail.mit.edu/sls/downloads/flickraudio/"
 PLACES_AUDIO = "https://groups.csail.mit.edu/sls/downloads/placesaudio/"
 COCO = "https://cocodataset.org/#download"
-COPY = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"  # its own host is gone
+COPY = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"  # the original host is gone
 ARCHIVES = {
     "flickr8k": [
         Archive(f"{COPY}/Flickr8k_text.zip", FLICKR8K_FORM),
@@ -62,19 +63,19 @@ ARCHIVES = {
         Archive(
             "https://huggingface.co/speechclip/models/resolve/main/ksplit.tar.gz",
             "https://huggingface.co/speechclip/models",
-            into="SpokenCOCO",
-            outermost="ksplit",
+            subfolder="SpokenCOCO",
+            top_folder="ksplit",
         ),
         Archive(
             "http://images.cocodataset.org/zips/val2014.zip",
             COCO,
-            into="mscoco_img",
+            subfolder="mscoco_img",
             md5="a3d79f5ed8d289b7a7554ce06a5782b3",
         ),
         Archive(
             "http://images.cocodataset.org/zips/train2014.zip",
             COCO,
-            into="mscoco_img",
+            subfolder="mscoco_img",
             md5="0da8c0bd3d6becc4dcb32757491aca88",
         ),
     ],
@@ -82,93 +83,117 @@ ARCHIVES = {
 
 
 def fetch(archives: list[Archive], folder: Path) -> Iterator[str]:
-    """Says what was done of each."""
+    """Download and unpack the archives that `folder` does not have yet. Yield one line about each archive."""
     for archive in archives:
         done = folder / "fetched" / archive.name
         if done.is_file():
-            yield f"{archive.name}: there already"
+            yield f"{archive.name}: already unpacked"
             continue
         done.parent.mkdir(parents=True, exist_ok=True)
         path = _download(archive, folder)
         size = path.stat().st_size
         _check(archive, path)
-        _unpack(archive, path, folder / archive.into)
+        _unpack(archive, path, folder / archive.subfolder)
         done.write_text(f"{archive.url}\n", encoding="utf-8")
         path.unlink()
         yield f"{archive.name}: {size / 1e6:,.0f} MB, unpacked"
 
 
 def _download(archive: Archive, folder: Path) -> Path:
-    whole, part, patience = folder / archive.name, folder / f"{archive.name}.part", PATIENCE
-    if whole.is_file():
-        return whole
+    path, part, delay = folder / archive.name, folder / f"{archive.name}.part", RETRY_DELAY
+    if path.is_file():
+        return path
     for attempt in range(ATTEMPTS):
         try:
-            _go_on(archive, part)
-            return part.rename(whole)
+            _resume(archive, part)
+            return part.rename(path)
         except HTTPError as error:
             if error.code < 500:
-                raise UserError(_gone(archive, f"{error.code} {error.reason}")) from None
+                raise UserError(_failure(archive, f"{error.code} {error.reason}")) from None
             reason: Any = error
         except (URLError, HTTPException, ConnectionError, TimeoutError, SSLError) as error:
-            reason = error  # any other OSError is the disk's
+            reason = error  # any other OSError comes from the disk, and a retry does not help
         if attempt < ATTEMPTS - 1:
-            time.sleep(patience)
-            patience *= 2
-    raise UserError(_gone(archive, str(reason)))
+            time.sleep(delay)
+            delay *= 2
+    raise UserError(_failure(archive, str(reason)))
 
 
-def _gone(archive: Archive, reason: str) -> str:
-    return f"{archive.url}: cannot be had: {reason}. What came of it stays, to go on from. Otherwise ask {archive.ask}"
+def _failure(archive: Archive, reason: str) -> str:
+    advice = f"Run the command again to resume the download, or get the file from {archive.alternative}"
+    return f"{archive.url}: download failed: {reason}. {advice}"
 
 
-def _go_on(archive: Archive, part: Path) -> None:
-    """The rest of a file, or, where it has changed or the host gives no parts, all of it."""
+def _resume(archive: Archive, part: Path) -> None:
+    """Download the rest of a file, or all of it if the file has changed or the host does not support ranges."""
     version = part.with_name(part.name + ".version")
-    headers = {"User-Agent": "sclip"}
     start = part.stat().st_size if part.is_file() and version.is_file() else 0
-    if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text(encoding="utf-8")}
-    try:
-        response = urlopen(Request(archive.url, headers=headers), timeout=60)
-    except HTTPError as error:
-        if error.code == 416 and start and error.headers.get("Content-Range", "").endswith(f"/{start}"):
-            return  # it was whole
-        raise
+    response = _request(archive.url, start, version)
+    if response is None:  # the partial file was already complete
+        return
     with response:
         length = _length(response.headers)
-        rest = f"bytes {start}-{start + length - 1}/{start + length}"
-        if response.status == 206 and response.headers["Content-Range"] != rest:
-            part.unlink(missing_ok=True)  # a host that answers so is asked for the whole file
-            raise URLError(f"expected {rest}, found {response.headers['Content-Range']}")
-        if response.status != 206:
-            start = 0
-            part.unlink(missing_ok=True)  # before its new version is told, should this be killed in between
-        named = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        if named:
-            version.write_text(named, encoding="utf-8")
+        if response.status == 206:
+            _check_range(response.headers["Content-Range"], start, length, part)
         else:
-            version.unlink(missing_ok=True)
+            start = 0
+            part.unlink(missing_ok=True)  # before the new version is written: a kill between the two must not mix them
+        _write_version(response.headers, version)
         free = shutil.disk_usage(part.parent).free
         if length > free:
             raise UserError(
-                f"{archive.name}: {length / 1e9:.1f} GB more, and {free / 1e9:.1f} GB free at {part.parent}"
+                f"{archive.name}: needs {length / 1e9:.1f} GB more, but {part.parent} has {free / 1e9:.1f} GB free; "
+                "free some space and run the command again"
             )
-        bar = tqdm(None, archive.name, start + length, initial=start, unit="B", unit_scale=True, disable=None)
-        with bar, part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            got = 0
-            while block := response.read(BLOCK):
-                file.write(block)
-                got += len(block)
-                bar.update(len(block))
-        if got != length:
-            raise URLError(f"{got:,} bytes of {length:,}")
+        _append(response, part, start, length)
     version.unlink(missing_ok=True)
 
 
+def _request(url: str, start: int, version: Path) -> Any:
+    """Request the file from byte `start` on. Return None if the host says that no bytes are left."""
+    headers = {"User-Agent": "sclip"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text(encoding="utf-8")}
+    try:
+        return urlopen(Request(url, headers=headers), timeout=60)
+    except HTTPError as error:
+        if error.code == 416 and start and error.headers.get("Content-Range", "").endswith(f"/{start}"):
+            return None
+        raise
+
+
+def _check_range(content_range: str | None, start: int, length: int, part: Path) -> None:
+    expected = f"bytes {start}-{start + length - 1}/{start + length}"
+    if content_range != expected:
+        part.unlink(missing_ok=True)  # the next attempt then requests the complete file
+        raise URLError(f"expected {expected}, found {content_range}")
+
+
+def _write_version(headers: Message, version: Path) -> None:
+    """Write the version that the host gives its file. A download without a version cannot be resumed."""
+    tag = headers.get("ETag") or headers.get("Last-Modified")
+    if tag:
+        version.write_text(tag, encoding="utf-8")
+    else:
+        version.unlink(missing_ok=True)
+
+
+def _append(response: Any, part: Path, start: int, length: int) -> None:
+    name = part.name.removesuffix(".part")
+    bar = tqdm(None, name, start + length, initial=start, unit="B", unit_scale=True, disable=None)
+    with bar, part.open("r+b" if start else "wb") as file:
+        file.seek(start)
+        received = 0
+        while block := response.read(BLOCK):
+            file.write(block)
+            received += len(block)
+            bar.update(len(block))
+    if received != length:
+        raise URLError(f"received {received:,} of {length:,} bytes")
+
+
 def _length(headers: Message) -> int:
-    """Return how many bytes the host is about to send."""
+    """Return the number of bytes in the response."""
     text = headers.get("Content-Length", "")
     if not re.fullmatch("[0-9]{1,18}", text):
         raise URLError(f"Content-Length: expected a number of bytes, found {shown(text)}")
@@ -179,14 +204,14 @@ def _check(archive: Archive, path: Path) -> None:
     if archive.md5 is None:
         return
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != archive.md5:
+        md5 = hashlib.file_digest(file, "md5").hexdigest()
+    if md5 != archive.md5:
         path.unlink()
-        raise UserError(f"{archive.name}: expected MD5 {archive.md5}, found {found}; removed, start again")
+        raise UserError(f"{archive.name}: expected MD5 {archive.md5}, found {md5}; {REMOVED}")
 
 
 def _unpack(archive: Archive, path: Path, into: Path) -> None:
-    """Extract all members, over what an interrupted unpacking left. Remove an archive that is damaged."""
+    """Extract all members, and overwrite the files of an interrupted run. Remove a damaged archive."""
     into.mkdir(parents=True, exist_ok=True)
     extract = _extract_zip if archive.name.endswith(".zip") else _extract_tar
     try:
@@ -194,12 +219,12 @@ def _unpack(archive: Archive, path: Path, into: Path) -> None:
         return
     except OSError as error:
         if error.filename is not None or error.errno not in (None, errno.EINVAL):
-            raise  # the disk's
-        reason = str(error)  # gzip's, or zipfile's for a place outside the file
+            raise  # from the disk
+        reason = str(error)  # from gzip, or from zipfile for an offset outside the file
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
-        reason = str(error)  # RuntimeError: zipfile's for a member that is encrypted or packed in an unknown way
+        reason = str(error)  # zipfile raises RuntimeError for encrypted or unsupported members
     path.unlink()
-    raise UserError(f"{archive.name}: cannot be unpacked: {reason}; removed, start again")
+    raise UserError(f"{archive.name}: cannot be unpacked: {reason}; {REMOVED}")
 
 
 def _extract_zip(archive: Archive, path: Path, into: Path) -> None:
@@ -212,8 +237,8 @@ def _extract_zip(archive: Archive, path: Path, into: Path) -> None:
 def _extract_tar(archive: Archive, path: Path, into: Path) -> None:
     with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
         for entry in tqdm(packed, f"unpack {archive.name}", disable=None):
-            inside = entry.name.removeprefix(f"{archive.outermost}/") if archive.outermost else entry.name
-            if inside != archive.outermost:
-                packed.extract(entry.replace(name=inside), into, filter="data")
-        while stream.read(BLOCK):  # gzip checks its CRC where its data ends, behind the last member
+            name = entry.name.removeprefix(f"{archive.top_folder}/") if archive.top_folder else entry.name
+            if name != archive.top_folder:
+                packed.extract(entry.replace(name=name), into, filter="data")
+        while stream.read(BLOCK):  # gzip checks the CRC only at the end of its data, after the last member
             pass

@@ -1,8 +1,8 @@
-"""Open a PyTorch checkpoint without running anything that it pickles.
+"""Read a PyTorch checkpoint without running any code from it.
 
-torch's weights-only loader does the reading: tensors and plain containers. What it does not know by name becomes
-data as long as it is only referred to or its instances are merely laid out (PyTorch Lightning checkpoints hold such
-configurations), and the checkpoint is refused, by that name, if the file wants it called.
+torch's weights-only loader reads tensors and plain containers. For every other class that the file names, the loader
+gets a stand-in, so that instances become plain data (the configurations in PyTorch Lightning checkpoints are such
+instances). If the file asks to call a function or a class, the checkpoint is refused.
 """
 
 import pickle
@@ -21,15 +21,17 @@ class _Refused(Exception):
 
 
 class _ForeignType(type):
-    """The type of stand-ins for foreign classes. The loader builds instances without calling them; a call is what
-    a pickled function would get."""
+    """The type of the stand-ins for foreign classes.
+
+    The loader builds instances without calling the class, so a call means that the file pickles a function call.
+    """
 
     def __call__(cls, *_: Any, **__: Any) -> Any:
-        raise _Refused(f"it asks for a call of {cls.__module__}.{cls.__qualname__}")
+        raise _Refused(f"the file asks to call {cls.__module__}.{cls.__qualname__}")
 
 
 class Foreign(metaclass=_ForeignType):
-    """An instance of a class that is not here: its state, as data."""
+    """Holds the state of an instance of a foreign class as data."""
 
     state: Any = None
 
@@ -41,7 +43,7 @@ class Foreign(metaclass=_ForeignType):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Nested plain data: tensors, numbers, text, lists, dicts; a foreign object is its state."""
+    """Return the checkpoint as plain data: lists and dicts of tensors, numbers, text and foreign objects' states."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -50,13 +52,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with safe_globals([(_stand_in(name), name) for name in names]):
             data = _plain(torch.load(path, map_location="cpu", weights_only=True, mmap=True), {})
     except _Refused as error:
-        raise UserError(f"{path}: refused, nothing was run: {error}") from None
+        raise UserError(f"{path}: refused, no code was run: {error}") from None
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: refused, nothing was run: {_refused_name(str(error))}") from None
-    except Exception as error:  # a damaged file fails in zip, pickle or torch, each with errors of its own
+        raise UserError(f"{path}: refused, no code was run: {_refusal(str(error))}") from None
+    except Exception as error:  # zip, pickle and torch each raise their own errors for damaged files
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         first_sentence = first_line.split(". ")[0]
-        raise UserError(f"{path}: not a whole checkpoint in torch.save's zip format: {first_sentence}") from None
+        raise UserError(f"{path}: not a complete checkpoint in torch.save's zip format: {first_sentence}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a checkpoint with a state_dict, found a {type(data).__name__}")
     return data
@@ -67,13 +69,14 @@ def _stand_in(name: str) -> type:
     return _ForeignType(qualname, (Foreign,), {"__module__": module, "__qualname__": qualname})
 
 
-def _refused_name(message: str) -> str:
-    found = re.search(r"(?:GLOBAL|global|reduce|function|REDUCE)\D*?([A-Za-z_][\w]*(?:\.\w+)+)", message)
-    return f"it holds {found[1]}" if found else " ".join(message.split())[:200]
+def _refusal(message: str) -> str:
+    """Return the name that torch's loader refuses, or the loader's message if it has no name."""
+    match = re.search(r"(?:GLOBAL|global|reduce|function|REDUCE)\D*?([A-Za-z_][\w]*(?:\.\w+)+)", message)
+    return f"the file refers to {match[1]}" if match else " ".join(message.split())[:200]
 
 
 def _plain(data: Any, done: dict[int, Any]) -> Any:
-    """Without foreign objects. What is referred to more than once is converted once: `done`, by id."""
+    """Replace foreign objects by their state. `done` holds results by id, so shared objects are converted once."""
     if id(data) in done:
         return done[id(data)]
     plain = data

@@ -1,4 +1,4 @@
-"""fairseq's HuBERT as transformers names it. The sizes are read off the tensors."""
+"""Convert the names and sizes of fairseq's HuBERT to those of transformers."""
 
 import re
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 from transformers import HubertConfig
 
-# Pre-training's, which nothing reads afterwards.
+# Tensors that only pre-training uses.
 DROPPED = ("final_proj.", "label_embs_concat")
-HEAD_WIDTH = 64  # in HuBERT base and large, which are all that was used
+HEAD_WIDTH = 64  # in HuBERT base and large, the only published sizes
 
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"mask_emb", r"masked_spec_embed"),
@@ -38,13 +38,13 @@ def hubert_name(name: str) -> str | None:
 
 
 def hubert_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """transformers' configuration of HuBERT base or large, given by fairseq's names."""
+    """Return the transformers configuration of HuBERT base or large, from tensors with fairseq's names."""
     convolutions = _count(tensors, r"feature_extractor\.conv_layers\.(\d+)\.0\.weight")
     shapes = [tensors[f"feature_extractor.conv_layers.{i}.0.weight"].shape for i in range(convolutions)]
     layer_norms = "feature_extractor.conv_layers.0.2.1.weight" in tensors
     width, group_width, kernel = tensors["encoder.pos_conv.0.weight_v"].shape
     if width % HEAD_WIDTH:
-        raise ValueError(f"a width of {width} is not a published one, and the size of its heads cannot be told")
+        raise ValueError(f"expected a multiple of {HEAD_WIDTH} as width, found {width}; give the sizes with --encoders")
     config = HubertConfig(
         hidden_size=width,
         num_hidden_layers=_count(tensors, r"encoder\.layers\.(\d+)\.fc1\.weight"),

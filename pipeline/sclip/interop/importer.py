@@ -1,7 +1,7 @@
-"""A published SpeechCLIP or SpeechCLIP+ checkpoint into a model folder, without the code that wrote it.
+"""Convert a published SpeechCLIP or SpeechCLIP+ checkpoint to a model folder, without the code that wrote it.
 
-What makes an utterance's result depend on its batch stays off (config.py names it): a published number that was
-measured with it can move in the last digits, and one utterance gives one result.
+The options in config.py that make a result depend on the rest of the batch stay off. Each utterance then has one
+result, which can differ from the published one in the last digits.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from sclip.tensors import fill, with_prefix
 BLOCKED_ROWS = (0, 2, 3)
 HUBERT, CLIP = "audio_encoder.encoder.", "clip.model."
 FULL_TABLE, TABLE = "clip.original_text_emb_weight", "clip.model.token_embedding.weight"
-# What tells the sizes of an OpenAI vision transformer and its text tower.
+# The tensors that determine the sizes of an OpenAI vision transformer and its text tower.
 SIZED_BY = (
     "visual.conv1.weight",
     "visual.class_embedding",
@@ -41,7 +41,7 @@ SIZED_BY = (
     "positional_embedding",
     "text_projection",
 )
-# Tensors that mean nothing here, and why.
+# Prefixes of tensors that sclip does not need, and what they are.
 IGNORED = (
     ("criterion.eye_mat", "the loss's identity matrices"),
     ("criterion.neg_eye_mat", "the loss's identity matrices"),
@@ -59,20 +59,23 @@ class ImportReport:
 
 
 def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | None = None) -> ImportReport:
-    """`encoders`: a JSON file with the encoders' configurations, `hubert` as in transformers' config.json and `clip`
-    as in open_clip's model_cfg, where they are not of the published sizes."""
+    """Convert the checkpoint at `path` to the model folder `out`.
+
+    Encoders of other than the published sizes need `encoders`: a JSON file with their configurations, `hubert` as in
+    transformers' config.json and `clip` as in open_clip's model_cfg.
+    """
     path, out = Path(path), Path(out)
     if out.exists():
-        raise UserError(f"{out}: already exists")
+        raise UserError(f"{out}: already exists; choose another folder or remove it")
     checkpoint = read_checkpoint(path)
     try:
         return _import(checkpoint, path, out, encoders)
     except UserError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        # A configuration or a tensor that no published run has, and no check above expects.
+        # No check covers this configuration or tensor, because no published run has it.
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be made into a model: {type(error).__name__}: {reason}") from None
+        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {reason}") from None
 
 
 def _import(checkpoint: Mapping[str, Any], path: Path, out: Path, encoders: str | Path | None) -> ImportReport:
@@ -80,14 +83,7 @@ def _import(checkpoint: Mapping[str, Any], path: Path, out: Path, encoders: str 
     settings = Settings(_configuration(checkpoint, path), str(path))
     sizes = _read_sizes(Path(encoders)) if encoders else {}
     published = published_settings(settings, tensors)
-    if settings.get("clip.reduce_subword_embbedding", None) is not None and FULL_TABLE not in tensors:
-        raise UserError(f"{path}: {FULL_TABLE} is missing, and the vocabulary was reduced")
-    if not encoders:  # whose sizes can be told from the tensors
-        settings.only("audio_encoder.name", "hubert", "hubert_base", "hubert_large_ll60k")
-        settings.only("clip.name", "ViT-B/32", "ViT-B/16", "ViT-L/14")
-    report = ImportReport()
-    report.read.append(f"configuration: {published.arch}, {published.speech_name}, {published.clip_name}")
-
+    _check_encoders(settings, tensors, bool(encoders), path)
     speech = _speech_encoder(tensors, sizes.get("hubert"), published.normalize_waveform, path)
     clip, vocabulary = _clip_encoder(tensors, sizes.get("clip"), path)
     has_keywords = published.architecture.head.keywords is not None
@@ -100,18 +96,31 @@ def _import(checkpoint: Mapping[str, Any], path: Path, out: Path, encoders: str 
         _origin(checkpoint, path),
         encoders_inside=True,
     )
-    _refuse_unknown_parts(tensors, path)
-    ours = head_tensors(tensors, published.architecture.head)
-    if not len(model.head.tokens):  # CIF alone has no learned tokens
-        ours["tokens"] = model.head.tokens
-    fill(model.head, ours, f"{path}: sclip's head")
-    if published.architecture.objective.learn_temperature:
-        fill(model.objective, _log_scale(tensors), f"{path}: sclip's objective")
+    _load_head(model, tensors, path)
     model.save(out)
-    _account(tensors, published.architecture.objective.learn_temperature, report)
+    report = ImportReport([f"configuration: {published.arch}, {published.speech_name}, {published.clip_name}"])
+    _report_tensors(tensors, published.architecture.objective.learn_temperature, report)
     if has_keywords:
         report.read.append(f"reduced vocabulary: {len(vocabulary)} of {len(clip.text_tower.table)} tokens")
     return report
+
+
+def _check_encoders(settings: Settings, tensors: Mapping[str, Tensor], has_sizes: bool, path: Path) -> None:
+    if settings.get("clip.reduce_subword_embbedding", None) is not None and FULL_TABLE not in tensors:
+        raise UserError(f"{path}: {FULL_TABLE} is missing; a checkpoint with a reduced vocabulary must have it")
+    if not has_sizes:  # the tensors determine the sizes only for these encoders
+        settings.require("audio_encoder.name", "hubert", "hubert_base", "hubert_large_ll60k")
+        settings.require("clip.name", "ViT-B/32", "ViT-B/16", "ViT-L/14")
+
+
+def _load_head(model: SpeechCLIP, tensors: Mapping[str, Tensor], path: Path) -> None:
+    _refuse_unknown_parts(tensors, path)
+    head = head_tensors(tensors, model.architecture.head)
+    if not len(model.head.tokens):  # a head with only a CIF branch has no learned tokens, so its tensor is empty
+        head["tokens"] = model.head.tokens
+    fill(model.head, head, f"{path}: sclip's head")
+    if model.architecture.objective.learn_temperature:
+        fill(model.objective, _log_scale(tensors), f"{path}: sclip's objective")
 
 
 def _read_sizes(path: Path) -> dict[str, Any]:
@@ -128,14 +137,14 @@ def _state_dict(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: expected tensors under state_dict, found {type(tensors).__name__}")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise UserError(f"{path}: state_dict.{name}: expected a plain tensor by a name")
+            raise UserError(f"{path}: state_dict.{name}: expected a name and a dense tensor in main memory")
     return {name: t.detach().float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def _configuration(checkpoint: Mapping[str, Any], path: Path) -> Any:
     parameters = checkpoint.get("hyper_parameters")
     if not isinstance(parameters, dict) or "config" not in parameters:
-        raise UserError(f"{path}: no hyper_parameters.config: not a checkpoint of SpeechCLIP or SpeechCLIP+")
+        raise UserError(f"{path}: not a checkpoint of SpeechCLIP or SpeechCLIP+, it has no hyper_parameters.config")
     return parameters["config"]
 
 
@@ -149,11 +158,10 @@ def _speech_encoder(
     except KeyError as error:
         raise UserError(f"{path}: {HUBERT}{error.args[0]} is missing") from None
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: no HuBERT has this configuration: {error}") from None
-    theirs = {name: tensor for name, tensor in hubert.items() if not name.startswith(DROPPED)}
-    renamed = {hubert_name(name) or name: tensor for name, tensor in theirs.items()}
+        raise UserError(f"{path}: no HuBERT model has this configuration: {error}") from None
+    renamed = {hubert_name(name) or name: t for name, t in hubert.items() if not name.startswith(DROPPED)}
     fill(model, renamed, f"{path}: transformers' hubert")
-    # Models with layer norms normalise the waveform by themselves, whatever the data set did.
+    # None: the model decides. Models with layer norms normalise the waveform even if the data set did not.
     return SpeechEncoder(model, Source("speech"), normalize or None)
 
 
@@ -172,12 +180,13 @@ def _clip_encoder(
 
 
 def clip_config(clip: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """open_clip's configuration of one of OpenAI's vision transformers, whose heads are all 64 wide."""
+    """Return the open_clip configuration of an OpenAI vision transformer. Their attention heads all have width 64."""
     width, _, patch, _ = clip["visual.conv1.weight"].shape
-    if width % 64 or clip["positional_embedding"].shape[1] % 64:
-        raise UserError(f"{path}: its CLIP is not of a published width, and the sizes of its heads cannot be told")
-    grid = round((len(clip["visual.positional_embedding"]) - 1) ** 0.5)
     context, text_width = clip["positional_embedding"].shape
+    if width % 64 or text_width % 64:
+        widths = f"{width} and {text_width}"
+        raise UserError(f"{path}: expected multiples of 64 as CLIP's widths, found {widths}; give them with --encoders")
+    grid = round((len(clip["visual.positional_embedding"]) - 1) ** 0.5)
     return {
         "embed_dim": clip["text_projection"].shape[1],
         "quick_gelu": True,
@@ -198,11 +207,14 @@ def clip_config(clip: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 
 def find_rows(reduced: Tensor, full: Tensor, path: Path) -> tuple[int, ...]:
-    """Which row of the full table (V, W) each row of the reduced one (R, W) is, bit for bit."""
-    places: dict[bytes, int] = {}
+    """Return the index in the full table of each row of the reduced table; equal rows have equal bits.
+
+    (R, W), (V, W) -> R indices
+    """
+    index_of: dict[bytes, int] = {}
     for i, row in enumerate(full.numpy()):
-        places.setdefault(row.tobytes(), i)
-    ids = [places.get(row.tobytes()) for row in reduced.numpy()]
+        index_of.setdefault(row.tobytes(), i)
+    ids = [index_of.get(row.tobytes()) for row in reduced.numpy()]
     if None in ids:
         raise UserError(f"{path}: {TABLE}: row {ids.index(None)} is not in {FULL_TABLE}")
     return tuple(i for i in ids if i is not None)
@@ -222,26 +234,26 @@ def _origin(checkpoint: Mapping[str, Any], path: Path) -> dict[str, str]:
     return origin
 
 
-def _ignored(name: str) -> str | None:
-    """Why a tensor means nothing here, if it does not."""
-    return next((why for prefix, why in IGNORED if name.startswith(prefix)), None)
+def _ignored_kind(name: str) -> str | None:
+    """Return what a tensor is if sclip does not need it, or None if sclip needs it or does not know it."""
+    return next((kind for prefix, kind in IGNORED if name.startswith(prefix)), None)
 
 
 def _refuse_unknown_parts(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A trained part that sclip does not have would be missed in silence."""
+    """Raise an error for a trained tensor that sclip does not have: without it, results would silently differ."""
     for name in tensors:
-        known = head_name(name) or name in TOKENS or _ignored(name)
+        known = head_name(name) or name in TOKENS or _ignored_kind(name)
         if name.startswith(("cascaded_branch.", "parallel_branch.")) and not known:
-            raise UserError(f"{path}: {name}: unknown, and part of what was trained")
+            raise UserError(f"{path}: {name}: unknown trained tensor, so sclip cannot import this checkpoint")
 
 
-def _account(tensors: Mapping[str, Tensor], learned_temperature: bool, report: ImportReport) -> None:
-    """Every tensor of the checkpoint, as read or as ignored."""
+def _report_tensors(tensors: Mapping[str, Tensor], learned_temperature: bool, report: ImportReport) -> None:
+    """Add to the report how many tensors of each kind were read and ignored."""
     read: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
     for name in tensors:
-        if reason := _ignored(name):
-            ignored[reason] += 1
+        if kind := _ignored_kind(name):
+            ignored[kind] += 1
         elif name.startswith(HUBERT):
             read["HuBERT"] += 1
         elif name.startswith(CLIP) or name == FULL_TABLE:
@@ -253,6 +265,6 @@ def _account(tensors: Mapping[str, Tensor], learned_temperature: bool, report: I
         else:
             ignored[f"unknown: {name}"] += 1
     report.read += [f"{part}: {count} tensors" for part, count in read.items()]
-    report.ignored += [f"{why}: {count} tensors" for why, count in ignored.items()]
+    report.ignored += [f"{kind}: {count} tensors" for kind, count in ignored.items()]
     if not learned_temperature:
-        report.missing.append("a learned temperature: it is fixed, by the configuration")
+        report.missing.append("learned temperature: the configuration fixes the temperature")

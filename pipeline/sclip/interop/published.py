@@ -1,8 +1,8 @@
-"""What the published SpeechCLIP and SpeechCLIP+ code calls things, and what sclip calls them.
+"""Convert the head's tensors from the published SpeechCLIP and SpeechCLIP+ code to sclip.
 
-Names of the head's tensors are one table of patterns. Two things are not mere names: the learned tokens of a hybrid
-head are two tensors there and one here, and the BatchNorm of fixed slots runs width by width there, slot by slot
-here.
+One table of patterns maps the names. Two tensors also change their layout: the published code stores the learned
+tokens of a hybrid head as two tensors, sclip as one; and it orders the BatchNorm of fixed slots by width first, sclip
+by slot first.
 """
 
 import re
@@ -32,7 +32,7 @@ HEAD_NAMES: tuple[tuple[str, str], ...] = (
     (r"cascaded_branch\.bn_layer\.bn_layer\.(\w+)", r"keywords.norm.norm.\1"),
     (r"cascaded_branch\.downsampling\.weight_proj\.1\.(weight|bias)", r"cif.score.\1"),
 )
-# A convolution, its dropout and its ReLU count as three there.
+# The published code numbers the convolution, its dropout and its ReLU as three modules.
 _CONVOLUTION = r"cascaded_branch\.downsampling\.conv\.(\d+)\.(weight|bias)"
 TOKENS = (
     "parallel_branch.cls",
@@ -43,23 +43,23 @@ TOKENS = (
 
 
 def head_tensors(published: Mapping[str, Tensor], config: HeadConfig) -> dict[str, Tensor]:
-    """The head's tensors out of a published state dict, or their gradients, under sclip's names."""
-    ours: dict[str, Tensor] = {}
+    """Return the head's tensors of a published state dict, or their gradients, under sclip's names."""
+    converted: dict[str, Tensor] = {}
     for name, tensor in published.items():
         renamed = head_name(name)
         if renamed is not None:
             slots = config.keywords.slots if config.keywords else None
             if renamed.startswith("keywords.norm.") and slots and tensor.numel() % slots == 0:
-                tensor = tensor.view(-1, slots).T.reshape(-1)  # width by width -> slot by slot
-            ours[renamed] = tensor
+                tensor = tensor.view(-1, slots).T.reshape(-1)  # width first -> slot first
+            converted[renamed] = tensor
     tokens = [published[name][0] for name in TOKENS if name in published]
     if tokens:
-        ours["tokens"] = torch.cat(tokens)
-    return ours
+        converted["tokens"] = torch.cat(tokens)
+    return converted
 
 
 def head_name(name: str) -> str | None:
-    """sclip's name of one published tensor of the head, learned tokens apart."""
+    """Return sclip's name of a published head tensor, or None for learned tokens and other tensors."""
     for pattern, replacement in HEAD_NAMES:
         match = re.fullmatch(pattern, name)
         if match:

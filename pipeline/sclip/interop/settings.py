@@ -1,7 +1,7 @@
-"""A published checkpoint's own configuration, as sclip's: its architecture, its objective, what its audio went through.
+"""Convert the configuration in a published checkpoint to sclip's: architecture, objective and audio normalisation.
 
-Only what the published runs set is read; a setting that would need code of theirs that sclip lacks is refused, by
-its name.
+Only settings that the published runs use are read. A value that needs code that sclip does not have is refused, with
+the name of the setting.
 """
 
 from collections.abc import Mapping
@@ -21,39 +21,39 @@ _BRANCHES = {
     "HybridBranch_dynamic": "hybrid-cif",
     "HybridBranch_plus": "hybrid-cif",
 }
-# CIF's dropout is 0.5 whatever conv_cif_dropout says.
+# The published code ignores conv_cif_dropout and always uses 0.5.
 _CIF_DROPOUT = 0.5
-_ABSENT = object()
+_MISSING = object()
 
 
 class Settings:
-    """Nested settings with dotted names."""
+    """Gives access to nested settings by dotted names."""
 
     def __init__(self, data: Any, where: str):
         self._data, self._where = data, where
 
-    def get(self, name: str, default: Any = _ABSENT) -> Any:
+    def get(self, name: str, default: Any = _MISSING) -> Any:
         value: Any = self._data
         for key in name.split("."):
-            value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
-        if value is _ABSENT:
-            if default is _ABSENT:
-                raise UserError(f"{self._where}: its configuration has no {name}")
+            value = value.get(key, _MISSING) if isinstance(value, Mapping) else _MISSING
+        if value is _MISSING:
+            if default is _MISSING:
+                raise UserError(f"{self._where}: {name} is missing from the configuration")
             return default
         return value
 
-    def only(self, name: str, *supported: Any, default: Any = _ABSENT) -> Any:
-        """The value, which must be one of those that sclip knows how to compute with."""
+    def require(self, name: str, *supported: Any, default: Any = _MISSING) -> Any:
+        """Return the value of a setting, and refuse values that sclip does not support."""
         value = self.get(name, default)
         if value not in supported:
-            known = " or ".join(repr(v) for v in supported)
-            raise UserError(f"{self._where}: {name}: expected {known}, found {value!r}")
+            expected = " or ".join(repr(v) for v in supported)
+            raise UserError(f"{self._where}: {name}: expected {expected}, found {value!r}")
         return value
 
 
 @dataclass(frozen=True)
-class Published:
-    """What a checkpoint's configuration says."""
+class PublishedSettings:
+    """The settings of a published checkpoint, in sclip's terms."""
 
     arch: str
     architecture: Architecture
@@ -62,9 +62,9 @@ class Published:
     clip_name: str
 
 
-def published_settings(settings: Settings, tensors: Mapping[str, Tensor]) -> Published:
-    """`tensors` tell the widths, which the configuration repeats and at times gets wrong."""
-    _refuse_unknown_parts(settings)
+def published_settings(settings: Settings, tensors: Mapping[str, Tensor]) -> PublishedSettings:
+    """Convert the settings. Widths come from `tensors`, because some published configurations have wrong ones."""
+    _refuse_unsupported_parts(settings)
     arch = _architecture(settings)
     parallel = arch == "parallel"
     keywords = None if parallel else _keywords(settings, tensors, arch.endswith("cif"))
@@ -75,7 +75,7 @@ def published_settings(settings: Settings, tensors: Mapping[str, Tensor]) -> Pub
         keywords=keywords,
         normalize_states=bool(settings.get("audio_encoder.normalize_hiddenstates", False)),
     )
-    return Published(
+    return PublishedSettings(
         arch,
         Architecture(head, _objective(settings, head)),
         bool(settings.get("data.dataset.normalize_waveform", False)),
@@ -84,12 +84,12 @@ def published_settings(settings: Settings, tensors: Mapping[str, Tensor]) -> Pub
     )
 
 
-def _refuse_unknown_parts(settings: Settings) -> None:
-    settings.only("audio_encoder.type", "FairseqHubert")
-    settings.only("audio_encoder.feat_select_idx", "weighted_sum")
-    settings.only("audio_encoder.normalize_type", "s3prl", default="s3prl")
+def _refuse_unsupported_parts(settings: Settings) -> None:
+    settings.require("audio_encoder.type", "FairseqHubert")
+    settings.require("audio_encoder.feat_select_idx", "weighted_sum")
+    settings.require("audio_encoder.normalize_type", "s3prl", default="s3prl")
     for extra in ("image_encoder_projection", "parallel_branch_projection", "cascaded_branch_projection"):
-        settings.only(f"model_settings.{extra}", None, default=None)
+        settings.require(f"model_settings.{extra}", None, default=None)
 
 
 def _architecture(settings: Settings) -> str:
@@ -98,24 +98,24 @@ def _architecture(settings: Settings) -> str:
     kind = str(settings.get("model_settings.cascaded_branch.type"))
     name = _BRANCHES.get(kind.removeprefix("KW_"))
     if name is None:
-        settings.only("model_settings.cascaded_branch.type", *_BRANCHES)
+        settings.require("model_settings.cascaded_branch.type", *_BRANCHES)
     assert name is not None
-    if name.startswith("cascaded"):  # two branches with an attention layer each is another model
-        settings.only("model_settings.parallel_objective_weight", 0, default=0)
+    if name.startswith("cascaded"):  # sclip has no model with an attention layer for each branch
+        settings.require("model_settings.parallel_objective_weight", 0, default=0)
     return name
 
 
 def _attention(settings: Settings, branch: str) -> AttentionConfig:
     place = f"model_settings.{branch}"
     arguments = f"{place}.transformer_args"
-    # SpeechCLIP+ says it among the arguments, SpeechCLIP beside them.
+    # SpeechCLIP+ has the type inside the arguments, SpeechCLIP outside.
     kind = settings.get(f"{arguments}.type", None) or settings.get(f"{place}.transformer_type")
     if kind not in {"TransformerEncoder", "MultiheadAttentionAndNorm"}:
-        settings.only(f"{arguments}.type", "TransformerEncoder", "MultiheadAttentionAndNorm")
-    settings.only(f"{arguments}.n_layers", 1)
-    settings.only(f"{arguments}.norm_first", False, default=False)
-    settings.only(f"{arguments}.activation", "gelu", default="gelu")
-    settings.only(f"{arguments}.layer_norm_eps", 1e-5, default=1e-5)
+        settings.require(f"{arguments}.type", "TransformerEncoder", "MultiheadAttentionAndNorm")
+    settings.require(f"{arguments}.n_layers", 1)
+    settings.require(f"{arguments}.norm_first", False, default=False)
+    settings.require(f"{arguments}.activation", "gelu", default="gelu")
+    settings.require(f"{arguments}.layer_norm_eps", 1e-5, default=1e-5)
     ratio = settings.get(f"{arguments}.dim_feedforward") / settings.get(f"{arguments}.d_model")
     return AttentionConfig(
         heads=settings.get(f"{arguments}.nhead"),
@@ -126,15 +126,15 @@ def _attention(settings: Settings, branch: str) -> AttentionConfig:
 
 def _keywords(settings: Settings, tensors: Mapping[str, Tensor], cif: bool) -> KeywordConfig:
     place = "model_settings.cascaded_branch"
-    settings.only(f"{place}.vq.type", "SimpleVectorQuantizer")
-    settings.only(f"{place}.vq.args.use_gumbel", False, default=False)
-    settings.only(f"{place}.vq.args.hard", True, default=True)
+    settings.require(f"{place}.vq.type", "SimpleVectorQuantizer")
+    settings.require(f"{place}.vq.args.use_gumbel", False, default=False)
+    settings.require(f"{place}.vq.args.hard", True, default=True)
     temperature = str(settings.get(f"{place}.vq.args.temp"))
     if not temperature.startswith("fixed="):
-        settings.only(f"{place}.vq.args.temp", "fixed=0.1")
+        settings.require(f"{place}.vq.args.temp", "fixed=0.1")
     if not cif:
-        settings.only(f"{place}.keyword.batchnorms.type", "eachKw")
-        settings.only(f"{place}.keyword.batchnorms.parallel", True)
+        settings.require(f"{place}.keyword.batchnorms.type", "eachKw")
+        settings.require(f"{place}.keyword.batchnorms.parallel", True)
     return KeywordConfig(
         slots=None if cif else settings.get(f"{place}.keyword.number", 8),
         cif=_cif(settings, tensors) if cif else None,
@@ -147,10 +147,10 @@ def _keywords(settings: Settings, tensors: Mapping[str, Tensor], cif: bool) -> K
 
 
 def _cif(settings: Settings, tensors: Mapping[str, Tensor]) -> CifConfig:
-    settings.only("model_settings.cascaded_branch.downsampling.type", "cif")
+    settings.require("model_settings.cascaded_branch.downsampling.type", "cif")
     place = "model_settings.cascaded_branch.downsampling.cif"
-    settings.only(f"{place}.produce_weight_type", "conv", default="conv")
-    settings.only(f"{place}.apply_tail_handling", True, default=True)
+    settings.require(f"{place}.produce_weight_type", "conv", default="conv")
+    settings.require(f"{place}.apply_tail_handling", True, default=True)
     prefix = "cascaded_branch.downsampling.conv."
     convolutions = [t for name, t in tensors.items() if name.startswith(prefix) and name.endswith(".weight")]
     steps = settings.get(f"{place}.scaling_step", -1) if settings.get(f"{place}.apply_scaling", True) else 0
@@ -160,12 +160,12 @@ def _cif(settings: Settings, tensors: Mapping[str, Tensor]) -> CifConfig:
         dropout=_CIF_DROPOUT,
         threshold=settings.get(f"{place}.cif_threshold", 1.0),
         tail=settings.get(f"{place}.tail_handling_firing_threshold", 0.5),
-        scaled_steps=steps if steps >= 0 else 2**62,  # -1: as long as training goes on
+        scaled_steps=steps if steps >= 0 else 2**62,  # -1: for the entire training
     )
 
 
 def _hidden_widths(tensors: Mapping[str, Tensor], prefix: str) -> tuple[int, ...]:
-    """The widths between the layers of a projection; none where it is a single Linear."""
+    """Return the widths of a projection's hidden layers. A single Linear has none."""
     weights = {
         int(name.split(".")[-2]): len(tensor)
         for name, tensor in tensors.items()
@@ -175,10 +175,10 @@ def _hidden_widths(tensors: Mapping[str, Tensor], prefix: str) -> tuple[int, ...
 
 
 def _objective(settings: Settings, head: HeadConfig) -> ObjectiveConfig:
-    settings.only("cl_loss.type", "MaskedContrastiveLoss")
-    settings.only("cl_loss.args.dcl", False, default=False)
+    settings.require("cl_loss.type", "MaskedContrastiveLoss")
+    settings.require("cl_loss.args.dcl", False, default=False)
     for direction in ("a2b", "b2a"):
-        settings.only(f"cl_loss.args.{direction}", True, default=True)
+        settings.require(f"cl_loss.args.{direction}", True, default=True)
     cif = head.keywords is not None and head.keywords.cif is not None
     quantity = "model_settings.cascaded_branch.downsampling.cif.quantity_loss_weight"
     return ObjectiveConfig(

@@ -1,7 +1,7 @@
 "use strict";
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-// Each picture is in the page once.
+// The page stores each picture once, however many places show it.
 const pictures = JSON.parse(document.getElementById("pictures").textContent);
 for (const image of all("img[data-picture]")) image.src = pictures[image.dataset.picture];
 
@@ -14,7 +14,7 @@ for (const choice of all("input[name=arch]")) {
   if (choice.checked) show(choice.value);
 }
 
-// What is heard at this moment is marked, and a click on the time axis goes there.
+// During playback, mark the current word and keyword. A click on the time axis seeks to that time.
 for (const article of all("article")) {
   const [audio] = all("audio", article);
   const [timeline] = all(".timeline", article);

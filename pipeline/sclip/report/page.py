@@ -1,4 +1,4 @@
-"""The page: what the other modules found out, put into page.html. The template escapes whatever it is given."""
+"""Render page.html with the results, charts, tables and examples. The template escapes every value it gets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,33 +12,34 @@ from sclip.errors import Problems
 from sclip.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, layer_weights, learning_curves
 from sclip.report.plots import recall, summary
 from sclip.report.results import Results
-from sclip.report.tables import Figure, doubts, tables
-from sclip.report.utterances import DRAWN, PEAKS, pictures, utterances
+from sclip.report.tables import Measurement, results_note, tables
+from sclip.report.utterances import BOX_HEIGHT, PEAKS, examples, pictures
 
 COLOURS = 8  # in page.css
 VIEW = {
-    "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM, "peaks": PEAKS, "drawn": DRAWN,
+    "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "bottom": BOTTOM, "peaks": PEAKS,
+    "box_height": BOX_HEIGHT,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitCounts:
     name: str
     utterances: int
     pictures: int
-    voices: int  # 0: not known
+    speakers: int  # 0: unknown
 
 
 @dataclass(frozen=True)
-class Best:
-    """Of all architectures and branches, by R@10 of speech to image."""
+class BestResult:
+    """The architecture and branch with the highest R@10 of speech to image."""
 
     arch: str
     branch: str
-    recall: Figure
+    recall: Measurement
 
 
-def page(params: Params, results: Results) -> str:
+def render_page(params: Params, results: Results) -> str:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -50,27 +51,27 @@ def page(params: Params, results: Results) -> str:
     return templates.get_template("page.html").render(
         results=results,
         preset=params.preset(results.preset),
-        best=_best(results),
+        best=_best_result(results),
         summary=summary(results),
-        corpus=[_split(split, rows) for split in SPLITS],
+        corpus=[_count(split, rows) for split in SPLITS],
         tables=tables(results),
-        doubts=doubts(results),
+        results_note=results_note(results),
         charts=learning_curves(results),
         layers=layer_weights(results),
-        utterances=utterances(results),
+        examples=examples(results),
         pictures=pictures(results),
         colours={arch: f"colour-{i % COLOURS}" for i, arch in enumerate(results.runs)},
-        counts=results.first.metrics["counts"],
+        counts=results.first_run.metrics["counts"],
         view=VIEW,
     )
 
 
-def _best(results: Results) -> Best:
-    found = [Best(runs[0].arch, branch, recall(runs, branch)) for _, branch, runs in results.branches]
-    return max(found, key=lambda best: best.recall.value)
+def _best_result(results: Results) -> BestResult:
+    candidates = [BestResult(runs[0].arch, branch, recall(runs, branch)) for _, branch, runs in results.branches]
+    return max(candidates, key=lambda result: result.recall.value)
 
 
-def _split(name: str, rows: list[Row]) -> Split:
-    own = [row for row in rows if row.split == name]
-    voices = {row.speaker for row in own} - {None}
-    return Split(name, len(own), len({row.image_id for row in own}), len(voices))
+def _count(split: str, rows: list[Row]) -> SplitCounts:
+    split_rows = [row for row in rows if row.split == split]
+    speakers = {row.speaker for row in split_rows} - {None}
+    return SplitCounts(split, len(split_rows), len({row.image_id for row in split_rows}), len(speakers))

@@ -1,7 +1,7 @@
-"""The papers' tables, ours beside the published numbers, as Markdown, CSV or LaTeX.
+"""Print the papers' tables as Markdown, CSV or LaTeX, with our results below the published numbers.
 
-results/paper.yaml holds what was published, and says where in an evaluation's metrics.json the same figure stands. A
-table of the development split takes our best of the learning curve, and is never mixed with one of the test split.
+results/paper.yaml holds the published numbers and the keys of the same metrics in metrics.json. For tables of the
+development split, our number is the best value of the learning curve. Such tables never contain test results.
 """
 
 import csv
@@ -15,13 +15,13 @@ from sclip import paths
 from sclip.errors import UserError
 from sclip.parsing import parse, read_json, read_yaml
 from sclip.paths import METRICS
-from sclip.report.results import Curve, random_encoders, read_curves
-from sclip.report.tables import Figure, below, figure_of
+from sclip.report.results import Points, random_encoders, read_curves
+from sclip.report.tables import Measurement, lookup, summarize
 
 
 @dataclass(frozen=True)
 class Ours:
-    """Where our results of the same experiment lie."""
+    """Identifies our results of the same experiment."""
 
     preset: str
     arch: str
@@ -51,12 +51,10 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Line:
-    """Of a table as it is printed; none is an empty cell."""
-
+class PrintedRow:
     system: str
-    whose: str  # published, ours, difference, or the published checkpoint measured here
-    cells: list[Figure | None]
+    origin: str  # published, ours, difference, or the published checkpoint measured here
+    cells: list[Measurement | None]  # None: an empty cell
     source: str = ""
 
 
@@ -70,60 +68,59 @@ def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
             if len(row.published) != len(table.columns):
                 raise UserError(f"{where}: expected {len(table.columns)} numbers, found {len(row.published)}")
             if row.source not in paper.sources:
-                raise UserError(f"{where}: no source {row.source!r}")
+                raise UserError(f"{where}: no source {row.source!r}; add it under `sources`")
     return paper
 
 
-def table_lines(table: PaperTable, with_ours: bool) -> Iterator[Line]:
+def printed_rows(table: PaperTable, with_ours: bool) -> Iterator[PrintedRow]:
     for row in table.rows:
-        published = [None if number is None else Figure(number, places=2) for number in row.published]
-        yield Line(row.system, "published", list(published), row.source)
+        published = [None if number is None else Measurement(number, places=2) for number in row.published]
+        yield PrintedRow(row.system, "published", list(published), row.source)
         if row.ours is None or not with_ours:
             continue
-        results = paths.report_folder(row.ours.preset) / "runs" / row.ours.arch
-        folders = sorted(results.glob("seed-*"))
-        own = _cells(table, row.ours.branch, folders)
-        yield Line(row.system, "ours, of random encoders" if _rehearsed(folders) else "ours", own)
-        yield Line(row.system, "difference", list(map(_difference, own, published)))
+        folders = sorted((paths.report_folder(row.ours.preset) / "runs" / row.ours.arch).glob("seed-*"))
+        ours = _cells(table, row.ours.branch, folders)
+        yield PrintedRow(row.system, "ours, of random encoders" if _has_random_encoders(folders) else "ours", ours)
+        yield PrintedRow(row.system, "difference", list(map(_difference, ours, published)))
         checkpoint = paths.imported_results_folder(row.ours.preset, row.ours.arch)
         if checkpoint.is_dir():
-            yield Line(row.system, "published checkpoint, measured here", _cells(table, row.ours.branch, [checkpoint]))
+            cells = _cells(table, row.ours.branch, [checkpoint])
+            yield PrintedRow(row.system, "published checkpoint, measured here", cells)
 
 
-def _rehearsed(folders: Sequence[Path]) -> bool:
+def _has_random_encoders(folders: Sequence[Path]) -> bool:
     return any(random_encoders(read_json(folder / METRICS)) for folder in folders if (folder / METRICS).is_file())
 
 
-def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Figure | None]:
+def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Measurement | None]:
     keys = [key.format(branch=branch) for key in table.columns.values()]
     if table.split == "dev":
         best = [[{"value": max(value for _, value in curve)} for curve in _curves(folders, key)] for key in keys]
-        return [figure_of(values, places=2) for values in best]
-    measured = [read_json(folder / METRICS) for folder in folders if (folder / METRICS).is_file()]
-    return [figure_of([below(metrics, key.split(".")) for metrics in measured], places=2) for key in keys]
+        return [summarize(values, places=2) for values in best]
+    metrics = [read_json(folder / METRICS) for folder in folders if (folder / METRICS).is_file()]
+    return [summarize([lookup(entries, key.split(".")) for entries in metrics], places=2) for key in keys]
 
 
-def _curves(folders: Sequence[Path], name: str) -> list[Curve]:
-    found = [read_curves(folder).get(name) for folder in folders]
-    return [curve for curve in found if curve]
+def _curves(folders: Sequence[Path], name: str) -> list[Points]:
+    curves = [read_curves(folder).get(name) for folder in folders]
+    return [curve for curve in curves if curve]
 
 
-def _difference(ours: Figure | None, published: Figure | None) -> Figure | None:
+def _difference(ours: Measurement | None, published: Measurement | None) -> Measurement | None:
     if ours is None or published is None:
         return None
-    by = published.value
-    low, high = (None if bound is None else bound - by for bound in (ours.low, ours.high))
-    return replace(ours, value=ours.value - by, low=low, high=high)
+    low, high = (None if bound is None else bound - published.value for bound in (ours.low, ours.high))
+    return replace(ours, value=ours.value - published.value, low=low, high=high)
 
 
 def as_markdown(paper: Paper, with_ours: bool) -> str:
     parts = []
     for table in paper.tables.values():
         rows = [["", "", *table.columns], ["---", "---", *["---:"] * len(table.columns)]]
-        for line in table_lines(table, with_ours):
-            named = line.system if line.whose == "published" else ""
-            source = f"published ({line.source})" if line.source else line.whose
-            rows.append([named, source, *map(_text, line.cells)])
+        for row in printed_rows(table, with_ours):
+            system = row.system if row.origin == "published" else ""
+            origin = f"published ({row.source})" if row.source else row.origin
+            rows.append([system, origin, *map(_text, row.cells)])
         body = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
         parts.append(f"## {_title(table)}\n\n{body}\n")
     sources = "".join(f"- {name}: {source}\n" for name, source in paper.sources.items())
@@ -131,27 +128,27 @@ def as_markdown(paper: Paper, with_ours: bool) -> str:
 
 
 def as_csv(paper: Paper, with_ours: bool) -> str:
-    """A row a figure."""
+    """Return one row per number."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", "split", "system", "whose", "column", "value", "low", "high", "deviation", "source"])
     for name, table in paper.tables.items():
-        for line in table_lines(table, with_ours):
-            for column, cell in zip(table.columns, line.cells, strict=True):
+        for row in printed_rows(table, with_ours):
+            for column, cell in zip(table.columns, row.cells, strict=True):
                 numbers = [] if cell is None else [cell.value, cell.low, cell.high, cell.deviation]
                 rounded = ["" if n is None else f"{n:.2f}" for n in numbers] or [""] * 4
-                writer.writerow([name, table.split, line.system, line.whose, column, *rounded, line.source])
+                writer.writerow([name, table.split, row.system, row.origin, column, *rounded, row.source])
     return text.getvalue()
 
 
 def as_latex(paper: Paper, with_ours: bool) -> str:
-    """For the package booktabs."""
+    """Return LaTeX tables that need the package booktabs."""
     parts = []
     for table in paper.tables.values():
-        lines = [" & ".join(["", "", *map(_escaped, table.columns)])]
-        for line in table_lines(table, with_ours):
-            named = line.system if line.whose == "published" else ""
-            lines.append(" & ".join(map(_escaped, [named, line.whose, *map(_text, line.cells)])))
+        lines = [" & ".join(["", "", *map(_escape, table.columns)])]
+        for row in printed_rows(table, with_ours):
+            system = row.system if row.origin == "published" else ""
+            lines.append(" & ".join(map(_escape, [system, row.origin, *map(_text, row.cells)])))
         body = f"{lines[0]} \\\\\n\\midrule\n" + "".join(f"{line} \\\\\n" for line in lines[1:])
         columns = "ll" + "r" * len(table.columns)
         parts.append(
@@ -164,13 +161,13 @@ def _title(table: PaperTable) -> str:
     return f"{table.title}, {'test' if table.split == 'test' else 'development'} split"
 
 
-def _text(cell: Figure | None) -> str:
-    return "" if cell is None else f"{cell.text} {cell.doubt}".strip()
+def _text(cell: Measurement | None) -> str:
+    return cell.full_text if cell else ""
 
 
-def _escaped(text: str) -> str:
-    for sign, written in (("&", r"\&"), ("%", r"\%"), ("→", r"$\to$"), ("–", "--"), ("−", "$-$"), ("±", r"$\pm$")):
-        text = text.replace(sign, written)
+def _escape(text: str) -> str:
+    for sign, latex in (("&", r"\&"), ("%", r"\%"), ("→", r"$\to$"), ("–", "--"), ("−", "$-$"), ("±", r"$\pm$")):
+        text = text.replace(sign, latex)
     return text
 
 

@@ -1,4 +1,4 @@
-"""What training and evaluation left of a preset: every architecture and seed that is there."""
+"""Read what training and evaluation wrote for a preset: the metrics, examples and curves of each run."""
 
 import math
 from collections import defaultdict
@@ -15,119 +15,122 @@ from sclip.parsing import read_json, read_text, shown
 from sclip.paths import EXAMPLES, METRICS, WORDS
 
 BRANCHES = ("parallel", "cascaded")
-Curve = list[tuple[float, float]]  # step and what was measured then
+Points = list[tuple[float, float]]  # (step, value)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One architecture, trained from one seed."""
+class EvaluatedRun:
+    """The results of one architecture that was trained with one seed."""
 
     arch: str
     seed: int
     metrics: dict[str, Any]  # see evaluation/evaluate.py
     examples: dict[str, Any]  # see evaluation/examples.py
-    words: dict[str, Any]  # see evaluation/words.py; empty without keywords
-    curves: dict[str, Curve]  # `train/loss/total`, `dev/parallel` and the like; none for a model trained elsewhere
+    words: dict[str, Any]  # see evaluation/words.py; empty for models without keywords
+    curves: dict[str, Points]  # by name: `train/loss/total`, `dev/parallel`, ...; empty for imported models
 
 
 @dataclass(frozen=True)
-class Line:
-    """A learning curve."""
-
+class LearningCurve:
     name: str
     arch: str
     branch: str | None
     seed: int
-    curve: Curve
+    points: Points
 
 
 @dataclass(frozen=True)
 class Results:
     preset: str
-    runs: dict[str, list[Run]]  # of each architecture, by seed
-    missing: list[str]  # architectures of `run` in params.yaml that have none
+    runs: dict[str, list[EvaluatedRun]]  # by architecture; sorted by seed
+    missing: list[str]  # architectures of `run` in params.yaml that have no results
 
     @property
-    def every(self) -> list[Run]:
+    def all_runs(self) -> list[EvaluatedRun]:
         return [run for runs in self.runs.values() for run in runs]
 
     @property
-    def firsts(self) -> list[Run]:
-        """Each architecture's, of several seeds."""
+    def first_runs(self) -> list[EvaluatedRun]:
+        """Return the run with the lowest seed of each architecture."""
         return [runs[0] for runs in self.runs.values()]
 
     @property
-    def first(self) -> Run:
-        """For what is the same in all of them."""
-        return self.firsts[0]
+    def first_run(self) -> EvaluatedRun:
+        """Return one run, for values that are the same in all runs."""
+        return self.first_runs[0]
 
     @property
     def random_encoders(self) -> list[str]:
-        """Those whose weights nobody trained."""
-        return random_encoders(self.first.metrics)
+        """Return the names of the encoders that have random weights."""
+        return random_encoders(self.first_run.metrics)
 
     @property
-    def losses(self) -> list[Line]:
-        measured = [(run, run.curves.get("train/loss/total")) for run in self.every]
-        return [Line(run.arch, run.arch, None, run.seed, curve) for run, curve in measured if curve]
+    def loss_curves(self) -> list[LearningCurve]:
+        curves = [(run, run.curves.get("train/loss/total")) for run in self.all_runs]
+        return [LearningCurve(run.arch, run.arch, None, run.seed, points) for run, points in curves if points]
 
     @property
-    def developments(self) -> list[Line]:
-        """On the development split."""
-        measured = [(n, b, run, run.curves.get(f"dev/{b}")) for n, b, runs in self.branches for run in runs]
-        return [Line(name, run.arch, branch, run.seed, curve) for name, branch, run, curve in measured if curve]
+    def development_curves(self) -> list[LearningCurve]:
+        """Return the recall curves on the development split."""
+        curves = [(n, b, run, run.curves.get(f"dev/{b}")) for n, b, runs in self.branches for run in runs]
+        return [LearningCurve(name, run.arch, branch, run.seed, pts) for name, branch, run, pts in curves if pts]
 
     @property
-    def branches(self) -> list[tuple[str, str, list[Run]]]:
-        """Every row of a table of retrieval: its name, its branch, its runs."""
+    def branches(self) -> list[tuple[str, str, list[EvaluatedRun]]]:
+        """Return the name, the branch and the runs of each row of a retrieval table."""
         rows = []
         for arch, runs in self.runs.items():
-            found = [branch for branch in BRANCHES if branch in runs[0].metrics["speech_to_image"]]
-            rows += [(f"{arch}/{branch}" if len(found) > 1 else arch, branch, runs) for branch in found]
+            branches = [branch for branch in BRANCHES if branch in runs[0].metrics["speech_to_image"]]
+            rows += [(f"{arch}/{branch}" if len(branches) > 1 else arch, branch, runs) for branch in branches]
         return rows
 
 
 def read_results(params: Params, preset: str) -> Results:
-    """Those that params.yaml's `run` names: others that lie there may be of another corpus or training."""
-    folder = paths.report_folder(preset) / "runs"
-    found = defaultdict(list)
+    """Read the results of the architectures and seeds that `run` in params.yaml names.
+
+    Other results in the folder are ignored: they may come from another corpus or another training.
+    """
+    runs = defaultdict(list)
     for arch, seed in product(params.run.architectures, params.run.seeds):
-        place = paths.results_folder(preset, arch, seed)
-        if (place / METRICS).is_file():
-            found[arch].append(_read(place, preset))
-    if not found:
+        folder = paths.results_folder(preset, arch, seed)
+        if (folder / METRICS).is_file():
+            runs[arch].append(_read(folder, preset))
+    if not runs:
         command = f"sclip evaluate --preset {preset} --arch {params.run.architectures[0]}"
-        raise UserError(f"{folder}: no {METRICS}; `{command}` writes an architecture's")
-    runs = {arch: sorted(found[arch], key=lambda run: run.seed) for arch in params.arch if arch in found}
-    results = Results(preset, runs, [arch for arch in params.run.architectures if arch not in runs])
-    _check_alike(results)
+        raise UserError(
+            f"{paths.report_folder(preset) / 'runs'}: no {METRICS}; run `{command}` to write one architecture's"
+        )
+    ordered = {arch: sorted(runs[arch], key=lambda run: run.seed) for arch in params.arch if arch in runs}
+    results = Results(preset, ordered, [arch for arch in params.run.architectures if arch not in ordered])
+    _check_comparable(results)
     return results
 
 
-def _read(folder: Path, preset: str) -> Run:
+def _read(folder: Path, preset: str) -> EvaluatedRun:
     arch, seed = folder.parent.name, int(folder.name.removeprefix("seed-"))
     command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
     for name in (EXAMPLES, WORDS):
         if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: no such file; `{command}` writes it")
+            raise UserError(f"{folder / name}: no such file; run `{command}` to write it")
     metrics, examples, words = (read_json(folder / name) for name in (METRICS, EXAMPLES, WORDS))
     if "states" not in metrics["about"]:
         raise UserError(f"{folder / METRICS}: does not say which hidden states were scored; run `{command}` again")
-    return Run(arch, seed, metrics, examples, words, read_curves(folder))
+    return EvaluatedRun(arch, seed, metrics, examples, words, read_curves(folder))
 
 
 def random_encoders(metrics: dict[str, Any]) -> list[str]:
+    """Return the names of the encoders with random weights in a run's metrics."""
     return [name for name in metrics["about"]["encoders"].values() if is_random(name)]
 
 
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """Those of a run; none for a model trained elsewhere."""
+def read_curves(folder: Path) -> dict[str, Points]:
+    """Read a run's curves by name. A model that was trained elsewhere has none."""
     plots = folder / "curves/plots/metrics"
     return {path.relative_to(plots).with_suffix("").as_posix(): _curve(path) for path in plots.rglob("*.tsv")}
 
 
-def _curve(path: Path) -> Curve:
-    """Read DVCLive's file: a heading, then a step and a value on each line."""
+def _curve(path: Path) -> Points:
+    """Read a DVCLive file: a header line, then one step and one value per line."""
     lines = list(enumerate(read_text(path).split("\n"), 1))[1:]
     return [_point(line, f"{path}: line {number}") for number, line in lines if line]
 
@@ -137,24 +140,24 @@ def _point(line: str, where: str) -> tuple[float, float]:
         step, value = map(float, line.split("\t"))
     except ValueError:
         step = value = math.nan
-    if not math.isfinite(step + value):  # training leaves out what is not finite
+    if not math.isfinite(step + value):  # training writes no values that are not finite
         raise UserError(f"{where}: expected a step, a tab and a number, found {shown(line)}")
     return step, value
 
 
-def _check_alike(results: Results) -> None:
-    """Refuse to put runs side by side that were not measured on the same data in the same way."""
+def _check_comparable(results: Results) -> None:
+    """Refuse runs that were evaluated on different data or in different ways."""
 
-    def measured_on(run: Run) -> Any:
+    def conditions(run: EvaluatedRun) -> Any:
         utterances = [example["id"] for example in run.examples["examples"]]
         about = run.metrics["about"]
         return run.metrics["counts"], *(about[key] for key in ("encoders", "states", "stop_words")), utterances
 
-    first = results.first
-    for run in results.every:
-        if measured_on(run) != measured_on(first):
+    first = results.first_run
+    for run in results.all_runs:
+        if conditions(run) != conditions(first):
             command = f"sclip evaluate --preset {results.preset} --arch {run.arch} --seed {run.seed}"
             raise UserError(
                 f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances, "
-                f"encoders, hidden states and stop words as {first.arch}, seed {first.seed}; `{command}` does it again"
+                f"encoders, hidden states and stop words as {first.arch}, seed {first.seed}; run `{command}` again"
             )

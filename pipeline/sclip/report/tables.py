@@ -1,7 +1,7 @@
-"""The report's tables, for Markdown and for the page.
+"""Build the report's tables, for Markdown and for the page.
 
-Of one seed a figure stands with its 95 % interval over the test pictures; of several it is their mean, with the
-standard deviation between them.
+With one seed, a cell shows the value and its 95 % interval over the test pictures. With several seeds, it shows their
+mean and standard deviation.
 """
 
 import statistics
@@ -11,18 +11,18 @@ from functools import reduce
 from itertools import groupby
 from typing import Any
 
-from sclip.report.results import Results, Run
+from sclip.report.results import EvaluatedRun, Results
 
-SLOTS = 12  # columns at most
-COMMON, LISTED = 10, 8  # words that are named: how often spoken, how many
+MAX_SLOT_COLUMNS = 12
+COMMON, LISTED = 10, 8  # a listed word occurs in at least so many captions; the length of each list
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     value: float
-    low: float | None = None  # of the interval, or a standard deviation less
+    low: float | None = None  # of the 95 % interval; with several seeds, the mean minus a standard deviation
     high: float | None = None
-    deviation: float | None = None  # between seeds
+    deviation: float | None = None  # standard deviation over seeds
     places: int = 1
 
     @property
@@ -30,13 +30,17 @@ class Figure:
         return self._number(self.value)
 
     @property
-    def doubt(self) -> str:
-        """How far off it may be."""
+    def uncertainty(self) -> str:
+        """Return the standard deviation or the interval as text; empty if there is neither."""
         if self.deviation is not None:
             return f"± {self._number(self.deviation)}"
         if self.low is None or self.high is None:
             return ""
         return f"[{self._number(self.low)}, {self._number(self.high)}]"
+
+    @property
+    def full_text(self) -> str:
+        return f"{self.text} {self.uncertainty}".strip()
 
     def _number(self, number: float) -> str:
         return f"{number:.{self.places}f}".replace("-", "−")
@@ -54,125 +58,125 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     label: str
-    cells: list[Figure | None]
-    arch: str | None = None  # whose it is; none: what stands beside them for comparison
+    cells: list[Measurement | None]
+    arch: str | None = None  # None: a reference for comparison, such as chance
 
 
 @dataclass(frozen=True)
 class Table:
     title: str
-    note: str
+    note: str  # above the table
     columns: list[Column]
-    rows: list[Row]
-    remarks: tuple[str, ...] = ()  # below it
+    rows: list[TableRow]
+    remarks: tuple[str, ...] = ()  # below the table
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Neighbouring columns under one heading, and how many they are."""
+        """Return the heading and the width of each group of neighbouring columns."""
         return [(name, len(list(columns))) for name, columns in groupby(self.columns, lambda column: column.group)]
 
     def markdown(self) -> str:
-        heads = ["", *(column.title for column in self.columns)]
-        lines = [heads, ["---", *["---:"] * len(self.columns)]]
-        lines += [[row.label, *(_in_full(cell) for cell in row.cells)] for row in self.rows]
+        header = ["", *(column.title for column in self.columns)]
+        lines = [header, ["---", *["---:"] * len(self.columns)]]
+        lines += [[row.label, *(cell.full_text if cell else "–" for cell in row.cells)] for row in self.rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         return f"## {self.title}\n\n{self.note}\n\n{table}\n" + "".join(f"\n{remark}\n" for remark in self.remarks)
 
 
-def _in_full(cell: Figure | None) -> str:
-    return "–" if cell is None else f"{cell.text} {cell.doubt}".strip()
+def measure(runs: Iterable[EvaluatedRun], *keys: str) -> Measurement | None:
+    """Summarize the entry at these nested keys of each run's metrics.json. Return None if no run measured it."""
+    return summarize([lookup(run.metrics, keys) for run in runs])
 
 
-def figure(runs: Iterable[Run], *keys: str) -> Figure | None:
-    """What stands below these keys in metrics.json; none where it was not measured."""
-    return figure_of([below(run.metrics, keys) for run in runs])
-
-
-def below(metrics: Any, keys: Iterable[str]) -> Any:
+def lookup(metrics: Any, keys: Iterable[str]) -> Any:
+    """Return the entry at nested keys, or None if a key is missing."""
     return reduce(lambda table, key: table.get(key) if isinstance(table, dict) else None, keys, metrics)
 
 
-def figure_of(entries: Iterable[Any], places: int = 1) -> Figure | None:
-    """Of a figure's entries in several evaluations: numbers, or {value, low, high}, or none."""
-    found = [entry for entry in entries if entry is not None]
-    if not found:
+def summarize(entries: Iterable[Any], places: int = 1) -> Measurement | None:
+    """Combine the entries of several runs. An entry is a number, {value, low, high} or None."""
+    measured = [entry for entry in entries if entry is not None]
+    if not measured:
         return None
-    values = [float(entry["value"] if isinstance(entry, dict) else entry) for entry in found]
-    if len(found) > 1:
+    values = [float(entry["value"] if isinstance(entry, dict) else entry) for entry in measured]
+    if len(measured) > 1:
         mean, deviation = statistics.fmean(values), statistics.stdev(values)
-        return Figure(mean, mean - deviation, mean + deviation, deviation, places)
-    if isinstance(found[0], dict):
-        return Figure(values[0], found[0].get("low"), found[0].get("high"), places=places)
-    return Figure(values[0], places=0 if isinstance(found[0], int) else places)
+        return Measurement(mean, mean - deviation, mean + deviation, deviation, places)
+    if isinstance(measured[0], dict):
+        return Measurement(values[0], measured[0].get("low"), measured[0].get("high"), places=places)
+    return Measurement(values[0], places=0 if isinstance(measured[0], int) else places)
 
 
 def tables(results: Results) -> list[Table]:
-    """Those that have anything to show."""
-    made = (retrieval(results), keywords(results), first_slots(results), words(results), boundaries(results))
-    return [table for table in made if table.rows and table.columns]
+    """Return the tables that have rows and columns."""
+    candidates = (retrieval(results), keywords(results), first_slots(results), words(results), boundaries(results))
+    return [table for table in candidates if table.rows and table.columns]
 
 
-def doubts(results: Results) -> str:
-    """What stands behind the figures."""
-    resamples = results.first.metrics["about"]["bootstrap"]["resamples"]
-    told = [f"States scored: {results.first.metrics['about']['states']}."]
+def results_note(results: Results) -> str:
+    """Return a text that says how to read the numbers and what they were measured on."""
+    about = results.first_run.metrics["about"]
+    sentences = [f"Speech features: {about['states']}."]
     if any(len(runs) == 1 for runs in results.runs.values()):
-        told.append(f"In brackets: 95 % intervals, from {resamples} resamplings of the test pictures.")
-    if several := [f"{arch} {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
-        told.append(f"With ±: mean and standard deviation between seeds ({', '.join(several)}).")
+        resamples = about["bootstrap"]["resamples"]
+        sentences.append(f"In brackets: 95 % intervals, from {resamples} bootstrap resamples of the test pictures.")
+    if several := [f"{arch}: {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
+        sentences.append(f"With ±: mean and standard deviation over seeds (number of seeds: {', '.join(several)}).")
     if results.random_encoders:
-        told.append(f"Not a result of trained encoders: {' and '.join(results.random_encoders)}.")
+        sentences.append(f"Not a result of trained encoders: {' and '.join(results.random_encoders)}.")
     if results.missing:
-        told.append(f"Not run: {', '.join(results.missing)}.")
-    return " ".join(told)
+        sentences.append(f"Not run: {', '.join(results.missing)}.")
+    return " ".join(sentences)
 
 
 def retrieval(results: Results) -> Table:
     recalls = ("R@1", "R@5", "R@10")
-    columns = [Column(way, recall) for way in ("speech → image", "image → speech") for recall in recalls]
+    columns = [Column(direction, recall) for direction in ("speech → image", "image → speech") for recall in recalls]
     columns.append(Column("speech → text", "R@10"))
 
-    def cells(runs: list[Run], branch: str, query: str = "speech") -> list[Figure | None]:
-        ways = [(f"{query}_to_image", recall) for recall in recalls] + [(f"image_to_{query}", r) for r in recalls]
-        return [figure(runs, way, branch, recall) for way, recall in (*ways, (f"{query}_to_text", "R@10"))]
+    def cells(runs: list[EvaluatedRun], branch: str, query: str = "speech") -> list[Measurement | None]:
+        to_image = [(f"{query}_to_image", recall) for recall in recalls]
+        from_image = [(f"image_to_{query}", recall) for recall in recalls]
+        measured = (*to_image, *from_image, (f"{query}_to_text", "R@10"))
+        return [measure(runs, direction, branch, recall) for direction, recall in measured]
 
-    rows = [Row(name, cells(runs, branch), runs[0].arch) for name, branch, runs in results.branches]
-    topline = cells([results.first], "clip", "text")
+    rows = [TableRow(name, cells(runs, branch), runs[0].arch) for name, branch, runs in results.branches]
+    topline = cells([results.first_run], "clip", "text")
     if any(topline):
-        rows.append(Row("CLIP, captions in writing", topline))
-    rows.append(Row("chance", cells([results.first], "chance")))
+        rows.append(TableRow("CLIP with written captions", topline))
+    rows.append(TableRow("chance", cells([results.first_run], "chance")))
     note = (
-        "How often, in %, a right answer is among the first 1, 5 and 10. Speech finds text zero-shot: the two have "
-        f"met only through pictures.{_texts(results)}"
+        "R@K is the share of queries, in %, that have a correct match among their first K results. Speech to text is "
+        f"zero-shot: training pairs speech with pictures only, never with text.{_text_counts(results)}"
     )
     return Table("Retrieval", note, columns, rows)
 
 
-def _texts(results: Results) -> str:
-    """Say how many utterances have text and how many texts differ, where these are fewer."""
-    counts = results.first.metrics["counts"]
+def _text_counts(results: Results) -> str:
+    """Say how many utterances have text and how many texts are distinct, if either is fewer than all."""
+    counts = results.first_run.metrics["counts"]
     captions, distinct = counts["captions"], counts["distinct_captions"]
-    repeated = f" A text counts once: {distinct:,} different ones are among {captions:,} captions."
+    repeated = f" Repeated texts count once; distinct texts among the {captions:,} captions: {distinct:,}."
     return _with_text(results) + (repeated if distinct < captions else "")
 
 
 def _with_text(results: Results) -> str:
-    """Say how many utterances are measured against text where not all have one."""
-    counts = results.first.metrics["counts"]
+    """Say how many utterances have text, if only some do."""
+    counts = results.first_run.metrics["counts"]
     utterances, captions = counts["utterances"], counts["captions"]
     if not 0 < captions < utterances:
         return ""
-    return f" {captions:,} of {utterances:,} utterances have text; what needs text is measured on these."
+    return f" {captions:,} of {utterances:,} utterances have text; metrics that need text are measured on these."
 
 
 def _content_words(results: Results) -> str:
-    """Say which words are no content words."""
-    stop_words = results.first.metrics["about"]["stop_words"]
+    """Say which words count as content words."""
+    stop_words = results.first_run.metrics["about"]["stop_words"]
     if stop_words.startswith("none"):
-        return f" Content words: every word but punctuation (stop words: {stop_words})."
-    return f" Content words: without {stop_words} and punctuation."
+        return f" Content words: all words, without punctuation (stop words: {stop_words})."
+    return f" Content words: all words except {stop_words} and punctuation."
 
 
 def keywords(results: Results) -> Table:
@@ -180,84 +184,99 @@ def keywords(results: Results) -> Table:
         Column("", "hit rate"): ["hit_rate"],
         Column("", "F1, all tokens"): ["all", "f1"],
         Column("", "F1, content words"): ["content", "f1"],
-        Column("", "F1, whole words"): ["words", "f1"],
+        Column("", "F1, complete words"): ["words", "f1"],
         Column("", "duplicates"): ["duplicates"],
         Column("", "distinct tokens", percent=False): ["distinct_tokens"],
-        Column("", "an utterance", percent=False): ["per_utterance"],
+        Column("", "keywords per utterance", percent=False): ["per_utterance"],
     }
     rows = []
     for arch, runs in results.runs.items():
         if "keywords" not in runs[0].metrics:
             continue
-        for who, label, owner in (("model", arch, arch), ("commonest", "commonest tokens", None)):
-            rows.append(Row(label, [figure(runs, "keywords", who, *key) for key in keys.values()], owner))
+        for predictor, label, row_arch in (("model", arch, arch), ("commonest", "most frequent tokens", None)):
+            rows.append(
+                TableRow(label, [measure(runs, "keywords", predictor, *key) for key in keys.values()], row_arch)
+            )
     note = (
-        "Against the tokens of the spoken caption. Hit rate: the share of keywords one of whose five nearest tokens is "
-        "in the caption, in %. Whole words: keywords side by side that spell one. Below each architecture stands what "
-        f"the commonest tokens of the training captions, always the same, would get.{_content_words(results)}"
-        f"{_with_text(results)}"
+        "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
+        "caption contains one of the five nearest tokens. Complete words: neighbouring keywords that together spell a "
+        "word. The row below each architecture is a baseline: it always predicts the most frequent tokens of the "
+        f"training captions.{_content_words(results)}{_with_text(results)}"
     )
     return Table("Keywords", note, list(keys), rows)
 
 
 def first_slots(results: Results) -> Table:
-    """Hit rates of a varying number of slots"""
-    most = max((len(run.words.get("slots", ())) for run in results.every), default=0)
-    counts = range(1, min(most, SLOTS) + 1)
+    """Return the hit rate of the first K keywords, for growing K."""
+    most = max((len(run.words.get("slots", ())) for run in results.all_runs), default=0)
+    counts = range(1, min(most, MAX_SLOT_COLUMNS) + 1)
     rows = [
-        Row(arch, [figure_of([_slot(run, count) for run in runs]) for count in counts], arch)
+        TableRow(arch, [summarize([_hit_rate(run, count) for run in runs]) for count in counts], arch)
         for arch, runs in results.runs.items()
         if runs[0].words
     ]
-    note = "The hit rate, in %, of an utterance's first 1, 2, 3, … keywords, of as many as it has where they are fewer."
+    note = (
+        "The hit rate, in %, of the first 1, 2, 3, … keywords of each utterance. An utterance with fewer keywords "
+        "counts with those it has."
+    )
     return Table("Hit rate of the first keywords", note, [Column("first", str(count)) for count in counts], rows)
 
 
-def _slot(run: Run, count: int) -> Any:
+def _hit_rate(run: EvaluatedRun, count: int) -> Any:
+    """Return the hit rate of the first `count` keywords, or of all keywords if the model has fewer."""
     rows = run.words["slots"][:count]
     return rows[-1]["hit_rate"] if rows else None
 
 
 def words(results: Results) -> Table:
-    """Which words are found"""
+    """Return the recall of content words, by how many captions contain the word."""
     studied = {arch: runs for arch, runs in results.runs.items() if runs[0].words}
     bands = {(row["from"], row["below"]): None for runs in studied.values() for row in runs[0].words["by_frequency"]}
     rows, remarks = [], []
     for arch, runs in studied.items():
-        tables = [{(row["from"], row["below"]): row["found"] for row in run.words["by_frequency"]} for run in runs]
-        rows.append(Row(arch, [figure_of([table.get(band) for table in tables]) for band in bands], arch))
-        common = [word for word in runs[0].words["words"] if word["content"] and word["spoken"] >= COMMON]
-        order = sorted(common, key=lambda word: (-word["found"] / word["spoken"], -word["spoken"], word["word"]))
-        for title, chosen in (("most", order[:LISTED]), ("least", order[: -LISTED - 1 : -1])):
-            if chosen:
-                told = ", ".join(f"{w['word']} {100 * w['found'] / w['spoken']:.0f} % of {w['spoken']}" for w in chosen)
-                remarks.append(f"{arch} finds {title}: {told}.")
+        recalls = [{(row["from"], row["below"]): row["found"] for row in run.words["by_frequency"]} for run in runs]
+        rows.append(TableRow(arch, [summarize([recall.get(band) for recall in recalls]) for band in bands], arch))
+        remarks += _best_and_worst_words(runs[0])
     note = (
-        "How often, in %, a content word of the caption is among the keywords, by how many of the test's captions say "
-        f"it. Below: words that at least {COMMON} captions say, of the first seed.{_content_words(results)}"
+        "The share, in %, of content words in the captions that are also among the keywords. The columns group the "
+        f"words by the number of test captions that contain them. The lists below are for the first seed and for words "
+        f"in at least {COMMON} captions.{_content_words(results)}"
     )
-    columns = [Column("captions", _band(*band)) for band in bands]
-    return Table("Words found", note, columns, rows, tuple(remarks))
+    columns = [Column("words in", _band(*band)) for band in bands]
+    return Table("Word recall", note, columns, rows, tuple(remarks))
+
+
+def _best_and_worst_words(run: EvaluatedRun) -> list[str]:
+    """Name the common content words with the highest and the lowest recall."""
+    common = [word for word in run.words["words"] if word["content"] and word["spoken"] >= COMMON]
+    order = sorted(common, key=lambda word: (-word["found"] / word["spoken"], -word["spoken"], word["word"]))
+    remarks = []
+    for extreme, chosen in (("highest", order[:LISTED]), ("lowest", order[: -LISTED - 1 : -1])):
+        if chosen:
+            listed = ", ".join(f"{w['word']} ({100 * w['found'] / w['spoken']:.0f} % of {w['spoken']})" for w in chosen)
+            remarks.append(f"Words with the {extreme} recall, {run.arch}: {listed}.")
+    return remarks
 
 
 def _band(start: int, below: int | None) -> str:
     if below is None:
-        return f"{start} or more"
-    return str(start) if below == start + 1 else f"{start}–{below - 1}"
+        return f"{start} or more captions"
+    last = below - 1
+    return f"{start}–{last} captions" if last > start else f"{start} caption{'s' if start > 1 else ''}"
 
 
 def boundaries(results: Results) -> Table:
-    named = {"F1": "f1", "R-value": "r_value"}
-    keys = [(f"within {t} ms", name, f"{t}ms", key) for t in (20, 50) for name, key in named.items()]
+    metrics = {"F1": "f1", "R-value": "r_value"}
+    keys = [(f"within {t} ms", name, f"{t}ms", key) for t in (20, 50) for name, key in metrics.items()]
     rows = []
     for arch, runs in results.runs.items():
         if "boundaries" not in runs[0].metrics:
             continue
-        for who, label in (("cif", arch), ("even", "evenly spaced"), ("random", "at random")):
-            cells = [figure(runs, "boundaries", tolerance, who, key) for _, _, tolerance, key in keys]
-            rows.append(Row(label, cells, arch if who == "cif" else None))
+        for predictor, label in (("cif", arch), ("even", "evenly spaced"), ("random", "at random")):
+            cells = [measure(runs, "boundaries", tolerance, predictor, key) for _, _, tolerance, key in keys]
+            rows.append(TableRow(label, cells, arch if predictor == "cif" else None))
     note = (
-        "Where integrate-and-fire fires against where words end, in %. Below each architecture stands what as many "
-        "firings get, evenly spaced and at random."
+        "Firing times of continuous integrate-and-fire (CIF) compared with the times at which words end, in %. The "
+        "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random."
     )
     return Table("Word boundaries", note, [Column(group, name) for group, name, _, _ in keys], rows)

@@ -1,6 +1,6 @@
-"""A dozen utterances for the page: how they sound and look, and what each architecture heard in them.
+"""Prepare a dozen utterances for the page: recording, waveform, pictures, and each architecture's output.
 
-Places on the time axis are shares of the recording in %.
+Positions and widths on the time axis are percentages of the recording's duration.
 """
 
 import base64
@@ -17,11 +17,11 @@ from torch import Tensor
 from sclip.encoders.audio import SAMPLE_RATE, read_audio
 from sclip.encoders.pictures import read_rgb
 from sclip.errors import UserError
-from sclip.report.results import Results, Run
+from sclip.report.results import EvaluatedRun, Results
 
-PEAKS = 400  # of a waveform
-WIDEST = 192  # of a picture, in pixels
-DRAWN = 100  # the waveform's and the weights' view box is as high
+PEAKS = 400  # points of a waveform
+MAX_PIXELS = 192  # of a picture's longer side
+BOX_HEIGHT = 100  # of the view box of waveforms and CIF weights
 
 
 @dataclass(frozen=True)
@@ -31,79 +31,79 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Word:
+class SpokenWord:
     text: str
     span: Span
 
 
 @dataclass(frozen=True)
-class Piece:
+class NearestToken:
     text: str
     score: float
-    spoken: bool  # a word of the caption
+    in_caption: bool
 
 
 @dataclass(frozen=True)
 class Slot:
-    span: Span | None  # where CIF heard it
-    pieces: list[Piece]
+    span: Span | None  # only CIF gives a slot a time span
+    tokens: list[NearestToken]
 
 
 @dataclass(frozen=True)
-class Picture:
+class RetrievedPicture:
     name: str
     score: float
-    right: bool
+    correct: bool
 
 
 @dataclass(frozen=True)
-class Heard:
-    """By one architecture."""
+class ModelOutput:
+    """The output of one architecture for one utterance."""
 
     arch: str
     branch: str
     rank: int
-    retrieved: list[Picture]
+    retrieved: list[RetrievedPicture]
     slots: list[Slot]
-    weights: str  # CIF's, as SVG writes paths
-    highest: float  # of them
-    fired: list[float]
+    weights: str  # CIF's weights as an SVG path; empty without CIF
+    max_weight: float
+    fired: list[float]  # positions at which CIF fires
 
 
 @dataclass(frozen=True)
-class Utterance:
+class Example:
     id: str
     text: str
     picture: str
-    sound: str  # a data URL
+    audio: str  # a data URL
     seconds: float
-    outline: str
-    words: list[Word]
-    heard: list[Heard]
+    waveform: str  # an SVG path
+    words: list[SpokenWord]
+    outputs: list[ModelOutput]
 
 
-def utterances(results: Results) -> list[Utterance]:
-    """Of several seeds the first."""
-    everyone = zip(*(run.examples["examples"] for run in results.firsts), strict=True)
-    return [_utterance(results.firsts, shown) for shown in everyone]
+def examples(results: Results) -> list[Example]:
+    """Return the examples, with the outputs of each architecture's first seed."""
+    by_utterance = zip(*(run.examples["examples"] for run in results.first_runs), strict=True)
+    return [_example(results.first_runs, entries) for entries in by_utterance]
 
 
 def pictures(results: Results) -> dict[str, str]:
-    """By name, each once: data URLs of all pictures that are shown."""
+    """Return the data URL of each picture on the page, by name."""
     paths: dict[str, str] = {}
-    for run in results.firsts:
+    for run in results.first_runs:
         for example in run.examples["examples"]:
-            paths |= {each["image_id"]: each["image"] for each in (example, *example["retrieved"])}
+            paths |= {picture["image_id"]: picture["image"] for picture in (example, *example["retrieved"])}
     return {name: _picture(Path(path)) for name, path in sorted(paths.items())}
 
 
 def _picture(path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"{path}: no such file, and the examples in results show it; `sclip make-corpus` makes it")
-    small = read_rgb(path)
-    small.thumbnail((WIDEST, WIDEST))
+        raise UserError(f"{path}: no such file, but the report shows it; run `sclip make-corpus` to write it")
+    picture = read_rgb(path)
+    picture.thumbnail((MAX_PIXELS, MAX_PIXELS))
     file = io.BytesIO()
-    small.save(file, "WEBP", quality=85, method=6)
+    picture.save(file, "WEBP", quality=85, method=6)
     return _data_url("image/webp", file)
 
 
@@ -111,69 +111,75 @@ def _data_url(kind: str, file: io.BytesIO) -> str:
     return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _utterance(runs: list[Run], shown: tuple[dict[str, Any], ...]) -> Utterance:
-    """What each run shows of the same utterance."""
-    example = shown[0]
-    samples = read_audio(example["audio"])
+def _example(runs: list[EvaluatedRun], entries: tuple[dict[str, Any], ...]) -> Example:
+    """Combine the entries of all runs for the same utterance."""
+    entry = entries[0]
+    samples = read_audio(entry["audio"])
     seconds = len(samples) / SAMPLE_RATE
-    words = [Word(word, _span(start, end, seconds)) for word, start, end in example["words"] or []]
-    heard = [_heard(run, each, seconds) for run, each in zip(runs, shown, strict=True)]
-    text = example["text"] or example["id"]
-    return Utterance(
-        example["id"], text, example["image_id"], _sound(samples), seconds, _outline(samples), words, heard
-    )
+    words = [SpokenWord(word, _span(start, end, seconds)) for word, start, end in entry["words"] or []]
+    outputs = [_model_output(run, own_entry, seconds) for run, own_entry in zip(runs, entries, strict=True)]
+    text = entry["text"] or entry["id"]
+    return Example(entry["id"], text, entry["image_id"], _audio(samples), seconds, _waveform(samples), words, outputs)
 
 
 def _span(start: float, end: float, seconds: float) -> Span:
     return Span(round(100 * start / seconds, 2), round(100 * (min(end, seconds) - start) / seconds, 2))
 
 
-def _sound(samples: Tensor) -> str:
-    """FLAC: every browser plays it, and it starts where the waveform starts, which MP3 does not everywhere."""
+def _audio(samples: Tensor) -> str:
+    """Return a data URL with FLAC.
+
+    Every browser plays FLAC, and FLAC adds no delay. Some browsers play MP3 with a delay against the waveform.
+    """
     file = io.BytesIO()
     soundfile.write(file, samples.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return _data_url("audio/flac", file)
 
 
-def _outline(samples: Tensor) -> str:
-    """The waveform's peaks to both sides, the highest of which fills the box; as SVG writes paths."""
-    loud = samples.abs() / samples.abs().max().clamp(min=1e-6)
-    peaks = F.adaptive_max_pool1d(loud[None, None], PEAKS)[0, 0].mul(DRAWN / 2).tolist()
-    upper = [f"{x} {DRAWN / 2 - peak:.0f}" for x, peak in enumerate(peaks)]
-    lower = [f"{x} {DRAWN / 2 + peak:.0f}" for x, peak in enumerate(peaks)]
+def _waveform(samples: Tensor) -> str:
+    """Return the peaks on both sides of the centre line as an SVG path. The highest peak fills the box."""
+    normalized = samples.abs() / samples.abs().max().clamp(min=1e-6)
+    peaks = F.adaptive_max_pool1d(normalized[None, None], PEAKS)[0, 0].mul(BOX_HEIGHT / 2).tolist()
+    upper = [f"{x} {BOX_HEIGHT / 2 - peak:.0f}" for x, peak in enumerate(peaks)]
+    lower = [f"{x} {BOX_HEIGHT / 2 + peak:.0f}" for x, peak in enumerate(peaks)]
     return f"M{'L'.join([*upper, *reversed(lower)])}Z"
 
 
-def _heard(run: Run, example: dict[str, Any], seconds: float) -> Heard:
-    spoken = set((example["text"] or "").lower().split())
-    alpha = example.get("alpha", [])
-    return Heard(
+def _model_output(run: EvaluatedRun, entry: dict[str, Any], seconds: float) -> ModelOutput:
+    caption = set((entry["text"] or "").lower().split())
+    alpha = entry.get("alpha", [])
+    return ModelOutput(
         run.arch,
         run.examples["branch"],
-        example["rank"],
-        [Picture(each["image_id"], each["score"], each["image_id"] == example["image_id"])
-         for each in example["retrieved"]],
-        list(_slots(example.get("keywords", []), spoken, seconds)),
+        entry["rank"],
+        [
+            RetrievedPicture(picture["image_id"], picture["score"], picture["image_id"] == entry["image_id"])
+            for picture in entry["retrieved"]
+        ],
+        list(_slots(entry.get("keywords", []), caption, seconds)),
         _weights(alpha, run.examples["frame_seconds"] / seconds),
         max(alpha, default=0.0),
-        [round(100 * time / seconds, 2) for time in example.get("fired", [])],
-    )  # fmt: skip
+        [round(100 * time / seconds, 2) for time in entry.get("fired", [])],
+    )
 
 
-def _slots(keywords: list[dict[str, Any]], spoken: set[str], seconds: float) -> Iterator[Slot]:
-    """A frame that closes a slot also opens the next; on the page it belongs to the first of them."""
+def _slots(keywords: list[dict[str, Any]], caption: set[str], seconds: float) -> Iterator[Slot]:
+    """Yield the slots without overlap: a frame that ends one slot and starts the next belongs to the earlier one."""
     end = 0.0
     for keyword in keywords:
         span = None
         if keyword["span"] is not None:
             span = _span(max(end, keyword["span"][0]), keyword["span"][1], seconds)
             end = keyword["span"][1]
-        pieces = [Piece(p["text"], p["score"], p["text"].lower() in spoken) for p in keyword["pieces"]]
-        yield Slot(span, pieces)
+        tokens = [NearestToken(p["text"], p["score"], p["text"].lower() in caption) for p in keyword["pieces"]]
+        yield Slot(span, tokens)
 
 
 def _weights(alpha: list[float], frame: float) -> str:
-    """A step a frame, the highest of which fills the box; `frame` as a share of the recording"""
-    scale = DRAWN / (max(alpha, default=0) or 1)
-    steps = [f"M0 {DRAWN}", *(f"V{DRAWN - scale * a:.0f}H{PEAKS * frame * (t + 1):.1f}" for t, a in enumerate(alpha))]
-    return "".join(steps) if alpha else ""
+    """Return the weights as an SVG path with one step per frame. The highest weight fills the box.
+
+    `frame` is the duration of a frame as a share of the recording's duration.
+    """
+    scale = BOX_HEIGHT / (max(alpha, default=0) or 1)
+    steps = [f"V{BOX_HEIGHT - scale * a:.0f}H{PEAKS * frame * (t + 1):.1f}" for t, a in enumerate(alpha)]
+    return "".join([f"M0 {BOX_HEIGHT}", *steps]) if alpha else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from small import ARCHITECTURES, model, speech_encoder
-from training.kept import opened
+from stored_corpus import open_split as opened
 
 from sclip import distributed
 from sclip.config import FeaturesConfig, TrainingConfig

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from small import model
-from training.kept import keep
+from stored_corpus import write_corpus as keep
 
 import sclip
 from sclip.errors import UserError

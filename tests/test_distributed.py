@@ -13,7 +13,7 @@ import pytest
 import torch
 from features.conftest import Corpus
 from several import VARIANTS
-from training.kept import keep
+from stored_corpus import write_corpus as keep
 
 HERE = Path(__file__).parent
 

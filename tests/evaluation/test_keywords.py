@@ -34,7 +34,7 @@ def test_matches_equal_figures_by_hand():
     assert values(scores["content"]) == pytest.approx({k: 100 * v for k, v in expected.items()})
 
 
-def test_hit_rate_of_each_slot():
+def test_matches_report_the_hit_rate_of_each_slot():
     fixed = DecodedKeywords(torch.tensor([[4, 2], [6, 5], [2, 6]]), torch.full((3,), 2))
     scores = matches(fixed, CAPTIONS, LEXICON, PICTURES, BOOTSTRAP, by_slot=True)
     assert values(scores["hit_rate_of_slot"]) == pytest.approx({"0": 100, "1": 200 / 3})
@@ -59,13 +59,12 @@ def test_collapsed_keywords_score_like_the_baseline():
     assert (stuck["distinct_tokens"], stuck["duplicates"]["value"]) == (1, 75)
     # The baseline has the mean number of keywords, here three, and no blocked rows.
     assert LEXICON.commonest(KEYWORDS).rows.tolist() == [[2, 3, 4]] * 3
-    assert (
-        LEXICON.commonest(DecodedKeywords(KEYWORDS.rows, torch.zeros(3, dtype=torch.long))).rows.tolist() == [[2]] * 3
-    )
+    no_keywords = DecodedKeywords(KEYWORDS.rows, torch.zeros(3, dtype=torch.long))
+    assert LEXICON.commonest(no_keywords).rows.tolist() == [[2]] * 3
 
 
-def test_captions_of_clip_s_tokenizer(monkeypatch):
-    """Function words and full stops are not content words, and the size of the blocks changes nothing."""
+def test_function_words_and_full_stops_are_not_content_words(monkeypatch):
+    """Use captions of CLIP's tokenizer. The size of the blocks must not change the scores."""
     from small import CAPTIONS as TEXTS
     from small import clip_encoder
 

@@ -28,7 +28,7 @@ class DecodedKeywords:
 
     @property
     def valid(self) -> Tensor:
-        """(N, S)"""
+        """Mark the slots (N, S) that are not padding."""
         return valid_mask(self.lengths, self.rows.shape[1])
 
     @property

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
 
 NO_WORD = 0
-MAX_TOKENS = 4  # tokens of a word; more do not fit into a code of 64 bits
+MAX_TOKENS = 4  # longest word, in tokens; the code of a longer word would not fit into 64 bits
 BANDS = (1, 2, 5, 10, 30, 100, 300)  # number of captions with a word at which each band starts
 
 

@@ -218,7 +218,7 @@ def _run(
 
 @contextmanager
 def plain_attention(device: torch.device) -> Iterator[None]:
-    """On a CPU, replace torch's fused attention by plain matrix products, which are faster, above all backward.
+    """Use plain matrix products for attention on a CPU, where torch's fused attention is slower, above all backward.
 
     By default torch computes these products in fp32 whatever the precision is, so lower precision is allowed here.
     """

@@ -62,7 +62,7 @@ def test_counts_match_counts_by_hand():
     references = References.of(words)
     assert references.boundaries.tolist() == [[0.3, 0.6], [INF, INF]]
     firings = seconds(
-        # at the start, just within 20 ms of 0.3, just outside, late for 0.6, at the end, in the silence after the speech
+        # at the start, just within 20 ms of 0.3, just outside, late for 0.6, at the end, in the silence after it
         [0.1, 0.32, 0.3201, 0.64, 0.99, 1.2],
         [0.19, 0.21, 0.35, 0.51],  # two at the start, of which one is ignored; inside the word; at the end
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from small import ARCHITECTURES, model, speech_encoder
-from training.kept import opened
+from stored_corpus import open_split
 
 from sclip import distributed
 from sclip.config import FeaturesConfig, TrainingConfig
@@ -34,7 +34,7 @@ def train_two_steps(corpus: Path, variant: str) -> dict[str, torch.Tensor]:
     if changes:
         trained.head.keywords.norm.counts_padding = changes["norm_counts_padding"]
     trainer = Trainer(trained, STEP, 0, torch.device("cpu"))
-    batches = TrainingBatches(opened(corpus, "train"), STEP, 0, pin=False)
+    batches = TrainingBatches(open_split(corpus, "train"), STEP, 0, pin=False)
     results = {"loss": torch.tensor(trainer.train_step([batches.read(0)])()["train/loss/total"])}
     for name, parameter in trainer.trained.named_parameters():
         if parameter.grad is not None:
@@ -54,7 +54,7 @@ def main(corpus: Path, manifest: Path, out: Path) -> None:
         dropout, F.dropout = F.dropout, lambda x, *_, **__: x
         steps = {variant: train_two_steps(corpus, variant) for variant in VARIANTS}
         F.dropout = dropout
-        datasets = opened(corpus, "train"), opened(corpus, "dev")
+        datasets = open_split(corpus, "train"), open_split(corpus, "dev")
         training = dataclasses.replace(STEP, steps=4, dev_every=2)
         train(*datasets, model("hybrid-cif"), training, 0, "cpu", out / "model", out / "scratch")
         evaluate(model("hybrid-cif"), datasets[1], "cpu", out / "results")

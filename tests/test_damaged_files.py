@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from small import model
-from training.kept import keep
+from stored_corpus import write_corpus
 
 import sclip
 from sclip.errors import UserError
@@ -98,7 +98,7 @@ def check(path: Path, contents: Iterator[bytes], read: Callable[[], Any], same: 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return keep(tmp_path_factory.mktemp("corpus"), train=4, dev=2)
+    return write_corpus(tmp_path_factory.mktemp("corpus"), train=4, dev=2)
 
 
 @pytest.mark.parametrize("name", ["0.safetensors", "index.json"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from distributed_program import VARIANTS
 from features.conftest import Corpus
-from training.kept import keep
+from stored_corpus import write_corpus
 
 HERE = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def inputs(tmp_path_factory):
     corpus = Corpus(folder / "corpus")
     (corpus.folder / "3.wav").write_bytes(b"not a recording")
     corpus.record("5.wav", 22050, rate=44100)
-    return keep(folder), corpus.path
+    return write_corpus(folder), corpus.path
 
 
 def run_program(inputs, out: Path, processes: int, machines: int = 1) -> Path:

@@ -1,4 +1,4 @@
-"""The stage, from a store, vectors and a small model to metrics.json and examples.json."""
+"""Test the stage `evaluate` with a small model, from a feature store and vectors to its JSON files."""
 
 import json
 import math
@@ -25,12 +25,12 @@ UTTERANCES, PICTURES = 14, 5
 TEXTS = [CAPTIONS[i % 3] for i in range(UTTERANCES)]
 SPEECH = {"encoder": "small", "revision": None, "states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
 SPEECH |= {"compute": "bf16"}
-# One text belongs to two pictures, one picture has two texts.
+# One text belongs to two pictures, and one picture has two texts.
 SHARED = [("dog", "dog", "snow", "fence", "beach" if i < 5 else "sand")[i % PICTURES] for i in range(UTTERANCES)]
 
 
 def corpus(folder: Path, words: bool = True, texts: Sequence[str | None] = tuple(TEXTS)) -> Dataset:
-    """Hidden states at random, captions of `texts`, up to three utterances of a picture."""
+    """Write a corpus with random hidden states and the captions `texts`; a picture has up to three utterances."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(UTTERANCES):
@@ -72,7 +72,7 @@ def leaves(table, path: str = ""):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
+def test_metrics_and_examples_are_complete_and_independent_of_batches(arch, dataset, tmp_path, monkeypatch):
     tested = model(arch)
     metrics = evaluate(tested, dataset, "cpu", tmp_path / "a", about={"preset": "tiny", "seed": 3})
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == metrics
@@ -96,11 +96,11 @@ def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
         assert list(metrics["keywords"]["model"]["hit_rate_of_slot"]) == [str(k) for k in range(8)]
         assert metrics["keywords"]["commonest"]["distinct_tokens"] == 8
 
-    # The same again, and whatever the batches.
+    # Other batches give the same metrics.
     monkeypatch.setattr(inference, "BATCH_FRAMES", 100)
     evaluate(tested, dataset, "cpu", tmp_path / "b", about={"preset": "tiny", "seed": 3})
-    again = json.loads((tmp_path / "b/metrics.json").read_text())
-    assert dict(leaves(again)) == pytest.approx(dict(leaves(metrics)), abs=1e-3)
+    other_batches = json.loads((tmp_path / "b/metrics.json").read_text())
+    assert dict(leaves(other_batches)) == pytest.approx(dict(leaves(metrics)), abs=1e-3)
 
     shown = json.loads((tmp_path / "a/examples.json").read_text())
     assert shown["branch"] in branches
@@ -109,7 +109,7 @@ def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
         row = next(row for row in dataset.rows if row.id == example["id"])
         assert example["audio"] == str(row.audio)
         assert example["text"] == row.text
-        images = [found["image_id"] for found in example["retrieved"]]
+        images = [retrieved["image_id"] for retrieved in example["retrieved"]]
         assert images.index(row.image_id) + 1 == example["rank"]
         assert ("keywords" in example) == (head.keywords is not None)
         if "alpha" in example:
@@ -119,8 +119,8 @@ def test_metrics_and_examples(arch, dataset, tmp_path, monkeypatch):
                 assert slot["span"][1] == pytest.approx(time)
 
 
-def test_what_is_heard_is_what_the_model_says(dataset):
-    """Rows stay with their utterances, however they were batched."""
+def test_predictions_are_the_head_s_output_for_each_utterance(dataset):
+    """Compare batched inference with the head's output for single utterances."""
     tested = model("hybrid-cif")
     predictions = infer(tested, dataset)
     for i in range(UTTERANCES):
@@ -135,41 +135,44 @@ def test_what_is_heard_is_what_the_model_says(dataset):
         assert predictions.firings[i, len(ends) :].isinf().all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_on_a_gpu(dataset, tmp_path):
-    here, there = infer(model("hybrid-cif"), dataset), infer(model("hybrid-cif").to("cuda"), dataset)
-    for branch, vectors in here.vectors.items():
-        torch.testing.assert_close(there.vectors[branch], vectors, rtol=1e-3, atol=1e-4)
-    assert torch.equal(there.keywords.rows, here.keywords.rows)
-    assert torch.equal(there.firings, here.firings)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_predictions_are_close_to_cpu(dataset, tmp_path):
+    on_cpu, on_gpu = infer(model("hybrid-cif"), dataset), infer(model("hybrid-cif").to("cuda"), dataset)
+    for branch, vectors in on_cpu.vectors.items():
+        torch.testing.assert_close(on_gpu.vectors[branch], vectors, rtol=1e-3, atol=1e-4)
+    assert torch.equal(on_gpu.keywords.rows, on_cpu.keywords.rows)
+    assert torch.equal(on_gpu.firings, on_cpu.firings)
     assert evaluate(model("hybrid-cif"), dataset, "cuda", tmp_path)["about"]["device"] != "cpu"
 
 
-def test_a_collapsed_head_gets_what_the_commonest_tokens_get(dataset, tmp_path):
+def test_collapsed_head_scores_like_the_most_common_tokens(dataset, tmp_path):
     tested = model("cascaded")
-    wanted = tested.head.keywords.quantize.table[3:11]  # the first rows that are not blocked
+    most_common = tested.head.keywords.quantize.table[3:11]  # the first rows that are not blocked
     with torch.no_grad():
         tested.head.keywords.norm.norm.weight.zero_()
-        tested.head.keywords.norm.norm.bias.copy_(wanted.flatten())
+        tested.head.keywords.norm.norm.bias.copy_(most_common.flatten())
     metrics = evaluate(tested, dataset, "cpu", tmp_path)
     assert metrics["keywords"]["model"] == metrics["keywords"]["commonest"]
     assert metrics["keywords"]["model"]["distinct_tokens"] == 8
-    # All vectors alike: pictures are ranked as they come.
+    # All vectors are equal, so the pictures keep their order.
     assert metrics["speech_to_image"]["cascaded"]["R@1"]["value"] == pytest.approx(100 * 3 / UTTERANCES, abs=1e-3)
 
 
-def test_keywords_that_do_not_fit_are_counted(dataset, tmp_path, caplog):
+def test_utterances_with_more_keywords_than_max_slots_are_counted(dataset, tmp_path, caplog):
     tested = model("cascaded-cif")
     torch.nn.init.constant_(tested.head.cif.score.bias, 9.0)  # nearly every frame fires
     frames = dataset.frames.tolist()
     assert min(frames) < 75 < max(frames)
-    longer = sum(count > 76 for count in frames)
-    assert evaluate(tested, dataset, "cpu", tmp_path)["keywords"]["truncated"] == longer
-    assert f"{longer} of {UTTERANCES} utterances have more keywords than fit" in caplog.text
+    truncated = sum(count > 76 for count in frames)
+    assert evaluate(tested, dataset, "cpu", tmp_path)["keywords"]["truncated"] == truncated
+    message = (
+        f"{truncated} of {UTTERANCES} utterances have more keywords than max_slots; their last keywords are left out"
+    )
+    assert message in caplog.text
 
 
-def test_a_perfect_head(dataset, tmp_path, monkeypatch):
-    """Utterances that are their pictures: everything is found at once, without doubt."""
+def test_perfect_vectors_give_perfect_recalls(dataset, tmp_path, monkeypatch):
+    """Give each utterance the vector of its picture."""
     tested = model("parallel")
     perfect = inference.Predictions({"parallel": dataset.images[dataset.image_index]}, None, None, 0)
     monkeypatch.setattr("sclip.evaluation.evaluate.infer", lambda *_: perfect)
@@ -179,25 +182,27 @@ def test_a_perfect_head(dataset, tmp_path, monkeypatch):
         assert metrics[direction]["parallel"]["mean_rank"]["value"] == 1
 
 
-def test_without_captions_and_words(tmp_path):
-    """What needs them is left out."""
-    plain = corpus(tmp_path, words=False, texts=[None] * UTTERANCES)
-    metrics = evaluate(model("cascaded-cif"), plain, "cpu", tmp_path / "out")
+def test_metrics_that_need_captions_or_words_are_left_out_without_them(tmp_path):
+    without_text = corpus(tmp_path, words=False, texts=[None] * UTTERANCES)
+    metrics = evaluate(model("cascaded-cif"), without_text, "cpu", tmp_path / "out")
     assert "speech_to_text" not in metrics
     assert "text_to_image" not in metrics
     assert "boundaries" not in metrics
     assert metrics["keywords"]["model"].keys() == {"per_utterance", "duplicates", "distinct_tokens"}
 
 
-def expected_recall(queries, candidates, right) -> float:
-    """R@1 in %, by sorting: unit vectors (Q, J) and (C, J), right (Q, C); queries without a right answer left out."""
+def expected_recall(queries, candidates, correct) -> float:
+    """Return R@1 in %, computed with argmax, for unit vectors (Q, J) and (C, J) and correct answers (Q, C).
+
+    Queries without a correct answer are left out.
+    """
     best = (queries @ candidates.T).argmax(1)
-    hit = right[torch.arange(len(queries)), best].double()
-    return round(100 * float(hit[right.any(1)].mean()), 4)
+    hit = correct[torch.arange(len(queries)), best].double()
+    return round(100 * float(hit[correct.any(1)].mean()), 4)
 
 
 def by_text(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """The vectors (C, J) of the texts that differ, and which pictures have them: (I, C)"""
+    """Return the vectors (C, J) of the distinct texts, and which pictures have them (I, C)."""
     rows = [dataset.rows[i] for i in dataset.captioned.tolist()]
     texts = list(dict.fromkeys(row.text for row in rows))
     first = [next(i for i, row in enumerate(rows) if row.text == text) for text in texts]
@@ -208,8 +213,8 @@ def by_text(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("missing", [(), (0, 3, 8, 13)])
-def test_each_text_counts_once_and_rows_without_text_are_left_out(missing, tmp_path):
-    """A text is right for all pictures that it is a caption of; `missing` rows have none, picture 3 none at all."""
+def test_distinct_texts_are_ranked_once_and_rows_without_text_are_left_out(missing, tmp_path):
+    """A text is correct for all its pictures. With `missing` rows, picture 3 has no text."""
     texts = [None if i in missing else text for i, text in enumerate(SHARED)]
     data, tested = corpus(tmp_path, words=False, texts=texts), model("parallel")
     metrics = evaluate(tested, data, "cpu", tmp_path / "out")
@@ -217,45 +222,45 @@ def test_each_text_counts_once_and_rows_without_text_are_left_out(missing, tmp_p
     speech, owners = infer(tested, data).vectors["parallel"][data.captioned], data.image_index[data.captioned]
     assert metrics["counts"]["captions"] == UTTERANCES - len(missing) == len(speech)
     assert metrics["counts"]["distinct_captions"] == len(captions) == len(set(texts) - {None})
-    for direction, branch, queries, candidates, right in (
+    for direction, branch, queries, candidates, correct in (
         ("speech_to_text", "parallel", speech, captions, has[owners]),
         ("text_to_speech", "parallel", captions, speech, has[owners].T),
         ("text_to_image", "clip", captions, data.images, has.T),
         ("image_to_text", "clip", data.images, captions, has),
     ):
-        chance = (right.double().mean(1))[right.any(1)].mean()
+        chance = (correct.double().mean(1))[correct.any(1)].mean()
         assert metrics[direction]["chance"]["R@1"] == pytest.approx(100 * float(chance), abs=1e-3), direction
-        assert metrics[direction][branch]["R@1"]["value"] == expected_recall(queries, candidates, right), direction
+        assert metrics[direction][branch]["R@1"]["value"] == expected_recall(queries, candidates, correct), direction
 
 
-def test_a_text_of_several_pictures_is_resampled_with_the_first(tmp_path):
+def test_text_of_several_pictures_is_resampled_with_the_first(tmp_path):
     side = distinct_texts(corpus(tmp_path, words=False, texts=SHARED))
     assert side.rows.tolist() == [0, 0, 1, 2, 3, 4]
     assert side.pictures.tolist() == [0, 1, 2, 3, 4, 4]
     assert side.first_pictures.tolist() == [0, 2, 3, 4, 4]
 
 
-def test_captions_that_all_differ_are_ranked_row_by_row(tmp_path):
-    """As if there were no texts but only rows, each of which has one picture."""
+def test_distinct_captions_are_ranked_like_rows(tmp_path):
+    """Compare with ranks that are computed from the rows, each of which has one picture."""
     data, tested = corpus(tmp_path, words=False, texts=[f"text {i}" for i in range(UTTERANCES)]), model("parallel")
     metrics = evaluate(tested, data, "cpu", tmp_path / "out")
     bootstrap, speech = Bootstrap(PICTURES, 0), infer(tested, data).vectors["parallel"]
-    for one, ids, way, back in (
+    for one, ids, to_text, from_text in (
         (speech, data.image_index, "speech_to_text", "text_to_speech"),
         (data.images, torch.arange(PICTURES), "image_to_text", "text_to_image"),
     ):
-        branch = "parallel" if way == "speech_to_text" else "clip"
+        branch = "parallel" if to_text == "speech_to_text" else "clip"
         ranks = first_ranks(one, ids, data.captions, data.image_index)
-        for direction, found, pictures in ((way, ranks[0], ids), (back, ranks[1], data.image_index)):
-            assert metrics[direction][branch] == _rounded(scores(found, pictures, bootstrap))
+        for direction, expected, pictures in ((to_text, ranks[0], ids), (from_text, ranks[1], data.image_index)):
+            assert metrics[direction][branch] == _rounded(scores(expected, pictures, bootstrap))
 
 
-def test_missing_text_is_one_line(tmp_path, caplog):
+def test_rows_without_text_give_one_warning(tmp_path, caplog):
     data = corpus(tmp_path, words=False, texts=[None, *TEXTS[1:]])
     metrics = evaluate(model("cascaded"), data, "cpu", tmp_path / "out")
     assert metrics["counts"]["captions"] == UTTERANCES - 1
     assert "R@10" in metrics["speech_to_text"]["cascaded"]
-    assert caplog.messages == ["1 of 14 rows have no text: what needs text is measured on the other 13"]
+    assert caplog.messages == ["1 of 14 rows have no text; metrics that need text use the other 13 rows"]
 
 
 def test_stop_words_are_those_of_the_language(dataset, tmp_path):
@@ -264,7 +269,7 @@ def test_stop_words_are_those_of_the_language(dataset, tmp_path):
     unknown = evaluate(tested, dataset, "cpu", tmp_path / "none")
     assert english["about"]["stop_words"] == "English stop words"
     assert unknown["about"]["stop_words"] == "none: language not given"
-    assert unknown["keywords"]["model"]["content"] == unknown["keywords"]["model"]["all"]  # no punctuation here
+    assert unknown["keywords"]["model"]["content"] == unknown["keywords"]["model"]["all"]  # no caption has punctuation
     assert english["keywords"]["model"]["content"] != english["keywords"]["model"]["all"]
     content = [
         {row["word"] for row in json.loads((tmp_path / name / "words.json").read_text())["words"] if row["content"]}

@@ -1,20 +1,20 @@
-"""Keywords against captions: by hand, at the edges, and for a head that says the same of everything."""
+"""Test keyword figures by hand, in edge cases, and for keywords that are the same for every utterance."""
 
 import pytest
 import torch
 
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.inference import Found
+from sclip.evaluation.inference import DecodedKeywords
 from sclip.evaluation.keywords import NO_TOKEN, Lexicon, caption_tokens, matches, usage
 
-# Rows 0 and 1 are blocked; rows 2 to 6 are tokens 12 to 16, 12 and 13 no content words. Token 19 is in no row.
+# Rows 0 and 1 are blocked; rows 2 to 6 are tokens 12 to 16, 12 and 13 are not content words. No row has token 19.
 CONTENT = torch.ones(20, dtype=torch.bool)
 CONTENT[[12, 13]] = False
 IDS = torch.arange(10, 17)
 BLOCKED = torch.tensor([True, True, *[False] * 5])
 LEXICON = Lexicon(IDS, torch.stack([IDS, IDS.roll(-1)], 1), CONTENT, BLOCKED)  # nearest: itself and the next
 CAPTIONS = torch.tensor([[12, 14, 15, 19], [16, 12, NO_TOKEN, NO_TOKEN], [12, 13, NO_TOKEN, NO_TOKEN]])
-FOUND = Found(torch.tensor([[4, 4, 3, 2], [5, 0, 0, 0], [2, 3, 4, 0]]), torch.tensor([4, 1, 3]))
+KEYWORDS = DecodedKeywords(torch.tensor([[4, 4, 3, 2], [5, 0, 0, 0], [2, 3, 4, 0]]), torch.tensor([4, 1, 3]))
 PICTURES, BOOTSTRAP = torch.arange(3), Bootstrap(3, seed=0)
 
 
@@ -22,48 +22,49 @@ def values(table: dict) -> dict:
     return {key: entry["value"] for key, entry in table.items()}
 
 
-def test_matches_by_hand():
-    found = matches(FOUND, CAPTIONS, LEXICON, PICTURES, BOOTSTRAP, by_slot=False)
-    # Slots with the caption's tokens near: 14 14 13→14 12; 15→16; 12 13 and not 14.
-    assert found["hit_rate"]["value"] == pytest.approx(100 * (1 + 1 + 2 / 3) / 3)
+def test_matches_equal_figures_by_hand():
+    scores = matches(KEYWORDS, CAPTIONS, LEXICON, PICTURES, BOOTSTRAP, by_slot=False)
+    # Hits: 14, 14, 13 (near 14) and 12; 15 (near 16); 12 and 13 but not 14.
+    assert scores["hit_rate"]["value"] == pytest.approx(100 * (1 + 1 + 2 / 3) / 3)
     # Tokens {12, 13, 14} of {12, 14, 15, 19}; {15} of {12, 16}; {12, 13, 14} of {12, 13}.
     expected = {"precision": (2 / 3 + 0 + 2 / 3) / 3, "recall": (2 / 4 + 0 + 1) / 3, "f1": (4 / 7 + 0 + 4 / 5) / 3}
-    assert values(found["all"]) == pytest.approx({k: 100 * v for k, v in expected.items()})
+    assert values(scores["all"]) == pytest.approx({k: 100 * v for k, v in expected.items()})
     # {14} of {14, 15, 19}; {15} of {16}; the third caption has no content words.
     expected = {"precision": 1 / 2, "recall": 1 / 6, "f1": 1 / 4}
-    assert values(found["content"]) == pytest.approx({k: 100 * v for k, v in expected.items()})
+    assert values(scores["content"]) == pytest.approx({k: 100 * v for k, v in expected.items()})
 
 
-def test_slot_by_slot():
-    fixed = Found(torch.tensor([[4, 2], [6, 5], [2, 6]]), torch.full((3,), 2))
-    found = matches(fixed, CAPTIONS, LEXICON, PICTURES, BOOTSTRAP, by_slot=True)
-    assert values(found["hit_rate_of_slot"]) == pytest.approx({"0": 100, "1": 200 / 3})
-    assert found["hit_rate"]["value"] == pytest.approx(250 / 3)
+def test_matches_report_the_hit_rate_of_each_slot():
+    fixed = DecodedKeywords(torch.tensor([[4, 2], [6, 5], [2, 6]]), torch.full((3,), 2))
+    scores = matches(fixed, CAPTIONS, LEXICON, PICTURES, BOOTSTRAP, by_slot=True)
+    assert values(scores["hit_rate_of_slot"]) == pytest.approx({"0": 100, "1": 200 / 3})
+    assert scores["hit_rate"]["value"] == pytest.approx(250 / 3)
 
 
-def test_usage_by_hand():
-    found = usage(FOUND, PICTURES, BOOTSTRAP)
-    assert found["distinct_tokens"] == 4  # rows 2 to 5; padding is none
-    assert found["per_utterance"]["value"] == pytest.approx(8 / 3)
-    assert found["duplicates"]["value"] == pytest.approx(25 / 3)
+def test_usage_equals_figures_by_hand():
+    scores = usage(KEYWORDS, PICTURES, BOOTSTRAP)
+    assert scores["distinct_tokens"] == 4  # rows 2 to 5; padding does not count
+    assert scores["per_utterance"]["value"] == pytest.approx(8 / 3)
+    assert scores["duplicates"]["value"] == pytest.approx(25 / 3)
 
 
-def test_saying_the_same_of_everything_is_the_baseline():
-    """As much as the commonest tokens get, and the count of different tokens says so."""
-    collapsed = Found(torch.tensor([2, 3, 4]).expand(3, -1), torch.full((3,), 3))
+def test_collapsed_keywords_score_like_the_baseline():
+    """Compare keywords that are equal for all utterances with the most common tokens."""
+    collapsed = DecodedKeywords(torch.tensor([2, 3, 4]).expand(3, -1), torch.full((3,), 3))
     baseline = LEXICON.commonest(collapsed)
     scores = [matches(f, CAPTIONS, LEXICON, PICTURES, BOOTSTRAP, by_slot=True) for f in (collapsed, baseline)]
     assert scores[0] == scores[1]
     assert usage(collapsed, PICTURES, BOOTSTRAP)["distinct_tokens"] == 3
-    stuck = usage(Found(torch.full((3, 4), 5), torch.full((3,), 4)), PICTURES, BOOTSTRAP)
+    stuck = usage(DecodedKeywords(torch.full((3, 4), 5), torch.full((3,), 4)), PICTURES, BOOTSTRAP)
     assert (stuck["distinct_tokens"], stuck["duplicates"]["value"]) == (1, 75)
-    # As many as there are keywords on average, of three, and never the blocked rows.
-    assert LEXICON.commonest(FOUND).rows.tolist() == [[2, 3, 4]] * 3
-    assert LEXICON.commonest(Found(FOUND.rows, torch.zeros(3, dtype=torch.long))).rows.tolist() == [[2]] * 3
+    # The baseline has the mean number of keywords, here three, and no blocked rows.
+    assert LEXICON.commonest(KEYWORDS).rows.tolist() == [[2, 3, 4]] * 3
+    no_keywords = DecodedKeywords(KEYWORDS.rows, torch.zeros(3, dtype=torch.long))
+    assert LEXICON.commonest(no_keywords).rows.tolist() == [[2]] * 3
 
 
-def test_with_clip_s_own_tokens(monkeypatch):
-    """Captions through CLIP's tokenizer; function words and full stops are not content; blocks change nothing."""
+def test_function_words_and_full_stops_are_not_content_words(monkeypatch):
+    """Use captions of CLIP's tokenizer. The size of the blocks must not change the scores."""
     from small import CAPTIONS as TEXTS
     from small import clip_encoder
 
@@ -82,8 +83,8 @@ def test_with_clip_s_own_tokens(monkeypatch):
     texts = ["A red dog, a red fence.", *TEXTS]
     captions = caption_tokens(texts, clip)
     assert (captions[0] != NO_TOKEN).sum() == 6  # a red dog , fence .
-    found = Found(torch.tensor([[rows["dog</w>"], rows["red</w>"]]] * 4), torch.full((4,), 2))
-    arguments = (found, captions, lexicon, torch.arange(4), Bootstrap(4, seed=0), True)
+    decoded = DecodedKeywords(torch.tensor([[rows["dog</w>"], rows["red</w>"]]] * 4), torch.full((4,), 2))
+    arguments = (decoded, captions, lexicon, torch.arange(4), Bootstrap(4, seed=0), True)
     scores = matches(*arguments)
     assert scores["content"]["precision"]["value"] == 100 * (1 + 0.5 + 0 + 1) / 4
     monkeypatch.setattr(keywords, "BLOCK", 3)

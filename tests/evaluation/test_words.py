@@ -1,4 +1,4 @@
-"""Whole words out of keywords: against plain Python, and by hand."""
+"""Test words that keywords contain, against plain Python and by hand."""
 
 import random
 
@@ -8,12 +8,12 @@ from small import CAPTIONS as TEXTS
 from small import clip_encoder
 
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.inference import Found
+from sclip.evaluation.inference import DecodedKeywords
 from sclip.evaluation.keywords import Lexicon, caption_tokens, hits
-from sclip.evaluation.words import NO_WORD, Words, study, word_codes
+from sclip.evaluation.words import NO_WORD, WordComparison, study, word_codes
 from sclip.heads.vocabulary import Vocabulary
 
-LONG = "a cockatoo sings"  # the bird is three tokens
+LONG = "a cockatoo sings"  # "cockatoo" is three tokens
 
 
 @pytest.fixture(scope="module")
@@ -28,69 +28,70 @@ def lexicon(clip):
     return Lexicon.of(vocabulary, clip, table, "en")
 
 
-def keywords(lexicon, clip, *texts) -> Found:
-    """Slots that say these texts."""
+def keywords(lexicon, clip, *texts) -> DecodedKeywords:
+    """Return keywords that are the tokens of these texts."""
     rows = {int(token): row for row, token in enumerate(lexicon.ids)}
-    said = [torch.tensor([rows[token] for token in clip.token_ids([text])[0]]) for text in texts]
-    lengths = torch.tensor([len(row) for row in said])
-    return Found(torch.nn.utils.rnn.pad_sequence(said, batch_first=True), lengths)
+    tokens = [torch.tensor([rows[token] for token in clip.token_ids([text])[0]]) for text in texts]
+    lengths = torch.tensor([len(row) for row in tokens])
+    return DecodedKeywords(torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True), lengths)
 
 
-def test_codes_are_words():
-    """Against joining one token after the other; words of more than four tokens are none."""
+def test_each_word_has_its_own_code():
+    """Compare with tokens that are joined one by one. Words of more than four tokens have no code."""
     generator = random.Random(0)
     ends = torch.tensor([False, False, False, True, True])
     tokens = torch.tensor([[generator.randrange(5) for _ in range(30)] for _ in range(200)])
     lengths = torch.tensor([generator.randint(0, 30) for _ in range(200)])
     codes = word_codes(tokens, lengths, ends)
     names: dict[int, tuple[int, ...]] = {NO_WORD: ()}
-    for row, length, found in zip(tokens.tolist(), lengths.tolist(), codes.tolist(), strict=True):
+    for row, length, row_codes in zip(tokens.tolist(), lengths.tolist(), codes.tolist(), strict=True):
         word: tuple[int, ...] = ()
-        for slot, (token, code) in enumerate(zip(row, found, strict=True)):
+        for slot, (token, code) in enumerate(zip(row, row_codes, strict=True)):
             word = (*word, token)
-            whole = word if ends[token] and slot < length and len(word) <= 4 else ()
-            assert names.setdefault(code, whole) == whole
+            expected = word if ends[token] and slot < length and len(word) <= 4 else ()
+            assert names.setdefault(code, expected) == expected
             word = () if ends[token] else word
     assert len(set(names.values())) == len(names) > 50
 
 
-def test_scores_by_hand(clip, lexicon):
+def test_scores_and_table_equal_figures_by_hand(clip, lexicon):
     texts = ["a dog", LONG, "the snow the beach"]
     pieces = clip.token_ids(["cockatoo"])[0]
     assert len(pieces) > 1
-    found = keywords(lexicon, clip, "dog red", "cockatoo cockatoo", "snow")
-    words = Words(found, texts, lexicon, clip)
+    decoded = keywords(lexicon, clip, "dog red", "cockatoo cockatoo", "snow")
+    words = WordComparison(decoded, texts, lexicon, clip)
     scores = words.scores(torch.arange(3), Bootstrap(3, seed=0))
     expected = {"precision": (1 / 2 + 1 + 1) / 3, "recall": (1 / 2 + 1 / 3 + 1 / 3) / 3}
     assert {k: scores[k]["value"] for k in expected} == pytest.approx({k: 100 * v for k, v in expected.items()})
     table = {row["word"]: row for row in words.table()}
     assert table["cockatoo"] == {"word": "cockatoo", "spoken": 1, "found": 1, "said": 1, "content": True}
     assert table["a"] == {"word": "a", "spoken": 2, "found": 0, "said": 0, "content": False}
-    assert "red" not in table  # nobody said it
+    assert "red" not in table  # no caption has it
     assert [row["word"] for row in words.table()][:2] == ["a", "beach"]
 
 
-def test_a_word_s_tokens_must_stand_in_order(clip, lexicon):
-    found = keywords(lexicon, clip, "cockatoo")
-    turned = Found(found.rows.flip(1), found.lengths)
-    assert Words(found, [LONG], lexicon, clip).right.tolist() == [True]
-    assert not Words(turned, [LONG], lexicon, clip).right.any()
-    cut = Found(found.rows, found.lengths - 1)
-    assert len(Words(cut, [LONG], lexicon, clip).said) == 0
+def test_word_is_contained_only_if_its_tokens_are_in_order_and_complete(clip, lexicon):
+    decoded = keywords(lexicon, clip, "cockatoo")
+    reversed_tokens = DecodedKeywords(decoded.rows.flip(1), decoded.lengths)
+    assert WordComparison(decoded, [LONG], lexicon, clip).correct.tolist() == [True]
+    assert not WordComparison(reversed_tokens, [LONG], lexicon, clip).correct.any()
+    incomplete = DecodedKeywords(decoded.rows, decoded.lengths - 1)
+    assert len(WordComparison(incomplete, [LONG], lexicon, clip).keyword_words) == 0
 
 
-def test_study(clip, lexicon):
+def test_study_equals_figures_by_hand(clip, lexicon):
     texts = ["a dog", "the snow", "a red fence"]
-    lexicon = Lexicon(lexicon.ids, lexicon.ids[:, None], lexicon.content, lexicon.blocked)  # nearest: itself alone
-    found = keywords(lexicon, clip, "dog a dog", "beach", "red red")
+    lexicon = Lexicon(lexicon.ids, lexicon.ids[:, None], lexicon.content, lexicon.blocked)  # nearest: only itself
+    decoded = keywords(lexicon, clip, "dog a dog", "beach", "red red")
     captions = caption_tokens(texts, clip)
-    words = Words(found, texts, lexicon, clip).table()
-    told = study(found, hits(found, captions, lexicon), words, torch.arange(3), Bootstrap(3, seed=0))
-    assert [row["hit_rate"]["value"] for row in told["slots"]] == pytest.approx([200 / 3, 200 / 3, 200 / 3])
-    assert [row["any_hit"]["value"] for row in told["slots"]] == pytest.approx([200 / 3] * 3)
-    assert told["counts"] == [
+    words = WordComparison(decoded, texts, lexicon, clip).table()
+    hit = hits(decoded, captions, lexicon)
+    result = study(decoded, hit, words, torch.arange(3), Bootstrap(3, seed=0))
+    assert [row["hit_rate"]["value"] for row in result["slots"]] == pytest.approx([200 / 3, 200 / 3, 200 / 3])
+    assert [row["any_hit"]["value"] for row in result["slots"]] == pytest.approx([200 / 3] * 3)
+    assert result["counts"] == [
         {"keywords": 1, "utterances": 1, "hit_rate": 0, "duplicates": 0},
         {"keywords": 2, "utterances": 1, "hit_rate": 100, "duplicates": 50},
         {"keywords": 3, "utterances": 1, "hit_rate": 100, "duplicates": pytest.approx(100 / 3)},
     ]
-    assert told["by_frequency"] == [{"from": 1, "below": 2, "words": 4, "spoken": 4, "found": 50}]
+    assert result["by_frequency"] == [{"from": 1, "below": 2, "words": 4, "spoken": 4, "found": 50}]

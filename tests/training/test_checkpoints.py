@@ -1,4 +1,4 @@
-"""A checkpoint is loaded exactly as it was saved, or not at all."""
+"""Test that a checkpoint is loaded exactly as it was saved, or rejected."""
 
 import errno
 
@@ -17,14 +17,14 @@ def checkpoint(tmp_path):
     return saved
 
 
-def flipped(data: bytes, place: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+def flip_bit(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 
 
 DAMAGE = {
-    "flipped bit in a tensor": lambda data: flipped(data, data.index(torch.arange(1000.0).numpy().tobytes()) + 2000),
-    "flipped first bit": lambda data: flipped(data, 0),
-    "flipped last bit": lambda data: flipped(data, len(data) - 1),
+    "flipped bit in a tensor": lambda data: flip_bit(data, data.index(torch.arange(1000.0).numpy().tobytes()) + 2000),
+    "flipped first bit": lambda data: flip_bit(data, 0),
+    "flipped last bit": lambda data: flip_bit(data, len(data) - 1),
     "empty file": lambda data: b"",
     "truncated file": lambda data: data[: len(data) // 2],
     "extended file": lambda data: data + b"\0",
@@ -41,12 +41,12 @@ def test_load_returns_the_saved_state(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_checkpoint_is_set_aside(checkpoint, tmp_path, damage, caplog):
+def test_damaged_checkpoint_is_renamed(checkpoint, tmp_path, damage, caplog):
     damaged = DAMAGE[damage](checkpoint.path.read_bytes())
     checkpoint.path.write_bytes(damaged)
     assert checkpoint.load() is None
     assert caplog.messages == [
-        f"{checkpoint.path}: its SHA-256 does not match, the file is damaged or of an older version; "
+        f"{checkpoint.path}: its SHA-256 does not match; the file is damaged or comes from an older version; "
         "moved to checkpoint.damaged.pt; training starts from step 0"
     ]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"checkpoint.damaged.pt": damaged}
@@ -55,7 +55,7 @@ def test_damaged_checkpoint_is_set_aside(checkpoint, tmp_path, damage, caplog):
 
 
 def test_full_disk_error_names_the_checkpoint(tmp_path):
-    """Every write to /dev/full fails as on a full disk."""
+    """Use /dev/full, where every write fails as on a full disk."""
     (tmp_path / "checkpoint.pt.unfinished").symlink_to("/dev/full")
     checkpoint = Checkpoint(tmp_path / "checkpoint.pt", {})
     with pytest.raises(OSError) as error:

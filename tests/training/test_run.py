@@ -1,4 +1,4 @@
-"""From params.yaml and what earlier stages left to a model folder that opens."""
+"""Test a training run from params.yaml and stored features to a model folder that loads."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from small import CAPTIONS, clip_encoder, load_params, recordings, speech_encoder
-from training.kept import keep
+from stored_corpus import write_corpus
 
 import sclip
 from sclip.training.run import run_training
@@ -23,21 +23,21 @@ OVERRIDES = [
 
 @pytest.fixture
 def params(tmp_path, monkeypatch):
-    found = load_params(PARAMS, OVERRIDES)
+    loaded = load_params(PARAMS, OVERRIDES)
     torch.manual_seed(0)
     encoders = {"speech": speech_encoder(), "clip": clip_encoder()}
     for name, encoder in encoders.items():
         encoder.save(tmp_path / name)
     (tmp_path / "data/scenes").mkdir(parents=True)
-    keep(tmp_path / "data/scenes", encoders=[encoder.fingerprint() for encoder in encoders.values()])
+    write_corpus(tmp_path / "data/scenes", encoders=[encoder.fingerprint() for encoder in encoders.values()])
     monkeypatch.chdir(tmp_path)
-    return found
+    return loaded
 
 
-def test_a_model_folder_that_opens(params, tmp_path):
+def test_training_writes_a_model_folder_that_depends_only_on_the_seed(params, tmp_path):
     run_training(params, "scenes", "hybrid", 7)
     folder = tmp_path / "models/scenes/hybrid/seed-7"
-    first = (folder / "model.safetensors").read_bytes()
+    weights = (folder / "model.safetensors").read_bytes()
     model = sclip.load(folder)
     assert {piece.removesuffix("</w>") for piece in model.vocabulary.pieces[3:]} == set(CAPTIONS[0].split())
     assert model.encode_speech(recordings(16000)).shape == (1, 20)
@@ -51,15 +51,18 @@ def test_a_model_folder_that_opens(params, tmp_path):
     assert "`encode_speech` and `keywords` compute exact hidden\nstates in fp32." in card
     assert [row["step"] for row in json.loads((folder / "history.json").read_text())] == [3, 6]
     assert not (tmp_path / "models/unfinished/scenes/hybrid/seed-7").exists()
-    torch.manual_seed(99)  # what came before does not matter; the seed does
+    torch.manual_seed(99)  # the state of torch's generator must not matter
     run_training(params, "scenes", "hybrid", 7)
-    assert (folder / "model.safetensors").read_bytes() == first
+    assert (folder / "model.safetensors").read_bytes() == weights
     run_training(params, "scenes", "hybrid", 8)
-    assert (folder.with_name("seed-8") / "model.safetensors").read_bytes() != first
+    assert (folder.with_name("seed-8") / "model.safetensors").read_bytes() != weights
 
 
-def test_a_head_is_not_fitted_to_another_encoders_states(params):
-    """Of the same shape, as after a change of params.yaml: the folder would name an encoder that it does not fit."""
+def test_features_of_another_encoder_are_an_error(params):
+    """Use an encoder whose features have the same shape, as after a change of params.yaml.
+
+    Without the error, the model folder would name an encoder that its head was not trained with.
+    """
     for encoder, message in (
         ("speech", r"hidden states were computed by small \(.*\), not by speech \(random weights, seed 5\) \("),
         ("clip", r"vectors were computed by small \(.*\), not by clip \(random weights, seed 5\) \("),
@@ -70,7 +73,7 @@ def test_a_head_is_not_fitted_to_another_encoders_states(params):
 
 
 @pytest.mark.parametrize("setting", ["compute=bf16", "precision=bf16", "components=288", "online=true"])
-def test_settings_that_the_stored_states_were_not_made_with_are_refused(params, setting):
+def test_feature_settings_that_differ_from_the_stored_states_are_an_error(params, setting):
     changed = load_params(PARAMS, [*OVERRIDES, f"presets.scenes.features.{setting}"])
     command = f"sclip extract-features --preset scenes -S presets.scenes.features.{setting}`"
     with pytest.raises(sclip.UserError) as error:
@@ -80,7 +83,7 @@ def test_settings_that_the_stored_states_were_not_made_with_are_refused(params, 
     assert not Path("models/scenes").exists()
 
 
-def test_a_corpus_without_text(params, tmp_path):
+def test_corpus_without_text_trains_only_heads_without_keywords(params, tmp_path):
     path = tmp_path / "data/scenes/manifest.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({**row, "text": None}) + "\n" for row in rows))

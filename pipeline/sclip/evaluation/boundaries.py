@@ -1,16 +1,15 @@
-"""CIF's firings against the boundaries between words.
+"""Compare CIF's firings with the boundaries between words.
 
-Integrate-and-fire fires when it has heard enough of a word, so a boundary is where a word ends; the next one starts
-there or after a pause. As in the literature on segmentation, what begins and ends the speech is not a boundary: the
-end of the last word is none, and a firing at it, or at the start of the first word, is neither right nor wrong (one
-at each, among the firings that no boundary needs). Other firings in the silence around the speech are wrong. CIF's
-last slot, which the end of the recording closes, is no firing.
+CIF fires at the end of a segment, so a boundary is the time at which a word ends. The next word starts there, or after
+a pause. As in the literature on segmentation, the start and the end of the speech are not boundaries. One firing at
+each of these two edges is ignored, unless it is paired with a boundary. All other firings in the silence around the
+speech count as errors. CIF's last slot, which ends with the recording, is not a firing.
 
-- a firing and a boundary are a pair when they are at most a tolerance apart; pairs are one to one, as many as there
-  can be: in order of time, each firing takes the earliest boundary that is free
-- precision, recall, F1, over-segmentation (firings / boundaries - 1) and the R-value (Räsänen et al. 2009), all in %,
-  from counts over the whole corpus
-- beside it, the same number of firings of each utterance evenly spaced, and at random (the average of 10 draws)
+- A firing and a boundary can form a pair if they are at most a tolerance apart. Pairs are one to one, and as many as
+  possible: in order of time, each firing takes the earliest free boundary.
+- The figures are precision, recall, F1, over-segmentation (firings / boundaries - 1) and the R-value (Räsänen et al.
+  2009). All are in %, and are computed from counts over the corpus.
+- Two baselines have the same number of firings in each utterance: evenly spaced, and random (the mean of 10 draws).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,80 +24,91 @@ from sclip.padded import valid_mask
 
 TOLERANCES = {"20ms": 0.02, "50ms": 0.05}
 DRAWS = 10
-ROUNDING = 1e-6  # seconds; frames and alignments are both multiples of milliseconds, and 0.36 - 0.34 > 0.02
+# Seconds. Frames and alignments are multiples of a millisecond, but in floating point 0.36 - 0.34 > 0.02.
+ROUNDING = 1e-6
 
-Words = tuple[tuple[str, float, float], ...]
+TimedWords = tuple[tuple[str, float, float], ...]
 
 
 @dataclass(frozen=True)
 class References:
-    """Of N utterances, in seconds, fp64."""
+    """Hold the word boundaries and the speech edges of N utterances, in seconds as fp64."""
 
-    boundaries: Tensor  # (N, R): the end of each word but the last; behind them infinity
-    edges: Tensor  # (N, 2): where speech starts and ends
+    boundaries: Tensor  # (N, R): the end of each word except the last; padded with infinity
+    edges: Tensor  # (N, 2): start and end of the speech
 
     @classmethod
-    def of(cls, words: Sequence[Words]) -> "References":
-        ends = [torch.tensor([end for _, _, end in spoken[:-1]], dtype=torch.float64) for spoken in words]
+    def of(cls, words: Sequence[TimedWords]) -> "References":
+        ends = [torch.tensor([end for _, _, end in utterance[:-1]], dtype=torch.float64) for utterance in words]
         boundaries = torch.nn.utils.rnn.pad_sequence(ends, batch_first=True, padding_value=torch.inf)
-        edges = [(spoken[0][1], spoken[-1][2]) for spoken in words]
+        edges = [(utterance[0][1], utterance[-1][2]) for utterance in words]
         return cls(boundaries, torch.tensor(edges, dtype=torch.float64))
 
 
 def boundary_scores(
     firings: Tensor, durations: Tensor, references: References, pictures: Tensor, bootstrap: Bootstrap, seed: int
 ) -> dict[str, Any]:
-    """firings (N, S), ascending, behind them infinity; durations (N,) of the utterances; both in seconds"""
+    """Return the figures of CIF and of the baselines for each tolerance, with confidence intervals.
+
+    `firings` (N, S) are in ascending order and padded with infinity. `durations` (N,) are those of the utterances. Both
+    are in seconds.
+    """
     counts = firings.isfinite().sum(1)
     generator = torch.Generator().manual_seed(seed)
-    drawn = [randomly(counts, durations, generator) for _ in range(DRAWS)]
+    draws = [random_firings(counts, durations, generator) for _ in range(DRAWS)]
     scores: dict[str, Any] = {"utterances": len(firings)}
     for name, tolerance in TOLERANCES.items():
         counted = {
-            "cif": count(firings, references, tolerance),
-            "even": count(evenly(counts, durations), references, tolerance),
-            "random": torch.stack([count(times, references, tolerance) for times in drawn]).mean(0),
+            "cif": count_pairs(firings, references, tolerance),
+            "even": count_pairs(even_firings(counts, durations), references, tolerance),
+            "random": torch.stack([count_pairs(times, references, tolerance) for times in draws]).mean(0),
         }
         scores[name] = {
-            who: {figure: bootstrap.of_sums(sums, pictures, FIGURES[figure]) for figure in FIGURES}
-            for who, sums in counted.items()
+            method: {figure: bootstrap.of_sums(sums, pictures, FIGURES[figure]) for figure in FIGURES}
+            for method, sums in counted.items()
         }
     return scores
 
 
-def count(firings: Tensor, references: References, tolerance: float) -> Tensor:
-    """(N, S) -> (N, 3): pairs, firings that count, boundaries"""
+def count_pairs(firings: Tensor, references: References, tolerance: float) -> Tensor:
+    """Return the number of pairs, of firings and of boundaries of each utterance, without ignored firings.
+
+    (N, S) -> (N, 3)
+    """
     tolerance = tolerance + ROUNDING
-    paired = pairs(firings, references.boundaries, tolerance)  # (N, S)
-    free = firings.isfinite() & ~paired
+    paired = paired_firings(firings, references.boundaries, tolerance)  # (N, S)
+    unpaired = firings.isfinite() & ~paired
     at_edge = (firings[:, :, None] - references.edges[:, None]).abs() <= tolerance  # (N, S, 2)
-    forgiven = (at_edge & free[..., None]).any(1).sum(1).minimum(free.sum(1))
-    fired = firings.isfinite().sum(1) - forgiven
-    return torch.stack([paired.sum(1), fired, references.boundaries.isfinite().sum(1)], 1).double()
+    ignored = (at_edge & unpaired[..., None]).any(1).sum(1).minimum(unpaired.sum(1))
+    counted = firings.isfinite().sum(1) - ignored
+    return torch.stack([paired.sum(1), counted, references.boundaries.isfinite().sum(1)], 1).double()
 
 
-def pairs(firings: Tensor, boundaries: Tensor, tolerance: float) -> Tensor:
-    """(N, S) and (N, R), ascending, behind them infinity -> (N, S): which firings find a boundary of their own"""
-    reachable = torch.searchsorted(boundaries, firings - tolerance)  # (N, S): the earliest
-    beyond = torch.searchsorted(boundaries, firings + tolerance)
-    beyond = beyond.minimum(boundaries.isfinite().sum(1, keepdim=True))
-    taken = torch.zeros(len(firings), dtype=torch.long)  # (N,): boundaries up to here are taken, or too early by now
+def paired_firings(firings: Tensor, boundaries: Tensor, tolerance: float) -> Tensor:
+    """Return which firings are paired with a boundary: (N, S) and (N, R) -> (N, S)
+
+    Firings and boundaries are in ascending order and padded with infinity.
+    """
+    earliest = torch.searchsorted(boundaries, firings - tolerance)  # (N, S): the first boundary within the tolerance
+    stop = torch.searchsorted(boundaries, firings + tolerance)  # (N, S): one past the last
+    stop = stop.minimum(boundaries.isfinite().sum(1, keepdim=True))
+    free = torch.zeros(len(firings), dtype=torch.long)  # (N,): the first boundary that is free and not too early
     paired = torch.zeros_like(firings, dtype=torch.bool)
     for slot in range(firings.shape[1]):
-        taken = taken.maximum(reachable[:, slot])
-        paired[:, slot] = taken < beyond[:, slot]
-        taken = taken + paired[:, slot]
+        free = free.maximum(earliest[:, slot])
+        paired[:, slot] = free < stop[:, slot]
+        free = free + paired[:, slot]
     return paired & firings.isfinite()
 
 
-def evenly(counts: Tensor, durations: Tensor) -> Tensor:
-    """(N,) and (N,) -> (N, S): firings that cut each utterance into equal parts"""
+def even_firings(counts: Tensor, durations: Tensor) -> Tensor:
+    """Return firings that cut each utterance into equal parts: (N,) and (N,) -> (N, S)"""
     part = torch.arange(1, int(counts.max()) + 1, dtype=torch.float64) / (counts[:, None] + 1)
     return _padded(part * durations[:, None], counts)
 
 
-def randomly(counts: Tensor, durations: Tensor, generator: torch.Generator) -> Tensor:
-    """(N,) and (N,) -> (N, S): firings anywhere in each utterance"""
+def random_firings(counts: Tensor, durations: Tensor, generator: torch.Generator) -> Tensor:
+    """Return firings at random times in each utterance: (N,) and (N,) -> (N, S)"""
     drawn = torch.rand(len(counts), int(counts.max()), dtype=torch.float64, generator=generator)
     return _padded(drawn * durations[:, None], counts).sort(1).values
 
@@ -107,7 +117,7 @@ def _padded(times: Tensor, counts: Tensor) -> Tensor:
     return times.masked_fill(~valid_mask(counts, times.shape[1]), torch.inf)
 
 
-# What follows takes sums (..., 3) of pairs, firings and boundaries.
+# The following functions map sums (..., 3) of pairs, firings and boundaries to a figure (...) in %.
 
 
 def precision(sums: Tensor) -> Tensor:
@@ -127,7 +137,7 @@ def over_segmentation(sums: Tensor) -> Tensor:
 
 
 def r_value(sums: Tensor) -> Tensor:
-    """100 for all hits and no more, less by the distance from there and from the line of no wrong firings."""
+    """Return 100 minus the mean distance, in %, from perfect segmentation and from the line without wrong firings."""
     missing, surplus = 1 - recall(sums) / 100, over_segmentation(sums) / 100
     to_ideal = (missing**2 + surplus**2).sqrt()
     to_line = (surplus + missing).abs() / 2**0.5

@@ -1,34 +1,36 @@
-"""The stage `evaluate`: a trained model on the test split, as numbers and as examples.
+"""Run the stage `evaluate`: compute metrics and examples of a trained model on the test split.
 
-`metrics.json`, shares in %, most figures as {value, low, high} with their 95 % interval over pictures:
+`metrics.json` gives shares in %, and most figures as {value, low, high} with a 95 % interval over pictures:
 
-    about             what was evaluated, with what: `states` are the hidden states that were scored, `training_states`
-                      those that the head was trained on, where it is known; `stop_words`: see keywords.py
-    counts            utterances, pictures, captions (utterances that have text), distinct_captions
-    layers            the share of each of the speech encoder's hidden states, 0 the first
-    speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` the recalls alone
-    image_to_speech   the same; a picture is the query
-    speech_to_text    where there are captions: zero-shot, the captions' vectors are CLIP's
+    about             what was evaluated and how: `states` describes the hidden states that were evaluated,
+                      `training_states` those of the training, if known; `stop_words`: see keywords.py
+    counts            utterances, pictures, captions (utterances with text), distinct_captions
+    layers            the weight of each hidden state of the speech encoder; 0 is the first
+    speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` only the recalls
+    image_to_speech   the same, with pictures as queries
+    speech_to_text    if there are captions: zero-shot, with CLIP's vectors of the captions
     text_to_speech
-    text_to_image     branch `clip`: what CLIP does with the captions in writing, the topline
+    text_to_image     branch `clip`: CLIP's own vectors of the written captions, as an upper reference
     image_to_text
-    keywords          `model`, and `commonest`: always the commonest tokens; see keywords.py; `truncated`: how
-                      many utterances have more keywords than fit
-    boundaries        CIF, where times of words are known; see boundaries.py
+    keywords          `model`, and as a baseline `commonest`, the most common tokens: see keywords.py; `truncated` is
+                      the number of utterances with more keywords than max_slots
+    boundaries        only for CIF, if the times of words are known: see boundaries.py
 
-In every direction whatever belongs to the same picture is right, and the best of it counts. So an utterance may find
-any caption of its picture, not only its own transcript, as in the published code, whose ids are the pictures'.
+In every direction, all answers that belong to the query's picture are correct, and the best one counts. So for an
+utterance any caption of its picture is correct, not only its own transcript. The published code does the same, because
+its ids are those of the pictures.
 
-A text counts once, as a query and as a candidate, however many rows have it. It belongs to the pictures of all of
-them, and the bootstrap resamples it with the first of these pictures. (The published code ranks every row's caption.
-The two agree where all captions differ.) What is measured against text is measured on the rows that have text.
+Each distinct text is used once as a query and once as a candidate, even if several rows have it. It belongs to the
+pictures of all these rows, and the bootstrap resamples it with the first of these pictures. (The published code ranks
+the caption of every row. Both give the same result if all captions differ.) Metrics that need text use only the rows
+with text.
 
 `examples.json`: see examples.py. `words.json`: see words.py.
 """
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,10 @@ from sclip import distributed
 from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 from sclip.evaluation.boundaries import References, boundary_scores
 from sclip.evaluation.examples import examples
-from sclip.evaluation.inference import Found, Predictions, infer
+from sclip.evaluation.inference import DecodedKeywords, Predictions, infer
 from sclip.evaluation.keywords import Lexicon, caption_tokens, describe_stop_words, hits, matches, usage
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
-from sclip.evaluation.words import Words, study
+from sclip.evaluation.words import WordComparison, study
 from sclip.features.dataset import Dataset
 from sclip.features.settings import describe_states
 from sclip.files import write_json
@@ -57,21 +59,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Side:
-    """What asks or is ranked: N vectors, and M different pairs of a vector and a picture that it belongs to."""
+    """Hold one side of a retrieval task: N vectors, and M distinct pairs of a vector and a picture it belongs to."""
 
     name: str
     vectors: Tensor  # (N, J)
-    rows: Tensor  # (M,), of `vectors`
-    pictures: Tensor  # (M,)
+    rows: Tensor  # (M,): row of `vectors` in each pair
+    pictures: Tensor  # (M,): picture in each pair
 
     @classmethod
     def of_one_picture(cls, name: str, vectors: Tensor, pictures: Tensor) -> "Side":
-        """Each vector (N, J) belongs to one picture (N,)."""
+        """Return a side on which each vector (N, J) belongs to one picture (N,)."""
         return cls(name, vectors, torch.arange(len(vectors)), pictures)
 
     @property
     def first_pictures(self) -> Tensor:
-        """(N,): the first picture of each vector, in the dataset's order"""
+        """Return the first picture (N,) of each vector, in the dataset's order."""
         empty = self.pictures.new_zeros(len(self.vectors))
         return empty.scatter_reduce(0, self.rows, self.pictures, "amin", include_self=False)
 
@@ -87,29 +89,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """Write metrics.json, examples.json and words.json, and return the metrics.
 
-    `about` is copied: preset, seed and so on. `language`: of the captions, where it is known; decides the stop words.
+    `about`, for example the preset and the seed, is copied into the metrics. `language` is the language of the
+    captions, if known. It selects the stop words.
     """
     model = model.to(device).eval()
     predictions = infer(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), seed)
     retrieval, ranks = _retrieval(predictions, dataset, model.device, bootstrap)
     metrics: dict[str, Any] = {
-        "about": {
-            **(about or {}),
-            "arch": model.name,
-            "encoders": _encoders(dataset),
-            "states": describe_states(dataset.store.features),
-            **({"training_states": model.origin[STATES]} if STATES in model.origin else {}),
-            "stop_words": describe_stop_words(language),
-            **_circumstances(model.device, seed),
-        },
+        "about": {**(about or {}), **_about(model, dataset, seed, language)},
         "counts": _counts(dataset),
         "layers": {str(state): share for state, share in enumerate(model.head.weighting.weights().tolist())},
         **retrieval,
     }
-    studied: dict[str, Any] = {}
+    words: dict[str, Any] = {}
     if predictions.keywords is not None:
-        metrics["keywords"], studied = _keywords(model, predictions.keywords, dataset, bootstrap, language)
+        metrics["keywords"], words = _keywords(model, predictions.keywords, dataset, bootstrap, language)
         metrics["keywords"]["truncated"] = predictions.truncated
     if predictions.firings is not None and any(row.words for row in dataset.rows):
         metrics["boundaries"] = _boundaries(predictions.firings, dataset, bootstrap, seed)
@@ -117,53 +112,64 @@ def evaluate(
     shown = examples(model, dataset, branch, predictions.vectors[branch], ranks[branch], seed)
     metrics = _rounded(metrics)
     if distributed.is_main():
-        _warn_of_missing_text(dataset)
-        if predictions.truncated:
-            log.warning(f"{predictions.truncated} of {len(dataset)} utterances have more keywords than fit")
+        _log_warnings(dataset, predictions.truncated)
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / EXAMPLES, _rounded(shown))
-        write_json(out / WORDS, _rounded(studied))
+        write_json(out / WORDS, _rounded(words))
         write_json(out / METRICS, metrics)
     return metrics
 
 
-def _warn_of_missing_text(dataset: Dataset) -> None:
-    with_text, every = len(dataset.captioned), len(dataset)
-    if 0 < with_text < every:
+def _log_warnings(dataset: Dataset, truncated: int) -> None:
+    with_text, count = len(dataset.captioned), len(dataset)
+    if 0 < with_text < count:
         log.warning(
-            f"{every - with_text} of {every} rows have no text: what needs text is measured on the other {with_text}"
+            f"{count - with_text} of {count} rows have no text; metrics that need text use the other {with_text} rows"
+        )
+    if truncated:
+        log.warning(
+            f"{truncated} of {count} utterances have more keywords than max_slots; their last keywords are left out"
         )
 
 
 def _retrieval(
     predictions: Predictions, dataset: Dataset, device: torch.device, bootstrap: Bootstrap
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Score all directions; return also the ranks (N,) of speech_to_image of each branch."""
-    image = Side.of_one_picture("image", dataset.images.float(), torch.arange(len(dataset.images)))
-    texts = [distinct_texts(dataset)] if len(dataset.captioned) else []
-    pairs = [("clip", text, image) for text in texts]
-    for branch, vectors in predictions.vectors.items():
-        pairs.append((branch, Side.of_one_picture("speech", vectors, dataset.image_index), image))
-        with_text = vectors[dataset.captioned], dataset.image_index[dataset.captioned]
-        pairs += [(branch, Side.of_one_picture("speech", *with_text), text) for text in texts]
-
+    """Return the scores of all directions, and for each branch the ranks (N,) of speech_to_image."""
     metrics: dict[str, Any] = {}
-    ranks: dict[str, Tensor] = {}
-    for name, one, other in pairs:
-        mine, theirs = pairs_of_equal_ids(one.pictures, other.pictures)
-        mine, theirs = one.rows[mine], other.rows[theirs]
-        there, back = pair_ranks(*(t.to(device) for t in (one.vectors, other.vectors, mine, theirs)))
-        for query, candidate, asked, found in ((one, other, mine, there.cpu()), (other, one, theirs, back.cpu())):
+    branch_ranks: dict[str, Tensor] = {}
+    for name, one, other in _compared_sides(predictions, dataset):
+        for query, candidate, answers, ranks in _both_directions(one, other, device):
             direction = f"{query.name}_to_{candidate.name}"
-            right = torch.bincount(asked, minlength=len(query.vectors))
-            counted = right > 0  # a picture without text has no text to find
+            has_answer = answers > 0  # a picture without text has no correct text
             table = metrics.setdefault(direction, {})
-            table[name] = scores(found[counted], query.first_pictures[counted], bootstrap)
-            chance = chance_recalls(right[counted], len(candidate.vectors))
+            table[name] = scores(ranks[has_answer], query.first_pictures[has_answer], bootstrap)
+            chance = chance_recalls(answers[has_answer], len(candidate.vectors))
             table["chance"] = {f"R@{k}": recall for k, recall in chance.items()}
             if direction == "speech_to_image":
-                ranks[name] = found
-    return metrics, ranks
+                branch_ranks[name] = ranks
+    return metrics, branch_ranks
+
+
+def _compared_sides(predictions: Predictions, dataset: Dataset) -> list[tuple[str, Side, Side]]:
+    """Return the branch and the two sides of each retrieval task."""
+    image = Side.of_one_picture("image", dataset.images.float(), torch.arange(len(dataset.images)))
+    texts = [distinct_texts(dataset)] if len(dataset.captioned) else []
+    compared = [("clip", text, image) for text in texts]
+    for branch, vectors in predictions.vectors.items():
+        compared.append((branch, Side.of_one_picture("speech", vectors, dataset.image_index), image))
+        with_text = vectors[dataset.captioned], dataset.image_index[dataset.captioned]
+        compared += [(branch, Side.of_one_picture("speech", *with_text), text) for text in texts]
+    return compared
+
+
+def _both_directions(one: Side, other: Side, device: torch.device) -> Iterator[tuple[Side, Side, Tensor, Tensor]]:
+    """Yield for both directions the queries, the candidates, the number of correct answers (N,), and the ranks (N,)."""
+    one_pairs, other_pairs = pairs_of_equal_ids(one.pictures, other.pictures)
+    one_rows, other_rows = one.rows[one_pairs], other.rows[other_pairs]
+    ranks = pair_ranks(*(tensor.to(device) for tensor in (one.vectors, other.vectors, one_rows, other_rows)))
+    yield one, other, torch.bincount(one_rows, minlength=len(one.vectors)), ranks[0].cpu()
+    yield other, one, torch.bincount(other_rows, minlength=len(other.vectors)), ranks[1].cpu()
 
 
 def distinct_texts(dataset: Dataset) -> Side:
@@ -183,32 +189,33 @@ def distinct_texts(dataset: Dataset) -> Side:
 
 
 def _keywords(
-    model: SpeechCLIP, found: Found, dataset: Dataset, bootstrap: Bootstrap, language: str | None
+    model: SpeechCLIP, keywords: DecodedKeywords, dataset: Dataset, bootstrap: Bootstrap, language: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what metrics.json and words.json hold."""
+    """Return the part `keywords` of metrics.json, and the content of words.json."""
     assert model.vocabulary is not None
     assert model.head.keywords is not None
     lexicon = Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table, language)
-    fixed, answers = model.head.cif is None, {"model": found, "commonest": lexicon.commonest(found)}
-    metrics = {name: usage(answer, dataset.image_index, bootstrap) for name, answer in answers.items()}
-    written = dataset.captioned.tolist()
-    if not written:
+    compared = {"model": keywords, "commonest": lexicon.commonest(keywords)}
+    metrics = {name: usage(rows, dataset.image_index, bootstrap) for name, rows in compared.items()}
+    captioned = dataset.captioned.tolist()
+    if not captioned:
         return metrics, {}
-    texts, pictures = [row.text for row in dataset.rows if row.text is not None], dataset.image_index[written]
-    captions = caption_tokens(texts, model.clip)
-    words = {name: Words(answer[written], texts, lexicon, model.clip) for name, answer in answers.items()}
-    for name, answer in answers.items():
-        metrics[name] |= matches(answer[written], captions, lexicon, pictures, bootstrap, by_slot=fixed)
+    texts, pictures = [row.text for row in dataset.rows if row.text is not None], dataset.image_index[captioned]
+    captions, by_slot = caption_tokens(texts, model.clip), model.head.cif is None
+    words = {name: WordComparison(rows[captioned], texts, lexicon, model.clip) for name, rows in compared.items()}
+    for name, rows in compared.items():
+        metrics[name] |= matches(rows[captioned], captions, lexicon, pictures, bootstrap, by_slot=by_slot)
         metrics[name]["words"] = words[name].scores(pictures, bootstrap)
-    hit = hits(found[written], captions, lexicon)
-    return metrics, study(found[written], hit, words["model"].table(), pictures, bootstrap)
+    hit = hits(keywords[captioned], captions, lexicon)
+    return metrics, study(keywords[captioned], hit, words["model"].table(), pictures, bootstrap)
 
 
 def _boundaries(firings: Tensor, dataset: Dataset, bootstrap: Bootstrap, seed: int) -> dict[str, Any]:
-    timed = [i for i, row in enumerate(dataset.rows) if row.words]
+    rows_with_times = [i for i, row in enumerate(dataset.rows) if row.words]
     references = References.of([row.words for row in dataset.rows if row.words])
-    durations = dataset.frames[timed].double() * dataset.store.frame_seconds
-    return boundary_scores(firings[timed], durations, references, dataset.image_index[timed], bootstrap, seed)
+    durations = dataset.frames[rows_with_times].double() * dataset.store.frame_seconds
+    pictures = dataset.image_index[rows_with_times]
+    return boundary_scores(firings[rows_with_times], durations, references, pictures, bootstrap, seed)
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:
@@ -217,21 +224,31 @@ def _counts(dataset: Dataset) -> dict[str, int]:
     return sizes | {"captions": len(texts), "distinct_captions": len(set(texts))}
 
 
+def _about(model: SpeechCLIP, dataset: Dataset, seed: int, language: str | None) -> dict[str, Any]:
+    """Return a description of the model, the data and the environment."""
+    is_cuda = model.device.type == "cuda"
+    return {
+        "arch": model.name,
+        "encoders": _encoders(dataset),
+        "states": describe_states(dataset.store.features),
+        **({"training_states": model.origin[STATES]} if STATES in model.origin else {}),
+        "stop_words": describe_stop_words(language),
+        "sclip": sclip.__version__,
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(model.device) if is_cuda else model.device.type,
+        "bootstrap": {"resamples": RESAMPLES, "seed": seed},
+    }
+
+
 def _encoders(dataset: Dataset) -> dict[str, str]:
-    """Whose states and vectors they are."""
+    """Return the names and revisions of the encoders that computed the hidden states and the vectors."""
     speech, clip = dataset.store.features, dataset.clip
-    found = {"speech": (speech["encoder"], speech["revision"]), "clip": (clip["name"], clip["revision"])}
-    return {what: f"{name} at {revision}" if revision else name for what, (name, revision) in found.items()}
-
-
-def _circumstances(device: torch.device, seed: int) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    bootstrap = {"resamples": RESAMPLES, "seed": seed}
-    return {"sclip": sclip.__version__, "torch": str(torch.__version__), "device": name, "bootstrap": bootstrap}
+    revisions = {"speech": (speech["encoder"], speech["revision"]), "clip": (clip["name"], clip["revision"])}
+    return {encoder: f"{name} at {revision}" if revision else name for encoder, (name, revision) in revisions.items()}
 
 
 def _rounded(data: Any) -> Any:
-    """To four places, and plain data otherwise."""
+    """Return a copy of plain data with numbers rounded to four decimal places."""
     if isinstance(data, float):
         assert math.isfinite(data)
         return round(data, 4)

@@ -1,14 +1,14 @@
-"""What the report shows of a dozen utterances: the same ones for every architecture.
+"""Collect examples for the report: twelve utterances, the same for every architecture.
 
-branch            that retrieves
-frame_seconds
-examples          each with id, audio, image_id, image, text and words as in the manifest, and
-    rank          of the right picture
+branch            the branch that retrieves the pictures
+frame_seconds     the duration of a frame
+examples          a list; each has id, audio, image_id, image, text and words as in the manifest, and
+    rank          the rank of the utterance's own picture
     retrieved     the five nearest pictures: image_id, image, score
-    keywords      of each slot, span (CIF: from where to where it predictions, in seconds) and pieces: the nearest
-                  tokens with their cosines, the first of which is the keyword
-    alpha         CIF: the weight of each frame
-    fired         CIF: when it fired, in seconds
+    keywords      for each slot, its span (CIF only: start and end in seconds) and pieces: the nearest tokens with
+                  their cosine similarities; the first one is the keyword
+    alpha         CIF only: the weight of each frame
+    fired         CIF only: the times of the firings, in seconds
 """
 
 from typing import Any
@@ -28,46 +28,41 @@ COUNT, SHOWN = 12, 5
 def examples(
     model: SpeechCLIP, dataset: Dataset, branch: str, vectors: Tensor, ranks: Tensor, seed: int
 ) -> dict[str, Any]:
-    """vectors (N, J) of the branch, and what they retrieve: the ranks (N,) of the right pictures"""
+    """Return the content of examples.json. `vectors` (N, J) and `ranks` (N,) are those of the branch."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(dataset), generator=generator)[:COUNT].sort().values
-    pictures = {int(picture): row for picture, row in zip(dataset.image_index, dataset.rows, strict=True)}
     nearest = (vectors[chosen] @ dataset.images.float().cpu().T).topk(min(SHOWN, len(dataset.images)))
-    shown = [
-        {
-            **_row(dataset.rows[index]),
-            "rank": int(ranks[index]),
-            "retrieved": [
-                {"image_id": pictures[picture].image_id, "image": str(pictures[picture].image), "score": score}
-                for picture, score in zip(images, scores, strict=True)
-            ],
-            **_slots(model, dataset, index),
-        }
-        for index, images, scores in zip(
-            chosen.tolist(), nearest.indices.tolist(), nearest.values.tolist(), strict=True
-        )
-    ]
-    return {"branch": branch, "frame_seconds": dataset.store.frame_seconds, "examples": shown}
+    rows_by_picture = {int(picture): row for picture, row in zip(dataset.image_index, dataset.rows, strict=True)}
+    chosen_examples = []
+    for index, pictures, scores in zip(chosen.tolist(), nearest.indices.tolist(), nearest.values.tolist(), strict=True):
+        retrieved = [
+            {"image_id": rows_by_picture[p].image_id, "image": str(rows_by_picture[p].image), "score": score}
+            for p, score in zip(pictures, scores, strict=True)
+        ]
+        example = _manifest_fields(dataset.rows[index]) | {"rank": int(ranks[index]), "retrieved": retrieved}
+        chosen_examples.append(example | _head_output(model, dataset, index))
+    return {"branch": branch, "frame_seconds": dataset.store.frame_seconds, "examples": chosen_examples}
 
 
-def _row(row: Row) -> dict[str, Any]:
-    kept = ("id", "image_id", "text", "words")
-    return {**{key: getattr(row, key) for key in kept}, "audio": str(row.audio), "image": str(row.image)}
+def _manifest_fields(row: Row) -> dict[str, Any]:
+    fields = {key: getattr(row, key) for key in ("id", "image_id", "text", "words")}
+    return fields | {"audio": str(row.audio), "image": str(row.image)}
 
 
-def _slots(model: SpeechCLIP, dataset: Dataset, index: int) -> dict[str, Any]:
+def _head_output(model: SpeechCLIP, dataset: Dataset, index: int) -> dict[str, Any]:
+    """Return the keywords, CIF's weights and the firing times of an utterance, as far as the architecture has them."""
     output = output_of(model, dataset.read(torch.tensor([index])))
-    shown: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if output.keywords is not None:
         assert model.vocabulary is not None
         top = min(SHOWN, len(model.vocabulary) - len(model.vocabulary.blocked))
         (slots,) = model.keywords_of(output, top)
-        shown["keywords"] = [
+        fields["keywords"] = [
             {"span": slot.span, "pieces": [{"text": piece.text, "score": piece.score} for piece in slot.pieces]}
             for slot in slots
         ]
     if output.cif is not None:
         firing = output.cif.firing
         times = firing_times(firing.fired.cpu(), dataset.store.frame_seconds, int(firing.fired.sum()))
-        shown |= {"alpha": firing.alpha[0].tolist(), "fired": times[0].tolist()}
-    return shown
+        fields |= {"alpha": firing.alpha[0].tolist(), "fired": times[0].tolist()}
+    return fields

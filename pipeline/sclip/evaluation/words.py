@@ -1,13 +1,14 @@
-"""The keyword study: how many slots it takes, and which words are found.
+"""Study how the number of slots affects the hit rate, and which words the keywords contain.
 
-A word is what CLIP's tokenizer makes it, one token or several; keywords make up a word where slots side by side hold
-its tokens in order. `words.json`, empty for an architecture without keywords:
+A word is one or more tokens of CLIP's tokenizer. Keywords contain a word if consecutive slots hold its tokens in order.
+`words.json` is empty for an architecture without keywords. Otherwise it has:
 
     slots           for k = 1, 2, …: hit rate of the first k slots, and the share of utterances with any hit among them
-    counts          for each number of keywords: utterances that have it, their hit rate and duplicates
-    by_frequency    bands of words by how many captions say them: what share of the sayings is found
-    words           each word: captions that say it, how many of those the keywords find, how often keywords say it,
-                    and whether it is a content word
+    counts          for each number of keywords: the utterances with this number, their hit rate and duplicates
+    by_frequency    for bands of words by the number of captions with the word: the share of these captions whose
+                    keywords contain the word
+    words           for each word: the number of captions with it (spoken), how many of them have keywords with it
+                    (found), the number of utterances whose keywords contain it (said), and whether it is a content word
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sclip.encoders.clip import spelled
 from sclip.evaluation.bootstrap import Bootstrap, ratio
-from sclip.evaluation.inference import Found
+from sclip.evaluation.inference import DecodedKeywords
 from sclip.evaluation.keywords import Lexicon, precision_recall
 from sclip.padded import valid_mask
 
@@ -26,22 +27,25 @@ if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
 
 NO_WORD = 0
-PIECES = 4  # of a word at most: so many tokens fit into 64 bits
-BANDS = (1, 2, 5, 10, 30, 100, 300)  # captions that say a word: where each band begins
+MAX_TOKENS = 4  # longest word, in tokens; the code of a longer word would not fit into 64 bits
+BANDS = (1, 2, 5, 10, 30, 100, 300)  # number of captions with a word at which each band starts
 
 
 def word_codes(tokens: Tensor, lengths: Tensor, ends: Tensor) -> Tensor:
-    """tokens (N, S), of which (N,) count, and which of CLIP's tokens end a word -> (N, S): the word that ends there"""
+    """Return the code of the word that ends at each token, or NO_WORD: tokens (N, S), lengths (N,) -> (N, S)
+
+    `ends` marks those of CLIP's tokens that end a word.
+    """
     base = len(ends) + 1
-    unfinished, pieces = torch.zeros(len(tokens), dtype=torch.long), torch.zeros(len(tokens), dtype=torch.long)
+    unfinished, count = torch.zeros(len(tokens), dtype=torch.long), torch.zeros(len(tokens), dtype=torch.long)
     codes = torch.full_like(tokens, NO_WORD)
     valid = valid_mask(lengths, tokens.shape[1])
     for slot in range(tokens.shape[1]):
         unfinished = unfinished * base + tokens[:, slot] + 1
-        pieces = pieces + 1
-        over = ends[tokens[:, slot]]
-        codes[:, slot] = torch.where(over & valid[:, slot] & (pieces <= PIECES), unfinished, NO_WORD)
-        unfinished, pieces = unfinished.masked_fill(over, 0), pieces.masked_fill(over, 0)
+        count = count + 1
+        is_end = ends[tokens[:, slot]]
+        codes[:, slot] = torch.where(is_end & valid[:, slot] & (count <= MAX_TOKENS), unfinished, NO_WORD)
+        unfinished, count = unfinished.masked_fill(is_end, 0), count.masked_fill(is_end, 0)
     return codes
 
 
@@ -53,64 +57,70 @@ def spell(code: int, clip: "ClipEncoder", base: int) -> str:
     return spelled("".join(reversed(pieces)))
 
 
-class Words:
-    """Of the keywords and the captions of N utterances."""
+class WordComparison:
+    """Compare the words in the keywords of N utterances with the words in their captions."""
 
-    def __init__(self, found: Found, texts: list[str], lexicon: Lexicon, clip: "ClipEncoder"):
+    def __init__(self, keywords: DecodedKeywords, texts: list[str], lexicon: Lexicon, clip: "ClipEncoder"):
         self.clip, self.lexicon = clip, lexicon
         ends = torch.tensor([clip.piece(token).endswith("</w>") for token in range(len(lexicon.content))])
         self.base = len(ends) + 1
         captions = [torch.tensor(ids, dtype=torch.long) for ids in clip.token_ids(texts)]
         lengths = torch.tensor([len(caption) for caption in captions])
-        spoken = word_codes(pad_sequence(captions, batch_first=True), lengths, ends)
-        self.spoken = _pairs(spoken)  # (P, 2): utterance and word, each once
-        self.said = _pairs(word_codes(lexicon.ids[found.rows], found.lengths, ends))
+        # Pairs (P, 2) of an utterance and a word, without duplicates.
+        self.caption_words = _distinct_pairs(word_codes(pad_sequence(captions, batch_first=True), lengths, ends))
+        self.keyword_words = _distinct_pairs(word_codes(lexicon.ids[keywords.rows], keywords.lengths, ends))
         self.utterances = len(texts)
 
     @property
-    def right(self) -> Tensor:
-        """(P,): which of the words said by keywords their caption has"""
-        return _among(self.said, self.spoken)
+    def correct(self) -> Tensor:
+        """Mark the `keyword_words` (P,) that are in the caption of their utterance."""
+        return _contained(self.keyword_words, self.caption_words)
 
     def scores(self, pictures: Tensor, bootstrap: Bootstrap) -> dict[str, Any]:
-        """Precision, recall and F1 of each utterance's distinct words"""
-        counts = [torch.bincount(pairs[:, 0], minlength=self.utterances) for pairs in (self.said, self.spoken)]
-        right = torch.bincount(self.said[self.right, 0], minlength=self.utterances)
-        return precision_recall(right, counts[0], counts[1], pictures, bootstrap)
+        """Return precision, recall and F1 of each utterance's distinct words."""
+        correct = self._count_by_utterance(self.keyword_words[self.correct])
+        keywords = self._count_by_utterance(self.keyword_words)
+        references = self._count_by_utterance(self.caption_words)
+        return precision_recall(correct, keywords, references, pictures, bootstrap)
+
+    def _count_by_utterance(self, pairs: Tensor) -> Tensor:
+        return torch.bincount(pairs[:, 0], minlength=self.utterances)
 
     def table(self) -> list[dict[str, Any]]:
-        """Each word that captions say, the commonest first"""
-        words, spoken = torch.unique(self.spoken[:, 1], return_counts=True)
-        hits = _counts(self.said[self.right, 1], words)
-        said = _counts(self.said[:, 1], words)
-        rows = zip(words.tolist(), spoken.tolist(), hits.tolist(), said.tolist(), strict=True)
-        named = [
+        """Return a row for each word of the captions, the most common first."""
+        words, spoken = torch.unique(self.caption_words[:, 1], return_counts=True)
+        found = _counts(self.keyword_words[self.correct, 1], words)
+        said = _counts(self.keyword_words[:, 1], words)
+        columns = zip(words.tolist(), spoken.tolist(), found.tolist(), said.tolist(), strict=True)
+        rows = [
             {
                 "word": spell(code, self.clip, self.base),
-                "spoken": spoken_by,
-                "found": found,
-                "said": said_by,
+                "spoken": spoken_count,
+                "found": found_count,
+                "said": said_count,
                 "content": code >= self.base or bool(self.lexicon.content[code - 1]),
             }
-            for code, spoken_by, found, said_by in rows
+            for code, spoken_count, found_count, said_count in columns
         ]
-        return sorted(named, key=lambda row: (-row["spoken"], row["word"]))
+        return sorted(rows, key=lambda row: (-row["spoken"], row["word"]))
 
 
 def study(
-    found: Found, hit: Tensor, words: list[dict[str, Any]], pictures: Tensor, bootstrap: Bootstrap
+    keywords: DecodedKeywords, hit: Tensor, words: list[dict[str, Any]], pictures: Tensor, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """hit (N, S): which slots hit; `words`: Words.table()"""
+    """Return the content of words.json. `hit` (N, S) marks the hits, and `words` comes from `WordComparison.table`."""
     return {
-        "slots": _first_slots(found, hit, pictures, bootstrap),
-        "counts": _by_count(found, hit),
+        "slots": _first_slots(keywords, hit, pictures, bootstrap),
+        "counts": _by_count(keywords, hit),
         "by_frequency": _by_frequency(words),
         "words": words,
     }
 
 
-def _first_slots(found: Found, hit: Tensor, pictures: Tensor, bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    hits, slots = hit.cumsum(1).double(), found.valid.cumsum(1)
+def _first_slots(
+    keywords: DecodedKeywords, hit: Tensor, pictures: Tensor, bootstrap: Bootstrap
+) -> list[dict[str, Any]]:
+    hits, slots = hit.cumsum(1).double(), keywords.valid.cumsum(1)
     return [
         {
             "slots": k + 1,
@@ -121,11 +131,11 @@ def _first_slots(found: Found, hit: Tensor, pictures: Tensor, bootstrap: Bootstr
     ]
 
 
-def _by_count(found: Found, hit: Tensor) -> list[dict[str, Any]]:
-    repeats = (found.valid & ~found.first).sum(1)
+def _by_count(keywords: DecodedKeywords, hit: Tensor) -> list[dict[str, Any]]:
+    repeats = (keywords.valid & ~keywords.first).sum(1)
     rows = []
-    for count in torch.unique(found.lengths).tolist():
-        chosen = found.lengths == count
+    for count in torch.unique(keywords.lengths).tolist():
+        chosen = keywords.lengths == count
         slots = max(1, count) * int(chosen.sum())
         rows.append(
             {
@@ -150,21 +160,21 @@ def _by_frequency(words: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _pairs(codes: Tensor) -> Tensor:
-    """(N, S) -> (P, 2)"""
+def _distinct_pairs(codes: Tensor) -> Tensor:
+    """Return the distinct pairs of an utterance and a word: (N, S) -> (P, 2)"""
     utterance = torch.arange(len(codes))[:, None].expand_as(codes)
-    chosen = codes != NO_WORD
-    return torch.unique(torch.stack([utterance[chosen], codes[chosen]], 1), dim=0)
+    is_word = codes != NO_WORD
+    return torch.unique(torch.stack([utterance[is_word], codes[is_word]], 1), dim=0)
 
 
-def _among(pairs: Tensor, others: Tensor) -> Tensor:
-    """(P, 2), (Q, 2) -> (P,): both hold each pair once"""
-    _, where, counts = torch.unique(torch.cat([pairs, others]), dim=0, return_inverse=True, return_counts=True)
-    return counts[where[: len(pairs)]] > 1
+def _contained(pairs: Tensor, others: Tensor) -> Tensor:
+    """Mark the pairs that are also in `others`: (P, 2), (Q, 2) -> (P,). Neither may have duplicates."""
+    _, inverse, counts = torch.unique(torch.cat([pairs, others]), dim=0, return_inverse=True, return_counts=True)
+    return counts[inverse[: len(pairs)]] > 1
 
 
 def _counts(codes: Tensor, words: Tensor) -> Tensor:
-    """How often each of the words, sorted, is among the codes"""
+    """Return the number of occurrences in `codes` of each of `words`, which must be sorted."""
     codes = codes.contiguous()
-    place = torch.searchsorted(words, codes).clamp(max=len(words) - 1)
-    return torch.bincount(place[words[place] == codes], minlength=len(words))
+    index = torch.searchsorted(words, codes).clamp(max=len(words) - 1)
+    return torch.bincount(index[words[index] == codes], minlength=len(words))

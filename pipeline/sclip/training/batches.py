@@ -1,11 +1,12 @@
-"""Which utterances make up a step's batch, which frames of them.
+"""Choose the utterances of each training batch, and crop them.
 
-- everything is a pure function of (seed, epoch) or (seed, step): a training that goes on after an interruption sees
-  what it would have seen
-- lengths are alike in a batch: a shuffled epoch is cut into pools, each sorted, cut into batches, and these shuffled
-- an utterance longer than `crop_frames` gives a window of so many frames, anywhere in it. The published recipe crops
-  6.4 s of audio in front of the encoder; here the encoder has heard the whole utterance, so frames at a window's
-  edge know what lies beyond it.
+- Every choice is a pure function of (seed, epoch) or (seed, step), so a resumed run reads the same batches as a run
+  that was never interrupted.
+- The utterances of a batch have similar lengths. A shuffled epoch is cut into pools; each pool is sorted by length and
+  cut into batches; the batches are shuffled.
+- An utterance longer than `crop_frames` is cropped to `crop_frames` frames at a random position. The published recipe
+  crops the audio to 6.4 s before the encoder. Here the encoder has processed the full utterance, so the frames at the
+  edges of a crop also depend on audio outside it.
 """
 
 import hashlib
@@ -21,8 +22,9 @@ from sclip.features.dataset import Dataset
 from sclip.padded import Padded
 
 POOL = 16  # batches that are sorted together
-# A batch is a multiple of so many frames wide. Of few sizes, what a step frees fits the next one's tensors; of any size
-# it lies about in pieces: after a hundred steps a training on a CPU held 6.3 GB and grew, that so holds 4.2.
+# Batches are padded to a multiple of this number of frames. With few different sizes, the next step can reuse the
+# memory that a step frees. With arbitrary sizes the memory fragments: after 100 steps on a CPU, training used 6.3 GB
+# and still grew; with multiples of 16 it uses 4.2 GB.
 WIDTHS = 16
 
 
@@ -32,21 +34,26 @@ def derived_seed(seed: int, purpose: str, number: int) -> int:
 
 
 def epoch_batches(lengths: Tensor, size: int, seed: int, epoch: int) -> list[Tensor]:
-    """Indices (size,) into lengths (N,), a batch each; what does not fill a batch has its turn in other epochs."""
+    """Return the batches of an epoch, each as indices (size,) into `lengths` (N,).
+
+    An incomplete batch is dropped. Each epoch has its own order, so different utterances are dropped.
+    """
     generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
     order = torch.randperm(len(lengths), generator=generator)[: len(lengths) // size * size]
     pools = [pool[lengths[pool].argsort(stable=True)] for pool in torch.split(order, POOL * size)]
-    batches = [
-        batch.sort().values for pool in pools for batch in torch.split(pool, size)
-    ]  # the store reads on, not about
+    # Sorted indices let the store read its files sequentially.
+    batches = [batch.sort().values for pool in pools for batch in torch.split(pool, size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Of several processes each has its slice of the states, and all of the pictures."""
+    """Hold the hidden states and pictures of a batch.
 
-    states: Padded  # (B / N, L, T, D), or coded
+    With N processes, each process has 1/N of the hidden states, and all pictures.
+    """
+
+    states: Padded  # (B / N, L, T, D), or codes of the hidden states
     images: Tensor  # (B, J)
     image_ids: Tensor  # (B,)
 
@@ -59,29 +66,30 @@ class Batch:
 
 
 class TrainingBatches:
-    """The batch of each step, or, where a step takes several, the batches one after the other."""
+    """Read batches by number. A training step uses one batch, or several in a row with gradient accumulation."""
 
     def __init__(self, dataset: Dataset, training: TrainingConfig, seed: int, pin: bool):
         self.dataset, self.crop, self.seed, self.pin = dataset, training.crop_frames, seed, pin
         self.size = min(training.batch, len(dataset))
         if self.size % distributed.world_size():
             raise UserError(
-                f"a batch of {self.size} utterances cannot be divided among {distributed.world_size()} processes"
+                f"a batch of {self.size} utterances cannot be divided among {distributed.world_size()} processes; "
+                f"set training.batch to a multiple of {distributed.world_size()}"
             )
         self.lengths = dataset.frames.clamp(max=self.crop)
         self._epoch: tuple[int, list[Tensor]] = (-1, [])
 
     def indices(self, step: int) -> Tensor:
-        epoch, place = divmod(step, len(self.dataset) // self.size)
+        epoch, number = divmod(step, len(self.dataset) // self.size)
         if self._epoch[0] != epoch:
             self._epoch = epoch, epoch_batches(self.lengths, self.size, self.seed, epoch)
-        return self._epoch[1][place]
+        return self._epoch[1][number]
 
     def starts(self, step: int, frames: Tensor) -> Tensor:
-        """Lengths (B,) -> the first frame (B,) of each window"""
+        """Return the first frame (B,) of each crop, for utterances of `frames` (B,) frames."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "crop", step))
-        share = torch.rand(len(frames), generator=generator, dtype=torch.float64)
-        return (share * (frames - self.crop + 1).clamp(min=1)).long()
+        position = torch.rand(len(frames), generator=generator, dtype=torch.float64)
+        return (position * (frames - self.crop + 1).clamp(min=1)).long()
 
     def read(self, step: int) -> Batch:
         indices, data = self.indices(step), self.dataset

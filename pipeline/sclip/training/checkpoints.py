@@ -1,6 +1,7 @@
-"""The checkpoint that an interrupted training resumes from: one file, written atomically and checked when it is loaded.
+"""Save and load the checkpoint from which an interrupted training resumes.
 
-The file is a SHA-256 in hex, a line end, and what torch.save writes, which the SHA-256 is of.
+A checkpoint is one file. It is written atomically, and its checksum is verified when it is loaded. The first line is
+the SHA-256, in hex, of the rest of the file; the rest is the output of `torch.save`.
 """
 
 import hashlib
@@ -21,39 +22,48 @@ log = logging.getLogger(__name__)
 
 class Checkpoint:
     def __init__(self, path: Path, identity: Mapping[str, Any]):
-        """`identity`: everything, as plain data, that decides the result."""
+        """Set where the checkpoint is stored, and which training it belongs to.
+
+        `identity` is plain data. It contains everything that decides the result of the training.
+        """
         self.path = path
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state that was saved last. Remove one of another training; set a damaged one aside."""
+        """Return the saved state, or None if this training has no valid checkpoint.
+
+        Delete the checkpoint of another training. Rename a damaged one.
+        """
         if not self.path.is_file():
             return None
         digest, _, content = self.path.read_bytes().partition(b"\n")
         distributed.barrier()  # until every process has read the file
         if digest != _digest(content):
-            self._set_aside()
+            self._rename_damaged()
             return None
         saved = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
         if distributed.is_main():
-            log.warning(f"{self.path}: of another configuration, data or code; training starts anew")
+            log.warning(
+                f"{self.path}: the checkpoint belongs to another configuration, data or code; "
+                "deleted; training starts from step 0"
+            )
             self.path.unlink()
         return None
 
-    def _set_aside(self) -> None:
+    def _rename_damaged(self) -> None:
         if distributed.is_main():
             damaged = self.path.with_stem(f"{self.path.stem}.damaged")
             self.path.replace(damaged)
             log.warning(
-                f"{self.path}: its SHA-256 does not match, the file is damaged or of an older version; "
+                f"{self.path}: its SHA-256 does not match; the file is damaged or comes from an older version; "
                 f"moved to {damaged.name}; training starts from step 0"
             )
 
     def save(self, state: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Through memory: when the disk is full, torch.save raises an error that does not say so.
+        # torch.save writes to memory first, because its own error on a full disk does not name the cause.
         buffer = BytesIO()
         torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
         content = buffer.getbuffer()

@@ -1,7 +1,7 @@
-"""A training's history as DVCLive's files, for `dvc plots` and the editors that read them.
+"""Write a training's history as DVCLive files, for `dvc plots` and for editors that show them.
 
-The history in the checkpoint is what counts. A training that goes on writes its curves anew from it, so that no step
-is in them twice and none is missing.
+The checkpoint holds the authoritative history. A resumed run rewrites its curves from that history, so no step is
+missing and no step appears twice.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-HistoryRow = dict[str, float]  # `step`, and what was measured then
+HistoryRow = dict[str, float]  # `step`, and the values measured at that step
 
 
 class Log(Protocol):
@@ -18,11 +18,11 @@ class Log(Protocol):
 
 @contextmanager
 def curves(folder: Path | None, history: Iterable[HistoryRow]) -> Iterator[Log]:
-    """Writes `history`, and each row that the block logs."""
+    """Write `history`, and yield a function that writes one more row."""
     if folder is None:
         yield lambda row: None
         return
-    from dvclive.live import Live  # half a second
+    from dvclive.live import Live  # imported here because the import takes half a second
 
     with Live(str(folder), dvcyaml=None, save_dvc_exp=False) as live:
 

@@ -1,4 +1,4 @@
-"""How good a model is on the development split: the mean of R@10 over both directions, branch by branch."""
+"""Evaluate a model on the development split: for each branch, the mean R@10 of both retrieval directions."""
 
 import math
 
@@ -12,16 +12,22 @@ from sclip.model.speechclip import SpeechCLIP
 
 
 def mean_recalls(model: SpeechCLIP, dataset: Dataset) -> dict[str, float]:
-    """In %, of whole utterances, as evaluation sees them; the model is left in evaluation."""
+    """Return the mean R@10 of each branch in %, over utterances that are not cropped.
+
+    The model stays in evaluation mode.
+    """
     vectors = infer(model.eval(), dataset).vectors
     return {branch: mean_recall(speech.to(model.device), dataset) for branch, speech in vectors.items()}
 
 
 def mean_recall(speech: Tensor, dataset: Dataset) -> float:
-    """Utterances (N, J) against the split's pictures, and these against them; NaN where a vector is not finite."""
+    """Return the mean R@10 in % of speech-to-image and image-to-speech retrieval, for speech vectors (N, J).
+
+    Return NaN if a vector is not finite.
+    """
     if not bool(speech.isfinite().all()):
         return math.nan
     images, image_index = dataset.images.to(speech.device), dataset.image_index.to(speech.device)
-    each = torch.arange(len(images), device=speech.device)
-    there, back = first_ranks(speech, image_index, images, each)
-    return (recalls(there)[10] + recalls(back)[10]) / 2
+    image_ids = torch.arange(len(images), device=speech.device)
+    to_image, to_speech = first_ranks(speech, image_index, images, image_ids)
+    return (recalls(to_image)[10] + recalls(to_speech)[10]) / 2

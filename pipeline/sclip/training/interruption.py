@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during a training: finish the step at hand, save, leave."""
+"""Handle SIGTERM and Ctrl-C during training: finish the current step, save a checkpoint and exit."""
 
 import signal
 import threading
@@ -14,33 +14,33 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """The training was asked to stop."""
+    """Raised when a signal has asked the training to stop."""
 
 
 class Interruption:
-    """Remembers the signal that asked for a stop, if one came."""
+    """Record the signal that asks the training to stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._may_raise = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # asked twice
+        if self.signal is not None:  # a second signal stops at once
             raise KeyboardInterrupt
         self.signal = number
         if self._may_raise:
             raise Interrupted
 
     def check(self, device: torch.device) -> None:
-        """Raise Interrupted if any process was asked to stop."""
+        """Raise Interrupted if any process has received a signal."""
         if distributed.all_max(int(self.signal is not None), device):
             raise Interrupted
 
     @contextmanager
     def may_interrupt(self) -> Iterator[None]:
-        """Let a signal end the block at once, which must change nothing that is saved.
+        """Let a signal raise Interrupted anywhere in the block. The block must not change any saved state.
 
-        Of several processes none leaves alone: the others would wait for it.
+        With several processes a signal does not end the block, because the other processes would wait forever.
         """
         self._may_raise = distributed.world_size() == 1
         try:
@@ -55,12 +55,12 @@ class Interruption:
 def interruptions() -> Iterator[Interruption]:
     """Yield an Interruption that receives this process's signals until the block ends."""
     interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread alone
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals only to the main thread
         yield interruption
         return
-    before = {number: signal.signal(number, interruption.handle) for number in SIGNALS}
+    previous = {number: signal.signal(number, interruption.handle) for number in SIGNALS}
     try:
         yield interruption
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

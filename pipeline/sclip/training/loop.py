@@ -1,11 +1,11 @@
-"""Training a head on kept frames and pictures' vectors: the published recipe, and runs that survive interruption.
+"""Train a head on stored hidden states and picture vectors, with the published recipe and with resumable runs.
 
-- Adam, linear warm-up from 0, linear decay, gradients clipped by their norm
-- only the head, the losses' temperature and CLIP's text tower are run; the speech encoder stays where it is
-- **killed at any moment and started again, a run ends as if nothing had happened**, on a CPU bit for bit: whatever is
-  random in a step follows from (seed, step), and everything else is in the checkpoint
-- the weights that are kept are those with the best mean R@10 on the development split, by the utterance vector where
-  there is one; of equals the earliest
+- The optimizer is Adam, with linear warm-up from 0, linear decay, and gradients clipped by their norm.
+- A step runs the head, the losses and CLIP's text tower. It does not run the speech encoder.
+- **A run that is killed at any moment and started again gives the result of an uninterrupted run**, on a CPU bit for
+  bit. Everything random in a step follows from (seed, step), and the checkpoint holds everything else.
+- The trained model has the weights with the best mean R@10 on the development split. The score is that of the branch
+  `parallel` if the head has one, otherwise of `cascaded`. If two steps have equal scores, the earlier one counts.
 """
 
 import dataclasses
@@ -49,18 +49,18 @@ log = logging.getLogger(__name__)
 HISTORY_FILE = "history.json"
 LOG_EVERY = 20  # steps
 SAVE_EVERY = 60.0  # seconds
-SAVED = ("step", "seconds", "history", "undeveloped", "best")  # of a Trainer
+SAVED = ("step", "seconds", "history", "undeveloped", "best")  # attributes of Trainer in a checkpoint
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    step: int  # whose weights were kept
-    dev: dict[str, float]  # their mean R@10 on the development split, by branch
-    seconds: float  # of training, interruptions left out
+    step: int  # the step with the best weights
+    dev: dict[str, float]  # mean R@10 of these weights on the development split, by branch
+    seconds: float  # training time, without interruptions
 
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
-    """Of the step with `step` others before it."""
+    """Return the learning rate of a step. The first step is 0."""
     if step < training.warmup_steps:
         return training.learning_rate * step / training.warmup_steps
     decayed = (step - training.warmup_steps) / (training.steps - training.warmup_steps)
@@ -68,11 +68,11 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
 
 
 class Trainer:
-    """What a step changes."""
+    """Hold the state that training steps change: weights, optimizer, history and best weights."""
 
     def __init__(self, model: SpeechCLIP, training: TrainingConfig, seed: int, device: torch.device):
         if training.precision == "fp16" and device.type == "cpu":
-            raise UserError("training.precision: fp16 needs a GPU; a CPU trains in fp32 or bf16")
+            raise UserError("training.precision: fp16 needs a GPU; on a CPU set it to fp32 or bf16")
         self.model, self.training, self.seed, self.device = model, training, seed, device
         self.trained = nn.ModuleDict({"head": model.head, "objective": model.objective}).to(device)
         if model.text_tower is not None:
@@ -83,11 +83,14 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.history: list[HistoryRow] = []
-        self.undeveloped: HistoryRow | None = None  # of a step behind which the development split is still to be tried
+        self.undeveloped: HistoryRow | None = None  # row of the last step, if its dev evaluation is not finished
         self.best: dict[str, Any] = {"score": -1.0}
 
     def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
-        """Returns what measures the step (of several batches, the last), for those that are logged."""
+        """Train one step, and return a function that computes the step's row of the history.
+
+        Only some steps are logged, so the values are computed on demand. Losses are those of the last batch.
+        """
         torch.manual_seed(derived_seed(self.seed, "step", self.step) + distributed.rank())
         self.trained.train()
         rate = learning_rate(self.step, self.training)
@@ -95,56 +98,61 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad()
         for batch in batches:
-            with autocast(self.device, self.training.precision):
-                output = self.model.head(batch.states, self.model.text_tower, self.step)
-                losses = self.model.objective(output, batch.images, batch.image_ids)
-            if not bool(losses.total.isfinite()):
-                raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
-            torch.autograd.backward(self.scaler.scale(losses.total / len(batches)))
+            losses, output = self._accumulate_gradients(batch, len(batches))
         distributed.average_([p.grad for p in self.parameters if p.grad is not None])
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        return lambda: self._measured(losses, output, norm, rate)
+        return lambda: self._measurements(losses, output, norm, rate)
+
+    def _accumulate_gradients(self, batch: Batch, batches: int) -> tuple[Losses, HeadOutput]:
+        """Add the gradients of one of the step's `batches` batches to the parameters' gradients."""
+        with autocast(self.device, self.training.precision):
+            output = self.model.head(batch.states, self.model.text_tower, self.step)
+            losses = self.model.objective(output, batch.images, batch.image_ids)
+        if not bool(losses.total.isfinite()):
+            raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
+        torch.autograd.backward(self.scaler.scale(losses.total / batches))
+        return losses, output
 
     @torch.no_grad()
-    def _measured(self, losses: Losses, output: HeadOutput, norm: Tensor, rate: float) -> HistoryRow:
-        found = {f"loss/{name}": loss for name, loss in vars(losses).items() if loss is not None}
-        found["gradient_norm"] = norm
-        found["temperature"] = 1 / self.model.objective.log_scale.exp()
+    def _measurements(self, losses: Losses, output: HeadOutput, norm: Tensor, rate: float) -> HistoryRow:
+        values = {f"loss/{name}": loss for name, loss in vars(losses).items() if loss is not None}
+        values["gradient_norm"] = norm
+        values["temperature"] = 1 / self.model.objective.log_scale.exp()
         if output.cif is not None:
-            found["slots/found"] = output.cif.firing.slots.lengths.double().mean()
-            found["slots/weight"] = output.cif.quantity.double().mean()
-            found["slots/target"] = output.cif.target.double().mean()
+            values["slots/found"] = output.cif.firing.slots.lengths.double().mean()
+            values["slots/weight"] = output.cif.quantity.double().mean()
+            values["slots/target"] = output.cif.target.double().mean()
         if output.keywords is not None and self.model.head.keywords is not None:
-            used = self.model.head.keywords.quantize.perplexities(output.keywords)
-            found |= {f"keywords/{name}": used[name] for name in ("code_perplexity", "prob_perplexity")}
-        row = {"learning_rate": rate} | {name: float(value) for name, value in found.items()}
-        # A norm is infinite where fp16 overflowed and the scaler left the step out; JSON has no word for it.
+            perplexities = self.model.head.keywords.quantize.perplexities(output.keywords)
+            values |= {f"keywords/{name}": perplexities[name] for name in ("code_perplexity", "prob_perplexity")}
+        row = {"learning_rate": rate} | {name: float(value) for name, value in values.items()}
+        # If fp16 overflows, the scaler skips the step and the norm is infinite, which JSON cannot represent.
         return {f"train/{name}": value for name, value in row.items() if math.isfinite(value)}
 
-    def develop(self, dataset: Dataset) -> dict[str, float]:
-        """Looks at the development split, and keeps the weights if they are the best so far."""
-        found = mean_recalls(self.model, dataset)
-        if any(map(math.isnan, found.values())):
+    def evaluate_dev(self, dataset: Dataset) -> dict[str, float]:
+        """Return the mean R@10 on the development split by branch. Copy the weights if they are the best so far."""
+        dev_recalls = mean_recalls(self.model, dataset)
+        if any(map(math.isnan, dev_recalls.values())):
             raise self._diverged(f"step {self.step}: vectors of the development split are not finite")
-        score = found["parallel"] if "parallel" in found else found["cascaded"]
+        score = dev_recalls["parallel"] if "parallel" in dev_recalls else dev_recalls["cascaded"]
         if score > self.best["score"]:
             weights = {name: tensor.cpu().clone() for name, tensor in self.trained.state_dict().items()}
-            self.best = {"score": score, "step": self.step, "dev": found, "weights": weights}
-        return found
+            self.best = {"score": score, "step": self.step, "dev": dev_recalls, "weights": weights}
+        return dev_recalls
 
-    def _diverged(self, what: str) -> UserError:
+    def _diverged(self, problem: str) -> UserError:
         precision = self.training.precision
-        fp32 = "" if precision == "fp32" else ", or training.precision fp32,"
-        return UserError(f"{what}, in {precision}; a lower training.learning_rate{fp32} may help")
+        fp32 = "" if precision == "fp32" else " or set training.precision to fp32"
+        return UserError(f"{problem}, in {precision}; try a lower training.learning_rate{fp32}")
 
     def state_dict(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in SAVED}
-        parts = {name: getattr(self, name).state_dict() for name in ("trained", "optimizer", "scaler")}
-        return own | parts
+        attributes = {name: getattr(self, name) for name in SAVED}
+        modules = {name: getattr(self, name).state_dict() for name in ("trained", "optimizer", "scaler")}
+        return attributes | modules
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in SAVED:
@@ -164,26 +172,35 @@ def train(
     scratch: Path,
     curves_folder: Path | None = None,
 ) -> TrainingResult:
-    """Train what `model` begins with, and leave the best as a model folder `out`, its history inside.
+    """Train `model`, and write its best weights and its history to the model folder `out`.
 
-    `scratch` holds the checkpoint of an unfinished run, and is gone at the end.
+    The folder `scratch` holds the checkpoint of an unfinished run. It is deleted at the end.
     """
     if len(train_set.images) < 2:
         raise UserError(
             f"split train: expected at least 2 pictures, found {len(train_set.images)}; "
-            "the loss compares an utterance with the pictures of others"
+            "add pictures, because the loss compares each utterance with the pictures of other utterances"
         )
-    device = torch.device(device)
-    trainer = Trainer(model, training, seed, device)
+    trainer = Trainer(model, training, seed, torch.device(device))
     checkpoint = Checkpoint(scratch / "checkpoint.pt", _identity(train_set, dev_set, trainer))
-    saved = checkpoint.load()
-    if saved is not None:
-        trainer.load_state_dict(saved)
-        log.info(f"{model.name}: goes on from step {trainer.step} of {training.steps}")
-    first = distributed.is_main()
+    state = checkpoint.load()
+    if state is not None:
+        trainer.load_state_dict(state)
+        log.info(f"{model.name}: resumes from step {trainer.step} of {training.steps}")
+    _run(trainer, train_set, dev_set, checkpoint, curves_folder)
+    if distributed.is_main():
+        _write_model_folder(trainer, out, scratch)
+    distributed.barrier()
+    return TrainingResult(trainer.best["step"], trainer.best["dev"], trainer.seconds)
+
+
+def _run(
+    trainer: Trainer, train_set: Dataset, dev_set: Dataset, checkpoint: Checkpoint, curves_folder: Path | None
+) -> None:
+    """Train the remaining steps. If a signal arrives, save a checkpoint and exit."""
     with (
-        curves(curves_folder if first else None, trainer.history) as log_row,
-        plain_attention(device),
+        curves(curves_folder if distributed.is_main() else None, trainer.history) as log_row,
+        plain_attention(trainer.device),
         interruptions() as interruption,
     ):
         session = _Session(trainer, dev_set, checkpoint, log_row, interruption)
@@ -191,19 +208,20 @@ def train(
             session.run(train_set)
         except Interrupted:
             session.save()
-            if first:
-                log.info(f"{model.name}: stopped and saved at step {trainer.step}; run it again to resume")
+            if distributed.is_main():
+                log.info(
+                    f"{trainer.model.name}: stopped and saved at step {trainer.step}; "
+                    "run the same command again to resume"
+                )
             raise SystemExit(128 + int(interruption.signal or 0)) from None
-    if first:
-        _write(trainer, out, scratch)
-    distributed.barrier()
-    return TrainingResult(trainer.best["step"], trainer.best["dev"], trainer.seconds)
 
 
 @contextmanager
 def plain_attention(device: torch.device) -> Iterator[None]:
-    """On a CPU torch's fused attention, its backward above all, is slower than the same in plain products; and these
-    it works out in fp32 whatever the precision, unless told not to."""
+    """Use plain matrix products for attention on a CPU, where torch's fused attention is slower, above all backward.
+
+    By default torch computes these products in fp32 whatever the precision is, so lower precision is allowed here.
+    """
     if device.type != "cpu":
         yield
         return
@@ -212,56 +230,60 @@ def plain_attention(device: torch.device) -> Iterator[None]:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)  # as it is by default
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)  # the default
 
 
 class _Session:
-    """One call of `train`: it takes the steps that are left, logs them, and saves the trainer."""
+    """Run one call of `train`: train the remaining steps, log them, and save checkpoints."""
 
     def __init__(
         self, trainer: Trainer, dev_set: Dataset, checkpoint: Checkpoint, log_row: Log, interruption: Interruption
     ):
         self.trainer, self.dev_set, self.checkpoint, self.log_row = trainer, dev_set, checkpoint, log_row
         self.interruption = interruption
-        self.saved = self.timed_from = time.monotonic()
+        self.saved_at = self.timed_from = time.monotonic()
         self.timed_step = trainer.step
-        self.started = self.saved - trainer.seconds
+        self.started_at = self.saved_at - trainer.seconds
 
     def run(self, train_set: Dataset) -> None:
-        """Raises Interrupted between two steps, or while the development split is tried, if a signal asks for it."""
-        trainer, training = self.trainer, self.trainer.training
-        batches = TrainingBatches(train_set, training, trainer.seed, pin=trainer.device.type == "cuda")
-        each = training.accumulate
+        """Train until the last step. Raise Interrupted if a signal arrives, which loses no finished step."""
+        trainer, steps, accumulate = self.trainer, self.trainer.training.steps, self.trainer.training.accumulate
+        batches = TrainingBatches(train_set, trainer.training, trainer.seed, pin=trainer.device.type == "cuda")
         with tqdm(
-            total=training.steps, initial=trainer.step, desc=trainer.model.name, disable=distributed.bar_disabled()
+            total=steps, initial=trainer.step, desc=trainer.model.name, disable=distributed.bar_disabled()
         ) as bar:
             if trainer.undeveloped is not None:
-                self.develop(trainer.undeveloped, bar)
-            left = range(trainer.step * each, training.steps * each)
-            read = prefetch(batches.read, left, prefetch_count(trainer.device, PREFETCHED_BATCHES))
-            while trainer.step < training.steps:
-                with self.interruption.may_interrupt():
-                    step = [batch.to(trainer.device) for batch in islice(read, each)]
-                measure = trainer.train_step(step)
-                bar.update()
-                develops = trainer.step % training.dev_every == 0 or trainer.step == training.steps
-                if develops or trainer.step % LOG_EVERY == 0:
-                    row: HistoryRow = {"step": trainer.step} | measure()
-                    seconds = time.monotonic() - self.timed_from
-                    row["train/steps_a_second"] = (trainer.step - self.timed_step) / seconds
-                    self.develop(row, bar) if develops else self.record(row)
-                if time.monotonic() - self.saved > SAVE_EVERY:
-                    self.save()
-                self.interruption.check(trainer.device)
+                self.evaluate_dev(trainer.undeveloped, bar)
+            numbers = range(trainer.step * accumulate, steps * accumulate)
+            reader = prefetch(batches.read, numbers, prefetch_count(trainer.device, PREFETCHED_BATCHES))
+            while trainer.step < steps:
+                self.train_step(reader, bar)
 
-    def develop(self, row: HistoryRow, bar: "tqdm[Any]") -> None:
-        """Try the development split, and log it with `row`, what was measured of the step before."""
+    def train_step(self, reader: Iterator[Batch], bar: "tqdm[Any]") -> None:
+        """Train one step; then log it, evaluate and save a checkpoint if they are due."""
+        trainer, training = self.trainer, self.trainer.training
+        with self.interruption.may_interrupt():
+            batches = [batch.to(trainer.device) for batch in islice(reader, training.accumulate)]
+        measure = trainer.train_step(batches)
+        bar.update()
+        is_dev_step = trainer.step % training.dev_every == 0 or trainer.step == training.steps
+        if is_dev_step or trainer.step % LOG_EVERY == 0:
+            row: HistoryRow = {"step": trainer.step} | measure()
+            seconds = time.monotonic() - self.timed_from
+            row["train/steps_a_second"] = (trainer.step - self.timed_step) / seconds
+            self.evaluate_dev(row, bar) if is_dev_step else self.record(row)
+        if time.monotonic() - self.saved_at > SAVE_EVERY:
+            self.save()
+        self.interruption.check(trainer.device)
+
+    def evaluate_dev(self, row: HistoryRow, bar: "tqdm[Any]") -> None:
+        """Evaluate the development split, and log the result with `row`, the measurements of the last step."""
         self.trainer.undeveloped = row
         self.interruption.check(self.trainer.device)
         with self.interruption.may_interrupt():
-            found = self.trainer.develop(self.dev_set)
-        row = row | {f"dev/{branch}": recall for branch, recall in found.items()}
-        _tell(bar, self.trainer.model.name, row)
+            dev_recalls = self.trainer.evaluate_dev(self.dev_set)
+        row = row | {f"dev/{branch}": recall for branch, recall in dev_recalls.items()}
+        _show_dev_recalls(bar, self.trainer.model.name, row)
         self.record(row)
         self.trainer.undeveloped = None
         self.save()
@@ -272,27 +294,29 @@ class _Session:
         self.timed_from, self.timed_step = time.monotonic(), self.trainer.step
 
     def save(self) -> None:
-        self.trainer.seconds = time.monotonic() - self.started
+        self.trainer.seconds = time.monotonic() - self.started_at
         if distributed.is_main():
             self.checkpoint.save(self.trainer.state_dict())
-        self.saved = time.monotonic()
+        self.saved_at = time.monotonic()
 
 
-def _tell(bar: "tqdm[Any]", name: str, row: HistoryRow) -> None:
-    """On a terminal beside the bar, elsewhere as a line."""
+def _show_dev_recalls(bar: "tqdm[Any]", name: str, row: HistoryRow) -> None:
+    """Show the recalls in the progress bar, or log them if the bar is disabled."""
     if not distributed.is_main():
         return
     recalls = {key.removeprefix("dev/"): f"{value:.2f}" for key, value in row.items() if key.startswith("dev/")}
     if bar.disable:
-        shown = ", ".join(f"{branch} {recall}" for branch, recall in recalls.items())
-        log.info(f"{name}: step {row['step']}: loss {row['train/loss/total']:.4f}, dev mean R@10 {shown}")
+        text = ", ".join(f"{branch} {recall}" for branch, recall in recalls.items())
+        log.info(f"{name}: step {row['step']}: loss {row['train/loss/total']:.4f}, dev mean R@10 {text}")
     else:
         bar.set_postfix(recalls)
 
 
 def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[str, Any]:
-    """Everything that decides the result. Sums come out otherwise on other hardware or with other threads, as they
-    would in any run; a training may move there."""
+    """Return everything that decides the result, as plain data.
+
+    The device and the number of threads are left out. They change rounding, but a run may resume on another machine.
+    """
     model = trainer.model
     return {
         "architecture": dataclasses.asdict(model.architecture),
@@ -307,8 +331,8 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
     }
 
 
-def _write(trainer: Trainer, out: Path, scratch: Path) -> None:
-    """Write the best weights and the history as a model folder, in place of an older one; delete the checkpoint."""
+def _write_model_folder(trainer: Trainer, out: Path, scratch: Path) -> None:
+    """Write the best weights and the history to a model folder, replace an older folder, and delete the checkpoint."""
     trainer.trained.load_state_dict(trainer.best["weights"])
     with atomic_folder(out) as unfinished:
         trainer.model.save_pretrained(unfinished)

@@ -1,4 +1,4 @@
-"""From params.yaml to a trained model: opens what an experiment names, draws the head, trains it."""
+"""Run one experiment of params.yaml: open its encoders and data, initialize the head, and train it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,37 +24,44 @@ from sclip.training.loop import TrainingResult, train
 def run_training(
     params: Params, preset_name: str, arch: str, seed: int, device: str = "cpu", curves_folder: Path | None = None
 ) -> TrainingResult:
+    """Train the head `arch` of a preset with one seed, and write it to the preset's model folder."""
     preset, experiment = params.preset(preset_name), params.experiment(preset_name, arch)
     manifest = paths.manifest(preset_name)
     features, vectors = paths.features_folder(preset_name), paths.vectors_folder(preset_name)
     speech, clip = open_speech(preset.encoders.speech), open_clip(preset.encoders.clip)
     encoder = FeatureEncoder(speech, None, preset.features, device)
     train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), encoder)
-    inside = _only_here(preset.encoders.speech) or _only_here(preset.encoders.clip)
+    copy_encoders = _is_local(preset.encoders.speech) or _is_local(preset.encoders.clip)
     vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
     check_settings(train_set.store.features, preset.features, features, preset_name)
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     origin[STATES] = describe_states(train_set.store.features)
-    if inside:  # the copies do not say what they are copies of
+    if copy_encoders:  # the copies do not record what they were copied from
         origin |= {"speech encoder": speech.source.name, "CLIP": clip.source.name}
     torch.manual_seed(seed)
-    model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=inside)
+    model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=copy_encoders)
     train_set.check_encoders(model.speech, model.clip, model.name)
     out, scratch = paths.model_folder(preset_name, arch, seed), paths.scratch_folder(preset_name, arch, seed)
     with locked_by_main(scratch):
         return train(train_set, dev_set, model, experiment.training, seed, device, out, scratch, curves_folder)
 
 
-def _only_here(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> bool:
-    """Weights drawn at random and folders cannot be had elsewhere: the model's folder takes a copy."""
+def _is_local(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> bool:
+    """Return whether an encoder has random weights or comes from a folder.
+
+    Nobody else can download such an encoder, so the model folder includes a copy.
+    """
     return encoder.random_seed is not None or Path(encoder.name.removeprefix("local-dir:")).is_dir()
 
 
 def _vocabulary(rows: Iterable[Row], architecture: Architecture, clip: ClipEncoder, where: str) -> Vocabulary | None:
-    """The tokens that the training captions use."""
+    """Return the tokens of the training captions, or None if the architecture has no keywords."""
     if architecture.head.keywords is None:
         return None
     captions = [row.text for row in rows if row.text is not None]
     if not captions:
-        raise UserError(f"{where}: keywords are words of the training captions, and no row of split train has text")
+        raise UserError(
+            f"{where}: keywords are words of the training captions, but no row of split train has text; "
+            "add text to the manifest, or choose an architecture without keywords"
+        )
     return Vocabulary.from_captions(captions, clip)

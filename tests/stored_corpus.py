@@ -1,4 +1,7 @@
-"""What extraction leaves of a small corpus, written with the real stores; frames tell what picture they belong to."""
+"""Write a small corpus with hidden states and vectors, as the extraction stages write it.
+
+The hidden states of an utterance are its picture's states plus noise, so a head can learn which picture it belongs to.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +14,7 @@ from sclip.features.dataset import Dataset
 from sclip.features.store import write_index, write_shard
 from sclip.features.vectors import write_vectors
 
-STATES, WIDTH, JOINT = 3, 32, 20  # of small.py's encoders
+STATES, WIDTH, JOINT = 3, 32, 20  # as in the encoders of small.py
 FEATURES = {
     "encoder": "small",
     "revision": None,
@@ -24,26 +27,29 @@ FEATURES = {
 }
 
 
-def keep(
+def write_corpus(
     folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: int = 1, encoders: Sequence[str] = ("", "")
 ) -> Path:
-    """A picture has so many captions; every picture of the development split is a training picture's twin.
-    `encoders`: the hashes of those whose states and vectors they pass for."""
+    """Write `train` and `dev` utterances to `folder`, and return the folder.
+
+    Each picture has `captions` captions. Picture i has the same vector in both splits. `encoders` are the hashes of the
+    speech encoder and of CLIP that the stored states and vectors name.
+    """
     generator = torch.Generator().manual_seed(seed)
     (folder / "audio").touch()
     (folder / "image").touch()
     rows, utterances = [], {}
-    signs = torch.randn(max(train, dev), STATES, WIDTH, generator=generator)
-    pictures = F.normalize(torch.randn(max(train, dev), JOINT, generator=generator), dim=-1)
+    picture_states = torch.randn(max(train, dev), STATES, WIDTH, generator=generator)
+    picture_vectors = F.normalize(torch.randn(max(train, dev), JOINT, generator=generator), dim=-1)
     images: dict[str, torch.Tensor] = {}
     for split, count in (("train", train), ("dev", dev)):
         for i in range(count):
             name, picture = f"{split}-{i}", i // captions
             length = int(torch.randint(30, 71, (), generator=generator))
             noise = torch.randn(length, STATES, WIDTH, generator=generator) / 2
-            utterances[name] = (signs[picture] + noise).half()
+            utterances[name] = (picture_states[picture] + noise).half()
             image_id = f"{split}-picture-{picture}"
-            images[image_id] = pictures[picture]
+            images[image_id] = picture_vectors[picture]
             text = "a brown dog runs along the beach"
             rows.append(
                 {"id": name, "split": split, "audio": "audio", "image": "image", "image_id": image_id, "text": text}
@@ -58,10 +64,10 @@ def keep(
     (folder / "vectors").mkdir()
     clip = {"name": "small", "revision": None, "hash": encoders[1]}
     index = {"clip": clip, "fingerprint": str(seed), "skipped": {}, "notes": {}}
-    captions_of = (list(utterances), F.normalize(torch.randn(len(utterances), JOINT, generator=generator), dim=-1))
-    write_vectors(folder / "vectors", index, (list(images), torch.stack(list(images.values()))), captions_of)
+    caption_vectors = (list(utterances), F.normalize(torch.randn(len(utterances), JOINT, generator=generator), dim=-1))
+    write_vectors(folder / "vectors", index, (list(images), torch.stack(list(images.values()))), caption_vectors)
     return folder
 
 
-def opened(folder: Path, split: str) -> Dataset:
+def open_split(folder: Path, split: str) -> Dataset:
     return Dataset.open(folder / "manifest.jsonl", folder / "features", folder / "vectors", split)

@@ -13,7 +13,7 @@ SHOWN = 10  # cases of a finding that are printed, and reasons that get a group 
 
 
 class UserError(ValueError):
-    """Names the file, row, key or tensor at fault, what was found and what was expected."""
+    """An error that a user can act on: it names the file, row, key or tensor, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Fault:
 
 
 class Problems:
-    """Bad input, row by row: stops at the first, or goes on without it and counts."""
+    """Collects rows that cannot be used: raises at the first one, or with `skip` counts them."""
 
     def __init__(self, skip: bool = False):
         self.skip = skip
@@ -32,7 +32,7 @@ class Problems:
         self.notes: Findings = {}
 
     def add(self, row: str, message: str) -> None:
-        """The row cannot be used."""
+        """Record a row that cannot be used."""
         if not self.skip:
             raise UserError(f"{row}: {message} (--on-error skip goes on without it)")
         self.skipped[row] = message
@@ -42,7 +42,7 @@ class Problems:
         self.notes.setdefault(kind, []).append(case)
 
     def nothing_left(self, message: str) -> UserError:
-        """For when no row can be used: with what is wrong with the first ones, which is often wrong with all."""
+        """Return an error for a corpus without a usable row, with the first faults; often all rows have the same."""
         reasons = [f"\n  {row}: {reason}" for row, reason in self.skipped.items()]
         return UserError(f"{message}{':' if reasons else ''}{''.join(reasons[:3])}")
 

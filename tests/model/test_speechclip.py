@@ -137,8 +137,8 @@ def test_recordings_with_little_in_them_are_named(folder, caplog):
     loaded = sclip.load(folder)
     loaded.keywords([torch.zeros(16000), *recordings(480, 16000)])
     assert [record.getMessage() for record in caplog.records] == [
-        "recording 0: silent; what is found in it means nothing",
-        "recording 1: only 0.03 s long; what is found in it means little",
+        "recording 0: silent; its vectors and keywords mean nothing",
+        "recording 1: only 0.03 s long; its vectors and keywords mean little",
     ]
 
 

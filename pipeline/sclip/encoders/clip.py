@@ -1,9 +1,9 @@
-"""CLIP, frozen: pictures, captions and keyword embeddings into one space. The one place that knows open_clip's insides.
+"""The frozen CLIP: pictures, captions and keyword embeddings into one space. No other module knows open_clip inside.
 
-- from a hub repo (`hf-hub:org/name`), a local folder (`local-dir:path` or the path alone) or a model and a tag of
-  open_clip's (`ViT-B-32-quickgelu/openai`)
-- open_clip has no call that takes token embeddings, so `TextTower` puts one together; its attention is causal, so
-  it runs only as many positions as are read: keywords, start and end, not all 77
+- It is loaded from a hub repo (`hf-hub:org/name`), a local folder (`local-dir:path` or the path alone), or a model and
+  a tag of open_clip (`ViT-B-32-quickgelu/openai`).
+- open_clip has no call that takes token embeddings, so `TextTower` provides one. Its attention is causal, so only the
+  positions that are read are computed: the keywords, start and end, not all 77.
 """
 
 import json
@@ -45,7 +45,7 @@ _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 class TextTower:
-    """CLIP's text transformer, fed with token embeddings. `start` and `end` are the ids around a sentence."""
+    """CLIP's text transformer on token embeddings. `start` and `end` are the ids around a sentence."""
 
     def __init__(self, tower: Any, start: int, end: int):
         """`tower`: open_clip's CLIP, or the TextTransformer in its CustomTextCLIP."""
@@ -208,7 +208,7 @@ class ClipEncoder(nn.Module):
         return self._text_tower.run(table[ids[:, : int(last.max()) + 1]], last)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Each text's tokens by CLIP's own tokenizer, however many, without start, end and padding."""
+        """Return each text's tokens by CLIP's own tokenizer, without start, end and padding, and without a limit."""
         return [self.tokenizer.encode(text) for text in texts]
 
     def count_tokens(self, text: str) -> int | None:
@@ -216,27 +216,27 @@ class ClipEncoder(nn.Module):
         return len(self.token_ids([text])[0]) if isinstance(self.tokenizer, open_clip.SimpleTokenizer) else None
 
     def piece(self, token: int) -> str:
-        """A token as its tokenizer writes it; `</w>` ends a word."""
+        """Return a token as its tokenizer writes it; `</w>` ends a word."""
         return self.tokenizer.decoder[token]
 
     def fingerprint(self) -> str:
-        """Of its weights, and of the configuration of the model and the preprocessing."""
+        """Return the SHA-256 of the weights and of the configuration of the model and the preprocessing."""
         return module_fingerprint(self.model, self.config)
 
     def save(self, folder: Path) -> None:
-        """As a folder that open_clip and `from_pretrained` read."""
+        """Write a folder that open_clip and `from_pretrained` read."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         save_tensors(folder / WEIGHTS_FILE, self.model.state_dict())
 
 
 def spelled(pieces: str) -> str:
-    """Words as people write them: CLIP's tokenizer writes each byte of UTF-8 as a letter of its own."""
+    """Return word pieces as people write them; CLIP's tokenizer writes each byte of UTF-8 as a letter of its own."""
     return bytes(_BYTES[letter] for letter in pieces.removesuffix("</w>")).decode("utf-8", errors="replace")
 
 
 def sizes_of_tag(name: str) -> dict[str, Any]:
-    """Of MODEL/TAG, as open_clip knows it."""
+    """Return open_clip's configuration of MODEL/TAG."""
     architecture, _, tag = name.partition("/")
     model_cfg: dict[str, Any] | None = open_clip.get_model_config(architecture)
     if model_cfg is None or not tag:
@@ -320,7 +320,7 @@ def _open_tokenizer(text_cfg: Mapping[str, Any], folder: Path, name: str) -> Any
 
 
 def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:
-    """Why keywords cannot be fed to this text tower, if they cannot."""
+    """Return why this text tower cannot take keywords, or None if it can."""
     if not hasattr(tower, "token_embedding") or not hasattr(tower, "positional_embedding"):
         return f"its text tower is a {type(tower).__name__}, which does not take token embeddings"
     pooling = tower.pool_type if isinstance(tower, TextTransformer) else tower.text_pool_type
@@ -338,7 +338,7 @@ def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:
 
 
 def _warn_without_quick_gelu(name: str, model_cfg: dict[str, Any], weights: Path) -> None:
-    """OpenAI trained with QuickGELU. Without it the vectors are close enough to look right, and wrong."""
+    """Warn if OpenAI's weights are loaded without QuickGELU: the vectors would look right and be wrong."""
     if model_cfg.get("quick_gelu", False):
         return
     if "openai" in name.rpartition("/")[2].lower() or _has_openai_marks(weights):
@@ -358,7 +358,7 @@ def _has_openai_marks(weights: Path) -> bool:
 
 
 def _names(weights: Path) -> set[str]:
-    """The tensors in a file; none where it cannot be read, which open_clip will say in its turn."""
+    """Return the names of a file's tensors, or nothing if it cannot be read; open_clip reports that later."""
     try:
         if weights.suffix == ".safetensors":
             with safe_open(weights, "pt") as file:

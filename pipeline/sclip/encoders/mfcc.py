@@ -1,4 +1,4 @@
-"""Cepstra in a speech encoder's place: what a head learns from them, it has not learned from a speech encoder.
+"""MFCCs in place of a speech encoder, as a baseline: what a head learns from them is not owed to pre-training.
 
 16 MFCCs (25 ms windows every 10 ms, 40 mel bands) with their first and second differences, each to zero mean and unit
 variance over the utterance; two 10-ms frames side by side make one of 50 a second. An utterance's frames do not
@@ -52,7 +52,7 @@ class MfccEncoder(nn.Module):
         )
 
     def frames(self, samples: Tensor) -> Tensor:
-        """How many frames come out of so many samples."""
+        """Return the number of frames of waveforms, given their numbers of samples."""
         return _short_frames(samples) // STACKED
 
     def forward(self, waveforms: Sequence[Tensor], states: Sequence[int] | None = None) -> Padded:
@@ -74,7 +74,7 @@ class MfccEncoder(nn.Module):
         return Padded(chosen, self.frames(samples))
 
     def fingerprint(self) -> str:
-        """Of the constants alone: what the library makes of them may differ in the last bit by machine."""
+        """Return the SHA-256 of the constants; the filters computed from them may differ by machine in the last bit."""
         return module_fingerprint(nn.Module(), CONFIG)
 
     def save(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Encoders as params.yaml names them.
+"""Open the encoders that params.yaml names.
 
-`random_seed` draws all weights anew, as the library starts its training: what a head learns from such an encoder, it
-owes to the architecture and not to pre-training.
+With `random_seed`, all weights are drawn at random, as the library draws them before training: what a head learns from
+such an encoder is owed to the architecture, not to pre-training.
 """
 
 import copy
@@ -38,7 +38,7 @@ SPEECH_SIZES: dict[str, dict[str, Any]] = {"facebook/hubert-base-ls960": {}, "fa
 
 
 def open_speech(config: SpeechEncoderConfig) -> AnySpeechEncoder:
-    """`mfcc`, a folder that either kind was saved to, or a hub repo."""
+    """Open `mfcc`, a folder of either kind of encoder, or a hub repo."""
     if config.name == NAME or (Path(config.name) / CONFIG_FILE).is_file():
         for option in ("revision", "normalize_waveform", "random_seed"):
             if getattr(config, option) is not None:
@@ -75,7 +75,7 @@ def open_clip(config: ClipEncoderConfig) -> ClipEncoder:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Weights are drawn on the CPU; its generator goes on afterwards as if nothing had been drawn."""
+    """Seed the CPU's generator for the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

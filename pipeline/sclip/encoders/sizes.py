@@ -1,7 +1,7 @@
 """Check the sizes that an encoder's configuration declares, before a model of such sizes is built.
 
 A configuration of a few bytes can declare layers that take hours to build, or more memory than any machine has. So
-each size has a bound, and all weights together cannot be more than the bytes of the weights files beside it.
+each size has a bound, and all weights together cannot be more than the bytes of the weights files in the same folder.
 """
 
 from collections.abc import Mapping
@@ -125,7 +125,7 @@ def _sizes(table: Table, key: str, where: str, most: int = LARGEST) -> tuple[int
 
 
 def _compare(weights: int, folder: Path, where: str) -> None:
-    """Refuse to build more weights than the files beside the configuration have bytes."""
+    """Refuse to build more weights than the weights files in the folder have bytes."""
     held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in WEIGHTS)
     if held and weights > held:  # without a weights file nothing is built
         raise UserError(

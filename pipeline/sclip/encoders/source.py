@@ -26,7 +26,7 @@ class Source:
     revision: str | None = None
 
     def drawn_at_random(self, seed: int) -> "Source":
-        """A name that loads no weights by mistake, and marks all that is made with them."""
+        """Return a name that loads no trained weights by mistake, and that marks all results."""
         return Source(f"{self.name} ({RANDOM}, seed {seed})", self.revision)
 
 
@@ -35,7 +35,7 @@ def is_random(name: str) -> bool:
 
 
 def without_network(what: str) -> str:
-    """What to do then."""
+    """Return advice for a machine without a network."""
     return (
         f"Without a network: fill the cache {HF_HUB_CACHE} where there is one (HF_HOME says where it lies), or copy "
         f"{what}'s files into a folder and name that"

@@ -1,13 +1,13 @@
-"""The speech encoder, frozen: waveforms in, every hidden state out, with true lengths.
+"""The frozen speech encoder: waveforms in, all hidden states out, with their true lengths.
 
-Any encoder of transformers' wav2vec 2.0 family. **An utterance's states do not depend on its batch**: beside the
-attention mask, which transformers applies by itself, that takes two repairs of what reads padding,
+It can be any encoder of transformers' wav2vec 2.0 family. **An utterance's states do not depend on its batch.**
+transformers applies the attention mask, and this module mends two other places that read padding:
 - the first norm of group-norm models, whose statistics run over time (`ValidGroupNorm`)
-- positional convolutions that read what a convolution (data2vec) or a BatchNorm in front of them (some HuBERTs) left
-  in the padding
+- positional convolutions, which would read what a convolution (data2vec) or a BatchNorm (some HuBERTs) before them
+  wrote into the padding
 
-Hidden states are the blocks' outputs: first what enters the first block, then what leaves each; large models' last
-one is before the final norm.
+The hidden states are the input of the first block and then the output of each block. The last one of large models is
+taken before the final norm.
 """
 
 import math
@@ -43,7 +43,7 @@ from sclip.tensors import save_tensors
 FAMILY = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel, "data2vec-audio": Data2VecAudioModel}
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
-# What a checkpoint may lack: only pre-training reads it.
+# A checkpoint may lack this: only pre-training reads it.
 UNREAD = {"masked_spec_embed"}
 
 
@@ -52,12 +52,12 @@ class _Batch(NamedTuple):
     valid: Tensor  # (B, T)
 
 
-# One a thread: several may hear at once.
+# One for each thread: several threads may encode at the same time.
 _AT_HAND: ContextVar[_Batch] = ContextVar("the batch at hand")
 
 
 class ValidGroupNorm(nn.Module):
-    """One group a channel over an utterance's own frames, where nn.GroupNorm counts padding in."""
+    """A norm of each channel over an utterance's own frames; nn.GroupNorm would count padding."""
 
     def __init__(self, norm: nn.GroupNorm):
         super().__init__()
@@ -77,9 +77,12 @@ class ValidGroupNorm(nn.Module):
 
 
 class SpeechEncoder(nn.Module):
-    """`normalize_waveform`: each utterance to zero mean and unit variance first. By default as the model was
-    trained, that is where its norms are layer norms; a hub repo's preprocessor_config.json is not heeded, for
-    those of base models say what their training did not do. The model is taken over, not copied."""
+    """A speech encoder of transformers. The model is changed in place, not copied.
+
+    With `normalize_waveform` each utterance is first brought to zero mean and unit variance. The default is what the
+    model was trained with: true for models whose norms are layer norms. A hub repo's preprocessor_config.json is
+    ignored, because those of base models contradict their training.
+    """
 
     def __init__(self, model: Any, source: Source, normalize_waveform: bool | None = None):
         super().__init__()
@@ -141,7 +144,7 @@ class SpeechEncoder(nn.Module):
 
     @property
     def shortest(self) -> int:
-        """Samples that make one frame: the receptive field of the convolutions."""
+        """Return how many samples make one frame: the receptive field of the convolutions."""
         samples = 1
         layers = zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True)
         for kernel, stride in reversed(list(layers)):
@@ -149,11 +152,11 @@ class SpeechEncoder(nn.Module):
         return samples
 
     def frames(self, samples: Tensor) -> Tensor:
-        """How many frames come out of so many samples."""
+        """Return the number of frames of waveforms, given their numbers of samples."""
         return self.model._get_feat_extract_output_lengths(samples)
 
     def forward(self, waveforms: Sequence[Tensor], states: Sequence[int] | None = None) -> Padded:
-        """16 kHz waveforms (N,) -> all hidden states, or the chosen ones: (B, L, T, D)"""
+        """Encode 16 kHz waveforms (N,) -> all hidden states, or the chosen ones: (B, L, T, D)"""
         for i, waveform in enumerate(waveforms):
             if len(waveform) < self.shortest:
                 raise UserError(f"utterance {i}: {len(waveform)} samples; a frame takes {self.shortest}")
@@ -177,7 +180,7 @@ class SpeechEncoder(nn.Module):
         return (arguments[0] * _AT_HAND.get().valid[:, None],)
 
     def fingerprint(self) -> str:
-        """Of its weights and of the configuration that computes with them."""
+        """Return the SHA-256 of the weights and of the configuration that computes with them."""
         said_by_others = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
         config = self.model.config.to_diff_dict()
         return module_fingerprint(
@@ -185,7 +188,7 @@ class SpeechEncoder(nn.Module):
         )
 
     def save(self, folder: Path) -> None:
-        """As a folder that transformers and `from_pretrained` read."""
+        """Write a folder that transformers and `from_pretrained` read."""
         self.model.config.dtype = self.model.dtype
         self.model.config.architectures = [type(self.model).__name__]
         self.model.config.save_pretrained(folder)
@@ -220,7 +223,7 @@ def _read_config(folder: Path, name: str) -> tuple[Any, PreTrainedConfig]:
 
 @contextmanager
 def _without_progress_bar() -> Iterator[None]:
-    """transformers draws one for every load, a terminal or not."""
+    """Hide the bar that transformers draws for every load, on a terminal or not."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

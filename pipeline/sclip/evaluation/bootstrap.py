@@ -1,8 +1,8 @@
-"""How far off a figure may be: 95 % percentile intervals over resampled pictures.
+"""95 % confidence intervals by the percentile bootstrap over pictures.
 
-What a model gets wrong about a picture it gets wrong in several of its utterances, so what is drawn, with
-replacement, is whole pictures. Only queries are drawn, candidates stay all there are: nothing is ranked anew, every
-figure is a function of sums over pictures (or a weighted median), and all resamples are one matrix product.
+Errors of utterances of one picture are correlated, so whole pictures are drawn, with replacement. Only queries are
+drawn; all candidates stay. So nothing is ranked again: a figure is a function of sums over pictures, or a weighted
+median, and all resamples are one matrix product.
 """
 
 from collections.abc import Callable

@@ -49,7 +49,7 @@ def _run(
         if not distributed.is_main():
             return []
     problems.report()
-    return _told(metrics, out)
+    return _summary(metrics, out)
 
 
 def _stored_dataset(params: Params, preset: str, model: SpeechCLIP) -> Dataset:
@@ -96,9 +96,9 @@ def _exact_dataset(params: Params, preset: str, model: SpeechCLIP, problems: Pro
     return dataset
 
 
-def _told(metrics: dict[str, Any], out: Path) -> list[str]:
+def _summary(metrics: dict[str, Any], out: Path) -> list[str]:
     recalls = {branch: scores["R@10"] for branch, scores in metrics["speech_to_image"].items() if branch != "chance"}
     return [
-        f"{out}: {branch}: speech to image R@10 {found['value']} [{found['low']}, {found['high']}]"
-        for branch, found in recalls.items()
+        f"{out}: {branch}: speech to image R@10 {recall['value']} [{recall['low']}, {recall['high']}]"
+        for branch, recall in recalls.items()
     ]

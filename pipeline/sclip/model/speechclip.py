@@ -1,9 +1,7 @@
-"""A trained model as one object, and the folder it lives in.
+"""A trained model as one object, loaded from a folder and saved to one.
 
-A folder holds `config.json` (architecture, sizes, encoders, origin), `model.safetensors` (what was trained),
-`vocabulary.json` (where there are keywords), `README.md` (the card) and, unless they come by reference, the encoders
-in their own libraries' formats under `speech/` and `clip/`. An encoder by reference is named by repo, revision and
-the hash of its weights, which loading checks.
+docs/model-folder.md describes the folder. Encoders lie in it, in their own libraries' formats, or are named by repo,
+revision and the hash of their weights, which loading checks.
 """
 
 import dataclasses
@@ -54,7 +52,7 @@ Encoder = TypeVar("Encoder", bound=AnySpeechEncoder | ClipEncoder)
 
 @dataclass(frozen=True)
 class Piece:
-    """A word piece of CLIP's that a slot may stand for."""
+    """A word piece of CLIP's vocabulary that is near a keyword slot."""
 
     text: str
     token: int  # its id in CLIP's whole vocabulary
@@ -64,14 +62,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Keyword:
-    """One slot: the nearest pieces, best first, and for CIF the seconds it was gathered from."""
+    """One keyword slot: the nearest pieces, best first, and with CIF the span of its frames in seconds."""
 
     pieces: tuple[Piece, ...]
     span: tuple[float, float] | None
 
 
 class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["speech", "clip"]):
-    """Speech encoder, head and CLIP. Vectors that it gives are of unit length, in CLIP's joint space."""
+    """Speech encoder, head and CLIP. All vectors have unit length and lie in CLIP's joint space."""
 
     def __init__(
         self,
@@ -125,7 +123,10 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def encode_speech(
         self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, branch: str | None = None, batch_size: int = 16
     ) -> Tensor:
-        """A list of paths, arrays or tensors -> (B, J). `branch`: a hybrid has `parallel` (first) and `cascaded`."""
+        """Encode paths, arrays or tensors -> (B, J), unit length. A hybrid has the branches `parallel` and `cascaded`.
+
+        Without `branch`, the utterance vector is returned where the model has one, else the keywords' vector.
+        """
         branch = branch or ("parallel" if self.architecture.head.utterance else "cascaded")
         order: list[int] = []
         vectors: list[Tensor] = []
@@ -139,12 +140,12 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
     @torch.no_grad()
     def encode_image(self, images: Sequence[Any], *, batch_size: int = 64) -> Tensor:
-        """A list of paths, PIL pictures, byte arrays (H, W, 3), or float tensors preprocessed already -> (B, J)"""
+        """Encode paths, PIL pictures, byte arrays (H, W, 3), or preprocessed float tensors -> (B, J), unit length"""
         return self._unit([self.clip.encode_image(batch) for batch in _batches(_listed(images), batch_size)])
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
-        """(B, J). What does not fit into CLIP's context is cut off, which is logged."""
+        """Encode texts -> (B, J), unit length. A text that is too long for CLIP's context is cut, and logged."""
         room = self.clip.tokenizer.context_length - 2
         for i, text in enumerate(_listed(texts)):
             tokens = self.clip.count_tokens(text) if isinstance(text, str) else None
@@ -153,14 +154,14 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         return self._unit([self.clip.encode_text(batch) for batch in _batches(_listed(texts), batch_size)])
 
     def _unit(self, vectors: list[Tensor]) -> Tensor:
-        """Batches (b, J) -> (B, J), of unit length"""
+        """Join batches (b, J) -> (B, J), unit length"""
         return F.normalize(torch.cat([torch.empty(0, self.clip.joint_width, device=self.device), *vectors]), dim=-1)
 
     @torch.no_grad()
     def keywords(
         self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, top: int = 5, batch_size: int = 16
     ) -> list[list[Keyword]]:
-        """What each recording's slots stand for: the `top` nearest pieces of each."""
+        """Return each recording's keywords: for every slot the `top` nearest word pieces."""
         if self.vocabulary is None or self.architecture.head.keywords is None:
             raise UserError(f"architecture {self.name}: has no keywords")
         if top < 1:
@@ -172,7 +173,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         return [found[i] for i in range(len(audio))]
 
     def keywords_of(self, output: HeadOutput, top: int) -> Iterator[list[Keyword]]:
-        """What the slots of a batch stand for, utterance by utterance."""
+        """Yield the keywords of a head's output, one utterance after the other."""
         assert output.keywords is not None
         assert self.vocabulary is not None
         assert self.head.keywords is not None
@@ -193,7 +194,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         return Piece(spelled(text), self.vocabulary.ids[row], score, text.endswith("</w>"))
 
     def _spans(self, weights: Tensor) -> Iterator[tuple[float, float]]:
-        """(S, T) -> from the first to the last frame that went into each slot, in seconds"""
+        """Yield the start and end, in seconds, of the frames that went into each slot: weights (S, T)"""
         used = weights > 1e-6  # less is the rounding of a frame that closed a slot to the point
         first = used.int().argmax(-1)
         last = used.shape[-1] - used.flip(-1).int().argmax(-1)
@@ -201,7 +202,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             yield start * self.speech.frame_seconds, end * self.speech.frame_seconds
 
     def _run(self, audio: Sequence[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], HeadOutput]]:
-        """Yield the head's output for batches of similar length, with the places of their recordings.
+        """Yield the head's output for batches of similar length, with the indices of their recordings.
 
         A batch is decoded when it is computed, and is never longer than the longest possible recording.
         """
@@ -215,29 +216,29 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
                 if output.cif is not None:
                     for i in output.cif.firing.truncated.nonzero().flatten().tolist():
                         slots = output.cif.firing.weights.shape[1]
-                        log.warning("%s: more than %d keywords; those behind are left out", names[indices[i]], slots)
+                        log.warning("%s: more than %d keywords; the last ones are left out", names[indices[i]], slots)
                 yield list(indices), output
 
     def _waveform(self, audio: Any, rate: int, name: str) -> Tensor:
-        """Decode a recording, and say so if little can be found in it."""
+        """Decode a recording, and log a warning if it is silent or very short."""
         waveform = as_waveform(audio, rate, name)
         if len(waveform) < self.speech.shortest:
             raise UserError(f"{name}: {len(waveform)} samples; a frame takes {self.speech.shortest}")
         if len(waveform) < SHORT_SECONDS * SAMPLE_RATE:
-            log.warning("%s: only %.2f s long; what is found in it means little", name, len(waveform) / SAMPLE_RATE)
+            log.warning("%s: only %.2f s long; its vectors and keywords mean little", name, len(waveform) / SAMPLE_RATE)
         elif is_silent(waveform):
-            log.warning("%s: silent; what is found in it means nothing", name)
+            log.warning("%s: silent; its vectors and keywords mean nothing", name)
         return waveform
 
     def train(self, mode: bool = True) -> "SpeechCLIP":
-        """The encoders are frozen, and stay as they compute in evaluation."""
+        """Switch the head to training or evaluation. The frozen encoders stay in evaluation."""
         super().train(mode)
         self.speech.eval()
         self.clip.eval()
         return self
 
     def save(self, folder: str | Path) -> Path:
-        """Write a model folder. It is complete, or not there."""
+        """Write a model folder atomically. The folder must not exist."""
         folder = Path(folder)
         if folder.exists():
             raise UserError(f"{folder}: already exists")
@@ -246,7 +247,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         return folder
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """PyTorchModelHubMixin's save_pretrained and push_to_hub end here."""
+        """Write the files of a model folder; PyTorchModelHubMixin's save_pretrained and push_to_hub call this."""
         if self.encoders_inside:
             self.speech.save(save_directory / "speech")
             self.clip.save(save_directory / "clip")
@@ -276,7 +277,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         return EncoderReference(name, revision, encoder.fingerprint(), normalize)
 
     def _trained(self) -> dict[str, Tensor]:
-        """What was trained, and nothing of the encoders."""
+        """Return the trained tensors, without the encoders."""
         return {f"head.{k}": v for k, v in self.head.state_dict().items()} | {
             f"objective.{k}": v for k, v in self.objective.state_dict().items()
         }
@@ -290,7 +291,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
 
 def _listed(items: Sequence[Any]) -> Sequence[Any]:
-    """A single path would be read letter by letter, a single recording sample by sample."""
+    """Refuse a single item: a path would be read letter by letter, a recording sample by sample."""
     if isinstance(items, str | Path) or not hasattr(items, "__len__") or getattr(items, "ndim", 2) == 1:
         raise UserError(f"expected a list, found a single {type(items).__name__}")
     return items
@@ -304,7 +305,7 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> SpeechCLIP:
-    """A model folder, or a hub repo that holds one."""
+    """Load a model folder, or a hub repo that holds one."""
     folder, _ = find_folder(str(name), revision, REPO_FILES)
     config = read_config(folder)
     check_files(folder, config)

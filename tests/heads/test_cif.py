@@ -188,7 +188,7 @@ def test_long_sums_are_exact():
 
 @pytest.mark.parametrize("threshold", [1.0, 0.5])
 def test_scaling_reaches_every_target(threshold):
-    """In long utterances, sums in fp32 would lose the last slot. A target of 0 gives one slot, which has not fired."""
+    """A sum in fp32 would lose the last slot of long utterances. A target of 0 gives one slot, which has not fired."""
     torch.manual_seed(0)
     cif = Cif(4, CifConfig(dropout=0.0, threshold=threshold)).train()
     lengths = torch.tensor([1500, 1499, 1000, 640, 50, 9, 1])

@@ -91,7 +91,7 @@ def test_an_empty_utterance_gives_finite_outputs_and_gradients(arch, training):
 
 
 def test_unused_outputs_are_not_computed():
-    """Without CIF no frame is projected, and the text tower runs on the keywords and two more positions only."""
+    """The text tower runs on the keywords and two more positions only. No frame is projected if there is no CIF."""
     for arch, positions in (("parallel", []), ("cascaded", [10]), ("hybrid", [10])):
         head, tower = head_and_tower(arch)
         lengths = []

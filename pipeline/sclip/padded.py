@@ -1,4 +1,4 @@
-"""Padded batches: sequences of unequal length in one tensor, together with their lengths."""
+"""Sequences of unequal length, padded to one tensor together with their lengths."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -22,13 +22,14 @@ TITLES = {
 }
 ABOUT = {
     "speech": """\
-A `transformers` HuBERT with the layout of HuBERT base and 50 frames per second. It was pre-trained by masked prediction,
-first of clusters of MFCCs, then of clusters of its own hidden states. The training data is speech without text:
-captions of scenes, spoken by synthetic voices. It contains no pair of things and no speaker of the development and test
-splits.""",
+A `transformers` HuBERT with the layout of HuBERT base and 50 frames per second. It was pre-trained by masked
+prediction, first of clusters of MFCCs, then of clusters of its own hidden states. The training data is speech without
+text: captions of scenes, spoken by synthetic voices. It contains no pair of things and no speaker of the development
+and test splits.""",
     "clip": """\
 An `open_clip` model with CLIP's tokenizer. It was trained on pictures of scenes and written captions, about half of
-them sentences and half loose words. The training data contains no pair of things of the development and test splits.""",
+them sentences and half loose words. The training data contains no pair of things of the development and test
+splits.""",
 }
 
 

@@ -16,7 +16,8 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 def choose_device(name: str) -> str:
     """Check a device and configure torch and the allocator of this process for it; return the device's name.
 
-    `auto` means a GPU if there is one, else the CPU. Each process of a machine gets its own GPU.
+    `auto` means `cuda` if there is a GPU, else `cpu`. `cuda` means the GPU whose number is LOCAL_RANK, so that each
+    process of a machine gets its own.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Sequences of unequal length, padded to one tensor together with their lengths."""
+"""Sequences of unequal length in one padded tensor, together with their lengths."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -12,8 +12,8 @@ from sclip.bench.timing import seconds_of
 @dataclass(frozen=True)
 class Machine:
     name: str
-    bandwidth: float  # bytes a second, read or written
-    fp32: float  # operations a second, of a large matrix product
+    bandwidth: float  # bytes read or written per second
+    fp32: float  # operations per second in a large matrix product
     half: float  # the same in bf16
 
 

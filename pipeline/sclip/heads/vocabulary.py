@@ -30,7 +30,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         integers = all(type(number) is int for number in self.ids + self.blocked)
         if not integers or len(set(self.ids)) != len(self.ids) or len(self.pieces) != len(self.ids):
-            raise ValueError("expected ids that are whole numbers, each once, and one piece for each id")
+            raise ValueError("expected ids that are whole numbers, each once, and a piece for each")
         if not set(self.blocked) < set(range(len(self.ids))):
             raise ValueError(f"blocked: expected rows, and not all of them; found {self.blocked}")
 

@@ -35,12 +35,16 @@ def pretrain_clip(config: MiniClipConfig, device: torch.device, out: Path, scrat
     """Write the model as an open_clip folder, and return the measurements for its card."""
     torch.manual_seed(config.seed)
     model = open_clip.CLIP(**model_config(config)).to(device)
-    table = model.token_embedding.weight  # not decayed, because captions use few of its rows
-    decayed = [p for p in model.parameters() if p.ndim >= 2 and p is not table]
-    others = [p for p in model.parameters() if p.ndim < 2 or p is table]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
+    minutes = _train(model, config, scratch, device) / 60
+    encoder = ClipEncoder.from_tensors(model_config(config), model.state_dict(), "mini-clip")
+    quality = measure(encoder.to(device), config.seed) | {"minutes": round(minutes, 1)}
+    encoder.half().save(out)
+    return quality
+
+
+def _train(model: open_clip.CLIP, config: MiniClipConfig, scratch: Path, device: torch.device) -> float:
+    """Train the model, and return the seconds that it took."""
+    optimizer = _optimizer(model)
     progress = Progress(scratch / "clip.pt", {"config": repr(config)}, {"model": model, "optimizer": optimizer})
     scenes, pixels = draw_scenes("train", config.pictures, config.seed)
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context)
@@ -63,10 +67,16 @@ def pretrain_clip(config: MiniClipConfig, device: torch.device, out: Path, scrat
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-    encoder = ClipEncoder.from_tensors(model_config(config), model.state_dict(), "mini-clip")
-    quality = measure(encoder.to(device), config.seed) | {"minutes": round(progress.seconds / 60, 1)}
-    encoder.half().save(out)
-    return quality
+    return progress.seconds
+
+
+def _optimizer(model: open_clip.CLIP) -> torch.optim.AdamW:
+    table = model.token_embedding.weight  # not decayed, because captions use few of its rows
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and p is not table]
+    others = [p for p in model.parameters() if p.ndim < 2 or p is table]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
 
 
 def model_config(config: MiniClipConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sclip.corpora.scenes.voices import SAMPLE_RATE, Phone
 from sclip.corpora.scenes.world import THINGS, World
 
 CHUNK = 100  # utterances that a process makes at a time
-HOP, WINDOW = 320, 400  # samples of a frame
+HOP, WINDOW = 320, 400  # distance and length of frames, in samples
 SILENCE = "_"
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from sclip.corpora.scenes.world import Group, Scene
 
 NUMBERS = {1: "a", 2: "two", 3: "three"}
-OPPOSITES = {
+INVERSE_RELATIONS = {
     "beside": "beside",
     "above": "under",
     "under": "above",
@@ -35,7 +35,7 @@ def captions(scene: Scene, count: int, random: np.random.Generator) -> list[str]
 def _caption(scene: Scene, random: np.random.Generator) -> str:
     a, b, relation = scene.first, scene.second, scene.relation
     if random.random() < 0.5:
-        a, b, relation = b, a, OPPOSITES[relation]
+        a, b, relation = b, a, INVERSE_RELATIONS[relation]
     first, second = _noun_phrase(a, random), _noun_phrase(b, random)
     text = f"{first} {_one_of(RELATION_WORDS[relation], random)} {second}"
     if random.random() < 0.15:

@@ -3,7 +3,7 @@
 espeak carries state from one utterance to the next: the phase of its pitch flutter, the random numbers of breath, the
 filters of its Klatt voices. With one loaded library, the same call would give different samples each time. `speak`
 therefore reloads the library for every utterance, which takes a third of a millisecond. Equal calls then give equal
-samples, in any order and any process. Threads must not share a process, because they would share the library.
+samples, in any order and any process. Do not use several threads: a process has one copy of the library.
 """
 
 import _ctypes

@@ -1,5 +1,7 @@
-"""`make rehearse`: the papers' experiments from end to end at their real sizes, on a few dozen recordings and with
-weights drawn at random."""
+"""`make rehearse`: run the papers' experiments from end to end at full size.
+
+The data is a few dozen recordings, and the encoders have random weights.
+"""
 
 import json
 import shutil
@@ -17,8 +19,8 @@ QUICK = {"training.steps": 3, "training.warmup_steps": 1, "training.batch": 16, 
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Both corpora where params.yaml has them."""
+def workspace(tmp_path_factory):
+    """Write both corpora to the paths of params.yaml."""
     folder = tmp_path_factory.mktemp("full_size")
     miniature.flickr8k(folder / "data/flickr8k", seconds=SECONDS)
     miniature.spokencoco(folder / "data/spokencoco", seconds=SECONDS)
@@ -36,16 +38,16 @@ def place(tmp_path_factory):
         ("spokencoco-large", ("hybrid",)),
     ],
 )
-def test_from_recordings_to_the_papers_tables(preset, archs, place, monkeypatch):
-    monkeypatch.chdir(place)
+def test_the_stages_run_from_recordings_to_the_papers_tables(preset, archs, workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
     presets = yaml.safe_load(Path("params.yaml").read_text())["presets"]
-    changed = {"features.compute": "fp32", **QUICK} | {
+    overrides = {"features.compute": "fp32", **QUICK} | {
         f"arch.{arch}.training.{key}": value
         for arch in archs
         for key, value in {"batch": 16, "accumulate": 1}.items()
         if key in presets[preset]["arch"].get(arch, {}).get("training", {})
     }
-    settings = [word for key, value in changed.items() for word in ("-S", f"presets.{preset}.{key}={value}")]
+    settings = [word for key, value in overrides.items() for word in ("-S", f"presets.{preset}.{key}={value}")]
     stage = ("--preset", preset, "--device", "cpu", "--random-encoders", *settings)
     said("make-corpus", preset)
     planned = said("plan", preset, *stage[2:])
@@ -59,10 +61,10 @@ def test_from_recordings_to_the_papers_tables(preset, archs, place, monkeypatch)
         metrics = json.loads(Path(f"results/{preset}/runs/{arch}/seed-0/metrics.json").read_text())
         assert all("random weights" in name for name in metrics["about"]["encoders"].values())
         assert metrics["counts"]["pictures"] == miniature.PICTURES["test"]
-        shutil.rmtree(f"models/{preset}/{arch}")  # holds both encoders
+        shutil.rmtree(f"models/{preset}/{arch}")  # large, because it contains both encoders
 
-    written = sum(path.stat().st_size for path in Path(f"data/{preset}/features").glob("*.safetensors"))
-    assert float(planned.split("fp16  ")[1].split(" GB")[0]) * 1e9 == pytest.approx(written, abs=1e7)
+    size = sum(path.stat().st_size for path in Path(f"data/{preset}/features").glob("*.safetensors"))
+    assert float(planned.split("fp16  ")[1].split(" GB")[0]) * 1e9 == pytest.approx(size, abs=1e7)
     said("report", "--preset", preset)
     assert "Not a result of trained encoders" in Path(f"results/{preset}/table.md").read_text()
     assert "ours, of random encoders" in said("table")

@@ -1,4 +1,4 @@
-"""The losses, worked out by hand."""
+"""The losses equal a computation by hand."""
 
 import math
 
@@ -13,8 +13,8 @@ from sclip.objective import Objective, contrastive_loss
 ONE = torch.tensor(1.0)
 
 
-def by_hand(speech, images, ids, scale, margin) -> float:
-    """Both directions, each row's own denominator, example by example."""
+def loop_over_examples(speech, images, ids, scale, margin) -> float:
+    """Compute the contrastive loss in a loop over examples, with both directions."""
     a, b = F.normalize(speech, dim=-1), F.normalize(images, dim=-1)
     total = 0.0
     for rows, columns in ((a, b), (b, a)):
@@ -26,32 +26,32 @@ def by_hand(speech, images, ids, scale, margin) -> float:
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3])
-def test_contrastive_loss_by_hand(margin):
+def test_contrastive_loss_equals_the_loop(margin):
     speech, images, ids = torch.randn(7, 5), torch.randn(7, 5), torch.tensor([1, 2, 2, 3, 1, 1, 4])
     images[4] = images[5] = images[0]
     images[2] = images[1]
-    found = contrastive_loss(speech, images, ids, torch.tensor(5.0), margin)
-    assert float(found) == pytest.approx(by_hand(speech, images, ids.tolist(), 5.0, margin), rel=1e-5)
+    loss = contrastive_loss(speech, images, ids, torch.tensor(5.0), margin)
+    assert float(loss) == pytest.approx(loop_over_examples(speech, images, ids.tolist(), 5.0, margin), rel=1e-5)
 
 
-def test_a_batch_of_one_image_has_nothing_to_tell_apart():
+def test_a_batch_of_one_image_has_no_loss():
     vectors = torch.randn(3, 4)
     assert float(contrastive_loss(vectors[:1], vectors[1:2], torch.tensor([5]), ONE)) == pytest.approx(0, abs=1e-6)
     assert float(contrastive_loss(vectors, vectors, torch.tensor([5, 5, 5]), ONE)) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_neither_overflows_nor_decides(dtype):
-    """exp(1000) is more than even fp32 holds; and the loss is the one of these vectors in fp32."""
+def test_half_precision_gives_the_fp32_loss_without_overflow(dtype):
+    """exp(1000) overflows even in fp32."""
     speech, images = torch.randn(300, 8).to(dtype), torch.randn(300, 8).to(dtype)
     speech[0] *= 100
     with torch.autocast("cpu", dtype):
-        found = contrastive_loss(speech.requires_grad_(), images, torch.arange(300), torch.tensor(1000.0))
-    found.backward()
-    assert found.dtype == torch.float32
+        loss = contrastive_loss(speech.requires_grad_(), images, torch.arange(300), torch.tensor(1000.0))
+    loss.backward()
+    assert loss.dtype == torch.float32
     assert speech.grad.isfinite().all()
     expected = contrastive_loss(speech.float(), images.float(), torch.arange(300), torch.tensor(1000.0))
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_the_temperature_is_learned_or_fixed():
@@ -64,7 +64,7 @@ def test_the_temperature_is_learned_or_fixed():
     assert not fixed.state_dict()
 
 
-def test_weights():
+def test_the_total_is_the_weighted_sum():
     output, images, ids = HeadOutput(torch.randn(4, 3), torch.randn(4, 3)), torch.randn(4, 3), torch.arange(4)
     losses = Objective(ObjectiveConfig(parallel=0.5, cascaded=1.5))(output, images, ids)
     torch.testing.assert_close(losses.total, 0.5 * losses.parallel + 1.5 * losses.cascaded)

@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision."""
+"""Choice of the device and of the precision."""
 
 import ctypes
 import os
@@ -10,13 +10,16 @@ import torch
 from sclip.errors import UserError
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-# glibc's mallopt: its numbers for the threshold of trimming, the padding of the heap, and how many blocks to map.
+# Option numbers of glibc's mallopt.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 
 
 def choose_device(name: str) -> str:
-    """`auto`: the first GPU if there is one; of several processes on a machine each has its own. Sets what torch has
-    one of for the whole process."""
+    """Check a device and configure torch and the allocator of this process for it; return the device's name.
+
+    `auto` means `cuda` if there is a GPU, else `cpu`. `cuda` means the GPU whose number is LOCAL_RANK, so that each
+    process of a machine gets its own.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -33,19 +36,22 @@ def choose_device(name: str) -> str:
 
 
 def autocast(device: str | torch.device, precision: str) -> torch.autocast:
-    """Compute matrix products in a precision; fp32 changes nothing."""
+    """Return a context in which matrix products use a precision; fp32 changes nothing."""
     return torch.autocast(torch.device(device).type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
 def exact_fp32() -> None:
-    """fp32 means fp32: CUDA's convolutions would take TF32, whose 10 bits of mantissa are fp16's."""
+    """Turn off TF32 on CUDA. Convolutions use it by default, and its mantissa has 10 bits, like that of fp16."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _keep_freed_memory() -> None:
-    """By default every batch's tensors are given back to the kernel and come back page by page, zeroed: on two cores
-    that took a third of a training step."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    """Make glibc reuse freed memory instead of returning it to the kernel.
+
+    By default the memory of every batch is returned, and the kernel maps and zeroes new pages for the next one. On two
+    cores that took a third of a training step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
     if mallopt is not None:
         mallopt(MMAP_MAX, 0)
         mallopt(TRIM_THRESHOLD, -1)

@@ -1,8 +1,8 @@
-"""The losses: speech against pictures, both ways, and how many keywords an utterance should have.
+"""The losses: a contrastive loss of speech and images, and a loss on the number of keywords.
 
-- contrastive: softmax over the batch in both directions, averaged; utterances of one image are not each other's
-  negatives, told by image ids; fp32, through logsumexp, in whatever the vectors come
-- quantity: how far the sum of CIF's weights is from its target
+- The contrastive loss is a softmax over the batch, averaged over both directions. Utterances with the same image id are
+  not negatives of each other. The loss is computed in fp32 with logsumexp, whatever the vectors' precision.
+- The quantity loss is the distance of the sum of CIF's weights from its target.
 """
 
 import math
@@ -26,7 +26,7 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """The temperature is learned as log(1/T), or fixed."""
+    """The weighted sum of the losses. The temperature T is fixed, or learned as log(1/T)."""
 
     log_scale: Tensor
 
@@ -40,8 +40,10 @@ class Objective(nn.Module):
             self.register_buffer("log_scale", log_scale, persistent=False)
 
     def forward(self, output: HeadOutput, images: Tensor, ids: Tensor) -> Losses:
-        """Pictures' vectors (B, J), of any length, and their ids (B,). Of several processes each has its slice of the
-        output, and all pictures."""
+        """Compute the losses, given images' vectors (B, J), normalised or not, and image ids (B,).
+
+        With several processes, `output` is the process's slice of the batch; `images` and `ids` cover the whole batch.
+        """
         config, scale = self.config, self.log_scale.exp()
         total = images.new_zeros((), dtype=torch.float32)
         parallel = cascaded = quantity = None
@@ -61,7 +63,7 @@ class Objective(nn.Module):
 
 
 def contrastive_loss(speech: Tensor, images: Tensor, ids: Tensor, scale: Tensor, margin: float = 0.0) -> Tensor:
-    """Rows (B, J) that belong together pairwise. The margin is taken off the pairs' own scores."""
+    """Compute the contrastive loss of matching rows (B, J). The margin is subtracted from the scores of the pairs."""
     with torch.autocast(speech.device.type, enabled=False):
         a, b = F.normalize(speech.float(), dim=-1), F.normalize(images.float(), dim=-1)
         logits = scale.float() * a @ b.T  # (B, B)

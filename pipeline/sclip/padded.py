@@ -1,4 +1,4 @@
-"""Sequences of unequal length in one tensor: the lengths travel with what they measure."""
+"""Sequences of unequal length in one padded tensor, together with their lengths."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,29 +8,32 @@ from torch import Tensor
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
-    """(B,) -> (B, size), true where a sequence still runs. Every mask comes from here."""
+    """Return a mask that is true inside each sequence: lengths (B,) -> (B, size). All masks are made here."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def even_batches(lengths: Tensor, most: int) -> Iterator[Tensor]:
-    """Indices into lengths (N,), longest first, a batch each: together at most so long, padding included."""
+def even_batches(lengths: Tensor, max_total: int) -> Iterator[Tensor]:
+    """Yield the indices of each batch, longest sequences first.
+
+    The total length of a batch, padding included, is at most `max_total`. A longer sequence gets a batch of its own.
+    """
     order = lengths.argsort(descending=True, stable=True)
     while len(order):
-        size = max(1, most // max(1, int(lengths[order[0]])))
+        size = max(1, max_total // max(1, int(lengths[order[0]])))
         yield order[:size]
         order = order[size:]
 
 
 @dataclass(frozen=True)
 class Padded:
-    """`values` (B, ..., T, D) with `lengths` (B,) along T. What lies past a length is finite and means nothing."""
+    """`values` (B, ..., T, D) with `lengths` (B,) along T. The padding is finite and has no meaning."""
 
     values: Tensor
     lengths: Tensor
 
     @classmethod
     def stack(cls, sequences: Sequence[Tensor]) -> "Padded":
-        """From one (..., T, D) tensor a sequence; padding is zero."""
+        """Stack one (..., T, D) tensor per sequence into a batch, padded with zeros."""
         lengths = torch.tensor([s.shape[-2] for s in sequences], device=sequences[0].device)
         *leading, _, width = sequences[0].shape
         values = sequences[0].new_zeros(len(sequences), *leading, int(lengths.max()), width)
@@ -40,19 +43,19 @@ class Padded:
 
     @property
     def valid(self) -> Tensor:
-        """(B, T)"""
+        """The mask (B, T) of frames that are not padding."""
         return valid_mask(self.lengths, self.values.shape[-2])
 
     def to(self, device: torch.device) -> "Padded":
         return Padded(self.values.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
 
     def pinned(self) -> "Padded":
-        """In memory that a GPU fetches from by itself, unless it is there already."""
+        """Copy the batch to pinned memory, which a GPU reads asynchronously, unless it is on a GPU already."""
         if self.values.is_cuda:
             return self
         return Padded(self.values.pin_memory(), self.lengths.pin_memory())
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Each sequence without its padding."""
+        """Yield each sequence without its padding."""
         for row, length in zip(self.values, self.lengths.tolist(), strict=True):
             yield row[..., :length, :]

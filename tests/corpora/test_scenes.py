@@ -28,7 +28,7 @@ SMALL = ScenesConfig(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def manifest(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     manifest = folder / "small" / "manifest.jsonl"
     make_scenes(SMALL, manifest)
@@ -39,24 +39,24 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*.*"))}
 
 
-def test_equal_configurations_give_equal_bytes(made, tmp_path):
+def test_equal_configurations_give_equal_bytes(manifest, tmp_path):
     make_scenes(SMALL, tmp_path / "small" / "manifest.jsonl")
-    assert hashes(tmp_path) == hashes(made.parent.parent)
+    assert hashes(tmp_path) == hashes(manifest.parent.parent)
     make_scenes(dataclasses.replace(SMALL, seed=4), tmp_path / "other" / "manifest.jsonl")
     assert len(list(tmp_path.glob("scenes-*"))) == 2
 
 
-def test_presets_of_one_configuration_share_files(made):
-    before = hashes(made.parent.parent)
-    picture = next(made.parent.parent.rglob("*.png"))
+def test_presets_of_one_configuration_share_files(manifest):
+    before = hashes(manifest.parent.parent)
+    picture = next(manifest.parent.parent.rglob("*.png"))
     written = picture.stat().st_mtime_ns
-    make_scenes(SMALL, made.parent.parent / "again" / "manifest.jsonl")
+    make_scenes(SMALL, manifest.parent.parent / "again" / "manifest.jsonl")
     assert picture.stat().st_mtime_ns == written
-    assert set(hashes(made.parent.parent)) - set(before) == {"again/manifest.jsonl"}
+    assert set(hashes(manifest.parent.parent)) - set(before) == {"again/manifest.jsonl"}
 
 
-def test_rows_are_what_they_say(made):
-    rows = read_manifest(made, Problems())
+def test_rows_match_their_files(manifest):
+    rows = read_manifest(manifest, Problems())
     assert [sum(row.split == split for row in rows) for split in SPLITS] == [12, 2, 4]
     for row in rows:
         with Image.open(row.image) as picture:
@@ -71,7 +71,7 @@ def test_rows_are_what_they_say(made):
     assert not any(speakers[a] & speakers[b] for a, b in combinations(SPLITS, 2))
 
 
-def test_no_pair_and_no_voice_is_in_two_splits():
+def test_splits_share_no_pair_and_no_voice():
     world = World(len(THINGS))
     for split in SPLITS:
         for i in range(300):
@@ -84,12 +84,12 @@ def test_no_pair_and_no_voice_is_in_two_splits():
     assert not any(set(voices(a)) & set(voices(b)) for a, b in combinations(SPLITS, 2))
 
 
-def test_captions_speak_of_what_is_there():
+def test_captions_describe_the_scene():
     dog, tree = THINGS[0], THINGS[2]
     scene = Scene(Group(dog, 2, "small"), "above", Group(tree, 1, None, "red"), "grass")
-    said = captions(scene, 5, np.random.default_rng(0))
-    assert len(set(said)) == 5
-    for caption in said:
+    texts = captions(scene, 5, np.random.default_rng(0))
+    assert len(set(texts)) == 5
+    for caption in texts:
         words = caption.split()
         assert "dogs" in words
         assert "tree" in words
@@ -122,6 +122,6 @@ def test_pictures_show_the_relation():
         ({"nouns": 3}, "scenes: nouns: 3 things make no pair"),
     ],
 )
-def test_impossible_worlds(change, message, tmp_path):
+def test_an_impossible_configuration_is_a_user_error(change, message, tmp_path):
     with pytest.raises(UserError, match=message):
         make_scenes(dataclasses.replace(SMALL, **change), tmp_path / "x" / "manifest.jsonl")

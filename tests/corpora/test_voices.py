@@ -1,4 +1,4 @@
-"""Words are where their sound is, and the same call gives the same sound, whatever went before."""
+"""Word times match the sound, and equal calls give equal sounds, whatever was spoken before."""
 
 import multiprocessing
 import subprocess
@@ -20,24 +20,24 @@ def synthesiser():
     return Synthesiser()
 
 
-def spoken(synthesiser, text=APPLES, voice=US, rate=175, pitch=50):
+def speak(synthesiser, text=APPLES, voice=US, rate=175, pitch=50):
     return synthesiser.speak(text, voice, rate, pitch)
 
 
-def apples(synthesiser):
-    return spoken(synthesiser).samples.tobytes()
+def apples_sound(synthesiser):
+    return speak(synthesiser).samples.tobytes()
 
 
 def decibels(samples):
     return 10 * np.log10(np.square(samples).mean() + 1e-10)
 
 
-def test_every_voice_says_every_word(synthesiser):
+def test_every_voice_speaks_every_word(synthesiser):
     voices = synthesiser.voices()
     assert len(voices) == len(set(voices)) == 426 and voices == sorted(voices) and US in voices
     sounds = set()
     for voice in voices:
-        speech = spoken(synthesiser, "dogs on the grass", voice)
+        speech = speak(synthesiser, "dogs on the grass", voice)
         assert [word.text for word in speech.words] == ["dogs", "on", "the", "grass"], voice
         sounds.add(speech.samples.tobytes())
     assert len(sounds) == len(voices)
@@ -45,73 +45,74 @@ def test_every_voice_says_every_word(synthesiser):
 
 @pytest.mark.parametrize("rate", [RATES[0], 175, RATES[-1]])
 @pytest.mark.parametrize("variant", ["", "f2", "m2", "klatt4", "pablo"])
-def test_words_sound_and_pauses_do_not(synthesiser, variant, rate):
-    speech = spoken(synthesiser, "a small dog, two cats of the town, and some birds sat", Voice("en-gb", variant), rate)
+def test_words_are_loud_and_pauses_are_silent(synthesiser, variant, rate):
+    speech = speak(synthesiser, "a small dog, two cats of the town, and some birds sat", Voice("en-gb", variant), rate)
     samples, level = speech.samples, decibels(speech.samples)
 
-    def between(start, end):
+    def level_between(start, end):
         return decibels(samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]) - level
 
-    assert all(between(word.start, word.end) > -12 for word in speech.words)
+    assert all(level_between(word.start, word.end) > -12 for word in speech.words)
     pauses = [(a.end, b.start) for a, b in pairwise(speech.words) if a.end < b.start]
     assert len(pauses) == 2
-    assert all(between(start + 0.005, end - 0.005) < -20 for start, end in pauses)
+    assert all(level_between(start + 0.005, end - 0.005) < -20 for start, end in pauses)
     assert speech.words[0].start <= MARGIN + 1e-4
     assert speech.words[-1].end <= len(samples) / SAMPLE_RATE <= speech.words[-1].end + MARGIN + 1e-4
 
 
 def test_phones_are_within_their_words(synthesiser):
-    speech = spoken(synthesiser)
+    speech = speak(synthesiser)
     assert all(a.start <= a.end <= b.start for a, b in pairwise(speech.phones))
     grass = speech.words[-1]
     assert [phone.text for phone in speech.phones if phone.start >= grass.start] == ["g", "r", "aa", "s"]
     assert speech.phones[-1].end == grass.end
-    for phone in (phone for phone in speech.phones if phone.text == "s"):  # hisses: crosses zero often
+    for phone in (phone for phone in speech.phones if phone.text == "s"):  # a fricative crosses zero often
         sound = speech.samples[round(phone.start * SAMPLE_RATE) : round(phone.end * SAMPLE_RATE)]
         assert np.mean(np.diff(np.signbit(sound))) > 0.3
 
 
-def test_tokens(synthesiser):
+def test_punctuation_is_not_part_of_words(synthesiser):
     text = "I don't have 2 ice-creams, or 3.5 of the dogs'!"
-    words = [word.text for word in spoken(synthesiser, text).words]
+    words = [word.text for word in speak(synthesiser, text).words]
     assert words == ["I", "don't", "have", "2", "ice-creams", "or", "3.5", "of", "the", "dogs"]
-    assert [word.text for word in spoken(synthesiser, " a\tdog\n- on  it").words] == ["a", "dog", "on", "it"]
+    assert [word.text for word in speak(synthesiser, " a\tdog\n- on  it").words] == ["a", "dog", "on", "it"]
 
 
 @pytest.mark.parametrize("variant", ["", "f5", "m1", "klatt4", "adam", "sandro"])
-def test_nothing_is_left_of_what_was_said_before(synthesiser, variant):
+def test_speech_does_not_depend_on_earlier_calls(synthesiser, variant):
     voice = Voice("en-us", variant)
-    first = spoken(synthesiser, voice=voice)
-    spoken(synthesiser, "an old man laughs", voice, 250, 80)
-    spoken(synthesiser, "an old man laughs", Voice("en-gb", "linda"), 120, 20)
-    again = spoken(synthesiser, voice=voice)
+    first = speak(synthesiser, voice=voice)
+    speak(synthesiser, "an old man laughs", voice, 250, 80)
+    speak(synthesiser, "an old man laughs", Voice("en-gb", "linda"), 120, 20)
+    again = speak(synthesiser, voice=voice)
     assert first.samples.tobytes() == again.samples.tobytes()
     assert first.words == again.words and first.phones == again.phones
 
 
-def test_a_forked_worker_says_the_same(synthesiser):
-    np.ones((500, 500)) @ np.ones((500, 500))  # the parent has used its threads
+def test_a_forked_worker_gives_the_same_sound(synthesiser):
+    np.ones((500, 500)) @ np.ones((500, 500))  # starts the threads of numpy in the parent
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply_async(in_a_worker).get(30) == apples(synthesiser)
+        assert pool.apply_async(apples_sound_of_a_worker).get(30) == apples_sound(synthesiser)
 
 
-def in_a_worker():
-    return apples(Synthesiser())
+def apples_sound_of_a_worker():
+    return apples_sound(Synthesiser())
 
 
-def test_another_process_says_the_same(synthesiser):
+def test_another_process_gives_the_same_sound(synthesiser):
     code = f"""
 import sys
 from sclip.corpora.scenes.voices import Synthesiser, Voice
 sys.stdout.buffer.write(Synthesiser().speak("{APPLES}", Voice("en-us", "f3"), 175, 50).samples.tobytes())
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == apples(synthesiser)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert process.stdout == apples_sound(synthesiser)
 
 
-def test_rate_and_pitch(synthesiser):
-    slow, fast = (spoken(synthesiser, rate=rate).words[-1].end for rate in (120, 240))
+def test_rate_and_pitch_change_the_sound(synthesiser):
+    slow, fast = (speak(synthesiser, rate=rate).words[-1].end for rate in (120, 240))
     assert 1.5 < slow / fast < 2.5
-    assert spoken(synthesiser, pitch=20).samples.tobytes() != spoken(synthesiser, pitch=80).samples.tobytes()
+    assert speak(synthesiser, pitch=20).samples.tobytes() != speak(synthesiser, pitch=80).samples.tobytes()
 
 
 def test_resampling_keeps_times_and_levels():
@@ -119,19 +120,19 @@ def test_resampling_keeps_times_and_levels():
         return np.sin(2 * np.pi * hertz * np.arange(rate // 2) / rate).astype(np.float32)
 
     for hertz in (100, 1000, 7000):
-        found = _resample(tone(22_050, hertz))
-        assert found.dtype == np.float32 and len(found) == 8000
-        np.testing.assert_allclose(found[200:-200], tone(16_000, hertz)[200:-200], atol=5e-3)
+        resampled = _resample(tone(22_050, hertz))
+        assert resampled.dtype == np.float32 and len(resampled) == 8000
+        np.testing.assert_allclose(resampled[200:-200], tone(16_000, hertz)[200:-200], atol=5e-3)
     assert np.abs(_resample(tone(22_050, 9000))[200:-200]).max() < 5e-3
 
 
 @pytest.mark.parametrize("text", ["", " \n", "..."])
-def test_nothing_to_say(synthesiser, text):
+def test_a_text_without_words_is_a_user_error(synthesiser, text):
     with pytest.raises(UserError, match="expected words"):
-        spoken(synthesiser, text)
+        speak(synthesiser, text)
 
 
 @pytest.mark.parametrize("name", [("en-us", "f33"), ("en-us", "whisper"), ("xx", ""), ("en-us", "../m1")])
-def test_unknown_voice(synthesiser, name):
+def test_an_unknown_voice_is_a_user_error(synthesiser, name):
     with pytest.raises(UserError, match=r"voice .*: unknown or left out"):
-        spoken(synthesiser, voice=Voice(*name))
+        speak(synthesiser, voice=Voice(*name))

@@ -1,4 +1,4 @@
-"""The layer at its own tokens gives what the whole layer gives there, for a fraction of the work."""
+"""`at_tokens` gives the same token outputs as the full layer, and costs a fraction of it."""
 
 import pytest
 import torch
@@ -21,61 +21,61 @@ def layer_and_input(tokens: int, heads: int, feed_forward: float, width: int = 4
 
 
 @pytest.mark.parametrize(("tokens", "heads", "feed_forward"), [(1, 8, 4.0), (8, 1, 0.0), (9, 1, 0.0), (3, 4, 1.5)])
-def test_tokens_alone_are_the_whole_layers(tokens, heads, feed_forward):
-    layer, learned, frames = layer_and_input(tokens, heads, feed_forward)
-    whole, _ = layer(learned, frames)
-    alone = layer.at_tokens(learned, frames)
-    assert (alone - whole).abs().max() <= 1e-5 * whole.abs().max()
+def test_at_tokens_equals_the_full_layer(tokens, heads, feed_forward):
+    layer, learned_tokens, frames = layer_and_input(tokens, heads, feed_forward)
+    full, _ = layer(learned_tokens, frames)
+    tokens_only = layer.at_tokens(learned_tokens, frames)
+    assert (tokens_only - full).abs().max() <= 1e-5 * full.abs().max()
 
 
-def test_gradients_are_the_whole_layers():
-    layer, learned, frames = layer_and_input(9, 3, 2.0)
-    learned.requires_grad_()
+def test_gradients_of_at_tokens_equal_those_of_the_full_layer():
+    layer, learned_tokens, frames = layer_and_input(9, 3, 2.0)
+    learned_tokens.requires_grad_()
     probe = torch.randn(3, 9, 48)
-    parameters = [learned, *layer.parameters()]
-    whole = torch.autograd.grad((layer(learned, frames)[0] * probe).sum(), parameters)
-    alone = torch.autograd.grad((layer.at_tokens(learned, frames) * probe).sum(), parameters)
-    for a, b in zip(alone, whole, strict=True):
+    parameters = [learned_tokens, *layer.parameters()]
+    full = torch.autograd.grad((layer(learned_tokens, frames)[0] * probe).sum(), parameters)
+    tokens_only = torch.autograd.grad((layer.at_tokens(learned_tokens, frames) * probe).sum(), parameters)
+    for a, b in zip(tokens_only, full, strict=True):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
-def test_dropout_means_the_same():
-    """Dropped weights no longer sum to one: the values' bias must shrink with them."""
-    layer, learned, frames = layer_and_input(2, 1, 0.0)
+def test_dropout_has_the_same_statistics():
+    """After dropout the attention weights do not sum to one, and the bias of the values must be scaled by their sum."""
+    layer, learned_tokens, frames = layer_and_input(2, 1, 0.0)
     layer.dropout = 0.5
     layer.norm = torch.nn.Identity()
     many = Padded(frames.values[2:].expand(4000, -1, -1), LENGTHS[2:].expand(4000))
     layer.train()
-    whole, alone = layer(learned, many)[0], layer.at_tokens(learned, many)
+    full, tokens_only = layer(learned_tokens, many)[0], layer.at_tokens(learned_tokens, many)
     for statistic in (torch.mean, torch.std):
-        a, b = statistic(alone, 0), statistic(whole, 0)
+        a, b = statistic(tokens_only, 0), statistic(full, 0)
         assert (a - b).abs().max() < 0.05 * b.abs().max()
 
 
 @pytest.mark.parametrize(("tokens", "heads", "feed_forward"), [(1, 8, 4.0), (8, 1, 0.0), (9, 1, 0.0)])
-def test_a_frame_costs_less_than_a_hundredth(tokens, heads, feed_forward):
-    """At the published base sizes. What is left is the tokens' own, a few rows an utterance."""
+def test_a_frame_costs_at_tokens_less_than_a_hundredth(tokens, heads, feed_forward):
+    """Compare the operations per frame at the sizes of the published base models."""
     layer = AttentionLayer(768, AttentionConfig(heads, feed_forward)).eval()
 
     def operations(run, time: int) -> int:
-        learned, frames = torch.randn(tokens, 768), Padded(torch.randn(2, time, 768), torch.full((2,), time))
+        learned_tokens, frames = torch.randn(tokens, 768), Padded(torch.randn(2, time, 768), torch.full((2,), time))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            run(learned, frames)
+            run(learned_tokens, frames)
         return counter.get_total_flops()
 
-    whole, alone = (operations(run, 350) - operations(run, 250) for run in (layer, layer.at_tokens))
-    assert whole > 100 * alone, whole / alone
+    full, tokens_only = (operations(run, 350) - operations(run, 250) for run in (layer, layer.at_tokens))
+    assert full > 100 * tokens_only, full / tokens_only
 
 
 def test_padding_is_not_attended_to():
-    layer, learned, frames = layer_and_input(2, 4, 0.0)
+    layer, learned_tokens, frames = layer_and_input(2, 4, 0.0)
     other = Padded(torch.where(frames.valid[..., None], frames.values, 1e3), LENGTHS)
-    assert torch.equal(layer.at_tokens(learned, frames), layer.at_tokens(learned, other))
-    for a, b in zip(layer(learned, frames)[1], layer(learned, other)[1], strict=True):
+    assert torch.equal(layer.at_tokens(learned_tokens, frames), layer.at_tokens(learned_tokens, other))
+    for a, b in zip(layer(learned_tokens, frames)[1], layer(learned_tokens, other)[1], strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_an_empty_utterance_is_finite_without_tokens():
-    layer, learned, frames = layer_and_input(0, 1, 0.0)
-    _, attended = layer(learned, Padded(frames.values, torch.tensor([30, 0, 17])))
+def test_an_empty_utterance_gives_finite_frames_without_tokens():
+    layer, learned_tokens, frames = layer_and_input(0, 1, 0.0)
+    _, attended = layer(learned_tokens, Padded(frames.values, torch.tensor([30, 0, 17])))
     assert attended.values.isfinite().all()

@@ -1,4 +1,4 @@
-"""Integrate-and-fire: its laws on arbitrary weights, and its edges."""
+"""Integrate-and-fire: properties that hold for all weights, and edge cases."""
 
 import math
 
@@ -12,14 +12,14 @@ from sclip.heads.cif import Cif, integrate_and_fire, slot_weights
 from sclip.padded import Padded
 
 MAX_SLOTS = 6
-# Sixteenths add up without rounding, so that sums that meet the threshold do so exactly.
+# Sums of sixteenths are not rounded, so some of them equal the threshold exactly.
 SIXTEENTHS = st.integers(0, 40).map(lambda n: n / 16)
 WEIGHTS = st.one_of(SIXTEENTHS, st.floats(0, 2.5, width=32))
 
 
 @st.composite
 def batches(draw) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames (B, T, D) and their weights (B, T), zero on padding; a row may be all padding."""
+    """Draw frames (B, T, D) and their weights (B, T), zero for padding. A row may be all padding."""
     rows = draw(st.lists(st.lists(WEIGHTS, max_size=14), min_size=1, max_size=4))
     time = max(1, *map(len, rows)) if rows else 1
     alpha = torch.tensor([row + [0.0] * (time - len(row)) for row in rows], dtype=torch.float32)
@@ -27,15 +27,15 @@ def batches(draw) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(len(rows), time, 3, generator=generator), alpha
 
 
-def by_the_frame(frames, alpha, threshold, tail):
-    """One row, frame after frame: frames (T, D), weights (T,) -> the slots' sums and, per slot, its firing frame."""
+def loop_over_frames(frames, alpha, threshold, tail):
+    """Integrate one utterance in a loop: frames (T, D), weights (T,) -> the slots, and the frame where each fired."""
     total, held, slots, fired_at = 0.0, [torch.zeros_like(frames[0])], [], []
     weight_held = 0.0 * alpha.sum()
     for t, (x, a) in enumerate(zip(frames, alpha, strict=True)):
         rest = a
         total += float(a.detach())
         while total >= (len(slots) + 1) * threshold:
-            taken = threshold - weight_held  # what the open slot still wants
+            taken = threshold - weight_held  # the weight that the open slot is missing
             slots.append(held[-1] + taken * x)
             fired_at.append(t)
             held.append(torch.zeros_like(x))
@@ -52,23 +52,23 @@ def by_the_frame(frames, alpha, threshold, tail):
 
 @settings(max_examples=200, deadline=None)
 @given(batches(), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([None, 0.5]))
-def test_it_is_the_loop_over_frames(batch, threshold, tail):
+def test_slots_and_gradients_equal_those_of_a_loop(batch, threshold, tail):
     frames, alpha = batch
-    if tail is not None:  # rounding may tip a leftover of just the tail either way
+    if tail is not None:  # rounding decides whether a remainder close to `tail` fires
         left = alpha.double().sum(1) % threshold
         alpha = alpha * ((left - tail).abs() > 1e-4)[:, None]
     frames.requires_grad_()
     alpha.requires_grad_()
     firing = integrate_and_fire(frames, alpha, threshold, MAX_SLOTS, tail)
-    expected = [by_the_frame(x, a, threshold, tail)[0] for x, a in zip(frames, alpha, strict=True)]
+    expected = [loop_over_frames(x, a, threshold, tail)[0] for x, a in zip(frames, alpha, strict=True)]
     assert firing.slots.lengths.tolist() == [len(slots) for slots in expected]
     probe = torch.randn(MAX_SLOTS, 3, generator=torch.Generator().manual_seed(7))
     loss = expected_loss = 0.0 * (frames.sum() + alpha.sum())
-    for found, slots in zip(firing.slots, expected, strict=True):
-        torch.testing.assert_close(found, torch.stack(slots), rtol=1e-5, atol=1e-5)
-        loss = loss + (found * probe[: len(slots)]).sum()
+    for actual, slots in zip(firing.slots, expected, strict=True):
+        torch.testing.assert_close(actual, torch.stack(slots), rtol=1e-5, atol=1e-5)
+        loss = loss + (actual * probe[: len(slots)]).sum()
         expected_loss = expected_loss + (torch.stack(slots) * probe[: len(slots)]).sum()
-    if tail is None:  # the tail's scale is a constant to the gradient
+    if tail is None:  # with a tail, gradients differ: the scale of the remainder is a constant in the loop
         gradients = torch.autograd.grad(loss, [frames, alpha], retain_graph=True)
         for a, b in zip(gradients, torch.autograd.grad(expected_loss, [frames, alpha]), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -76,8 +76,8 @@ def test_it_is_the_loop_over_frames(batch, threshold, tail):
 
 @settings(max_examples=200, deadline=None)
 @given(batches(), st.integers(1, 40))
-def test_mass_is_conserved(batch, slots):
-    """What a frame weighs is what it adds to slots, those that do not fit in one row of their own."""
+def test_weights_in_slots_sum_to_alpha(batch, slots):
+    """The last row holds the weight that does not fit into the slots, so the columns sum to α."""
     _, alpha = batch
     weights, _ = slot_weights(alpha.double().cumsum(-1), alpha.double(), 1.0, slots)
     torch.testing.assert_close(weights.sum(1), alpha.double(), rtol=0, atol=1e-9)
@@ -94,14 +94,14 @@ def test_a_slot_does_not_depend_on_frames_after_its_firing(batch, tail, data):
     frames, alpha = batch
     firing = integrate_and_fire(frames, alpha, 1.0, MAX_SLOTS, tail)
     row = data.draw(st.integers(0, len(frames) - 1))
-    fired_at = by_the_frame(frames[row], alpha[row], 1.0, tail)[1][:MAX_SLOTS]
+    fired_at = loop_over_frames(frames[row], alpha[row], 1.0, tail)[1][:MAX_SLOTS]
     if not fired_at:
         return
     slot = data.draw(st.integers(0, len(fired_at) - 1))
-    behind = fired_at[slot] + 1
+    after = fired_at[slot] + 1
     frames, alpha = frames.clone(), alpha.clone()
-    frames[row, behind:] += 5
-    alpha[row, behind:] = (alpha[row, behind:] + 0.7) % 1
+    frames[row, after:] += 5
+    alpha[row, after:] = (alpha[row, after:] + 0.7) % 1
     again = integrate_and_fire(frames, alpha, 1.0, MAX_SLOTS, tail)
     torch.testing.assert_close(again.slots.values[row, slot], firing.slots.values[row, slot])
 
@@ -112,15 +112,15 @@ def fire(alpha: list[float], **options):
 
 
 @pytest.mark.parametrize("tail", [None, 0.5])
-def test_nothing_fires(tail):
-    """One slot all the same, as it stands."""
+def test_one_slot_remains_if_nothing_fires(tail):
+    """The slot is the weighted sum of all frames, not scaled."""
     firing = fire([0.25, 0.5, 0.125], tail=tail)
     assert firing.slots.lengths.tolist() == [1]
     assert firing.slots.values.flatten().tolist() == [0.25 + 1.0 + 0.375]
     assert not firing.fired.any()
 
 
-def test_an_all_padding_row():
+def test_an_empty_utterance_gives_one_zero_slot():
     frames, alpha = torch.randn(2, 5, 3), torch.tensor([[0.0] * 5, [0.5] * 5]).requires_grad_()
     firing = integrate_and_fire(frames, alpha, tail=0.5)
     assert firing.slots.lengths.tolist() == [1, 3]
@@ -129,27 +129,27 @@ def test_an_all_padding_row():
     assert alpha.grad.isfinite().all()
 
 
-def test_one_frame():
+def test_one_frame_gives_one_slot():
     assert fire([0.75], tail=0.5).slots.values.flatten().tolist() == [0.75]
     assert fire([1.0]).slots.values.flatten().tolist() == [1.0]
 
 
-def test_exactly_at_the_threshold():
-    """The slot fires and nothing is left over for the next."""
+def test_a_slot_fires_exactly_at_the_threshold():
+    """The next slot gets no weight from the frame that makes a slot fire."""
     firing = fire([0.5, 0.5, 0.25, 0.75], tail=0.5)
     assert firing.slots.lengths.tolist() == [2]
     assert firing.fired.tolist() == [[False, True, False, True]]
     assert firing.slots.values.flatten().tolist() == [1.5, 0.25 * 3 + 0.75 * 4]
 
 
-def test_a_tail_of_exactly_half_fires_and_is_scaled_up():
+def test_a_remainder_of_exactly_half_fires_and_is_scaled_up():
     firing = fire([1.0, 0.25, 0.25], tail=0.5)
     assert firing.slots.lengths.tolist() == [2]
     assert firing.slots.values.flatten().tolist() == [1.0, 2 * (0.25 * 2 + 0.25 * 3)]
     assert fire([1.0, 0.25, 0.125], tail=0.5).slots.lengths.tolist() == [1]
 
 
-def test_more_slots_than_there_may_be():
+def test_the_number_of_slots_is_limited():
     for tail in (None, 0.5):
         firing = fire([0.9] * 100, tail=tail)
         assert firing.slots.lengths.tolist() == [75]
@@ -158,19 +158,19 @@ def test_more_slots_than_there_may_be():
 
 
 @pytest.mark.parametrize(("weights", "tail", "truncated"), [(75, None, False), (76, None, True), (75, 0.5, False)])
-def test_truncation_is_reported_when_a_slot_does_not_fit(weights, tail, truncated):
+def test_truncation_is_reported_if_a_slot_does_not_fit(weights, tail, truncated):
     assert fire([1.0] * weights, tail=tail).truncated.tolist() == [truncated]
-    assert fire([1.0] * 75 + [0.5], tail=0.5).truncated.tolist() == [True]  # the leftover would have fired too
+    assert fire([1.0] * 75 + [0.5], tail=0.5).truncated.tolist() == [True]  # the remainder would fire too
     assert fire([1.0] * 75 + [0.4], tail=0.5).truncated.tolist() == [False]
 
 
 @pytest.mark.parametrize("tail", [None, 0.5])
-def test_weights_that_are_not_numbers_give_slots_that_are_not_numbers(tail):
-    """So a training that diverges ends with its own message about the loss."""
+def test_nan_weights_give_nan_slots(tail):
+    """The training loop can then report that the loss is not finite."""
     assert not fire([0.5, math.nan, 0.5], tail=tail).slots.values.isfinite().all()
 
 
-def test_the_leftover_in_training_stays_uncounted_where_there_is_room():
+def test_the_remainder_in_training_is_stored_but_not_counted():
     alpha = torch.tensor([[1.0, 0.75, 0.0], [1.0, 1.0, 1.0]])
     firing = integrate_and_fire(torch.ones(2, 3, 1), alpha)
     assert firing.slots.lengths.tolist() == [1, 3]
@@ -178,23 +178,23 @@ def test_the_leftover_in_training_stays_uncounted_where_there_is_room():
 
 
 def test_long_sums_are_exact():
-    """A thousand millionths behind forty whole slots: to fp32 they are nothing, and the last slot rests on them."""
+    """The last slot depends on a thousand weights of 1e-6 after forty full slots. A sum in fp32 would lose them."""
     firing = fire([40.0, *[1e-6] * 1000, 0.9995])
     assert firing.slots.lengths.tolist() == [41]
     assert firing.fired[0].nonzero().flatten().tolist() == [0, 1001]
-    # And a sum that only rounding to fp32 would bring up to 41.
+    # Rounded to fp32, this sum would be 41.
     assert fire([40.0, 0.5, 0.4999999]).slots.lengths.tolist() == [40]
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.5])
-def test_scaling_meets_every_target(threshold):
-    """Long utterances too, where sums in fp32 would lose the last slot. A target of 0 leaves one slot, unfired."""
+def test_scaling_reaches_every_target(threshold):
+    """A sum in fp32 would lose the last slot of long utterances. A target of 0 gives one slot, which has not fired."""
     torch.manual_seed(0)
     cif = Cif(4, CifConfig(dropout=0.0, threshold=threshold)).train()
     lengths = torch.tensor([1500, 1499, 1000, 640, 50, 9, 1])
     frames = Padded(torch.randn(len(lengths), 1500, 4), lengths)
     output = cif(frames, step=0)
-    assert output.target.tolist() == [75, 75, 50, 32, 2, 0, 0]  # half to even: 50 / 20 is 2
+    assert output.target.tolist() == [75, 75, 50, 32, 2, 0, 0]  # rounded half to even: 50 / 20 gives 2
     assert output.firing.slots.lengths.tolist() == [75, 75, 50, 32, 2, 1, 1]
     assert output.firing.fired.sum(1).tolist() == [75, 75, 50, 32, 2, 0, 0]
     torch.testing.assert_close(output.firing.alpha.sum(1), threshold * output.target + 1e-5, rtol=1e-5, atol=1e-6)
@@ -202,12 +202,12 @@ def test_scaling_meets_every_target(threshold):
     torch.testing.assert_close(unscaled.firing.alpha.sum(1), unscaled.quantity)
 
 
-def test_convolving_padding_is_the_published_accident():
-    """Off, an utterance's weights are its own; on, the last ones see what lies behind it."""
+def test_only_convolves_padding_lets_padding_change_weights():
+    """If the option is on, as in the published code, the weights of the last frames depend on the padding."""
     torch.manual_seed(0)
     values = torch.randn(1, 12, 4)
-    for layers, reads, differ in ((1, False, []), (2, False, []), (1, True, [7]), (2, True, [6, 7])):
-        cif = Cif(4, CifConfig(layers=layers, convolves_padding=reads)).eval()
-        alone = cif.alpha(Padded(values[:, :8], torch.tensor([8])))[0].tolist()
+    for layers, convolves, differing in ((1, False, []), (2, False, []), (1, True, [7]), (2, True, [6, 7])):
+        cif = Cif(4, CifConfig(layers=layers, convolves_padding=convolves)).eval()
+        unpadded = cif.alpha(Padded(values[:, :8], torch.tensor([8])))[0].tolist()
         padded = cif.alpha(Padded(values, torch.tensor([8])))[0, :8].tolist()
-        assert [t for t in range(8) if not math.isclose(alone[t], padded[t], rel_tol=1e-5)] == differ
+        assert [t for t in range(8) if not math.isclose(unpadded[t], padded[t], rel_tol=1e-5)] == differing

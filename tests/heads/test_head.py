@@ -1,4 +1,4 @@
-"""The five architectures: one utterance gives one result, and nothing is computed that is not read."""
+"""The five architectures: results do not depend on the batch, and unused outputs are not computed."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def head_and_tower(arch: str) -> tuple[SpeechHead, TextTower]:
     return head, tower
 
 
-def test_there_are_five():
+def test_params_yaml_has_five_architectures():
     assert list(ARCHITECTURES) == ["parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif"]
 
 
@@ -36,33 +36,33 @@ def test_there_are_five():
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=5), st.integers(0, 7), st.randoms(use_true_random=False))
-def test_a_result_does_not_depend_on_batch_or_padding(arch, lengths, more, random):
+def test_a_result_does_not_depend_on_batch_or_padding(arch, lengths, extra_padding, random):
     head, tower = head_and_tower(arch)
     head.eval()
     generator = torch.Generator().manual_seed(random.randint(0, 99))
     utterances = [torch.randn(3, n, 16, generator=generator) for n in lengths]
     order = random.sample(range(len(lengths)), len(lengths))
     batch = Padded.stack([utterances[i] for i in order])
-    garbage = torch.randn(len(order), 3, max(lengths) + more, 16, generator=generator) * 9
-    for row, i in zip(garbage, order, strict=True):
+    padded = torch.randn(len(order), 3, max(lengths) + extra_padding, 16, generator=generator) * 9
+    for row, i in zip(padded, order, strict=True):
         row[:, : lengths[i]] = utterances[i]
-    together = head(Padded(garbage, batch.lengths), tower)
+    batched = head(Padded(padded, batch.lengths), tower)
     for b, i in enumerate(order):
-        alone = head(Padded(utterances[i][None], torch.tensor([lengths[i]])), tower)
+        single = head(Padded(utterances[i][None], torch.tensor([lengths[i]])), tower)
         for name in ("utterance", "sentence"):
-            a, t = getattr(alone, name), getattr(together, name)
-            assert (a is None) == (t is None)
-            if a is not None:
-                torch.testing.assert_close(t[b], a[0], rtol=1e-4, atol=1e-5)
-        if alone.keywords is not None:
-            slots = int(alone.keywords.embeddings.lengths)
-            assert slots == int(together.keywords.embeddings.lengths[b])
-            assert torch.equal(together.keywords.rows[b, :slots], alone.keywords.rows[0])
+            expected, actual = getattr(single, name), getattr(batched, name)
+            assert (expected is None) == (actual is None)
+            if expected is not None:
+                torch.testing.assert_close(actual[b], expected[0], rtol=1e-4, atol=1e-5)
+        if single.keywords is not None:
+            slots = int(single.keywords.embeddings.lengths)
+            assert slots == int(batched.keywords.embeddings.lengths[b])
+            assert torch.equal(batched.keywords.rows[b, :slots], single.keywords.rows[0])
 
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_parameter_learns(arch, half):
+def test_every_parameter_gets_a_finite_gradient(arch, half):
     head, tower = head_and_tower(arch)
     objective = Objective(ARCHITECTURES[arch].objective)
     states = Padded(torch.randn(6, 3, 90, 16), torch.tensor([90, 80, 70, 60, 50, 41]))
@@ -78,7 +78,7 @@ def test_every_parameter_learns(arch, half):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_an_empty_utterance_spoils_nothing(arch, training):
+def test_an_empty_utterance_gives_finite_outputs_and_gradients(arch, training):
     head, tower = head_and_tower(arch)
     states = Padded(torch.randn(3, 3, 45, 16), torch.tensor([45, 0, 44]))
     output = head.train(training)(states, tower)
@@ -90,27 +90,27 @@ def test_an_empty_utterance_spoils_nothing(arch, training):
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
 
 
-def test_only_what_is_read_is_computed():
-    """Without CIF no frame is projected; the text tower runs keywords and two more positions."""
+def test_unused_outputs_are_not_computed():
+    """The text tower runs on the keywords and two more positions only. No frame is projected if there is no CIF."""
     for arch, positions in (("parallel", []), ("cascaded", [10]), ("hybrid", [10])):
         head, tower = head_and_tower(arch)
-        seen = []
-        tower.tower.transformer.register_forward_hook(lambda _, args, out, seen=seen: seen.append(out.shape[1]))
+        lengths = []
+        tower.tower.transformer.register_forward_hook(lambda _, args, out, to=lengths: to.append(out.shape[1]))
         head.attention.qkv.register_forward_hook(lambda *_: pytest.fail("frames were projected"))
         head.eval()(Padded(torch.randn(2, 3, 20, 16), torch.tensor([20, 9])), tower)
-        assert seen == positions
+        assert lengths == positions
 
 
-def test_autocast_decides_nothing():
-    """CIF's firings and the keywords' cosines are fp32 sums whatever the rest runs in."""
+def test_decisive_sums_stay_fp32_under_autocast():
+    """CIF's firings and the keywords' cosines are fp32 in every precision."""
     head, tower = head_and_tower("hybrid-cif")
     states = Padded(torch.randn(2, 3, 40, 16).half(), torch.tensor([40, 25]))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         output = head.eval()(states, tower)
     firing = output.cif.firing
     assert output.cif.firing.alpha.dtype == firing.slots.values.dtype == output.keywords.cosines.dtype == torch.float32
-    whole = firing.weights.sum(-1)[:, 0]
-    torch.testing.assert_close(whole, torch.ones(2))
+    first_slot = firing.weights.sum(-1)[:, 0]
+    torch.testing.assert_close(first_slot, torch.ones(2))
 
 
 def test_heads_must_divide_the_width():

@@ -1,4 +1,4 @@
-"""The tokens that a corpus's captions use."""
+"""The vocabulary that is made of a corpus's captions."""
 
 import pytest
 from small import CAPTIONS, clip_encoder
@@ -7,22 +7,22 @@ from sclip.errors import UserError
 from sclip.heads.vocabulary import Vocabulary
 
 
-def test_from_captions(tmp_path):
+def test_a_vocabulary_has_the_special_tokens_and_those_of_the_captions(tmp_path):
     clip = clip_encoder()
     vocabulary = Vocabulary.from_captions([*CAPTIONS, "dog !^ dog"], clip)
     special = [0, 49406, 49407]
     assert list(vocabulary.ids[:3]) == special
     assert vocabulary.blocked == (0, 1, 2)
-    assert vocabulary.pieces[3:6] == ("dog</w>", "a</w>", "the</w>")  # 4 times, 3 times, 2 times and the lowest id
+    assert vocabulary.pieces[3:6] == ("dog</w>", "a</w>", "the</w>")  # 4, 3 and 2 times; "the" has the lowest id
     assert len(set(vocabulary.ids)) == len(vocabulary) == len(vocabulary.pieces)
-    assert 0 in clip.token_ids(["dog !^ dog"])[0]  # a "!" that CLIP also pads with is no keyword
+    assert 0 in clip.token_ids(["dog !^ dog"])[0]  # "!" has the id that CLIP pads with
     used = {token for ids in clip.token_ids([*CAPTIONS, "dog !^ dog"]) for token in ids}
     assert set(vocabulary.ids) == used | set(special)
     vocabulary.save(tmp_path / "vocabulary.json")
     assert Vocabulary.load(tmp_path / "vocabulary.json") == vocabulary
 
 
-def test_what_is_not_a_vocabulary(tmp_path):
+def test_captions_without_words_and_bad_files_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="the captions have no words"):
         Vocabulary.from_captions(["", " "], clip_encoder())
     (tmp_path / "vocabulary.json").write_text('{"ids": [1]}')

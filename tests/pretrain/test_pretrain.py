@@ -35,12 +35,12 @@ def params(monkeypatch):
     monkeypatch.setattr("sclip.pretrain.clip.GALLERY", 20)
     monkeypatch.setattr("sclip.pretrain.speech.HELD_OUT", 8)
     monkeypatch.setattr(progress, "SECONDS", 0)
-    given = object.__new__(Params)
-    object.__setattr__(given, "pretrain", Pretraining(SPEECH, CLIP))
-    return given
+    params = object.__new__(Params)
+    object.__setattr__(params, "pretrain", Pretraining(SPEECH, CLIP))
+    return params
 
 
-def interrupted_after(steps: int, monkeypatch) -> None:
+def interrupt_after(steps: int, monkeypatch) -> None:
     original = progress.Progress.save
 
     def save(self):
@@ -52,24 +52,24 @@ def interrupted_after(steps: int, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("which", ["clip", "speech"])
-def test_an_interrupted_pretraining_ends_with_the_same_weights(which, params, tmp_path, monkeypatch):
-    (whole,) = pretrain(params, which, tmp_path / "whole", "cpu")
+def test_resumed_pretraining_gives_identical_weights(which, params, tmp_path, monkeypatch):
+    (uninterrupted,) = pretrain(params, which, tmp_path / "uninterrupted", "cpu")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        interrupted_after(2, patched)
-        pretrain(params, which, tmp_path / "broken", "cpu")
-    assert not (tmp_path / "broken").exists()
-    (again,) = pretrain(params, which, tmp_path / "broken", "cpu")
-    (file,) = (path.name for path in whole.glob("*.safetensors"))
-    expected, found = load_file(whole / file), load_file(again / file)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert {t.dtype for t in found.values() if t.is_floating_point()} == {torch.float16}
-    quality = json.loads((again / "quality.json").read_text())
-    assert all(key in (again / "README.md").read_text() for key in quality)
+        interrupt_after(2, patched)
+        pretrain(params, which, tmp_path / "resumed", "cpu")
+    assert not (tmp_path / "resumed").exists()
+    (resumed,) = pretrain(params, which, tmp_path / "resumed", "cpu")
+    (file,) = (path.name for path in uninterrupted.glob("*.safetensors"))
+    expected, actual = load_file(uninterrupted / file), load_file(resumed / file)
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert {t.dtype for t in actual.values() if t.is_floating_point()} == {torch.float16}
+    quality = json.loads((resumed / "quality.json").read_text())
+    assert all(key in (resumed / "README.md").read_text() for key in quality)
     assert not list(tmp_path.glob("*.scratch"))
 
 
-def test_folders_load_as_the_real_ones_do(params, tmp_path):
+def test_pretrained_folders_load_with_the_usual_loaders(params, tmp_path):
     (speech,) = pretrain(params, "speech", tmp_path / "speech", "cpu")
     encoder = SpeechEncoder.from_pretrained(str(speech))
     assert (encoder.states, encoder.width, encoder.frame_seconds) == (2, 48, 0.02)
@@ -78,16 +78,16 @@ def test_folders_load_as_the_real_ones_do(params, tmp_path):
     assert ClipEncoder.from_pretrained(f"local-dir:{clip}").encode_text(["two dogs"]).shape == (1, 32)
 
 
-def test_what_was_not_made_here_is_not_replaced(params, tmp_path):
-    (tmp_path / "precious").mkdir()
+def test_a_folder_of_another_origin_is_not_replaced(params, tmp_path):
+    (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="move it away"):
-        pretrain(params, "clip", tmp_path / "precious", "cpu")
+        pretrain(params, "clip", tmp_path / "other", "cpu")
 
 
-def test_clusters_find_what_is_there():
+def test_clusters_of_separate_groups_are_pure():
     centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     classes = torch.arange(3).repeat(50)
     points = centres[classes] + 0.1 * torch.randn(150, 2, generator=torch.Generator().manual_seed(0))
-    found = assign(points, cluster(points, 12))  # more than there are: each pure
-    assert purity(found, classes) == 1.0
+    clusters = assign(points, cluster(points, 12))  # more clusters than groups
+    assert purity(clusters, classes) == 1.0
     assert purity(torch.zeros(150, dtype=torch.long), classes) == pytest.approx(1 / 3)

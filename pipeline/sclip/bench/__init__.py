@@ -1,5 +1,5 @@
-"""`sclip bench`: what is claimed to be fast, timed beside other ways to do the same on this machine.
+"""`sclip bench`: time the fast parts of the project against alternatives on this machine.
 
-results/bench.json  every time, ratio and floor
-results/bench.svg   the ratios, drawn
+results/bench.json  all times, ratios and floors
+results/bench.svg   the ratios as bars
 """

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: sizes, and what a case reports."""
+"""Types and sizes that the benchmarks share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,25 +9,26 @@ import torch
 from sclip.bench.timing import Timed
 from sclip.config import ClipEncoderConfig, SpeechEncoderConfig
 
-FRAMES_A_SECOND = 50
+FRAMES_PER_SECOND = 50
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Of a benchmark: `scenes` with the encoders that ship, or the papers' with weights drawn at random."""
+class Workload:
+    """The encoders, the head and the data sizes of a benchmark."""
 
     speech: SpeechEncoderConfig
     clip: ClipEncoderConfig
-    preset: str  # whose architectures
-    seconds: tuple[float, float]  # an utterance's, from and to
-    recordings: int  # for extraction
+    preset: str  # its architectures are trained
+    seconds: tuple[float, float]  # shortest and longest utterance
+    recordings: int  # number of recordings to extract features of
     shard_megabytes: int
     batch: int
     components: int
-    precision: Literal["fp16", "bf16", "fp32"]  # that encoders and heads compute in
+    precision: Literal["fp16", "bf16", "fp32"]  # of encoders and heads
 
 
-SCENES = Sizes(
+# The preset `scenes` with the encoders that ship with the project.
+SCENES = Workload(
     speech=SpeechEncoderConfig("models/mini-hubert"),
     clip=ClipEncoderConfig("local-dir:models/mini-clip"),
     preset="scenes",
@@ -38,7 +39,8 @@ SCENES = Sizes(
     components=288,
     precision="bf16",
 )
-PAPERS = Sizes(
+# The sizes of the papers' base models, with random weights.
+PAPERS = Workload(
     speech=SpeechEncoderConfig("facebook/hubert-base-ls960", random_seed=0),
     clip=ClipEncoderConfig("ViT-B-32-quickgelu/openai", random_seed=0),
     preset="flickr8k-base",
@@ -52,21 +54,22 @@ PAPERS = Sizes(
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     timed: Timed
-    rate: str = ""  # in the case's own words
-    floor: float | None = None  # seconds that the machine would need at its best
+    rate: str = ""  # speed in a unit of the case, as text
+    floor: float | None = None  # least possible seconds on this machine
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     question: str
-    rows: list[Row]  # the first is what the others are compared with
-    notes: Mapping[str, object] = field(default_factory=dict)  # measured beside
+    rows: list[Measurement]  # the others are compared with the first
+    notes: Mapping[str, object] = field(default_factory=dict)  # further measurements by name
 
 
-def utterance_seconds(sizes: Sizes, count: int, seed: int = 0) -> list[float]:
+def utterance_seconds(workload: Workload, count: int, seed: int = 0) -> list[float]:
+    """Draw the lengths of `count` utterances."""
     generator = torch.Generator().manual_seed(seed)
-    low, high = sizes.seconds
+    low, high = workload.seconds
     return (low + (high - low) * torch.rand(count, generator=generator)).tolist()

@@ -1,4 +1,4 @@
-"""Extraction beside the bare encoder, and beside a loop of one recording at a time."""
+"""Time feature extraction against the encoder without input and output, and against one recording at a time."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from sclip.bench.cases import Case, Row, Sizes, utterance_seconds
+from sclip.bench.cases import Case, Measurement, Workload, utterance_seconds
 from sclip.bench.timing import compare
 from sclip.concurrency import map_on_cores
 from sclip.config import FeaturesConfig
@@ -21,65 +21,75 @@ from sclip.errors import Problems
 from sclip.features.extract import extract_features
 from sclip.padded import even_batches
 
-ALONE = 16  # recordings that the loop is timed on
+LOOPED = 16  # recordings that the loop is timed on
+LOOP = "the bare encoder, one at a time"
 
 
-def extraction_case(sizes: Sizes, encoder: AnySpeechEncoder, folder: Path, device: torch.device) -> Case:
+def extraction_case(workload: Workload, encoder: AnySpeechEncoder, folder: Path, device: torch.device) -> Case:
+    """Time the extraction of hidden states and of codes from a corpus of noise."""
     encoder = encoder.to(device)
-    seconds = utterance_seconds(sizes, sizes.recordings)
-    waveforms = _record(folder, seconds)
-    states = FeaturesConfig(compute=sizes.precision, batch_seconds=120, shard_megabytes=sizes.shard_megabytes)
-    coded = replace(states, components=sizes.components)
-    batches = _batches(waveforms, states.batch_seconds)
-
-    def encode(batch: Sequence[Tensor]) -> None:
-        """What comes out stays where it is."""
-        with torch.inference_mode(), autocast(device, states.compute):
-            encoder(batch)
-
-    def bare() -> None:
-        """Full batches, ready made."""
-        for batch in batches:
-            encode(batch)
-
-    def bare_abreast() -> None:
-        for _ in map_on_cores(encode, batches):
-            pass
-
-    def alone() -> None:
-        for waveform in waveforms[:ALONE]:
-            encode([waveform])
-
-    def extracted(config: FeaturesConfig, name: str) -> Callable[[], object]:
-        out = folder / name
-
-        def run() -> None:
-            for shard in out.glob("*.safetensors"):  # the directions stay: they are found once a corpus
-                if shard.name != "directions.safetensors":
-                    shard.unlink()
-            extract_features(folder / "manifest.jsonl", out, encoder, config, device, Problems())
-
-        return run
-
+    seconds = utterance_seconds(workload, workload.recordings)
+    waveforms = _write_corpus(folder, seconds)
+    states = FeaturesConfig(compute=workload.precision, batch_seconds=120, shard_megabytes=workload.shard_megabytes)
+    coded = replace(states, components=workload.components)
+    in_batches, on_cores, one_at_a_time = _encoder_runs(encoder, waveforms, states, device)
     alternatives = {
-        "the bare encoder": bare,
-        **({"the bare encoder, a batch a core": bare_abreast} if device.type == "cpu" else {}),
-        "extract-features, states": extracted(states, "states"),
-        "extract-features, codes": extracted(coded, "codes"),
-        "the bare encoder, one at a time": alone,
+        "the bare encoder": in_batches,
+        **({"the bare encoder, a batch a core": on_cores} if device.type == "cpu" else {}),
+        "extract-features, states": _extraction(encoder, folder, "states", states, device),
+        "extract-features, codes": _extraction(encoder, folder, "codes", coded, device),
+        LOOP: one_at_a_time,
     }
-    found = compare(
-        alternatives, device, parts={"the bare encoder, one at a time": sum(seconds[:ALONE]) / sum(seconds)}
-    )
+    times = compare(alternatives, device, parts={LOOP: sum(seconds[:LOOPED]) / sum(seconds)})
     for name in ("states", "codes"):
         shutil.rmtree(folder / name)
     question = f"Hidden states of {len(seconds)} recordings, {sum(seconds):.0f} s, in {states.compute}"
-    rows = [Row(timed, f"{sum(seconds) / timed.seconds:,.0f} times real time") for timed in found]
+    rows = [Measurement(timed, f"{sum(seconds) / timed.seconds:,.0f} times real time") for timed in times]
     return Case("extraction", question, rows)
 
 
-def _record(folder: Path, seconds: Sequence[float]) -> list[Tensor]:
-    """Noise, as a corpus on the disk and as waveforms."""
+def _encoder_runs(
+    encoder: AnySpeechEncoder, waveforms: Sequence[Tensor], config: FeaturesConfig, device: torch.device
+) -> tuple[Callable[[], object], Callable[[], object], Callable[[], object]]:
+    """Return runs of the encoder that discard its output: in batches, in batches with one per core, one at a time."""
+    batches = _batches(waveforms, config.batch_seconds)
+
+    def encode(batch: Sequence[Tensor]) -> None:
+        with torch.inference_mode(), autocast(device, config.compute):
+            encoder(batch)
+
+    def in_batches() -> None:
+        for batch in batches:
+            encode(batch)
+
+    def on_cores() -> None:
+        for _ in map_on_cores(encode, batches):
+            pass
+
+    def one_at_a_time() -> None:
+        for waveform in waveforms[:LOOPED]:
+            encode([waveform])
+
+    return in_batches, on_cores, one_at_a_time
+
+
+def _extraction(
+    encoder: AnySpeechEncoder, folder: Path, name: str, config: FeaturesConfig, device: torch.device
+) -> Callable[[], object]:
+    """Return a run of `sclip extract-features`."""
+    out = folder / name
+
+    def run() -> None:
+        for shard in out.glob("*.safetensors"):
+            if shard.name != "directions.safetensors":  # directions are computed once per corpus, so they are not timed
+                shard.unlink()
+        extract_features(folder / "manifest.jsonl", out, encoder, config, device, Problems())
+
+    return run
+
+
+def _write_corpus(folder: Path, seconds: Sequence[float]) -> list[Tensor]:
+    """Write a corpus of noise, and return its waveforms."""
     (folder / "wavs").mkdir(parents=True)
     (folder / "image.png").touch()
     generator = torch.Generator().manual_seed(0)
@@ -94,6 +104,6 @@ def _record(folder: Path, seconds: Sequence[float]) -> list[Tensor]:
 
 
 def _batches(waveforms: Sequence[Tensor], seconds: float) -> list[list[Tensor]]:
-    """Extraction's: of like length, full."""
+    """Group waveforms of similar length into full batches, as extraction does."""
     samples = torch.tensor([len(waveform) for waveform in waveforms])
     return [[waveforms[i] for i in batch.tolist()] for batch in even_batches(samples, int(seconds * SAMPLE_RATE))]

@@ -1,4 +1,4 @@
-"""What this machine can do at most: the floor that no program on it goes below."""
+"""The speed limits of this machine, from which the least possible time of a benchmark is computed."""
 
 import statistics
 from collections.abc import Callable
@@ -12,18 +12,19 @@ from sclip.bench.timing import seconds_of
 @dataclass(frozen=True)
 class Machine:
     name: str
-    bandwidth: float  # bytes a second, read or written
-    fp32: float  # operations a second, of a large matrix product
-    half: float  # likewise in bf16
+    bandwidth: float  # bytes read or written per second
+    fp32: float  # operations per second in a large matrix product
+    half: float  # the same in bf16
 
 
 def measure(device: torch.device) -> Machine:
+    """Measure the bandwidth of a large copy and the rate of large matrix products."""
     size = 8192 if device.type == "cuda" else 2048
     numbers = torch.randn(size * size, device=device)
-    other = torch.empty_like(numbers)
-    copied = 2 * numbers.nbytes / _median(lambda: other.copy_(numbers), device)
+    target = torch.empty_like(numbers)
+    bandwidth = 2 * numbers.nbytes / _median(lambda: target.copy_(numbers), device)
     rates = [_product_rate(size, kind, device) for kind in (torch.float32, torch.bfloat16)]
-    return Machine(_name(device), copied, *rates)
+    return Machine(_name(device), bandwidth, *rates)
 
 
 def _product_rate(size: int, kind: torch.dtype, device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""All cases one after the other, told as they come, and kept as JSON and as a drawing."""
+"""Run the benchmarks one after the other, report each result, and write all results as JSON and as a drawing."""
 
 import dataclasses
 import tempfile
@@ -8,61 +8,62 @@ from typing import Any
 
 import torch
 
-from sclip.bench.cases import PAPERS, SCENES, Case, Sizes
+from sclip.bench.cases import PAPERS, SCENES, Case, Workload
 from sclip.bench.evaluation import evaluation_case
 from sclip.bench.extraction import extraction_case
 from sclip.bench.heads import cif_case, vocabulary_case
-from sclip.bench.kept import keep
 from sclip.bench.machine import Machine, measure
-from sclip.bench.plot import drawing
+from sclip.bench.plot import draw
+from sclip.bench.stored import write_random_dataset
 from sclip.bench.training import training_case
 from sclip.config import Params
 from sclip.encoders.open import open_clip, open_speech
 from sclip.files import write_json
 
 
-def run_bench(params: Params, device: str, only: Sequence[str], out: Path) -> Iterator[str]:
-    """Lines for people, as cases are done."""
-    where = torch.device(device)
-    sizes = PAPERS if where.type == "cuda" else SCENES
-    machine = measure(where)
+def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) -> Iterator[str]:
+    """Run the benchmarks in `only`, and yield lines of text when a benchmark has ended."""
+    device = torch.device(device_name)
+    workload = PAPERS if device.type == "cuda" else SCENES
+    machine = measure(device)
     rates = f"{machine.fp32 / 1e9:,.0f} (fp32) and {machine.half / 1e9:,.0f} (bf16) GFLOP/s"
     yield f"{machine.name}: {machine.bandwidth / 1e9:,.1f} GB/s, {rates}"
-    done: list[Case] = []
+    finished: list[Case] = []
     with tempfile.TemporaryDirectory(prefix="sclip-bench-") as folder:
-        for case in cases(params, sizes, only, machine, where, Path(folder)):
-            done.append(case)
+        for case in cases(params, workload, only, machine, device, Path(folder)):
+            finished.append(case)
             yield from _lines(case)
-    data = {"machine": machine, "torch": torch.__version__, "sizes": sizes, "cases": done}
+    data = {"machine": machine, "torch": torch.__version__, "sizes": workload, "cases": finished}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "bench.json", _plain(data))
-    (out / "bench.svg").write_text(drawing(done, machine.name), encoding="utf-8")
+    (out / "bench.svg").write_text(draw(finished, machine.name), encoding="utf-8")
     yield f"{out / 'bench.json'}, {out / 'bench.svg'}"
 
 
 def cases(
-    params: Params, sizes: Sizes, only: Sequence[str], machine: Machine, device: torch.device, folder: Path
+    params: Params, workload: Workload, only: Sequence[str], machine: Machine, device: torch.device, folder: Path
 ) -> Iterator[Case]:
-    speech, clip = open_speech(sizes.speech), open_clip(sizes.clip)
+    """Run the benchmarks in `only` and yield their results."""
+    speech, clip = open_speech(workload.speech), open_clip(workload.clip)
     if "extraction" in only:
-        yield extraction_case(sizes, speech, folder / "extraction", device)
+        yield extraction_case(workload, speech, folder / "extraction", device)
     if "cif" in only:
-        yield cif_case(sizes, speech.width, machine, device)
+        yield cif_case(workload, speech.width, machine, device)
     if "vocabulary" in only:
-        yield vocabulary_case(sizes, 8000, clip.text_tower.table.shape[1], machine, device)
+        yield vocabulary_case(workload, 8000, clip.text_tower.table.shape[1], machine, device)
     if "evaluation" in only:
         yield evaluation_case(device)
     if "training" in only:
         speech, clip = speech.to(device), clip.to(device)
-        kept = {
-            name: keep(sizes, speech, clip.joint_width, folder / name, coded=name == "codes")
+        datasets = {
+            name: write_random_dataset(workload, speech, clip.joint_width, folder / name, coded=name == "codes")
             for name in ("states", "codes")
         }
         for arch in params.arch:
-            experiment = params.experiment(sizes.preset, arch)
-            training = dataclasses.replace(experiment.training, batch=sizes.batch, precision=sizes.precision)
+            experiment = params.experiment(workload.preset, arch)
+            training = dataclasses.replace(experiment.training, batch=workload.batch, precision=workload.precision)
             experiment = dataclasses.replace(experiment, training=training)
-            yield training_case(sizes, experiment, arch, (speech, clip), kept, machine, device)
+            yield training_case(workload, experiment, arch, (speech, clip), datasets, machine, device)
 
 
 def _lines(case: Case) -> Iterator[str]:
@@ -78,7 +79,7 @@ def _lines(case: Case) -> Iterator[str]:
 
 
 def _plain(data: Any) -> Any:
-    """Dataclasses as tables, seconds to a microsecond."""
+    """Convert dataclasses to dictionaries, and round numbers to six decimals."""
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         return {field.name: _plain(getattr(data, field.name)) for field in dataclasses.fields(data)}
     if isinstance(data, dict):

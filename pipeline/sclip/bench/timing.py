@@ -1,6 +1,7 @@
-"""Alternatives timed side by side, in turns, so that whatever else the machine does meets all of them alike.
+"""Time alternatives in turns, so that other work on the machine slows all of them equally.
 
-What counts is the ratio to the first, taken within each round; the spread between rounds says how far to trust it.
+Each round gives the ratio of every alternative to the first one. The spread between rounds shows how reliable the ratio
+is.
 """
 
 import statistics
@@ -19,8 +20,8 @@ class Timed:
     seconds: float  # median
     slowest: float
     fastest: float
-    ratio: float  # how many times as fast as the first alternative: median over rounds
-    ratio_low: float  # of all rounds
+    ratio: float  # speed relative to the first alternative: median over rounds
+    ratio_low: float  # lowest of all rounds
     ratio_high: float
 
 
@@ -30,7 +31,10 @@ def compare(
     rounds: int = 5,
     parts: Mapping[str, float] | None = None,
 ) -> list[Timed]:
-    """`parts`: of an alternative that does a fraction of the work, which; its times are scaled up."""
+    """Time the alternatives, in several rounds.
+
+    `parts` gives the fraction of the work that an alternative does. Its times are scaled up accordingly.
+    """
     times: dict[str, list[float]] = {name: [] for name in alternatives}
     for turn in range(WARM_UP + rounds):
         for name, run in alternatives.items():
@@ -38,19 +42,20 @@ def compare(
             if turn >= WARM_UP:
                 times[name].append(seconds)
     first = next(iter(times.values()))
-    return [_timed(name, found, first) for name, found in times.items()]
+    return [_timed(name, own, first) for name, own in times.items()]
 
 
 def seconds_of(run: Callable[[], object], device: str | torch.device) -> float:
-    settle(device)
-    began = time.perf_counter()
+    """Return the duration of a run, including its work on a GPU."""
+    synchronize(device)
+    start = time.perf_counter()
     run()
-    settle(device)
-    return time.perf_counter() - began
+    synchronize(device)
+    return time.perf_counter() - start
 
 
-def settle(device: str | torch.device) -> None:
-    """Until a GPU has done what it was given."""
+def synchronize(device: str | torch.device) -> None:
+    """Wait until a GPU has finished its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 

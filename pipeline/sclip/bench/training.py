@@ -1,7 +1,10 @@
-"""A training step from the cache beside the same step on features that are on the device, and beside the published
-way, where both frozen encoders run in every step."""
+"""Time a training step that reads stored features against two alternatives.
 
-from collections.abc import Callable, Sequence
+One has its features on the device already. The other runs both frozen encoders in every step, as published.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +12,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from sclip.bench.cases import Case, Row, Sizes, utterance_seconds
+from sclip.bench.cases import Case, Measurement, Workload, utterance_seconds
 from sclip.bench.machine import Machine
 from sclip.bench.timing import compare
 from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
@@ -25,73 +28,85 @@ from sclip.padded import Padded
 from sclip.training.batches import Batch, TrainingBatches
 from sclip.training.loop import Trainer, plain_attention
 
-WORDS = 1000  # of the vocabulary
-STEPS = 8  # a round; where encoders run in every step, it is one
+WORDS = 1000  # in the vocabulary
+STEPS = 8  # per round; alternatives that run encoders in every step do one step per round
 ONLINE = "the speech encoder in every step"
 PUBLISHED = "both encoders in every step"
 
 
 def training_case(
-    sizes: Sizes,
+    workload: Workload,
     experiment: Experiment,
     name: str,
     encoders: tuple[AnySpeechEncoder, ClipEncoder],
-    kept: dict[str, Dataset],
+    datasets: Mapping[str, Dataset],
     machine: Machine,
     device: torch.device,
 ) -> Case:
-    """`kept`: the same corpus as states and as codes."""
-    speech, clip = encoders
-    trainer = Trainer(_model(name, experiment, speech, clip), experiment.training, 0, device)
+    """Time the training of one architecture. `datasets` holds the corpus as "states" and as "codes"."""
+    trainer = Trainer(_model(name, experiment, *encoders), experiment.training, 0, device)
     pin = device.type == "cuda"
-    batches = {how: TrainingBatches(data, experiment.training, 0, pin) for how, data in kept.items()}
-    there = {how: [found.read(i).to(device) for i in range(STEPS)] for how, found in batches.items()}
-    waveforms, pictures = _raw(sizes, clip, device)
-
-    def on_device(how: str) -> None:
-        for batch in there[how]:
-            trainer.train_step([batch])
-
-    def from_cache(how: str) -> None:
-        for batch in prefetch(batches[how].read, range(STEPS), prefetch_count(device, PREFETCHED_BATCHES)):
-            trainer.train_step([batch.to(device)])
-
-    vectors, ids = there["states"][0].images, torch.arange(len(pictures), device=device)
-
-    def hear() -> Padded:
-        with torch.no_grad(), autocast(device, experiment.training.precision):
-            return speech(waveforms)
-
-    def online() -> None:
-        trainer.train_step([Batch(hear(), vectors, ids)])
-
-    def published() -> None:
-        with torch.no_grad(), autocast(device, experiment.training.precision):
-            seen = F.normalize(clip.encode_image(pictures).float(), dim=-1)
-        trainer.train_step([Batch(hear(), seen, ids)])
-
+    readers = {form: TrainingBatches(data, experiment.training, 0, pin) for form, data in datasets.items()}
+    batches = {form: [reader.read(i).to(device) for i in range(STEPS)] for form, reader in readers.items()}
     alternatives: dict[str, Callable[[], object]] = {}
-    for how in kept:
-        alternatives[f"{how}, on the device"] = lambda how=how: on_device(how)  # type: ignore[misc]
-        alternatives[f"{how}, from the cache"] = lambda how=how: from_cache(how)  # type: ignore[misc]
-    alternatives |= {ONLINE: online, PUBLISHED: published}
+    for form, reader in readers.items():
+        alternatives[f"{form}, on the device"] = partial(_train_on, trainer, batches[form])
+        alternatives[f"{form}, from the cache"] = partial(_train_from_store, trainer, reader, device)
+    alternatives |= _encoder_steps(trainer, encoders, workload, batches["states"][0].images, device)
     with plain_attention(device):
-        found = compare(
+        times = compare(
             alternatives,
             device,
             rounds=3,
             parts=dict.fromkeys(alternatives, STEPS) | {ONLINE: 1.0, PUBLISHED: 1.0},
         )
-        floors = {how: _floor(trainer, there[how][0], machine) for how in kept}
-        shares = _operators(trainer, there["states"][:2], device)
-    rows = [Row(timed, floor=floors.get(timed.name.partition(",")[0])) for timed in found]
-    shape = tuple(there["states"][0].states.values.shape)
+        floors = {form: _floor(trainer, batches[form][0], machine) for form in datasets}
+        shares = _operators(trainer, batches["states"][:2], device)
+    rows = [Measurement(timed, floor=floors.get(timed.name.partition(",")[0])) for timed in times]
+    shape = tuple(batches["states"][0].states.values.shape)
     return Case(
         f"training, {name}",
         f"One step of {name}, {experiment.training.precision}: states {shape}",
         rows,
         {"operators, %": shares},
     )
+
+
+def _train_on(trainer: Trainer, batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        trainer.train_step([batch])
+
+
+def _train_from_store(trainer: Trainer, reader: TrainingBatches, device: torch.device) -> None:
+    for batch in prefetch(reader.read, range(STEPS), prefetch_count(device, PREFETCHED_BATCHES)):
+        trainer.train_step([batch.to(device)])
+
+
+def _encoder_steps(
+    trainer: Trainer,
+    encoders: tuple[AnySpeechEncoder, ClipEncoder],
+    workload: Workload,
+    vectors: Tensor,
+    device: torch.device,
+) -> dict[str, Callable[[], object]]:
+    """Return the training steps that run one or both encoders. `vectors` are the images' if CLIP does not run."""
+    speech, clip = encoders
+    waveforms, pictures = _encoder_inputs(workload, clip, device)
+    ids = torch.arange(len(pictures), device=device)
+
+    def encode_speech() -> Padded:
+        with torch.no_grad(), autocast(device, trainer.training.precision):
+            return speech(waveforms)
+
+    def online() -> None:
+        trainer.train_step([Batch(encode_speech(), vectors, ids)])
+
+    def published() -> None:
+        with torch.no_grad(), autocast(device, trainer.training.precision):
+            images = F.normalize(clip.encode_image(pictures).float(), dim=-1)
+        trainer.train_step([Batch(encode_speech(), images, ids)])
+
+    return {ONLINE: online, PUBLISHED: published}
 
 
 def _model(name: str, experiment: Experiment, speech: AnySpeechEncoder, clip: ClipEncoder) -> SpeechCLIP:
@@ -103,10 +118,10 @@ def _model(name: str, experiment: Experiment, speech: AnySpeechEncoder, clip: Cl
     return SpeechCLIP(name, experiment.architecture, speech, clip, vocabulary)
 
 
-def _raw(sizes: Sizes, clip: ClipEncoder, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-    """A batch's recordings, and its pictures as CLIP takes them."""
+def _encoder_inputs(workload: Workload, clip: ClipEncoder, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Draw the waveforms of a batch, and its pictures in the size that CLIP expects."""
     generator = torch.Generator().manual_seed(0)
-    seconds = utterance_seconds(sizes, sizes.batch)
+    seconds = utterance_seconds(workload, workload.batch)
     size = clip.model.visual.image_size
     height, width = size if isinstance(size, tuple) else (size, size)
     waveforms = [(torch.randn(int(s * SAMPLE_RATE), generator=generator) / 10).to(device) for s in seconds]
@@ -114,7 +129,10 @@ def _raw(sizes: Sizes, clip: ClipEncoder, device: torch.device) -> tuple[list[Te
 
 
 def _floor(trainer: Trainer, batch: Batch, machine: Machine) -> float:
-    """Seconds: what is read once over the bandwidth, or the products over their rate, whichever is longer."""
+    """Return the least possible seconds of a step: those to read the states once or those of its matrix products.
+
+    The result is the larger of the two.
+    """
     with FlopCounterMode(display=False) as counter:
         trainer.train_step([batch])
     rate = machine.fp32 if trainer.training.precision == "fp32" else machine.half
@@ -122,14 +140,13 @@ def _floor(trainer: Trainer, batch: Batch, machine: Machine) -> float:
 
 
 def _operators(trainer: Trainer, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
-    """Where a step's time goes: the operators' own, the longest first."""
+    """Return the share of a step's time, in %, of each of the eight slowest operators."""
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
-        for batch in batches:
-            trainer.train_step([batch])
-    own = {
+        _train_on(trainer, batches)
+    times = {
         event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
         for event in profiler.key_averages()
     }
-    longest = sorted(own, key=lambda name: -own[name])[:8]
-    return {name: round(100 * own[name] / sum(own.values()), 1) for name in longest}
+    longest = sorted(times, key=lambda name: -times[name])[:8]
+    return {name: round(100 * times[name] / sum(times.values()), 1) for name in longest}

@@ -1,8 +1,10 @@
-"""The head's one attention layer, whole or only at its own learned tokens.
+"""The head's single attention layer.
 
-- post-norm: norm(x + attention(x)); with a feed-forward part, norm(x + feed_forward(x)) and a last norm too
-- tokens first, then frames; padding is never attended to
-- `at_tokens` gives what the whole layer gives at its tokens, without projecting a single frame
+- The layer is post-norm: norm(x + attention(x)). With a feed-forward part, norm(x + feed_forward(x)) and a last norm
+  follow.
+- The learned tokens come first, then the frames. Padding is never attended to.
+- `forward` computes the outputs of tokens and frames. `at_tokens` computes the same outputs for the tokens only, and
+  does not project a single frame.
 """
 
 import math
@@ -28,7 +30,7 @@ class AttentionLayer(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor, frames: Padded) -> tuple[Tensor, Padded]:
-        """tokens (K, D) and frames (B, T, D) -> the same two, attended: (B, K, D) and (B, T, D)"""
+        """Run the layer on tokens and frames: (K, D) and (B, T, D) -> (B, K, D) and (B, T, D)."""
         count, (batch, _, width) = len(tokens), frames.values.shape
         x = torch.cat([tokens.expand(batch, -1, -1), frames.values], 1)  # (B, K+T, D)
         q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -39,10 +41,11 @@ class AttentionLayer(nn.Module):
         return x[:, :count], Padded(x[:, count:], frames.lengths)
 
     def at_tokens(self, tokens: Tensor, frames: Padded) -> Tensor:
-        """tokens (K, D) and frames (B, T, D) -> the attended tokens (B, K, D)
+        """Run the layer and return the outputs of its tokens only: (K, D) and (B, T, D) -> (B, K, D).
 
-        A token asks the same of every utterance, so its query is folded into the keys, q·(W x) = (Wᵀq)·x, and
-        the values are projected after their sum. The keys' bias adds the same to every score and drops out.
+        A token has the same query in every utterance. The query is therefore multiplied into the key projection,
+        q·(W x) = (Wᵀq)·x, and the values are projected after they are summed. The bias of the keys adds the same number
+        to all scores of a query, so the softmax cancels it.
         """
         count, (batch, _, width) = len(tokens), frames.values.shape
         query_weight, key_weight, value_weight = self.qkv.weight.view(3, self.heads, -1, width)  # (H, D/H, D)
@@ -59,7 +62,7 @@ class AttentionLayer(nn.Module):
         pooled = attention[..., :count] @ tokens  # (B, H, K, D)
         pooled = pooled + torch.einsum("bhkt,btd->bhkd", attention[..., count:], frames.values)
         mixed = torch.einsum("bhkd,hed->bkhe", pooled, value_weight)
-        # Dropout leaves attention that no longer sums to one, and the bias is weighted by that sum.
+        # After dropout the attention weights do not sum to one, so the bias of the values is scaled by their sum.
         mixed = mixed + attention.sum(-1).transpose(1, 2)[..., None] * value_bias
         return self._residual(tokens, mixed.reshape(batch, count, width))
 
@@ -71,13 +74,16 @@ class AttentionLayer(nn.Module):
 
     @staticmethod
     def _attended(tokens: int, frames: Padded) -> Tensor:
-        """(B, K+T): tokens and true frames; for an empty utterance its padding, so that nothing is NaN."""
+        """Return the mask (B, K+T) of the tokens and frames that are attended to.
+
+        An empty utterance attends to its padding, because a softmax over nothing is NaN.
+        """
         valid = frames.valid | (frames.lengths == 0)[:, None]
         return F.pad(valid, (tokens, 0), value=True)
 
 
 class FeedForward(nn.Module):
-    """The second half of a transformer encoder layer, and the encoder's last norm."""
+    """The feed-forward half of a transformer encoder layer, followed by the encoder's last norm."""
 
     def __init__(self, width: int, config: AttentionConfig):
         super().__init__()
@@ -89,7 +95,7 @@ class FeedForward(nn.Module):
         self.last_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)"""
+        """Run the block: (..., D) -> (..., D)."""
         hidden = F.dropout(F.gelu(self.up(x)), self.dropout, self.training)
         x = self.norm(x + F.dropout(self.down(hidden), self.dropout, self.training))
         return self.last_norm(x)

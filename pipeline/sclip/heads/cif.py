@@ -1,14 +1,14 @@
-"""Continuous Integrate-and-Fire: how many keywords an utterance has, and where each of them lies.
+"""Continuous Integrate-and-Fire (CIF): find the number of keywords in an utterance and the position of each.
 
-Every frame gets a weight α between 0 and 1. The weights are summed along time; each time the sum passes the
-threshold a slot fires, and what it holds is the α-weighted sum of the frames since the last firing. A frame that
-passes the threshold is shared between the slot that it closes and the next.
+Every frame gets a weight α between 0 and 1. The weights are summed along time. Each time the sum reaches a multiple of
+the threshold, a slot fires. The slot is the α-weighted sum of the frames since the previous firing. A frame that makes
+a slot fire is shared between that slot and the next one.
 
-- all of it is one small matrix a batch row, `slot_weights` (S, T), whose columns sum to α; slots are its product
-  with the frames: no loop, no scatter, one result in whatever batch
-- sums along time are in fp64: the last firing in training rests on 1e-5 in a sum of up to 75
-- training: α may be scaled to meet a target length; what is left at the end never counts as a slot
-- evaluation: a leftover of at least `tail` becomes a whole slot, a smaller one is dropped
+- `slot_weights` computes one small matrix (S, T) per utterance, whose columns sum to α. The slots are the product of
+  this matrix and the frames. There is no loop and no scatter, and the result does not depend on the batch.
+- Sums along time are in fp64, because in training the last firing depends on 1e-5 in a sum of up to 75.
+- In training, α may be scaled to reach a target length. The remainder after the last firing never counts as a slot.
+- In evaluation, a remainder of at least `tail` is scaled up to a full slot. A smaller one is dropped.
 """
 
 from dataclasses import dataclass
@@ -21,39 +21,43 @@ from sclip import distributed
 from sclip.config import CifConfig
 from sclip.padded import Padded
 
-# Added to a scaled sum so that rounding never costs the last slot.
+# This margin is added to a scaled sum. Without it, rounding could lose the last slot.
 FIRING_MARGIN = 1e-5
 
 
 @dataclass(frozen=True)
 class Firing:
-    """Slots and where they come from."""
+    """Slots, and the weights of the frames that they are made of."""
 
     slots: Padded  # (B, S, D)
-    weights: Tensor  # (B, S, T): how much of each frame went into each slot
-    alpha: Tensor  # (B, T), as integrated: scaled, where a target was given
-    fired: Tensor  # (B, T), true at the frames that closed at least one slot
-    truncated: Tensor  # (B,), true where more slots would have fired than there may be
+    weights: Tensor  # (B, S, T): the weight of each frame in each slot
+    alpha: Tensor  # (B, T): the integrated weights, scaled if there was a target
+    fired: Tensor  # (B, T): true for frames that made at least one slot fire
+    truncated: Tensor  # (B,): true for utterances with more than `max_slots` firings
 
 
 @dataclass(frozen=True)
 class CifOutput:
     firing: Firing
-    quantity: Tensor  # (B,), the sum of α before scaling
-    target: Tensor  # (B,), whole numbers
+    quantity: Tensor  # (B,): the sum of α before scaling
+    target: Tensor  # (B,): integers
 
 
 class TimeConvolution(nn.Conv1d):
-    """Of frames (B, T, D) along time, zeros around them -> (B, T, D). One product of each frame and its neighbours: on
-    a CPU CIF's weights take a seventh less time so than through torch's own convolution, both ways."""
+    """A convolution along time with zero padding, computed as one matrix product of each frame and its neighbours.
+
+    On a CPU, computing CIF's weights this way takes a seventh less time, forward and backward, than with torch's
+    convolution.
+    """
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Convolve the frames: (B, T, D) -> (B, T, D)."""
         (size,), count, kind = self.kernel_size, frames.shape[1], frames.device.type
-        if torch.is_autocast_enabled(kind):  # before frames are laid out K times
+        if torch.is_autocast_enabled(kind):  # cast before the frames are copied K times, which saves memory
             frames = frames.to(torch.get_autocast_dtype(kind))
-        around = F.pad(frames, (0, 0, size // 2, size // 2))
-        near = torch.cat([around[:, i : i + count] for i in range(size)], -1)  # (B, T, K * D)
-        return F.linear(near, self.weight.transpose(1, 2).flatten(1), self.bias)
+        padded = F.pad(frames, (0, 0, size // 2, size // 2))
+        neighbours = torch.cat([padded[:, i : i + count] for i in range(size)], -1)  # (B, T, K * D)
+        return F.linear(neighbours, self.weight.transpose(1, 2).flatten(1), self.bias)
 
 
 class Cif(nn.Module):
@@ -64,20 +68,20 @@ class Cif(nn.Module):
         self.score = nn.Linear(width, 1)
 
     def alpha(self, frames: Padded) -> Tensor:
-        """(B, T, D) -> (B, T), zero on padding"""
+        """Return the weight of each frame, zero for padding: (B, T, D) -> (B, T)."""
         x, valid = frames.values, frames.valid[..., None]
         for i, convolution in enumerate(self.convolutions, 1):
             if not self.config.convolves_padding:
                 x = x * valid
-            # As published, a dropout behind each layer and one more in front of the score: the last does both at once.
-            keeps = (1 - self.config.dropout) ** (2 if i == len(self.convolutions) else 1)
-            x = F.dropout(convolution(x).relu(), 1 - keeps, self.training)
+            # The published code has a dropout after each layer and one more before the score. One dropout does both.
+            retained = (1 - self.config.dropout) ** (2 if i == len(self.convolutions) else 1)
+            x = F.dropout(convolution(x).relu(), 1 - retained, self.training)
         return self.score(x).squeeze(-1).float().sigmoid() * frames.valid
 
     def forward(self, frames: Padded, step: int = 0) -> CifOutput:
-        """(B, T, D) -> slots. `step` counts training steps and means nothing in evaluation."""
+        """Compute the slots of frames (B, T, D). `step` is the training step; evaluation ignores it."""
         config = self.config
-        target = (frames.lengths / config.frames_per_slot).round()  # half to even, as published
+        target = (frames.lengths / config.frames_per_slot).round()  # rounds half to even, like the published code
         alpha = self.alpha(frames)
         firing = integrate_and_fire(
             frames.values,
@@ -98,64 +102,66 @@ def integrate_and_fire(
     tail: float | None = None,
     target: Tensor | None = None,
 ) -> Firing:
-    """frames (B, T, D) and α (B, T), zero on padding -> slots (B, S, D), at least one an utterance.
+    """Compute slots (B, S, D), at least one per utterance, from frames (B, T, D) and α (B, T), zero for padding.
 
-    With `tail` as in evaluation. Without, what is left after the last firing stays, uncounted, in the next slot if
-    another utterance makes the batch wide enough for it. With `target` (B,) α is scaled so that as many slots fire.
+    Evaluation passes `tail`: a remainder of at least this much fires too. Training does not: the remainder after the
+    last firing is stored in the next slot, past the utterance's length, if a longer utterance of the batch has that
+    many slots. `target` (B,) scales α so that this number of slots fires.
     """
-    # Apple's GPUs have no fp64: there the weights are worked out on the CPU.
+    # Apple's GPUs have no fp64, so the weights are computed on the CPU there.
     total = (alpha.cpu() if alpha.device.type == "mps" else alpha).double().cumsum(-1)
     if target is not None:
-        wanted, last = threshold * target.to(total) + FIRING_MARGIN, total[:, -1]
-        total = total * (wanted / torch.where(last > 0, last, 1.0))[:, None]
-    firings = (total[:, -1] / threshold).floor().nan_to_num(0)  # not a number where training diverges
+        scaled_sum, last = threshold * target.to(total) + FIRING_MARGIN, total[:, -1]
+        total = total * (scaled_sum / torch.where(last > 0, last, 1.0))[:, None]
+    firings = (total[:, -1] / threshold).floor().nan_to_num(0)  # the sum is NaN if training diverges
     truncated, lengths = firings > max_slots, firings.clamp(1, max_slots).long()
     integrated = torch.diff(total, prepend=torch.zeros_like(total[:, :1]))
     slots = int(lengths.max())
-    if tail is None:  # the batch is as wide in every process
+    if tail is None:  # in training, batches have the same number of slots in every process
         slots = distributed.all_max(slots, frames.device)
     weights, fired = slot_weights(total, integrated, threshold, slots)
     if tail is not None:
         weights, lengths, truncated = _fire_tail(weights, lengths, threshold, max_slots, tail)
         slots = int(lengths.max())
-    found = (weights[:, :slots].float(), lengths, integrated.float(), fired, truncated)
-    weights, lengths, integrated, fired, truncated = (t.to(frames.device) for t in found)
+    results = (weights[:, :slots].float(), lengths, integrated.float(), fired, truncated)
+    weights, lengths, integrated, fired, truncated = (t.to(frames.device) for t in results)
     with torch.autocast(frames.device.type, enabled=False):
-        gathered = weights @ frames.float()
-    return Firing(Padded(gathered, lengths), weights, integrated, fired, truncated)
+        values = weights @ frames.float()
+    return Firing(Padded(values, lengths), weights, integrated, fired, truncated)
 
 
 def slot_weights(total: Tensor, alpha: Tensor, threshold: float, slots: int) -> tuple[Tensor, Tensor]:
-    """Running sums (B, T) of α -> weights (B, slots + 1, T) whose columns sum to α, and which frames fire (B, T).
+    """Compute the weight of each frame in each slot, from the running sums (B, T) of α.
 
-    The last row takes whatever does not fit into the slots.
+    Return weights (B, slots + 1, T), whose columns sum to α, and a mask (B, T) of the frames that fire. The last row
+    holds the weight that does not fit into the slots.
     """
     with torch.no_grad():
-        after = (total / threshold).floor().clamp(max=slots)  # the slot that is open behind each frame
-        before = F.pad(after, (1, 0))[:, :-1]  # and in front of it
+        after = (total / threshold).floor().clamp(max=slots)  # the slot that is open after each frame
+        before = F.pad(after, (1, 0))[:, :-1]  # the slot that is open before each frame
         fires = after - before
-    opens = torch.where(fires > 0, total - after * threshold, 0.0)  # the share of the slot that it opens
-    closes = alpha - opens - (fires - 1).clamp(min=0) * threshold  # and of the one that it found open
+    opens = torch.where(fires > 0, total - after * threshold, 0.0)  # the weight in the slot that the frame opens
+    closes = alpha - opens - (fires - 1).clamp(min=0) * threshold  # the weight in the slot that was open before it
     slot = torch.arange(slots + 1, device=total.device, dtype=total.dtype)[:, None]  # (S+1, 1)
     before, after = before[:, None], after[:, None]  # (B, 1, T)
     weights = (slot == before) * closes[:, None] + (slot == after) * opens[:, None]
-    weights = weights + ((before < slot) & (slot < after)) * threshold  # slots filled by this frame alone
+    weights = weights + ((before < slot) & (slot < after)) * threshold  # slots that this frame fills completely
     return weights, fires > 0
 
 
 def _fire_tail(
     weights: Tensor, lengths: Tensor, threshold: float, max_slots: int, tail: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale a large leftover up to a slot and drop a small one. Where nothing fired, the one slot stays as it is.
+    """Scale a large remainder up to a full slot and drop a small one. If nothing fired, leave the one slot unchanged.
 
-    Returns weights, lengths (B,), and (B,) where a slot more did not fit.
+    Return the weights, the lengths (B,), and a mask (B,) of the utterances whose last slot does not fit.
     """
     slot = torch.arange(weights.shape[1], device=weights.device)  # (S+1,)
-    rest = weights.sum(-1).gather(1, lengths[:, None])  # (B, 1), what lies in the slot behind the last
+    rest = weights.sum(-1).gather(1, lengths[:, None])  # (B, 1), the weight in the slot after the last one that fired
     large = rest >= tail
     scale = torch.where(large, threshold / torch.where(large, rest, 1.0), 1.0)
     is_rest = slot == lengths[:, None]  # (B, S+1)
     weights = weights * torch.where(is_rest, scale, 1.0)[..., None]
-    wanted = lengths + large[:, 0]
-    lengths = wanted.clamp(max=max_slots)
-    return weights * (slot < lengths[:, None])[..., None], lengths, wanted > max_slots
+    fired_slots = lengths + large[:, 0]
+    lengths = fired_slots.clamp(max=max_slots)
+    return weights * (slot < lengths[:, None])[..., None], lengths, fired_slots > max_slots

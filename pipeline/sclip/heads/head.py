@@ -1,10 +1,11 @@
-"""The head: everything that is trained between the speech encoder and CLIP. Five architectures, one composition.
+"""The head: all trained parts between the speech encoder and CLIP. One class covers the five architectures.
 
-    hidden states -> weighted sum -> attention layer -> utterance token -> Linear           -> beside the picture
-                                                     -> slots -> keywords -> CLIP's text tower -> beside the picture
+    hidden states -> weighted sum -> attention layer -> utterance token -> Linear              -> utterance vector
+                                                     -> slots -> keywords -> CLIP's text tower -> sentence vector
 
-`parallel` has the upper line, `cascaded` the lower, `hybrid` both. Slots are learned tokens or come from CIF. Only
-what is read is computed: without CIF, the attention layer's rows of the learned tokens alone.
+`parallel` has the upper branch, `cascaded` the lower one, `hybrid` both. Training pulls each vector towards CLIP's
+vector of the image. Slots are learned tokens or come from CIF. The head computes nothing that it does not use: without
+CIF, the attention layer computes the outputs of the learned tokens only.
 """
 
 from collections.abc import Callable
@@ -26,31 +27,34 @@ TextTower = Callable[[Padded], Tensor]  # keyword embeddings (B, S, W) -> senten
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a head's shapes depend on besides its config."""
+    """Sizes of the encoders, which decide a head's shapes together with its config."""
 
-    states: int  # hidden states of the speech encoder
+    states: int  # number of hidden states of the speech encoder
     speech_width: int
-    token_width: int | None  # of CLIP's token embeddings, where there are keywords
-    joint_width: int  # of the space that images and sentences share
+    token_width: int | None  # width of CLIP's token embeddings; None if the head has no keywords
+    joint_width: int  # width of the space that images and sentences share
 
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """None where the architecture has no such thing; vectors are not normalised."""
+    """The outputs of a head. Outputs that the architecture does not have are None. Vectors are not normalised."""
 
     utterance: Tensor | None = None  # (B, J)
-    sentence: Tensor | None = None  # (B, J), from the keywords
+    sentence: Tensor | None = None  # (B, J), computed from the keywords
     keywords: Keywords | None = None
     cif: CifOutput | None = None
 
 
 class SpeechHead(nn.Module):
     def __init__(self, config: HeadConfig, sizes: Sizes, table: Tensor | None = None, blocked: list[int] | None = None):
-        """`table` (V, W) and `blocked` are the vocabulary's; an architecture without keywords has none."""
+        """Build a head. `table` (V, W) and `blocked` belong to the vocabulary; heads without keywords need neither."""
         super().__init__()
         width = sizes.speech_width
         if width % config.attention.heads:
-            raise UserError(f"attention.heads: {config.attention.heads} heads do not divide a width of {width}")
+            raise UserError(
+                f"attention.heads: {config.attention.heads} heads do not divide a width of {width}; "
+                "set a number of heads that does"
+            )
         self.config, self.sizes = config, sizes
         self.weighting = LayerWeighting(sizes.states, config.normalize_states)
         fixed_slots = (config.keywords.slots or 0) if config.keywords else 0
@@ -69,7 +73,7 @@ class SpeechHead(nn.Module):
             self.cif = Cif(width, config.keywords.cif) if config.keywords.cif else None
 
     def forward(self, states: Padded, text_tower: TextTower | None = None, step: int = 0) -> HeadOutput:
-        """Hidden states (B, L, T, D), or coded -> vectors; `step` is the training step, for CIF's schedule."""
+        """Run the head on hidden states (B, L, T, D), or on codes. `step` is the training step, for CIF's schedule."""
         frames = self.weighting(states)
         if self.cif is None:
             tokens, attended = self.attention.at_tokens(self.tokens, frames), None

@@ -1,8 +1,8 @@
-"""From slots to keywords: project to CLIP's token width, normalise, compare with the vocabulary, quantise.
+"""Turn slots into keywords: project to CLIP's token width, normalise, compare with the vocabulary, quantise.
 
-- BatchNorm starts at the mean and standard deviation of CLIP's token embeddings, so that slots look like tokens
-- the nearest allowed token by cosine is the keyword; in training its gradient is that of softmax(cosine / 0.1)
-- the vocabulary's product and its softmax are fp32 whatever the rest runs in
+- BatchNorm starts at the mean and standard deviation of CLIP's token embeddings, so slots are distributed like tokens.
+- The keyword is the allowed token with the highest cosine. In training, its gradient is that of softmax(cosine / 0.1).
+- The product with the vocabulary and its softmax are always in fp32.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,15 @@ from sclip.padded import Padded
 @dataclass(frozen=True)
 class Keywords:
     embeddings: Padded  # (B, S, W): rows of CLIP's token table
-    rows: Tensor  # (B, S): which rows of the vocabulary
-    cosines: Tensor  # (B, S, V): to every row, the blocked ones included
+    rows: Tensor  # (B, S): row numbers in the vocabulary
+    cosines: Tensor  # (B, S, V): similarity to every row, including the blocked ones
 
 
 class Quantizer(nn.Module):
-    """`table` (V, W): CLIP's token embeddings of the vocabulary; `blocked`: rows that are never a keyword."""
+    """Replace each slot by its nearest token of the vocabulary.
+
+    `table` (V, W) holds CLIP's token embeddings. `blocked` lists the rows that are never a keyword.
+    """
 
     table: Tensor
     unit_table: Tensor
@@ -33,7 +36,7 @@ class Quantizer(nn.Module):
     def __init__(self, table: Tensor, blocked: list[int], temperature: float):
         super().__init__()
         self.temperature = temperature
-        # CLIP's, not ours: known wherever CLIP is, so never saved.
+        # These buffers are copies of CLIP's weights, so a saved head does not need them.
         self.register_buffer("table", table.detach().float(), persistent=False)
         self.register_buffer("unit_table", F.normalize(self.table, dim=-1), persistent=False)
         mask = torch.zeros(len(table), dtype=torch.bool)
@@ -41,7 +44,7 @@ class Quantizer(nn.Module):
         self.register_buffer("blocked", mask, persistent=False)
 
     def forward(self, slots: Padded) -> Keywords:
-        """(B, S, W) -> the nearest token of each slot"""
+        """Return the nearest token of each slot (B, S, W)."""
         with torch.autocast(slots.values.device.type, enabled=False):
             cosines = F.normalize(slots.values.float(), dim=-1) @ self.unit_table.T
             allowed = cosines.masked_fill(self.blocked, -torch.inf)
@@ -49,56 +52,59 @@ class Quantizer(nn.Module):
             embeddings = self.table[rows]
             if self.training:
                 soft = (allowed / self.temperature).softmax(-1) @ self.table
-                embeddings = soft + (embeddings - soft).detach()  # the value of the one, the gradient of the other
+                embeddings = soft + (embeddings - soft).detach()  # the token's value with the softmax's gradient
         return Keywords(Padded(embeddings, slots.lengths), rows, cosines)
 
     def allowed(self, keywords: Keywords) -> Tensor:
-        """Cosines (B, S, V) with minus infinity for what is never a keyword."""
+        """Return the cosines (B, S, V), with minus infinity for blocked rows."""
         return keywords.cosines.masked_fill(self.blocked, -torch.inf)
 
     def perplexities(self, keywords: Keywords) -> dict[str, Tensor]:
-        """How much of the vocabulary is in use; as published, over every slot of the batch, empty ones included."""
+        """Measure how much of the vocabulary a batch uses.
+
+        Like the published code, this counts every slot of the batch, padding included.
+        """
         used = F.one_hot(keywords.rows, len(self.table)).float().mean((0, 1))
-        each = self.allowed(keywords).softmax(-1)  # (B, S, V)
-        expected = each.mean((0, 1))
+        probabilities = self.allowed(keywords).softmax(-1)  # (B, S, V)
+        expected = probabilities.mean((0, 1))
         return {
             "code_perplexity": (-(used * (used + 1e-7).log()).sum()).exp(),
             "prob_perplexity": (-(expected * (expected + 1e-7).log()).sum()).exp(),
-            "ent_per_t": -(each * (each + 1e-9).log()).sum(-1).mean(0),  # (S,)
+            "ent_per_t": -(probabilities * (probabilities + 1e-9).log()).sum(-1).mean(0),  # (S,)
         }
 
 
 class SlotNorm(nn.Module):
-    """BatchNorm of slots: one set of channels for each fixed slot, one for all CIF slots together."""
+    """BatchNorm of slots. Each fixed slot has its own set of channels; all CIF slots share one set."""
 
     def __init__(self, table: Tensor, config: KeywordConfig):
         super().__init__()
         self.slots, self.counts_padding = config.slots, config.norm_counts_padding
         spread, center = table.float().std(0), table.float().mean(0)  # (W,)
         copies = config.slots or 1
-        self.norm = nn.BatchNorm1d(copies * len(center))  # channels slot by slot
+        self.norm = nn.BatchNorm1d(copies * len(center))  # all channels of the first slot, then of the second, ...
         with torch.no_grad():
             for parameter, start in ((self.norm.weight, spread), (self.norm.bias, center)):
                 start = start.repeat(copies)
                 if config.scrambled_norm_start:
-                    # As published: laid out slot by slot, then read as if width by width.
+                    # The published code writes the values slot by slot and reads them channel by channel.
                     start = start.view(-1, copies).T.reshape(-1)
                 parameter.copy_(start)
 
     def forward(self, slots: Padded) -> Padded:
-        """(B, S, W) -> (B, S, W)"""
+        """Normalise the slots: (B, S, W) -> (B, S, W)."""
         x = slots.values.float()
         if self.slots is not None:
-            normed = self._normed(x.flatten(1)).view_as(x)
+            normalized = self._normalize(x.flatten(1)).view_as(x)
         elif self.training and not self.counts_padding:
-            normed = torch.zeros_like(x)
-            normed[slots.valid] = self._normed(x[slots.valid])
+            normalized = torch.zeros_like(x)
+            normalized[slots.valid] = self._normalize(x[slots.valid])
         else:
-            normed = self._normed(x.flatten(0, 1)).view_as(x)
-        return Padded(normed, slots.lengths)
+            normalized = self._normalize(x.flatten(0, 1)).view_as(x)
+        return Padded(normalized, slots.lengths)
 
-    def _normed(self, x: Tensor) -> Tensor:
-        """(N, C) -> (N, C). In training, statistics are those of all processes' rows."""
+    def _normalize(self, x: Tensor) -> Tensor:
+        """Normalise rows: (N, C) -> (N, C). In training, the statistics cover the rows of all processes."""
         norm = self.norm
         if not self.training or distributed.world_size() == 1:
             return norm(x)
@@ -123,13 +129,13 @@ class KeywordBranch(nn.Module):
         self.quantize = Quantizer(table, blocked, config.temperature)
 
     def forward(self, slots: Padded) -> Keywords:
-        """slots of the speech's width (B, S, D) -> keywords"""
+        """Return the keywords of slots (B, S, D), where D is the speech encoder's width."""
         projected = Padded(self.project(slots.values), slots.lengths)
         return self.quantize(self.norm(projected))
 
 
 def projection(width: int, hidden: tuple[int, ...], out: int, dropout: float) -> nn.Sequential:
-    """A Linear, or Linear-ReLU-Dropout for every hidden width and a Linear behind them."""
+    """Build a Linear-ReLU-Dropout for each hidden width, followed by a Linear."""
     layers: list[nn.Module] = []
     for size in hidden:
         layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]

@@ -1,7 +1,8 @@
-"""The reduced vocabulary: the tokens of CLIP's that a keyword may be, those that a corpus's captions use.
+"""The reduced vocabulary: the tokens of CLIP that can be keywords. These are the tokens of a corpus's captions.
 
-Padding, start and end come first, as blocked rows: never a keyword. Words follow, the commonest first. (A published
-list begins with padding, a word, start, end; what is blocked is said by row, so both are read alike.)
+Padding, start and end come first. Their rows are blocked, so they are never keywords. Words follow, most frequent
+first. (A published list begins with padding, a word, start and end. Both kinds load, because the file lists the blocked
+rows.)
 """
 
 import json
@@ -22,23 +23,24 @@ PADDING = 0
 
 @dataclass(frozen=True)
 class Vocabulary:
-    ids: tuple[int, ...]  # of CLIP's tokens, a row each
-    pieces: tuple[str, ...]  # how CLIP's tokenizer writes them; `</w>` ends a word
+    ids: tuple[int, ...]  # CLIP's token id of each row
+    pieces: tuple[str, ...]  # the text of each token in CLIP's tokenizer; `</w>` ends a word
     blocked: tuple[int, ...]  # rows that are never a keyword
 
     def __post_init__(self) -> None:
-        whole = all(type(number) is int for number in self.ids + self.blocked)
-        if not whole or len(set(self.ids)) != len(self.ids) or len(self.pieces) != len(self.ids):
+        integers = all(type(number) is int for number in self.ids + self.blocked)
+        if not integers or len(set(self.ids)) != len(self.ids) or len(self.pieces) != len(self.ids):
             raise ValueError("expected ids that are whole numbers, each once, and a piece for each")
         if not set(self.blocked) < set(range(len(self.ids))):
-            raise ValueError(f"blocked: expected rows, and not all of them, found {self.blocked}")
+            raise ValueError(f"blocked: expected rows, and not all of them; found {self.blocked}")
 
     @classmethod
     def from_captions(cls, captions: Iterable[str], clip: "ClipEncoder") -> "Vocabulary":
+        """Collect the tokens that CLIP's tokenizer makes of the captions."""
         counts = Counter(token for caption in captions for token in clip.token_ids([caption])[0])
         if not counts:
-            raise UserError("vocabulary: the captions have no words")
-        counts.pop(PADDING, None)  # "!", which CLIP pads with
+            raise UserError("vocabulary: the captions have no words; expected captions with text in the manifest")
+        counts.pop(PADDING, None)  # CLIP pads with the token of "!", which a caption may contain
         special = [PADDING, clip.text_tower.start, clip.text_tower.end]
         words = sorted(counts, key=lambda token: (-counts[token], token))
         ids = special + words
@@ -53,11 +55,14 @@ class Vocabulary:
             raise UserError(f"{path}: not a vocabulary: {error!r}") from None
 
     def check(self, clip: "ClipEncoder") -> None:
-        """Is it of this CLIP? Keywords would be other words if not."""
+        """Raise an error if this CLIP has other tokens: the keywords would then be other words."""
         tokens = len(clip.text_tower.table)
         for row, (token, piece) in enumerate(zip(self.ids, self.pieces, strict=True)):
             if not 0 <= token < tokens or clip.piece(token) != piece:
-                raise UserError(f"vocabulary: row {row}: CLIP {clip.source.name} has no token {token} {piece!r}")
+                raise UserError(
+                    f"vocabulary: row {row}: CLIP {clip.source.name} has no token {token} {piece!r}; "
+                    "use the CLIP that the vocabulary was made with"
+                )
 
     def save(self, path: Path) -> None:
         data = {"ids": self.ids, "pieces": self.pieces, "blocked": self.blocked}

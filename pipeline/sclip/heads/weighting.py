@@ -1,7 +1,8 @@
-"""Which of the encoder's hidden states to hear: a learned, softmax-weighted sum.
+"""A learned, softmax-weighted sum of the speech encoder's hidden states.
 
-What was kept in half precision is summed in fp32, a few utterances at a time: all hidden states of a batch in fp32
-are by far the most that a step would ever hold, and on a CPU writing them took most of its time.
+States that are stored in half precision are summed in fp32, a few utterances at a time. All hidden states of a batch
+in fp32 would be by far the largest tensor of a training step, and on a CPU a step would spend most of its time writing
+it.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from sclip.errors import UserError
 from sclip.features.codes import Coded
 from sclip.padded import Padded
 
-CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}  # numbers that are in fp32 at a time: a core's cache; some of a GPU's memory
+# Numbers that are converted to fp32 at a time: what fits in a CPU core's cache, or a small part of a GPU's memory.
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 class LayerWeighting(nn.Module):
@@ -28,12 +30,12 @@ class LayerWeighting(nn.Module):
         return self.logits.float().softmax(0)
 
     def forward(self, states: Padded) -> Padded:
-        """(B, L, T, D), in whatever precision they were kept, or coded -> (B, T, D), fp32"""
+        """Return the weighted sum in fp32: states (B, L, T, D) of any precision, or codes -> (B, T, D)."""
         if isinstance(states, Coded):
             if states.directions.normalized != self.normalize:
                 raise UserError(
                     f"head.normalize_states is {self.normalize}, and codes were kept of states with "
-                    f"features.normalize_states {states.directions.normalized}: both must be the same"
+                    f"features.normalize_states {states.directions.normalized}; set both to the same value"
                 )
             return Padded(states.weighted_sum(self.weights()), states.lengths)
         with torch.autocast(states.values.device.type, enabled=False):
@@ -42,7 +44,7 @@ class LayerWeighting(nn.Module):
 
 
 class _WeightedSum(torch.autograd.Function):
-    """Of states that are given, not trained; the gradient is that of the weights alone."""
+    """A weighted sum of states that are not trained. Only the weights have a gradient."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weights: Tensor, normalize: bool) -> Tensor:
@@ -58,14 +60,14 @@ class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         (values,), (gradient,) = ctx.saved_tensors, gradients
-        found = gradient.new_zeros(values.shape[1])
+        weight_gradient = gradient.new_zeros(values.shape[1])
         for part, chunk in _chunks(values, ctx.normalize):
-            found += (gradient[part].flatten(1)[:, None] @ chunk.flatten(2).mT).sum((0, 1))
-        return None, found, None
+            weight_gradient += (gradient[part].flatten(1)[:, None] @ chunk.flatten(2).mT).sum((0, 1))
+        return None, weight_gradient, None
 
 
 def _chunks(values: Tensor, normalize: bool) -> Iterator[tuple[slice, Tensor]]:
-    """(B, L, T, D) -> pieces of it in fp32, and which they are"""
+    """Yield slices of the batch, and their states (b, L, T, D) in fp32."""
     size = max(1, CHUNK.get(values.device.type, CHUNK["cpu"]) // max(1, values[:1].numel()))
     for start in range(0, len(values), size):
         chunk = values[start : start + size].float()

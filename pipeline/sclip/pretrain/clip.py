@@ -1,7 +1,8 @@
-"""mini-clip: a small CLIP of the scenes' pictures and written captions, in open_clip's format, with CLIP's tokenizer.
+"""Pre-train mini-clip, a small CLIP of the scenes' pictures and written captions.
 
-Sees training's pairs of things alone. Captions are drawn anew at every step, as sentences or as loose words; the
-second kind makes the text tower read keywords as well as sentences, as CLIPs trained on the web's labels do.
+The model has open_clip's format and CLIP's tokenizer. Its scenes show only the pairs of things of the training split.
+Every step draws new captions, as sentences or as loose words. Loose words teach the text tower to read keywords as well
+as sentences, as labels from the web do for other CLIPs.
 """
 
 import math
@@ -27,19 +28,23 @@ from sclip.objective import contrastive_loss
 from sclip.pretrain.drawn import draw_scenes
 from sclip.pretrain.progress import Progress
 
-GALLERY = 1_000  # test pictures that the card's recalls are measured among
+GALLERY = 1_000  # test pictures that are ranked to measure recall
 
 
 def pretrain_clip(config: MiniClipConfig, device: torch.device, out: Path, scratch: Path) -> dict[str, Any]:
-    """Writes an open_clip folder; returns what the card says of its quality."""
+    """Write the model as an open_clip folder, and return the measurements for its card."""
     torch.manual_seed(config.seed)
     model = open_clip.CLIP(**model_config(config)).to(device)
-    table = model.token_embedding.weight  # most of whose rows no caption uses
-    decayed = [p for p in model.parameters() if p.ndim >= 2 and p is not table]
-    others = [p for p in model.parameters() if p.ndim < 2 or p is table]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
+    minutes = _train(model, config, scratch, device) / 60
+    encoder = ClipEncoder.from_tensors(model_config(config), model.state_dict(), "mini-clip")
+    quality = measure(encoder.to(device), config.seed) | {"minutes": round(minutes, 1)}
+    encoder.half().save(out)
+    return quality
+
+
+def _train(model: open_clip.CLIP, config: MiniClipConfig, scratch: Path, device: torch.device) -> float:
+    """Train the model, and return the seconds that it took."""
+    optimizer = _optimizer(model)
     progress = Progress(scratch / "clip.pt", {"config": repr(config)}, {"model": model, "optimizer": optimizer})
     scenes, pixels = draw_scenes("train", config.pictures, config.seed)
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context)
@@ -62,13 +67,20 @@ def pretrain_clip(config: MiniClipConfig, device: torch.device, out: Path, scrat
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-    encoder = ClipEncoder.from_tensors(model_config(config), model.state_dict(), "mini-clip")
-    quality = measure(encoder.to(device), config.seed) | {"minutes": round(progress.seconds / 60, 1)}
-    encoder.half().save(out)
-    return quality
+    return progress.seconds
+
+
+def _optimizer(model: open_clip.CLIP) -> torch.optim.AdamW:
+    table = model.token_embedding.weight  # not decayed, because captions use few of its rows
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and p is not table]
+    others = [p for p in model.parameters() if p.ndim < 2 or p is table]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
 
 
 def model_config(config: MiniClipConfig) -> dict[str, Any]:
+    """Return open_clip's configuration of the model."""
     return {
         "embed_dim": config.width,
         "vision_cfg": {
@@ -93,7 +105,7 @@ def _text(scene: Scene, random: np.random.Generator) -> str:
 
 
 def normalised(pixels: NDArray[np.uint8]) -> Tensor:
-    """(B, H, W, 3) -> (B, 3, H, W), as open_clip's preprocessing leaves pictures of the right size."""
+    """Normalise pixels like open_clip's preprocessing, without resizing: (B, H, W, 3) -> (B, 3, H, W)."""
     defaults = PreprocessCfg()
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (defaults.mean, defaults.std))
@@ -108,7 +120,7 @@ def _cosine(step: int, steps: int, warmup: int) -> float:
 
 @torch.no_grad()
 def measure(encoder: ClipEncoder, seed: int) -> dict[str, float]:
-    """Text to image, of captions about pairs that it never saw."""
+    """Measure text-to-image recall on pairs of things that are not in the training data."""
     scenes, pixels = draw_scenes("test", GALLERY, seed)
     random = np.random.default_rng([seed, 2])
     sentences = [captions(scene, 1, random)[0] for scene in scenes]
@@ -116,9 +128,9 @@ def measure(encoder: ClipEncoder, seed: int) -> dict[str, float]:
     batches = torch.split(normalised(pixels), 100)
     images = F.normalize(torch.cat([encoder.encode_image(list(b)) for b in batches]), dim=-1)
     ids = torch.arange(GALLERY, device=images.device)
-    found: dict[str, float] = {}
+    measurements: dict[str, float] = {}
     for kind, texts in (("captions", sentences), ("loose words", words)):
         vectors = F.normalize(encoder.encode_text(texts), dim=-1)
         ranks, _ = first_ranks(vectors, ids, images, ids)
-        found |= {f"{kind} R@{k}": value for k, value in recalls(ranks).items()}
-    return found
+        measurements |= {f"{kind} R@{k}": value for k, value in recalls(ranks).items()}
+    return measurements

@@ -1,4 +1,4 @@
-"""k-means, and how pure clusters are."""
+"""k-means clustering, and the purity of clusters."""
 
 import torch
 from torch import Tensor
@@ -7,28 +7,31 @@ ROUNDS = 30
 
 
 def cluster(points: Tensor, count: int) -> Tensor:
-    """(N, D) -> centres (count, D): Lloyd's algorithm from points spread over the data, dead centres drawn anew"""
+    """Compute cluster centres with Lloyd's algorithm: (N, D) -> (count, D).
+
+    The first centres are random points. A centre without points is replaced by another random point.
+    """
     generator = torch.Generator().manual_seed(0)
     centres = points[torch.randperm(len(points), generator=generator)[:count]].clone()
     for _ in range(ROUNDS):
         nearest = assign(points, centres)
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         counts = torch.bincount(nearest, minlength=len(centres))
-        dead = counts == 0
+        empty = counts == 0
         centres = sums / counts.clamp(min=1)[:, None]
-        centres[dead] = points[torch.randint(len(points), (int(dead.sum()),), generator=generator)]
+        centres[empty] = points[torch.randint(len(points), (int(empty.sum()),), generator=generator)]
     return centres
 
 
 def assign(points: Tensor, centres: Tensor) -> Tensor:
-    """(N, D), (K, D) -> (N,): the nearest centre"""
+    """Return the number of each point's nearest centre: (N, D), (K, D) -> (N,)."""
     return torch.cat(
         [(centres.square().sum(1) - 2 * part @ centres.T).argmin(1) for part in torch.split(points, 50_000)]
     )
 
 
 def purity(clusters: Tensor, classes: Tensor) -> float:
-    """The share of points whose class is the commonest of their cluster."""
+    """Return the share of points whose class is the most frequent one of their cluster."""
     table = torch.zeros(int(clusters.max()) + 1, int(classes.max()) + 1)
     table.index_put_((clusters, classes), torch.ones(len(clusters)), accumulate=True)
     return float(table.amax(1).sum() / len(clusters))

@@ -1,4 +1,4 @@
-"""Pictures to pre-train on, with the scenes that they show; kept in memory."""
+"""Pictures for pre-training, with the scenes that they show, in memory."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,11 +7,14 @@ from sclip.concurrency import map_in_processes
 from sclip.corpora.scenes.pictures import draw
 from sclip.corpora.scenes.world import THINGS, Scene, World
 
-CHUNK = 500
+CHUNK = 500  # pictures that a process draws at a time
 
 
 def draw_scenes(split: str, count: int, seed: int) -> tuple[list[Scene], NDArray[np.uint8]]:
-    """Scenes of a split and their pictures (count, SIDE, SIDE, 3), alike for equal arguments on any machine."""
+    """Draw scenes of a split and their pictures (count, SIDE, SIDE, 3).
+
+    Equal arguments give equal scenes and pictures on every machine.
+    """
     jobs = [(split, start, min(start + CHUNK, count), seed) for start in range(0, count, CHUNK)]
     chunks = list(map_in_processes(_draw, jobs, "pictures"))
     return [scene for scenes, _ in chunks for scene in scenes], np.concatenate([pixels for _, pixels in chunks])

@@ -1,4 +1,4 @@
-"""A long computation that can be killed at any moment and goes on from its last whole checkpoint."""
+"""A training loop that can be interrupted at any time and resumes from its last checkpoint."""
 
 import time
 from collections.abc import Iterator
@@ -15,12 +15,18 @@ SECONDS = 60  # between checkpoints
 
 
 class Progress:
-    """Steps of a training whose randomness depends on (seed, step) alone, so that nothing else need be kept."""
+    """The steps of a training, with checkpoints.
+
+    Randomness must depend on the seed and the step only, because a checkpoint does not store the state of a generator.
+    """
 
     def __init__(self, path: Path, identity: dict[str, Any], parts: dict[str, Any]):
-        """`parts` have state_dict and load_state_dict; a checkpoint of another `identity` is not gone on from."""
-        whole = {**identity, "code": code_fingerprint(PRETRAINING), "torch": torch.__version__}
-        self.checkpoint, self.parts = Checkpoint(path, whole), parts
+        """Resume from the checkpoint at `path`, unless it has another `identity`.
+
+        `parts` have state_dict and load_state_dict.
+        """
+        full_identity = {**identity, "code": code_fingerprint(PRETRAINING), "torch": torch.__version__}
+        self.checkpoint, self.parts = Checkpoint(path, full_identity), parts
         self.step, self.seconds = 0, 0.0
         saved = self.checkpoint.load()
         if saved is not None:
@@ -29,18 +35,18 @@ class Progress:
                 part.load_state_dict(saved[name])
 
     def steps(self, total: int, title: str) -> Iterator[int]:
-        """The steps still to do; each counts as done when the next is asked for."""
-        saved = time.monotonic()
-        started = saved - self.seconds
+        """Yield the remaining steps. A step counts as done when the caller requests the next one."""
+        last_save = time.monotonic()
+        start = last_save - self.seconds
         with tqdm(total=total, initial=self.step, desc=title, disable=None) as bar:
             for step in range(self.step, total):
                 yield step
                 self.step, now = step + 1, time.monotonic()
-                self.seconds = now - started
+                self.seconds = now - start
                 bar.update()
-                if now - saved > SECONDS or self.step == total:
+                if now - last_save > SECONDS or self.step == total:
                     self.save()
-                    saved = now
+                    last_save = now
 
     def save(self) -> None:
         states = {name: part.state_dict() for name, part in self.parts.items()}

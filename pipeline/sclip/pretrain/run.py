@@ -1,4 +1,4 @@
-"""`sclip pretrain`: makes an encoder, and its card."""
+"""`sclip pretrain`: pre-train an encoder, and write its model card."""
 
 import dataclasses
 import json
@@ -17,28 +17,33 @@ from sclip.pretrain.speech import pretrain_speech
 
 OUT = {"speech": Path("models/mini-hubert"), "clip": Path("models/mini-clip")}
 TITLES = {
-    "speech": "mini-hubert: a small HuBERT that hears the scenes",
-    "clip": "mini-clip: a small CLIP that sees the scenes",
+    "speech": "mini-hubert: a small HuBERT for the speech of the scenes",
+    "clip": "mini-clip: a small CLIP for the pictures of the scenes",
 }
 ABOUT = {
     "speech": """\
-A `transformers` HuBERT of base layout, 50 frames a second, pre-trained by masked prediction: of clusters of MFCCs
-first, of clusters of its own hidden states then. Its data is speech alone: captions of scenes spoken by synthetic
-voices, no text. It has heard none of the test's pairs of things and none of its speakers, nor of development's.""",
+A `transformers` HuBERT with the layout of HuBERT base and 50 frames per second. It was pre-trained by masked
+prediction, first of clusters of MFCCs, then of clusters of its own hidden states. The training data is speech without
+text: captions of scenes, spoken by synthetic voices. It contains no pair of things and no speaker of the development
+and test splits.""",
     "clip": """\
-An `open_clip` model with CLIP's tokenizer, trained on pictures of scenes and written captions alone: half sentences,
-half loose words. It has seen none of the test's or development's pairs of things.""",
+An `open_clip` model with CLIP's tokenizer. It was trained on pictures of scenes and written captions, about half of
+them sentences and half loose words. The training data contains no pair of things of the development and test
+splits.""",
 }
 
 
 def pretrain(params: Params, which: str, out: Path | None, device: str) -> list[Path]:
-    """Write the encoder's folder, with README.md and quality.json, in place of an older one."""
+    """Write the encoder's folder, with README.md and quality.json. An older folder of this command is replaced."""
     folder = out or OUT[which]
     config: Any = params.pretrain.speech if which == "speech" else params.pretrain.clip
     make: Any = pretrain_speech if which == "speech" else pretrain_clip
     scratch = folder.with_name(f"{folder.name}.scratch")
     if folder.exists() and not (folder / "quality.json").is_file():
-        raise UserError(f"{folder}: not an encoder that this command made; move it away first")
+        raise UserError(
+            f"{folder}: the folder exists and has no quality.json, so `sclip pretrain` did not make it; "
+            "move it away or choose another folder"
+        )
     with atomic_folder(folder) as unfinished:
         quality = make(config, torch.device(device), unfinished, scratch)
         (unfinished / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
@@ -56,12 +61,13 @@ def _card(which: str, config: Any, quality: dict[str, Any], device: str) -> str:
 
 {ABOUT[which]}
 
-Made by `sclip pretrain {which}`, torch {torch.__version__} on {where}, {platform.machine()}. Weights are kept in half
-precision. Settings, the seed among them (`pretrain.{which}` in params.yaml):
+Made by `sclip pretrain {which}` with torch {torch.__version__} on {where}, {platform.machine()}. The weights are stored
+in half precision. These are the settings, including the seed (`pretrain.{which}` in params.yaml):
 
     {settings}
 
-Measured on pictures, phrases and voices of the test, none of which it was trained on (`minutes` are those of training):
+Measured on pictures, phrases and voices of the test split, which the training data does not contain (`minutes` is the
+duration of the training):
 
 | | |
 |---|---|

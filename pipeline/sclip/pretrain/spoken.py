@@ -1,4 +1,4 @@
-"""Speech to pre-train on: captions of scenes, spoken; kept in memory."""
+"""Speech for pre-training: spoken captions of scenes, in memory."""
 
 from dataclasses import dataclass
 
@@ -14,19 +14,19 @@ from sclip.corpora.scenes.speakers import speak, voices
 from sclip.corpora.scenes.voices import SAMPLE_RATE, Phone
 from sclip.corpora.scenes.world import THINGS, World
 
-CHUNK = 100
-HOP, WINDOW = 320, 400  # samples of a frame
+CHUNK = 100  # utterances that a process makes at a time
+HOP, WINDOW = 320, 400  # distance and length of frames, in samples
 SILENCE = "_"
 
 
 @dataclass(frozen=True)
 class Utterance:
     samples: NDArray[np.int16]
-    phones: Tensor  # (T,), the phone in the middle of each frame, numbered; only to measure with
+    phones: Tensor  # (T,): the number of the phone in the middle of each frame; used in evaluation only
 
 
 def speak_scenes(split: str, count: int, speakers: int, seed: int) -> list[Utterance]:
-    """Alike for equal arguments on any machine."""
+    """Make spoken captions of scenes of a split. Equal arguments give equal utterances on every machine."""
     jobs = [(split, start, min(start + CHUNK, count), speakers, seed) for start in range(0, count, CHUNK)]
     spoken = [utterance for chunk in map_in_processes(_speak, jobs, "speech") for utterance in chunk]
     names = sorted({name for _, phones in spoken for name in phones})
@@ -48,10 +48,11 @@ def _speak(job: tuple[str, int, int, int, int]) -> list[tuple[NDArray[np.int16],
 
 
 def _phone_of_frames(phones: tuple[Phone, ...], samples: int) -> list[str]:
+    """Return the name of the phone in the middle of each frame, or SILENCE."""
     frames = (samples - WINDOW) // HOP + 1
     middles = (np.arange(frames) * HOP + WINDOW / 2) / SAMPLE_RATE
-    found = np.searchsorted([phone.start for phone in phones], middles, side="right") - 1
+    indices = np.searchsorted([phone.start for phone in phones], middles, side="right") - 1
     return [
         phones[i].text if i >= 0 and middle < phones[i].end else SILENCE
-        for i, middle in zip(found, middles, strict=True)
+        for i, middle in zip(indices, middles, strict=True)
     ]

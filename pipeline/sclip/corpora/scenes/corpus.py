@@ -1,7 +1,7 @@
-"""The corpus `scenes`: pictures and recordings as files, and a manifest. Equal configurations give equal bytes.
+"""Make the corpus `scenes`: pictures, recordings and a manifest. Equal configurations give equal bytes.
 
-Files lie under a name that is made of the configuration and of the code that makes them, so presets of one
-configuration share them, and what is there whole is not made again.
+The name of the files' folder is a hash of the configuration and of the code that makes the files. Presets with the same
+configuration therefore share the files, and complete files are not made again.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ CHUNK = 50  # pictures that a process makes at a time
 
 @dataclass(frozen=True)
 class Job:
-    """Pictures start..stop of a split, with all that is said of them."""
+    """The work of one process: pictures start..stop of a split, with their spoken captions."""
 
     config: ScenesConfig
     split: str
@@ -42,18 +42,18 @@ class Job:
 
 
 def make_scenes(config: ScenesConfig, manifest: Path) -> int:
-    """How many utterances there are. Files go beside the manifest's folder, the manifest comes last."""
+    """Make the files in a folder next to the manifest's folder, then write the manifest; return its number of rows."""
     _check(config)
     folder = manifest.parent.parent / f"scenes-{_identity(config)}"
-    rows_file = folder / "rows.jsonl"  # comes last: whatever is whole has it
+    rows_file = folder / "rows.jsonl"  # written last, so it exists only if the other files are complete
     rows = _read(rows_file) if rows_file.is_file() else []
     if not rows or not all((folder / row[key]).is_file() for row in rows for key in ("audio", "image")):
         write_manifest(rows_file, _make_files(config, folder))
         rows = _read(rows_file)
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    there = f"../{folder.name}"
+    prefix = f"../{folder.name}"
     write_manifest(
-        manifest, ({**row, "audio": f"{there}/{row['audio']}", "image": f"{there}/{row['image']}"} for row in rows)
+        manifest, ({**row, "audio": f"{prefix}/{row['audio']}", "image": f"{prefix}/{row['image']}"} for row in rows)
     )
     return len(rows)
 
@@ -63,7 +63,7 @@ def _read(rows_file: Path) -> list[dict[str, Any]]:
 
 
 def _identity(config: ScenesConfig) -> str:
-    """Of what decides the bytes: the configuration, and the code and versions that turn it into files."""
+    """Hash everything that decides the bytes of the files: configuration, code and versions of packages."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(config)).encode())
     for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(synthesis.__file__)):
         digest.update(path.read_bytes())
@@ -82,13 +82,15 @@ def _make_files(config: ScenesConfig, folder: Path) -> list[dict[str, Any]]:
 
 def _check(config: ScenesConfig) -> None:
     if not 3 <= config.nouns <= len(THINGS):
-        raise UserError(f"scenes: nouns: expected 3 to {len(THINGS)}, found {config.nouns}")
+        raise UserError(f"scenes: nouns: expected 3 to {len(THINGS)}, found {config.nouns}; change it in params.yaml")
     for split in SPLITS:
-        wanted, there = getattr(config.voices, split), len(voices(split))
-        if not 1 <= wanted <= there:
-            raise UserError(f"scenes: voices.{split}: expected 1 to {there}, found {wanted}")
+        count, available = getattr(config.voices, split), len(voices(split))
+        if not 1 <= count <= available:
+            raise UserError(
+                f"scenes: voices.{split}: expected 1 to {available}, found {count}; change it in params.yaml"
+            )
         if not World(config.nouns).pairs[split]:
-            raise UserError(f"scenes: nouns: {config.nouns} things make no pair for {split}; expected more")
+            raise UserError(f"scenes: nouns: {config.nouns} things make no pair for {split}; set a larger number")
 
 
 def _jobs(config: ScenesConfig, folder: Path) -> Iterator[Job]:
@@ -99,6 +101,7 @@ def _jobs(config: ScenesConfig, folder: Path) -> Iterator[Job]:
 
 
 def _make(job: Job) -> list[dict[str, Any]]:
+    """Write the pictures and recordings of a job, and return the rows of the manifest."""
     config, split, rows = job.config, job.split, []
     world, speakers = World(config.nouns), voices(split)[: getattr(config.voices, split)]
     for i in range(job.start, job.stop):

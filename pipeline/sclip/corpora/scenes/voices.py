@@ -1,9 +1,9 @@
-"""English sentences spoken by espeak-ng, with the true time of every word and phone.
+"""Synthesise English sentences with espeak-ng, with the exact time of each word and phone.
 
-espeak carries state from one utterance to the next (the phase of its pitch flutter, the random numbers of breath, the
-filters of its Klatt voices), so that the same call would give other samples each time. `speak` therefore loads the
-library afresh for every utterance, which takes a third of a millisecond: equal calls give equal samples, in any order
-and any process. Not for threads: one copy of the library is shared by the process.
+espeak carries state from one utterance to the next: the phase of its pitch flutter, the random numbers of breath, the
+filters of its Klatt voices. With one loaded library, the same call would give different samples each time. `speak`
+therefore reloads the library for every utterance, which takes a third of a millisecond. Equal calls then give equal
+samples, in any order and any process. Do not use several threads: a process has one copy of the library.
 """
 
 import _ctypes
@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from sclip.errors import UserError
 
 SAMPLE_RATE = 16_000
-RATES = range(80, 401)  # words a minute; espeak squeezes the sound of faster speech without moving its events
+RATES = range(80, 401)  # words per minute; for faster speech, espeak compresses the sound but not the event times
 PITCHES = range(100)
-MARGIN = 0.05  # seconds of silence kept before the first word and after the last
+MARGIN = 0.05  # seconds of silence before the first word and after the last
 
-# espeak's code -> its file. Without Shavian (en-shaw), which reads another alphabet, and without New York (en-us-nyc)
-# and the West Midlands (en-gb-x-gbcwmd), which give no time for some words, such as "human" and "mounted".
+# espeak's language codes and their files. Shavian (en-shaw) is left out because it reads another alphabet. New York
+# (en-us-nyc) and the West Midlands (en-gb-x-gbcwmd) give no time for some words, such as "human" and "mounted".
 LANGUAGES = {
     "en-029": "en-029",
     "en-gb": "en",
@@ -43,7 +43,8 @@ LANGUAGES = {
     "en-gb-x-rp": "en-GB-x-rp",
     "en-us": "en-US",
 }
-UNUSABLE = {  # variants, by their names and definitions or as measured with a sentence of 17 words
+# Variants that are left out, because of their names or definitions, or of measurements with a sentence of 17 words.
+UNUSABLE = {
     "whispering": {"caleb", "whisper", "whisperf"},
     "robots and monsters": {"Demonic", "UniRobot", "anikaRobot", "announcer", "robosoft"}
     | {f"robosoft{n}" for n in range(2, 9)},
@@ -59,7 +60,7 @@ UNUSABLE = {  # variants, by their names and definitions or as measured with a s
 @dataclass(frozen=True)
 class Word:
     text: str
-    start: float  # seconds, as below
+    start: float  # seconds, as in Phone
     end: float
 
 
@@ -67,7 +68,7 @@ class Word:
 class Phone:
     text: str  # espeak's mnemonic, without stress
     start: float
-    end: float  # equals start where espeak voices a final l or r within the vowel before
+    end: float  # equals start if espeak merges a final l or r into the vowel before it
 
 
 @dataclass(frozen=True, order=True)
@@ -88,29 +89,29 @@ class Speech:
 
 
 class Synthesiser:
-    """One a process; a forked child may use its parent's."""
+    """A synthesiser of English speech. A process needs one; a forked child may use that of its parent."""
 
     def __init__(self) -> None:
         self._data = _lower_case_data()
-        Finalize(self, shutil.rmtree, (self._data, True), exitpriority=0)  # also where workers end, unlike atexit
+        Finalize(self, shutil.rmtree, (self._data, True), exitpriority=0)  # runs in worker processes too, unlike atexit
 
     def voices(self) -> list[Voice]:
-        """Every language with every usable variant, sorted."""
+        """Return all languages with all usable variants, sorted."""
         return sorted(self._voices)
 
     def speak(self, text: str, voice: Voice, rate: int, pitch: int, pitch_range: int = 50) -> Speech:
-        """`rate` in words a minute; `pitch` and `pitch_range` 0..99, relative to the voice."""
+        """Synthesise a text, with `rate` in words per minute, and `pitch` and `pitch_range` in 0..99."""
         assert rate in RATES and pitch in PITCHES and pitch_range in PITCHES
         if voice not in self._voices:
-            raise UserError(f"voice {voice.name}: unknown or left out; voices() lists those that can be had")
+            raise UserError(f"voice {voice.name}: unknown or left out; choose one of Synthesiser.voices()")
         text = " ".join(text.split())
         with _fresh_library(self._data) as library:
             sound, events = _record(library, _unmerged(text), voice, {1: rate, 3: pitch, 4: pitch_range})
         words, phones = _align(events, text)
         if len(words) < len(re.findall(r"\S*\w\S*", text)) or not words:
-            heard = " ".join(word.text for word in words)
+            spoken = " ".join(word.text for word in words)
             raise UserError(
-                f"text {text!r}: expected words that {voice.name} can speak, each with a time; found {heard!r}"
+                f"text {text!r}: expected words that {voice.name} speaks, each with a time; found {spoken!r}"
             )
         return _trim(np.frombuffer(sound, np.int16), words, phones)
 
@@ -144,21 +145,21 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes
 _LIST_TERMINATED, _WORD, _PHONEME = 0, 1, 7
 _AUDIO_OUTPUT_SYNCHRONOUS, _PHONEME_EVENTS, _CHARS_UTF8 = 2, 1, 1
 _ESPEAK_RATE = 22_050
-_BUFFER = 2000  # ms; a larger one means fewer calls back
+_BUFFER = 2000  # ms; a larger buffer means fewer callbacks
 
 
 class _Event(NamedTuple):
     kind: int
     sample: int
-    character: int  # of the text, from 0; for words
+    character: int  # position in the text, from 0; for words
     phone: str
 
 
 def _lower_case_data() -> Path:
-    """espeak's data by links, each language also under its code.
+    """Make a folder of links to espeak's data, with an extra link for each language code in lower case.
 
-    espeak lower-cases a voice's name before it looks for the file; not finding en-US it reads all voices there are,
-    which takes longer than a sentence.
+    espeak converts a voice's name to lower case before it opens the file. It then does not find en-US and reads all
+    voices, which takes longer than speaking a sentence.
     """
     original = Path(espeakng_loader.get_data_path())
     data = Path(tempfile.mkdtemp(prefix="sclip-voices-"))
@@ -175,11 +176,12 @@ def _lower_case_data() -> Path:
 
 @contextmanager
 def _fresh_library(data: Path) -> Iterator[ctypes.CDLL]:
+    """Load and initialise the library, and unload it afterwards."""
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
         rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, _BUFFER, bytes(data), _PHONEME_EVENTS)
-        assert rate == _ESPEAK_RATE, f"espeak-ng does not start: {rate}"
-        library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # else the time of day
+        assert rate == _ESPEAK_RATE, f"espeak-ng does not start: expected the sample rate {_ESPEAK_RATE}, found {rate}"
+        library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # the default is the time of day
         yield library
         library.espeak_Terminate()
     finally:
@@ -187,7 +189,7 @@ def _fresh_library(data: Path) -> Iterator[ctypes.CDLL]:
 
 
 def _record(library: ctypes.CDLL, text: str, voice: Voice, parameters: dict[int, int]) -> tuple[bytes, list[_Event]]:
-    """16-bit samples, and what happens at which of them"""
+    """Return 16-bit samples and the events of words and phones."""
     chunks: list[bytes] = []
     events: list[_Event] = []
 
@@ -213,39 +215,41 @@ def _record(library: ctypes.CDLL, text: str, voice: Voice, parameters: dict[int,
     return b"".join(chunks), events
 
 
-# ---- from events to words
+# ---- words and phones from events
 
 
 def _unmerged(text: str) -> str:
-    """No-break spaces for spaces: espeak's dictionary has "of the" as one word, but not with these between.
+    """Replace spaces by no-break spaces, so that espeak does not merge "of the" and others into one word.
 
-    Behind punctuation the space stays, where it ends a clause.
+    A space after punctuation remains, because it ends a clause.
     """
     return re.sub(r"(?<=\w) ", "\u00a0", text)
 
 
 def _align(events: list[_Event], text: str) -> tuple[list[Word], list[Phone]]:
-    """Times in seconds of the recording. A phone lasts until the next event, a word from its event, which lies before
-    the closure of a stop, to the end of its last phone; behind a pause it starts with its first phone.
+    """Compute the words and phones of a recording, with times in seconds.
+
+    A phone lasts until the next event. A word lasts from its event to the end of its last phone; its event comes before
+    the closure of a stop. A word after a pause starts with its first phone.
     """
     spans = [match.span() for match in re.finditer(r"\S+", text)]
     starts = [start for start, _ in spans]
-    times: dict[int, tuple[int, int]] = {}  # number of the word in the text -> samples
+    times: dict[int, tuple[int, int]] = {}  # number of the word in the text -> first and last sample
     phones: list[Phone] = []
     token = begin = -1
-    quiet = True
+    after_pause = True
     for event, following in pairwise(events):
         if event.kind == _WORD:
             token, begin = bisect_right(starts, event.character) - 1, event.sample
         elif event.kind == _PHONEME and event.phone.startswith("_"):
-            quiet = True
+            after_pause = True
         elif event.kind == _PHONEME:
-            first, _ = times.get(token, (event.sample if quiet else begin, 0))
+            first, _ = times.get(token, (event.sample if after_pause else begin, 0))
             times[token] = first, following.sample
             phones.append(Phone(event.phone.lstrip("',"), event.sample / _ESPEAK_RATE, following.sample / _ESPEAK_RATE))
-            quiet = False
+            after_pause = False
     words = [
-        Word(_bare(text[slice(*spans[token])]), start / _ESPEAK_RATE, end / _ESPEAK_RATE)
+        Word(_strip_punctuation(text[slice(*spans[token])]), start / _ESPEAK_RATE, end / _ESPEAK_RATE)
         for token, (start, end) in times.items()
     ]
     assert all(word.start < word.end for word in words), words
@@ -253,8 +257,7 @@ def _align(events: list[_Event], text: str) -> tuple[list[Word], list[Phone]]:
     return words, phones
 
 
-def _bare(token: str) -> str:
-    """Without the punctuation around it"""
+def _strip_punctuation(token: str) -> str:
     return re.sub(r"^\W+|\W+$", "", token) or token
 
 
@@ -269,13 +272,13 @@ def _trim(sound: NDArray[np.int16], words: list[Word], phones: list[Phone]) -> S
     )
 
 
-# ---- 22,050 -> 16,000 Hz. By numpy's Fourier transform: matrix products and torchaudio use threads, which hang in
-# forked workers, and give other last bits for another number of them
+# ---- Resampling from 22,050 to 16,000 Hz with numpy's Fourier transform. Matrix products and torchaudio use threads.
+# Threads hang in forked workers, and the last bits of their results depend on the number of threads.
 
 _STEP_IN, _STEP_OUT = 441, 320
-_PASS = 0.95  # of the new rate's half; above, the filter falls to 0
-_REACH = 0.02  # seconds of zeros, so that the end does not ring into the beginning
-_FAST = sorted(2**two * odd for two in range(24) for odd in (1, 3, 5, 9, 15))  # lengths that transform fast
+_PASS = 0.95  # share of the new band that is not attenuated; the filter falls to 0 above it
+_REACH = 0.02  # seconds of zeros after the end, because the transform is circular
+_FAST = sorted(2**two * odd for two in range(24) for odd in (1, 3, 5, 9, 15))  # lengths with a fast transform
 
 
 def _resample(samples: NDArray[np.float32]) -> NDArray[np.float32]:

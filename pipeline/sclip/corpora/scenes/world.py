@@ -1,8 +1,9 @@
-"""What a scene holds: two or three groups of things, how they stand to each other, and on what ground.
+"""The content of scenes: two or three groups of things, their relation and the ground.
 
-Which pairs of things may meet is decided once for the world, by a hash, not by a corpus's seed: a pair is a pair of
-training, of development or of the test in every corpus that is ever made, and so is a voice. Whatever was trained on
-one corpus, or pre-trained, has not seen a test picture's combination, nor a caption that speaks of it, nor its voice.
+A hash decides which pairs of things belong to the training, development and test splits. It does not depend on the seed
+of a corpus, so a pair is in the same split of every corpus. The same holds for voices. A model that was trained or
+pre-trained on any of these corpora has therefore met no test pair in pictures or captions, and no voice of a test
+speaker.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import numpy as np
 
 from sclip.corpora.manifest import SPLITS
 
-# Singular, plural, drawing: the commonest first, for a corpus takes as many as it wants from the top.
+# Singular, plural and drawing. The most common things come first, because a corpus uses the first ones of the list.
 _THINGS = """
 dog        dogs         1f415
 cat        cats         1f408
@@ -135,18 +136,18 @@ GROUNDS = {
 }
 SIZES = ("small", "big")
 RELATIONS = ("beside", "above", "under", "behind", "in front of")
-# Shares of the pairs that may meet in each split.
+# Share of the pairs in each split.
 SHARES = {"train": 0.8, "dev": 0.08, "test": 0.12}
 
 
 @dataclass(frozen=True)
 class Group:
-    """One to three of a thing, alike."""
+    """One to three equal things."""
 
     thing: Thing
     count: int = 1
     size: str | None = None
-    colour: str | None = None  # none: as it is drawn
+    colour: str | None = None  # None means the colours of the drawing
 
 
 @dataclass(frozen=True)
@@ -159,23 +160,23 @@ class Scene:
 
 
 def split_of(a: Thing, b: Thing) -> str:
-    """In which split the two may meet."""
+    """Return the split that a pair of things belongs to."""
     return split_by_hash(" ".join(sorted((a.one, b.one))))
 
 
 def split_by_hash(name: str) -> str:
-    """The same split in every corpus."""
+    """Return the split of a name, which is the same in every corpus."""
     edges = np.cumsum([SHARES[split] for split in SPLITS])
     return SPLITS[int(np.searchsorted(edges, place_by_hash(name), side="right"))]
 
 
 def place_by_hash(name: str) -> float:
-    """0..1, as if at random"""
+    """Return a pseudo-random number in 0..1 for a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
 
 
 class World:
-    """Draws scenes from the first `nouns` things."""
+    """The first `nouns` things, and scenes of them."""
 
     def __init__(self, nouns: int):
         assert 2 <= nouns <= len(THINGS)
@@ -185,15 +186,15 @@ class World:
             self.pairs[split_of(a, b)].append((a, b))
 
     def scene(self, split: str, random: np.random.Generator) -> Scene:
-        """The first two meet in this split alone; a third, when there is one, met both of them in training."""
+        """Draw a scene. Its first two things are a pair of this split; a third forms training pairs with both."""
         pairs = self.pairs[split]
         a, b = pairs[random.integers(len(pairs))]
         if random.random() < 0.5:
             a, b = b, a
         third = None
         if random.random() < 0.25:
-            known = [c for c in self.things if c not in (a, b) and {split_of(a, c), split_of(b, c)} == {"train"}]
-            third = _group(known[random.integers(len(known))], random) if known else None
+            candidates = [c for c in self.things if c not in (a, b) and {split_of(a, c), split_of(b, c)} == {"train"}]
+            third = _group(candidates[random.integers(len(candidates))], random) if candidates else None
         relation, ground = RELATIONS[random.integers(len(RELATIONS))], list(GROUNDS)[random.integers(len(GROUNDS))]
         return Scene(_group(a, random), relation, _group(b, random), ground, third)
 

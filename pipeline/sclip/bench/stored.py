@@ -1,4 +1,4 @@
-"""A corpus of random frames in the store's own files: what is in them does not matter to a clock."""
+"""A corpus of random frames in the format of the feature store. The values of the frames do not change the timings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip.bench.cases import FRAMES_A_SECOND, Sizes, utterance_seconds
+from sclip.bench.cases import FRAMES_PER_SECOND, Workload, utterance_seconds
 from sclip.corpora.manifest import write_manifest
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.features.codes import Directions
@@ -25,12 +25,15 @@ from sclip.features.vectors import write_vectors
 from sclip.files import file_digest
 from sclip.tensors import write_tensors
 
-BATCHES = 4  # worth of utterances
-SHARD = 64  # utterances
+BATCHES = 4
+SHARD = 64  # utterances per shard
 
 
-def keep(sizes: Sizes, speech: AnySpeechEncoder, joint: int, folder: Path, coded: bool) -> Dataset:
-    lengths = [int(s * FRAMES_A_SECOND) for s in utterance_seconds(sizes, BATCHES * sizes.batch)]
+def write_random_dataset(
+    workload: Workload, speech: AnySpeechEncoder, joint: int, folder: Path, coded: bool
+) -> Dataset:
+    """Write a corpus of a few batches as states or as codes, with image vectors of width `joint`, and open it."""
+    lengths = [int(s * FRAMES_PER_SECOND) for s in utterance_seconds(workload, BATCHES * workload.batch)]
     (folder / "features").mkdir(parents=True)
     features: dict[str, Any] = {
         "encoder": "random",
@@ -38,12 +41,12 @@ def keep(sizes: Sizes, speech: AnySpeechEncoder, joint: int, folder: Path, coded
         "states": speech.states,
         "width": speech.width,
         "precision": "fp16",
-        "frame_seconds": 1 / FRAMES_A_SECOND,
+        "frame_seconds": 1 / FRAMES_PER_SECOND,
     }
     if coded:
         path = folder / "features" / DIRECTIONS_FILE
-        write_tensors(path, _directions(speech, sizes.components).tensors(), {"key": ""})
-        features |= {"precision": CODES, "components": sizes.components, "normalized": False}
+        write_tensors(path, _directions(speech, workload.components).tensors(), {"key": ""})
+        features |= {"precision": CODES, "components": workload.components, "normalized": False}
         features |= {"directions": file_digest(path)}
     generator, shards = torch.Generator().manual_seed(0), []
     for start in range(0, len(lengths), SHARD):
@@ -51,7 +54,7 @@ def keep(sizes: Sizes, speech: AnySpeechEncoder, joint: int, folder: Path, coded
         shards.append(write_shard(folder / f"features/{start}.safetensors", features, part, {}))
     write_index(folder / "features", features, shards)
     names = [str(i) for i in range(len(lengths))]
-    _write_the_rest(folder, names, joint, generator)
+    _write_manifest_and_vectors(folder, names, joint, generator)
     return Dataset.open(folder / "manifest.jsonl", folder / "features", folder / "vectors", "train")
 
 
@@ -61,8 +64,8 @@ def _frames(count: int, features: Mapping[str, Any], generator: torch.Generator)
     return (20 * numbers).clamp(-127, 127).to(kind) if kind == torch.int8 else numbers.to(kind)
 
 
-def _write_the_rest(folder: Path, names: list[str], joint: int, generator: torch.Generator) -> None:
-    """A manifest, and a picture's vector for each utterance."""
+def _write_manifest_and_vectors(folder: Path, names: list[str], joint: int, generator: torch.Generator) -> None:
+    """Write a manifest, and one picture's vector per utterance."""
     (folder / "file").touch()
     files = {"split": "train", "audio": "file", "image": "file", "text": None}
     write_manifest(folder / "manifest.jsonl", [{"id": name, "image_id": name, **files} for name in names])

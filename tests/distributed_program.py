@@ -15,7 +15,8 @@ from sclip.errors import Problems
 from sclip.evaluation.evaluate import evaluate
 from sclip.features import extract
 from sclip.training.batches import TrainingBatches
-from sclip.training.loop import Trainer, train
+from sclip.training.loop import train
+from sclip.training.trainer import Trainer
 
 STEP = TrainingConfig(batch=16, crop_frames=40, precision="fp32", warmup_steps=0, learning_rate=1e-2, steps=2)
 VARIANTS = {name: {} for name in ARCHITECTURES} | {"cascaded-cif, padding counted": {"norm_counts_padding": True}}

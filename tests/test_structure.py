@@ -72,3 +72,14 @@ def test_features_are_known_by_the_code_that_computes_them(package, file, old, n
 
 def test_vectors_do_not_depend_on_the_speech_encoder():
     assert "encoders.speech" not in computing_modules(VECTORS)
+
+
+def test_functions_and_modules_stay_small():
+    """A function fits on a screen, and a module that imports half of the package does too much."""
+    for file in PACKAGE.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{file}: {node.name}"
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert sum(str(module).split(".")[0] == "sclip" for module in modules) <= 15, file

@@ -5,7 +5,7 @@ import sclip
 model = sclip.load("path/or/hub-repo")
 model.encode_speech(["caption.wav"])  # (1, width), unit length
 model.encode_image(["picture.jpg"])   # likewise, in the same space
-model.keywords(["caption.wav"])       # what it heard, in CLIP's vocabulary
+model.keywords(["caption.wav"])       # words of CLIP's vocabulary, with times
 """
 
 from typing import TYPE_CHECKING, Any

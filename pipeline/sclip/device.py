@@ -4,8 +4,11 @@ import ctypes
 import os
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sclip.errors import UserError
 
@@ -56,3 +59,20 @@ def _keep_freed_memory() -> None:
         mallopt(MMAP_MAX, 0)
         mallopt(TRIM_THRESHOLD, -1)
         mallopt(TOP_PAD, 2**27)
+
+
+@contextmanager
+def plain_attention(device: torch.device) -> Iterator[None]:
+    """Use plain matrix products for attention on a CPU, where torch's fused attention is slower, above all backward.
+
+    By default torch computes these products in fp32 whatever the precision is, so lower precision is allowed here.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)  # the default

@@ -233,6 +233,12 @@ def test_distinct_texts_are_ranked_once_and_rows_without_text_are_left_out(missi
         assert metrics[direction][branch]["R@1"]["value"] == expected_recall(queries, candidates, correct), direction
 
 
+def test_texts_that_differ_in_capitals_or_spaces_alone_are_one_text(tmp_path):
+    written = ("A dog", "a dog", " a  dog ", "a cat")
+    side = distinct_texts(corpus(tmp_path, words=False, texts=[written[i % 4] for i in range(UTTERANCES)]))
+    assert len(side.vectors) == 2
+
+
 def test_text_of_several_pictures_is_resampled_with_the_first(tmp_path):
     side = distinct_texts(corpus(tmp_path, words=False, texts=SHARED))
     assert side.rows.tolist() == [0, 0, 1, 2, 3, 4]

@@ -19,10 +19,11 @@ from training.interrupted_run import run
 
 import sclip
 from sclip.config import TrainingConfig
-from sclip.training import loop
+from sclip.training import loop, trainer
 from sclip.training.batches import TrainingBatches
 from sclip.training.development import mean_recalls
-from sclip.training.loop import Trainer, learning_rate, train
+from sclip.training.loop import train
+from sclip.training.trainer import Trainer, learning_rate
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -89,7 +90,7 @@ def test_model_has_the_weights_of_the_best_dev_score(corpus, tmp_path, monkeypat
         weights.append({name: tensor.clone() for name, tensor in evaluated.head.state_dict().items()})
         return {"parallel": next(scores), "cascaded": 70.0 + len(weights)}
 
-    monkeypatch.setattr(loop, "mean_recalls", recalls)
+    monkeypatch.setattr(trainer, "mean_recalls", recalls)
     _, result, history = trained(corpus, "hybrid", tmp_path)
     assert (result.step, result.dev) == (20, {"parallel": 60.0, "cascaded": 72.0})
     assert [row["dev/parallel"] for row in history] == [30, 60, 60, 50]

@@ -17,7 +17,7 @@ from sclip.bench.machine import Machine
 from sclip.bench.timing import compare
 from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
 from sclip.config import Experiment
-from sclip.device import autocast
+from sclip.device import autocast, plain_attention
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
@@ -26,7 +26,7 @@ from sclip.heads.vocabulary import Vocabulary
 from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import Padded
 from sclip.training.batches import Batch, TrainingBatches
-from sclip.training.loop import Trainer, plain_attention
+from sclip.training.trainer import Trainer
 
 WORDS = 1000  # in the vocabulary
 STEPS = 8  # per round; alternatives that run encoders in every step do one step per round

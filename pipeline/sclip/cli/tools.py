@@ -1,4 +1,4 @@
-"""Commands beside the pipeline: import a checkpoint, measure speed, pre-train the small encoders."""
+"""Commands outside the pipeline: import a checkpoint, measure speed, pre-train the small encoders."""
 
 from pathlib import Path
 

@@ -113,7 +113,7 @@ class ClipEncoder(nn.Module):
 
     @classmethod
     def from_tensors(cls, model_cfg: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -> "ClipEncoder":
-        """With CLIP's tokenizer and open_clip's default preprocessing, which are OpenAI's."""
+        """Build a CLIP from tensors, with OpenAI's tokenizer and preprocessing, which are open_clip's defaults."""
         model = open_clip.CLIP(**model_cfg)
         fill(model, tensors, name)
         preprocess = {**vars(PreprocessCfg()), "size": model_cfg["vision_cfg"]["image_size"]}

@@ -27,7 +27,6 @@ from sclip.corpora.manifest import Row, read_manifest
 from sclip.corpora.recordings import CONVERTED, Recording, inspect
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, UserError
-from sclip.features.codes import Directions
 from sclip.features.directions import find_directions
 from sclip.features.encode import FeatureEncoder, batches_by_length
 from sclip.features.index import write_index_file
@@ -97,7 +96,7 @@ def extract_features(
     features = describe(encoder, config)
     if config.online:
         return _online(out, features, recordings, encoder, problems, began)
-    directions: Directions | None = None
+    directions = None
     if config.components is not None:
         directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device)
         features |= {"directions": file_digest(out / DIRECTIONS_FILE)}

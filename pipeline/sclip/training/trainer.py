@@ -1,0 +1,125 @@
+"""One training step, the trial of the development split, and the state that a checkpoint holds."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from sclip import distributed
+from sclip.config import TrainingConfig
+from sclip.device import autocast
+from sclip.errors import UserError
+from sclip.features.dataset import Dataset
+from sclip.heads.head import HeadOutput
+from sclip.model.speechclip import SpeechCLIP
+from sclip.objective import Losses
+from sclip.training.batches import Batch, derived_seed
+from sclip.training.curves import HistoryRow
+from sclip.training.development import mean_recalls
+
+SAVED = ("step", "seconds", "history", "undeveloped", "best")  # attributes of Trainer in a checkpoint
+
+
+def learning_rate(step: int, training: TrainingConfig) -> float:
+    """Return the learning rate of a step. The first step is 0."""
+    if step < training.warmup_steps:
+        return training.learning_rate * step / training.warmup_steps
+    decayed = (step - training.warmup_steps) / (training.steps - training.warmup_steps)
+    return training.learning_rate + decayed * (training.final_learning_rate - training.learning_rate)
+
+
+class Trainer:
+    """Hold the state that training steps change: weights, optimizer, history and best weights."""
+
+    def __init__(self, model: SpeechCLIP, training: TrainingConfig, seed: int, device: torch.device):
+        if training.precision == "fp16" and device.type == "cpu":
+            raise UserError("training.precision: fp16 needs a GPU; on a CPU set it to fp32 or bf16")
+        self.model, self.training, self.seed, self.device = model, training, seed, device
+        self.trained = nn.ModuleDict({"head": model.head, "objective": model.objective}).to(device)
+        if model.text_tower is not None:
+            model.text_tower.tower.to(device)
+        self.parameters = list(self.trained.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, training.learning_rate, weight_decay=training.weight_decay)
+        self.scaler = GradScaler(device.type, enabled=training.precision == "fp16")
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[HistoryRow] = []
+        self.undeveloped: HistoryRow | None = None  # row of the last step, if its dev evaluation is not finished
+        self.best: dict[str, Any] = {"score": -1.0}
+
+    def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
+        """Train one step, and return a function that computes the step's row of the history.
+
+        Only some steps are logged, so the values are computed on demand. Losses are those of the last batch.
+        """
+        torch.manual_seed(derived_seed(self.seed, "step", self.step) + distributed.rank())
+        self.trained.train()
+        rate = learning_rate(self.step, self.training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        for batch in batches:
+            losses, output = self._accumulate_gradients(batch, len(batches))
+        distributed.average_([p.grad for p in self.parameters if p.grad is not None])
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        return lambda: self._measurements(losses, output, norm, rate)
+
+    def _accumulate_gradients(self, batch: Batch, batches: int) -> tuple[Losses, HeadOutput]:
+        """Add the gradients of one of the step's `batches` batches to the parameters' gradients."""
+        with autocast(self.device, self.training.precision):
+            output = self.model.head(batch.states, self.model.text_tower, self.step)
+            losses = self.model.objective(output, batch.images, batch.image_ids)
+        if not bool(losses.total.isfinite()):
+            raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
+        torch.autograd.backward(self.scaler.scale(losses.total / batches))
+        return losses, output
+
+    @torch.no_grad()
+    def _measurements(self, losses: Losses, output: HeadOutput, norm: Tensor, rate: float) -> HistoryRow:
+        values = {f"loss/{name}": loss for name, loss in vars(losses).items() if loss is not None}
+        values["gradient_norm"] = norm
+        values["temperature"] = 1 / self.model.objective.log_scale.exp()
+        if output.cif is not None:
+            values["slots/found"] = output.cif.firing.slots.lengths.double().mean()
+            values["slots/weight"] = output.cif.quantity.double().mean()
+            values["slots/target"] = output.cif.target.double().mean()
+        if output.keywords is not None and self.model.head.keywords is not None:
+            perplexities = self.model.head.keywords.quantize.perplexities(output.keywords)
+            values |= {f"keywords/{name}": perplexities[name] for name in ("code_perplexity", "prob_perplexity")}
+        row = {"learning_rate": rate} | {name: float(value) for name, value in values.items()}
+        # If fp16 overflows, the scaler skips the step and the norm is infinite, which JSON cannot represent.
+        return {f"train/{name}": value for name, value in row.items() if math.isfinite(value)}
+
+    def evaluate_dev(self, dataset: Dataset) -> dict[str, float]:
+        """Return the mean R@10 on the development split by branch. Copy the weights if they are the best so far."""
+        dev_recalls = mean_recalls(self.model, dataset)
+        if any(map(math.isnan, dev_recalls.values())):
+            raise self._diverged(f"step {self.step}: vectors of the development split are not finite")
+        score = dev_recalls["parallel"] if "parallel" in dev_recalls else dev_recalls["cascaded"]
+        if score > self.best["score"]:
+            weights = {name: tensor.cpu().clone() for name, tensor in self.trained.state_dict().items()}
+            self.best = {"score": score, "step": self.step, "dev": dev_recalls, "weights": weights}
+        return dev_recalls
+
+    def _diverged(self, problem: str) -> UserError:
+        precision = self.training.precision
+        fp32 = "" if precision == "fp32" else " or set training.precision to fp32"
+        return UserError(f"{problem}, in {precision}; try a lower training.learning_rate{fp32}")
+
+    def state_dict(self) -> dict[str, Any]:
+        attributes = {name: getattr(self, name) for name in SAVED}
+        modules = {name: getattr(self, name).state_dict() for name in ("trained", "optimizer", "scaler")}
+        return attributes | modules
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in SAVED:
+            setattr(self, name, state[name])
+        for name in ("trained", "optimizer", "scaler"):
+            getattr(self, name).load_state_dict(state[name])

@@ -56,3 +56,21 @@ def test_help():
     result = CliRunner().invoke(main, ["import", "--help"])
     assert result.exit_code == 0
     assert "CHECKPOINT" in result.output
+
+
+def test_log_lines_are_printed_once_even_when_a_library_logs_to_the_root_logger():
+    code = """
+import logging
+from click.testing import CliRunner
+from sclip.cli import main
+
+@main.command("noisy")
+def noisy():
+    logging.info("a library that logs without a logger of its own")
+    logging.getLogger("sclip.training.loop").info("step 20")
+
+result = CliRunner().invoke(main, ["noisy"])
+assert result.output == "step 20\\n", result.output
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")

@@ -346,7 +346,10 @@ class TrainingConfig:
         _require(self.batch >= 2, f"batch: expected at least 2, found {self.batch}")
         for name in ("warmup_steps", "final_learning_rate", "weight_decay"):
             _require(getattr(self, name) >= 0, f"{name}: expected 0 or more, found {getattr(self, name)}")
-        _require(self.warmup_steps < self.steps, f"warmup_steps: expected fewer than steps ({self.steps})")
+        _require(
+            self.warmup_steps < self.steps,
+            f"warmup_steps: expected fewer than steps ({self.steps}), found {self.warmup_steps}",
+        )
         _require(self.learning_rate > 0, f"learning_rate: expected more than 0, found {self.learning_rate}")
         _require(self.gradient_clip > 0, f"gradient_clip: expected more than 0, found {self.gradient_clip}")
 

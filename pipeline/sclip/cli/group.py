@@ -10,7 +10,10 @@ from sclip.errors import UserError
 
 
 class _Handler(logging.Handler):
-    """Prints log lines to the standard error of whoever runs the command."""
+    """Prints the lines that this package logs on standard error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name.startswith("sclip")
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(self.format(record), err=True)
@@ -33,7 +36,8 @@ class _Commands(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """SpeechCLIP+: speech in CLIP's image-text space, without transcripts."""
-    log = logging.getLogger("sclip")
-    log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Handler) for handler in log.handlers):
-        log.addHandler(_Handler())
+    logging.getLogger("sclip").setLevel(logging.INFO)
+    # On the root logger: without a handler there, open_clip's log calls would add one that prints each line again.
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Handler) for handler in root.handlers):
+        root.addHandler(_Handler())

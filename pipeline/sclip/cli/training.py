@@ -36,7 +36,7 @@ def train(
 
     Reads data/PRESET: the manifest, features and vectors. Writes the model folder models/PRESET/ARCH/seed-N and
     learning curves in results/PRESET/runs/ARCH/seed-N/curves. An interrupted training resumes, and ends with the
-    weights that it would have had.
+    same weights as an uninterrupted training.
     """
     params, name = chosen(params_file, overrides, preset, random, arch)
     from sclip import distributed

@@ -92,7 +92,7 @@ def check_digest(path: Path, expected: str | None, index: str) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other commands from writing to a folder. The lock ends with the process that holds it.
 
-    File systems that machines share often have no locks; there nothing is kept out.
+    File systems that machines share often have no locks; there this has no effect.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)

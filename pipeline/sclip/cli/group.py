@@ -10,10 +10,14 @@ from sclip.errors import UserError
 
 
 class _Handler(logging.Handler):
-    """Prints the lines that this package logs on standard error."""
+    """Prints on standard error what this package logs, and the warnings of libraries that do not print their own."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.name.startswith("sclip")
+        package = record.name.split(".")[0]
+        if package == "sclip":
+            return True
+        prints_itself = package != "root" and bool(logging.getLogger(package).handlers)
+        return record.levelno >= logging.WARNING and not prints_itself
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(self.format(record), err=True)

@@ -129,5 +129,6 @@ def _compare(weights: int, folder: Path, where: str) -> None:
     held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in WEIGHTS)
     if held and weights > held:  # without a weights file nothing is built
         raise UserError(
-            f"{where}: declares {weights:,} weights or more, but the weights files beside it have only {held:,} bytes"
+            f"{where}: declares {weights:,} weights or more, but the weights files in its folder have only "
+            f"{held:,} bytes"
         )

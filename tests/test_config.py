@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sclip.config import Architecture, GivenConfig, TableConfig, load_params
+from sclip.config import Architecture, ManifestConfig, TableConfig, load_params
 from sclip.errors import UserError
 from sclip.parsing import parse
 
@@ -25,10 +25,10 @@ objective: {parallel: 1, cascaded: 1, quantity: 0.25}
 def changed(path: str, value) -> dict:
     data = yaml.safe_load(HYBRID)
     *parents, last = path.split(".")
-    place = data
+    table = data
     for key in parents:
-        place = place[key]
-    place[last] = value
+        table = table[key]
+    table[last] = value
     return data
 
 
@@ -144,10 +144,10 @@ def test_a_corpus_has_a_language():
     params = load_params(PARAMS)
     assert {params.preset(name).corpus.language for name in params.presets} == {"en"}
     fields = {"kind": "manifest", "path": "mine.jsonl"}
-    assert parse(GivenConfig, fields, "corpus").language is None
-    assert parse(GivenConfig, fields | {"language": "en"}, "corpus").language == "en"
+    assert parse(ManifestConfig, fields, "corpus").language is None
+    assert parse(ManifestConfig, fields | {"language": "en"}, "corpus").language == "en"
     table = {"kind": "table", "path": "mine.tsv", "columns": {"audio": "a", "image": "b"}}
-    for kind, data in ((GivenConfig, fields), (TableConfig, table)):
+    for kind, data in ((ManifestConfig, fields), (TableConfig, table)):
         with pytest.raises(UserError) as error:
             parse(kind, data | {"language": "de"}, "corpus")
         message = "corpus: language: expected one of en, found 'de'; leave it out to use no stop words"

@@ -1,6 +1,6 @@
 """Problems of rows are printed by kind: how many, the first by name, and how many more there are."""
 
-from sclip.errors import SHOWN, Problems
+from sclip.errors import MAX_CASES, Problems
 
 
 def printed(problems: Problems, caplog) -> list[str]:
@@ -15,9 +15,9 @@ def test_notes_of_a_kind_are_counted_and_the_first_are_named(caplog):
     problems.note("captions that are cut", "row 3: 100 tokens")
     lines = printed(problems, caplog)
     assert lines[:2] == ["note     7,000 recordings that are resampled", "         - row 0: 44.1 kHz"]
-    assert lines[SHOWN] == f"         - row {SHOWN - 1}: 44.1 kHz"
-    assert lines[SHOWN + 1 :] == [
-        f"         and {7000 - SHOWN:,} more",
+    assert lines[MAX_CASES] == f"         - row {MAX_CASES - 1}: 44.1 kHz"
+    assert lines[MAX_CASES + 1 :] == [
+        f"         and {7000 - MAX_CASES:,} more",
         "note     1 captions that are cut",
         "         - row 3: 100 tokens",
     ]

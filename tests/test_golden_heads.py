@@ -10,7 +10,7 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from sclip.config import Architecture, AttentionConfig, CifConfig, HeadConfig, KeywordConfig, ObjectiveConfig
 from sclip.encoders.clip import TextTower
 from sclip.heads.cif import integrate_and_fire
-from sclip.heads.head import HeadOutput, Sizes, SpeechHead
+from sclip.heads.head import EncoderSizes, HeadOutput, SpeechHead
 from sclip.interop.published import head_tensors
 from sclip.objective import Objective
 from sclip.padded import Padded
@@ -65,7 +65,7 @@ class Case:
         dims, self.meta, self.data = meta["dims"], meta["cases"][name], load(f"{name}.safetensors")
         weights = with_prefix(self.data, "weight.")
         self.config = architecture(self.meta, weights)
-        sizes = Sizes(dims["hidden_states"], dims["speech"], dims["clip"], dims["clip"])
+        sizes = EncoderSizes(dims["hidden_states"], dims["speech"], dims["clip"], dims["clip"])
         text = TextTransformer(
             dims["context"], dims["vocab"], dims["clip"], dims["clip_heads"], dims["clip_layers"],
             output_dim=dims["clip"], act_layer=QuickGELU,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sclip.errors import UserError
-from sclip.parsing import entry, parse, parse_yaml, read_json, read_yaml, shown
+from sclip.parsing import entry, parse, parse_yaml, read_json, read_yaml, shortened
 
 
 def line_of(error: UserError) -> str:
@@ -92,7 +92,7 @@ def test_deep_nesting_is_shown_short():
     nested: list = []
     for _ in range(900):
         nested = [nested]
-    assert shown(nested) == "[[[[...]]]]"
+    assert shortened(nested) == "[[[[...]]]]"
 
 
 def test_only_a_near_name_is_suggested():

@@ -206,7 +206,7 @@ class ScenesConfig:
 
 
 @dataclass(frozen=True)
-class GivenConfig:
+class ManifestConfig:
     """A user's corpus as a manifest; corpora/manifest.py describes the format."""
 
     kind: Literal["manifest"]
@@ -265,7 +265,7 @@ class TableConfig:
         _require_language(self.language)
 
 
-CorpusConfig = ScenesConfig | GivenConfig | Flickr8kConfig | SpokenCocoConfig | TableConfig
+CorpusConfig = ScenesConfig | ManifestConfig | Flickr8kConfig | SpokenCocoConfig | TableConfig
 
 
 @dataclass(frozen=True)
@@ -405,7 +405,7 @@ class MiniHubertConfig:
     utterances: int
     voices: int
     rounds: tuple[PretrainingRound, ...]  # the first predicts clusters of MFCCs, the others of a hidden state
-    taught_by: int = 2  # the hidden state whose clusters the next round predicts
+    target_state: int = 2  # the hidden state whose clusters the next round predicts
     batch_seconds: float = 80.0
     learning_rate: float = 1e-3
     warmup_steps: int = 200
@@ -506,7 +506,7 @@ def _check_preset(file: _ParamsFile, name: str, where: str) -> None:
     preset = file.presets[name]
     for arch in preset.arch:
         entry(file.arch, arch, f"{where}.arch")
-    manifest = preset.corpus.path if isinstance(preset.corpus, GivenConfig) else None
+    manifest = preset.corpus.path if isinstance(preset.corpus, ManifestConfig) else None
     if manifest is not None and Path(manifest).resolve() == paths.manifest(name).resolve():
         raise UserError(f"{where}.corpus.path: `make-corpus` writes {manifest}; move your manifest to another path")
     for arch in file.run.architectures if name in file.run.presets else ():

@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 Findings = dict[str, list[str]]  # what was found: each case of it
 
-SHOWN = 10  # cases of a finding that are printed, and reasons that get a group of their own
+MAX_CASES = 10  # cases of a finding that are printed, and reasons that get a group of their own
 
 
 class UserError(ValueError):
@@ -60,7 +60,7 @@ class Problems:
             reason = re.sub(r"^(audio|image) .*?: ", r"\1: ", message)  # without the file's name
             groups.setdefault(f"rows: {reason}", []).append(f"{row}: {message}")
         repeated = sorted((kind for kind in groups if len(groups[kind]) > 1), key=lambda kind: -len(groups[kind]))
-        findings = {kind: groups.pop(kind) for kind in repeated[:SHOWN]}
+        findings = {kind: groups.pop(kind) for kind in repeated[:MAX_CASES]}
         if groups:
             others = [case for cases in groups.values() for case in cases]
             findings["rows: other reasons" if findings else "rows"] = others
@@ -71,6 +71,6 @@ def list_findings(title: str, findings: Findings) -> Iterator[str]:
     """Yield lines: each finding with its count, the first cases of it, and how many more there are."""
     for kind, cases in findings.items():
         yield f"{title:9}{len(cases):,} {kind}"
-        yield from (f"         - {case}" for case in cases[:SHOWN])
-        if len(cases) > SHOWN:
-            yield f"         and {len(cases) - SHOWN:,} more"
+        yield from (f"         - {case}" for case in cases[:MAX_CASES])
+        if len(cases) > MAX_CASES:
+            yield f"         and {len(cases) - MAX_CASES:,} more"

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 LARGEST_INT = 2**63 - 1  # the limit of torch and numpy
 MOST_NODES = 100_000  # in a YAML text with all aliases expanded; params.yaml has about 2,000
-LONGEST_SHOWN = 200  # the most characters of a value in an error
+MAX_CHARACTERS = 200  # the most characters of a value in an error
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def as_table(data: Any, where: str) -> Mapping[str, Any]:
 def entry(table: Mapping[str, T], name: str, where: str) -> T:
     """Return the entry of a name, or raise an error that suggests valid names."""
     if name not in table:
-        raise UserError(f"{where}: no {shown(name)}; {_suggestion(name, table)}")
+        raise UserError(f"{where}: no {shortened(name)}; {_suggestion(name, table)}")
     return table[name]
 
 
@@ -63,7 +63,7 @@ def check_keys(kind: Any, data: Any, where: str) -> None:
         _expect_key(key, fields, where)
         tables = [k for k in (fields[key], *typing.get_args(fields[key])) if dataclasses.is_dataclass(k)]
         if tables and value is not None:
-            check_keys(tables[0], value, inside(where, key))
+            check_keys(tables[0], value, key_path(where, key))
 
 
 def read_text(path: Path) -> str:
@@ -156,7 +156,7 @@ def parse(kind: Any, data: Any, where: str) -> Any:
     if origin is dict:
         for key in as_table(data, where):
             _expect(isinstance(key, str), "a name in quotation marks", key, where)
-        return {key: parse(arguments[1], value, inside(where, key)) for key, value in data.items()}
+        return {key: parse(arguments[1], value, key_path(where, key)) for key, value in data.items()}
     return _parse_float(data, where) if kind is float else _parse_scalar(kind, data, where)
 
 
@@ -190,46 +190,46 @@ def _number(data: Any) -> Any:
     return data
 
 
-def inside(where: str, key: str) -> str:
+def key_path(where: str, key: str) -> str:
     """Return the place of a key inside `where`, as `file: key.key.key`."""
     return f"{where}{'.' if ': ' in where else ': '}{key}"
 
 
 def _expect(condition: bool, expected: str, value: Any, where: str) -> None:
     if not condition:
-        raise UserError(f"{where}: expected {expected}, found {shown(value)}")
+        raise UserError(f"{where}: expected {expected}, found {shortened(value)}")
 
 
 class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 3, 5, 10, 10
-        self.maxstring, self.maxlong, self.maxother = LONGEST_SHOWN, 40, LONGEST_SHOWN
+        self.maxstring, self.maxlong, self.maxother = MAX_CHARACTERS, 40, MAX_CHARACTERS
 
     def repr_int(self, x: int, level: int) -> str:
         """Return the number; repr() refuses one of more than 4,300 digits."""
         return super().repr_int(x, level) if x.bit_length() < 10_000 else f"<a number of {x.bit_length():,} bits>"
 
 
-def shown(value: Any) -> str:
+def shortened(value: Any) -> str:
     """Return the repr of `value`, cut to a length that suits an error, however large `value` is."""
     text = _Short().repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
 def _of_kind(kinds: list[Any], data: Any, where: str) -> Any:
     """Return the dataclass whose field `kind` has the value that `data` has."""
     names = {typing.get_args(typing.get_type_hints(kind)["kind"])[0]: kind for kind in kinds}
     if "kind" not in as_table(data, where):
-        raise UserError(f"{inside(where, 'kind')}: missing; expected one of {', '.join(names)}")
-    return entry(names, parse(str, data["kind"], inside(where, "kind")), inside(where, "kind"))
+        raise UserError(f"{key_path(where, 'kind')}: missing; expected one of {', '.join(names)}")
+    return entry(names, parse(str, data["kind"], key_path(where, "kind")), key_path(where, "kind"))
 
 
 def _expect_key(key: Any, fields: Mapping[str, Any], where: str) -> None:
     if key not in fields:
-        printable = isinstance(key, str) and key.isprintable() and len(key) <= LONGEST_SHOWN
-        name = key if printable else shown(key)
-        raise UserError(f"{inside(where, name)}: no such key; {_suggestion(name, fields)}")
+        printable = isinstance(key, str) and key.isprintable() and len(key) <= MAX_CHARACTERS
+        name = key if printable else shortened(key)
+        raise UserError(f"{key_path(where, name)}: no such key; {_suggestion(name, fields)}")
 
 
 @functools.cache  # called for every row of a manifest
@@ -246,14 +246,14 @@ def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
     hints, required = _fields(kind)
     for key in data:
         _expect_key(key, hints, where)
-    values = {key: parse(hints[key], value, inside(where, key)) for key, value in data.items()}
+    values = {key: parse(hints[key], value, key_path(where, key)) for key, value in data.items()}
     for name in required:
         if name not in values:
-            raise UserError(f"{inside(where, name)}: missing")
+            raise UserError(f"{key_path(where, name)}: missing")
     try:
         return kind(**values)
     except UserError:
         raise
     except ValueError as error:  # from __post_init__; its message may begin with the name of a field
         names_field = re.split(r"\W", str(error), maxsplit=1)[0] in hints
-        raise UserError(inside(where, str(error)) if names_field else f"{where}: {error}") from None
+        raise UserError(key_path(where, str(error)) if names_field else f"{where}: {error}") from None

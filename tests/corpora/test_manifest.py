@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sclip.config import GivenConfig
+from sclip.config import ManifestConfig
 from sclip.corpora.make import make_corpus
 from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.errors import Problems, UserError
@@ -65,7 +65,7 @@ def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
         manifest.with_name(name).touch()
     given = manifest.with_name("given.jsonl")
     write_manifest(given, [GOOD, GOOD | {"id": "b", "audio": "b.wav"}, GOOD | {"id": "c", "image": "c.png"}])
-    config = GivenConfig("manifest", str(given))
+    config = ManifestConfig("manifest", str(given))
     with pytest.raises(UserError, match=r"manifest row 2 \(b\): audio .*/b\.wav: no such file"):
         make_corpus(config, manifest, Problems())
     problems = Problems(skip=True)

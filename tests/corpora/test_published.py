@@ -6,9 +6,9 @@ import json
 import pytest
 from miniature import PICTURES, flickr8k, jpg, spokencoco, wav
 
-from sclip.config import Columns, Flickr8kConfig, GivenConfig, SpokenCocoConfig, TableConfig
+from sclip.config import Columns, Flickr8kConfig, ManifestConfig, SpokenCocoConfig, TableConfig
 from sclip.corpora.check import check_corpus
-from sclip.corpora.make import gather, make_corpus
+from sclip.corpora.make import make_corpus, read_listing
 from sclip.corpora.manifest import write_manifest
 from sclip.errors import Problems, UserError
 
@@ -24,10 +24,10 @@ def test_flickr8k_has_its_recordings_captions_and_speakers(captions, tmp_path):
     if captions == "captions.txt":  # an empty last line is accepted
         complete = (tmp_path / "f" / captions).read_text()
         (tmp_path / "f" / captions).write_text(complete + "\n")
-        assert len(gather(Flickr8kConfig("flickr8k", str(tmp_path / "f")), Problems()).rows) == 65
+        assert len(read_listing(Flickr8kConfig("flickr8k", str(tmp_path / "f")), Problems()).rows) == 65
         (tmp_path / "f" / captions).write_text(complete + "dev1_abc.jpg\n")
         with pytest.raises(UserError, match=r"captions\.txt line \d+: expected a picture and a caption"):
-            gather(Flickr8kConfig("flickr8k", str(tmp_path / "f")), Problems())
+            read_listing(Flickr8kConfig("flickr8k", str(tmp_path / "f")), Problems())
     assert row["text"].endswith("it says" if captions == "captions.txt" else " .")
     texts = {row["text"] for row in rows if row["image_id"] == "dev1_abc"}
     assert len(texts) == 5  # each recording has its own caption
@@ -69,7 +69,7 @@ def test_each_fault_is_found_once_and_named_by_its_file(tmp_path):
     (tmp_path / "2.jpg").write_bytes((tmp_path / "0.jpg").read_bytes())
     (tmp_path / "3.jpg").write_text("not a picture")
     write_manifest(tmp_path / "manifest.jsonl", rows)
-    check = check_corpus(GivenConfig("manifest", str(tmp_path / "manifest.jsonl")), tmp_path)
+    check = check_corpus(ManifestConfig("manifest", str(tmp_path / "manifest.jsonl")), tmp_path)
     assert check.notes == {}
     assert check.faults == {
         "files that cannot be used": [
@@ -90,9 +90,9 @@ def test_a_small_copy_of_a_corpus_has_no_fault_except_its_counts(tmp_path):
 
 def test_spokencoco_has_the_pictures_of_both_kinds_of_split(tmp_path):
     spokencoco(tmp_path)
-    karpathy = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), Problems())
+    karpathy = read_listing(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), Problems())
     assert [sum(row.data["split"] == split for row in karpathy.rows) for split in PICTURES] == [18, 9, 12]
-    own = gather(SpokenCocoConfig("spokencoco", str(tmp_path), "own"), Problems())
+    own = read_listing(SpokenCocoConfig("spokencoco", str(tmp_path), "own"), Problems())
     pictures = {split: {row.data["image"] for row in own.rows if row.data["split"] == split} for split in PICTURES}
     assert len(pictures["train"]) == 6 + 3
     assert len(pictures["dev"]) + len(pictures["test"]) == 4 + 9
@@ -112,7 +112,7 @@ def test_faults_of_spokencoco_are_found(tmp_path):
     }
     (tmp_path / "SpokenCOCO/SpokenCOCO_val.json").write_text('{"data": [{"image": "a.jpg", "captions": [{}]}]}')
     with pytest.raises(UserError, match=r"SpokenCOCO_val.json data\[0\]: expected an image and captions"):
-        gather(SpokenCocoConfig("spokencoco", str(tmp_path), "own"), Problems())
+        read_listing(SpokenCocoConfig("spokencoco", str(tmp_path), "own"), Problems())
 
 
 RECORDS = [
@@ -143,8 +143,8 @@ def test_every_format_of_table_gives_the_same_rows(suffix, tmp_path):
     write_table(path)
     columns = Columns(audio="clip", image="photo", text="caption", split="part", speaker="who")
     problems = Problems(skip=True)
-    gathered = gather(TableConfig("table", str(path), columns, {"validation": "dev"}), problems)
-    first, second = (row.data for row in gathered.rows)
+    listing = read_listing(TableConfig("table", str(path), columns, {"validation": "dev"}), problems)
+    first, second = (row.data for row in listing.rows)
     assert first == {
         "id": "a.wav",
         "split": "dev",
@@ -167,7 +167,7 @@ def test_quotation_marks_are_ordinary_characters_in_tsv(tmp_path):
         'clip\tphoto\tcaption\na.wav\ta.png\t"Hello" he said\nb.wav\tb.png\t"Hello there\nc.wav\tc.png\tno\n'
     )
     columns = Columns(audio="clip", image="photo", text="caption")
-    rows = gather(TableConfig("table", str(path), columns), Problems()).rows
+    rows = read_listing(TableConfig("table", str(path), columns), Problems()).rows
     assert [row.data["text"] for row in rows] == ['"Hello" he said', '"Hello there', "no"]
 
 
@@ -185,16 +185,16 @@ def test_missing_columns_and_empty_cells_of_a_table_are_named(tmp_path):
     path = tmp_path / "mine.csv"
     write_table(path)
     with pytest.raises(UserError, match=r"mine.csv line 2: no column 'foto'; the columns are clip, photo"):
-        gather(TableConfig("table", str(path), Columns(audio="clip", image="foto")), Problems())
+        read_listing(TableConfig("table", str(path), Columns(audio="clip", image="foto")), Problems())
     with pytest.raises(UserError, match=r"mine.csv line 4: column 'clip' is empty; .* \(--on-error"):
-        gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems())
+        read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems())
 
 
 def test_rows_of_a_table_without_splits_get_one(tmp_path):
     path = tmp_path / "mine.csv"
     write_table(path)
-    gathered = gather(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems(skip=True))
-    assert all(row.data["split"] in PICTURES for row in gathered.rows)
+    listing = read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems(skip=True))
+    assert all(row.data["split"] in PICTURES for row in listing.rows)
 
 
 @pytest.mark.parametrize("row", ["a.wav,a.png,a dog, running", "a.wav,a.png"])
@@ -202,7 +202,7 @@ def test_rows_with_too_many_or_too_few_cells_are_named(row, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text(f"clip,photo,caption\n{row}\n")
     with pytest.raises(UserError, match=r"mine\.csv line 2: expected 3 cells, as in the first line"):
-        gather(TableConfig("table", str(path), Columns(audio="clip", image="photo", text="caption")), Problems())
+        read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo", text="caption")), Problems())
 
 
 def test_faults_of_json_lines_are_named(tmp_path):
@@ -210,13 +210,13 @@ def test_faults_of_json_lines_are_named(tmp_path):
     record = {"clip": "a.wav", "photo": "a.png", "caption": float("nan")}
     path.write_text(json.dumps(record) + "\n" + json.dumps(record | {"caption": ["a dog"]}) + "\n")
     problems = Problems(skip=True)
-    (draft,) = gather(TableConfig("table", str(path), Columns("clip", "photo", text="caption")), problems).rows
+    (draft,) = read_listing(TableConfig("table", str(path), Columns("clip", "photo", text="caption")), problems).rows
     assert draft.data["text"] is None
     assert problems.skipped == {"mine.jsonl line 2": "expected text in column 'caption', found ['a dog']"}
     for row, message in (("[" * 9999, "nested too deeply"), ("1" * 9999, "a number of more than 4,300 digits")):
         path.write_text(f"{json.dumps(record)}\n{row}\n")
         with pytest.raises(UserError, match=rf"mine.jsonl line 2: not a JSON object: {message}"):
-            gather(TableConfig("table", str(path), Columns("clip", "photo", text="caption")), Problems())
+            read_listing(TableConfig("table", str(path), Columns("clip", "photo", text="caption")), Problems())
 
 
 @pytest.mark.parametrize(
@@ -230,4 +230,4 @@ def test_faults_of_json_lines_are_named(tmp_path):
 def test_files_of_other_formats_are_refused(name, data, message, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message):
-        gather(TableConfig("table", str(tmp_path / name), Columns(audio="clip", image="photo")), Problems())
+        read_listing(TableConfig("table", str(tmp_path / name), Columns(audio="clip", image="photo")), Problems())

@@ -11,11 +11,11 @@ from small import ARCHITECTURES
 
 from sclip.encoders.clip import TextTower
 from sclip.errors import UserError
-from sclip.heads.head import Sizes, SpeechHead
+from sclip.heads.head import EncoderSizes, SpeechHead
 from sclip.objective import Objective
 from sclip.padded import Padded
 
-SIZES = Sizes(states=3, speech_width=16, token_width=12, joint_width=10)
+SIZES = EncoderSizes(states=3, speech_width=16, token_width=12, joint_width=10)
 
 
 def head_and_tower(arch: str) -> tuple[SpeechHead, TextTower]:

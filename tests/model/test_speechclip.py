@@ -264,7 +264,10 @@ def flip_a_bit(path) -> None:
         (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
         (lambda f: edit_config(f, "format", "other"), "format: expected 'sclip model 2', found 'other'"),
         (lambda f: edit_config(f, "head.atention", {}), "head.atention: no such key; did you mean 'attention'?"),
-        (lambda f: edit_config(f, "sizes.speech_width", 48), "found encoders of Sizes(states=3, speech_width=32"),
+        (
+            lambda f: edit_config(f, "sizes.speech_width", 48),
+            "found encoders of EncoderSizes(states=3, speech_width=32",
+        ),
         (lambda f: edit_config(f, "head.keywords", {"slots": 4}), "objective.quantity: the head has no such output"),
         (
             lambda f: edit_config(f, "head.utterance_hidden", [9]),

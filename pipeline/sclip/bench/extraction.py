@@ -21,7 +21,7 @@ from sclip.errors import Problems
 from sclip.features.extract import extract_features
 from sclip.padded import even_batches
 
-LOOPED = 16  # recordings that the loop is timed on
+LOOP_RECORDINGS = 16  # recordings that the loop is timed on
 LOOP = "the bare encoder, one at a time"
 
 
@@ -40,7 +40,7 @@ def extraction_case(workload: Workload, encoder: AnySpeechEncoder, folder: Path,
         "extract-features, codes": _extraction(encoder, folder, "codes", coded, device),
         LOOP: one_at_a_time,
     }
-    times = compare(alternatives, device, parts={LOOP: sum(seconds[:LOOPED]) / sum(seconds)})
+    times = compare(alternatives, device, parts={LOOP: sum(seconds[:LOOP_RECORDINGS]) / sum(seconds)})
     for name in ("states", "codes"):
         shutil.rmtree(folder / name)
     question = f"Hidden states of {len(seconds)} recordings, {sum(seconds):.0f} s, in {states.compute}"
@@ -67,7 +67,7 @@ def _encoder_runs(
             pass
 
     def one_at_a_time() -> None:
-        for waveform in waveforms[:LOOPED]:
+        for waveform in waveforms[:LOOP_RECORDINGS]:
             encode([waveform])
 
     return in_batches, on_cores, one_at_a_time

@@ -16,14 +16,14 @@ from sclip.padded import Padded
 
 FRAMES_PER_SLOT = 20  # the value of the published configurations
 PIECE = 64  # tokens of the vocabulary that the slow implementation is timed on
-LOOPED = 4  # utterances of a batch that the loop over frames is timed on
+LOOP_UTTERANCES = 4  # utterances of a batch that the loop over frames is timed on
 
 
 def cif_case(workload: Workload, width: int, machine: Machine, device: torch.device) -> Case:
     """Time the forward and backward pass of a training batch, with α scaled to a target."""
     frames = int(workload.seconds[1] * FRAMES_PER_SECOND)
     batch = _random_frames(workload.batch, frames, width, device)
-    small_batch = tuple(tensor[:LOOPED] for tensor in batch)
+    small_batch = tuple(tensor[:LOOP_UTTERANCES] for tensor in batch)
     long_batch = _random_frames(workload.batch, 2 * frames, width, device)
     alternatives: dict[str, Callable[[], object]] = {
         "one matrix product a batch row (ours)": partial(_forward_and_backward, integrate_and_fire_slots, *batch),
@@ -31,7 +31,7 @@ def cif_case(workload: Workload, width: int, machine: Machine, device: torch.dev
         "a loop over frames": partial(_forward_and_backward, loop_over_frames, *small_batch),
         "ours, utterances twice as long": partial(_forward_and_backward, integrate_and_fire_slots, *long_batch),
     }
-    times = compare(alternatives, device, parts={"a loop over frames": LOOPED / workload.batch})
+    times = compare(alternatives, device, parts={"a loop over frames": LOOP_UTTERANCES / workload.batch})
     # Both passes read the frames, and the backward pass writes their gradient.
     floor = 3 * batch[0].nbytes / machine.bandwidth
     ours, scattered = integrate_and_fire_slots(*small_batch), scatter_into_slots(*small_batch)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sclip import paths
-from sclip.cli.options import chosen, on_error_option, preset_or_argument, problems_of, reads_params
+from sclip.cli.options import on_error_option, preset_or_argument, preset_settings, problems_of, reads_params
 
 
 @click.command("fetch")
@@ -33,7 +33,7 @@ def make_corpus(preset: str | None, on_error: str | None, params_file: Path, ove
     Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, one row an utterance. For scenes, also makes the
     pictures and recordings.
     """
-    params, name = chosen(params_file, overrides, preset)
+    params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.make import make_corpus
 
     problems = problems_of(params, name, on_error)
@@ -52,7 +52,7 @@ def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ..
     status 1 if a file is missing or damaged, if a picture occurs twice or in two splits, or if a published corpus is
     not complete.
     """
-    params, name = chosen(params_file, overrides, preset)
+    params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.check import check_corpus, report
 
     check = check_corpus(params.preset(name).corpus, paths.manifest(name))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sclip.cli.options import chosen, device_option, folder_or_repo, preset_option, reads_params, seed_option
+from sclip.cli.options import device_option, folder_or_repo, preset_option, preset_settings, reads_params, seed_option
 from sclip.errors import UserError
 
 
@@ -44,7 +44,7 @@ def evaluate(
     """
     if (arch is None) == (folder is None):
         raise UserError("expected one of --arch and --model")
-    params, name = chosen(params_file, overrides, preset, arch=arch)
+    params, name = preset_settings(params_file, overrides, preset, arch=arch)
     from sclip.device import choose_device
     from sclip.evaluation.run import run_imported, run_trained
 
@@ -66,7 +66,7 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) ->
     Reads results/PRESET/runs: metrics, examples, curves. Writes results/PRESET: table.md, report.html (one page that
     needs no other file) and the data of `dvc plots`.
     """
-    params, name = chosen(params_file, overrides, preset)
+    params, name = preset_settings(params_file, overrides, preset)
     from sclip.report import write_report
 
     for path in write_report(params, name):

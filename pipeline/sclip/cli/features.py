@@ -6,11 +6,11 @@ import click
 
 from sclip import paths
 from sclip.cli.options import (
-    chosen,
     device_option,
     on_error_option,
     preset_option,
     preset_or_argument,
+    preset_settings,
     problems_of,
     random_encoders_option,
     reads_params,
@@ -29,7 +29,7 @@ def plan(preset: str | None, device: str, random: bool, params_file: Path, overr
     Reads presets.PRESET and the headers of some recordings, and computes for about ten seconds. Writes nothing. Exit
     status 1 if the disk is too small.
     """
-    params, name = chosen(params_file, overrides, preset, random)
+    params, name = preset_settings(params_file, overrides, preset, random)
     from sclip.device import choose_device
     from sclip.encoders.open import open_clip, open_speech
     from sclip.features.plan import describe_plan, make_plan
@@ -57,7 +57,7 @@ def extract_features(
     Reads data/PRESET/manifest.jsonl and the recordings. Writes data/PRESET/features: shards and index.json. An
     interrupted extraction resumes, and only what changed is computed.
     """
-    params, name = chosen(params_file, overrides, preset, random)
+    params, name = preset_settings(params_file, overrides, preset, random)
     from sclip import distributed
     from sclip.device import choose_device
     from sclip.encoders.open import open_speech
@@ -85,7 +85,7 @@ def verify_features(preset: str | None, params_file: Path, overrides: tuple[str,
 
     Reads data/PRESET/features and manifest.jsonl. Exit status 1 if anything is missing, damaged or left over.
     """
-    _, name = chosen(params_file, overrides, preset)
+    _, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.manifest import read_manifest
     from sclip.features.verify import verify
 
@@ -112,7 +112,7 @@ def embed_clip(
 
     Reads data/PRESET/manifest.jsonl and the pictures. Writes data/PRESET/vectors.
     """
-    params, name = chosen(params_file, overrides, preset, random)
+    params, name = preset_settings(params_file, overrides, preset, random)
     from sclip.device import choose_device
     from sclip.encoders.open import open_clip
     from sclip.features.embed import embed_clip

@@ -11,7 +11,7 @@ import click
 
 from sclip.config import LARGEST_SEED, Params, load_params
 from sclip.errors import Problems, UserError
-from sclip.parsing import shown
+from sclip.parsing import shortened
 
 DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")
 
@@ -59,7 +59,7 @@ def _check_device(_context: click.Context, _parameter: click.Parameter, name: st
 
 def _check_seed(_context: click.Context, _parameter: click.Parameter, seed: int | None) -> int | None:
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"--seed {shown(seed)}: expected 0 to {LARGEST_SEED}")
+        raise UserError(f"--seed {shortened(seed)}: expected 0 to {LARGEST_SEED}")
     return seed
 
 
@@ -110,7 +110,7 @@ def preset_or_argument(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("argument", metavar="[PRESET]", required=False)(preset_option(run))
 
 
-def chosen(
+def preset_settings(
     params_file: Path, overrides: tuple[str, ...], preset: str | None, random: bool = False, arch: str | None = None
 ) -> tuple[Params, str]:
     """Return the settings and the preset's name, after checking that they have this preset and this architecture."""

@@ -7,9 +7,9 @@ import click
 from sclip import paths
 from sclip.cli.options import (
     arch_option,
-    chosen,
     device_option,
     preset_option,
+    preset_settings,
     random_encoders_option,
     reads_params,
     seed_option,
@@ -38,7 +38,7 @@ def train(
     learning curves in results/PRESET/runs/ARCH/seed-N/curves. An interrupted training resumes, and ends with the
     same weights as an uninterrupted training.
     """
-    params, name = chosen(params_file, overrides, preset, random, arch)
+    params, name = preset_settings(params_file, overrides, preset, random, arch)
     from sclip import distributed
     from sclip.device import choose_device
     from sclip.training.run import run_training

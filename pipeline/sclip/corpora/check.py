@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import CorpusConfig
-from sclip.corpora.gathered import PublishedCounts
+from sclip.corpora.listing import PublishedCounts
 from sclip.corpora.make import find_rows
 from sclip.corpora.manifest import SPLITS, Row
 from sclip.corpora.recordings import CONVERTED, decode, inspect
@@ -100,9 +100,9 @@ def report(check: Check) -> Iterator[str]:
 def _find_rows(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:
     """Return the usable rows, and a check with the faults of the corpus's own files."""
     problems, check = Problems(skip=True), Check()
-    rows, gathered = find_rows(config, manifest, problems)
-    check.published = gathered.published
-    for reason, names in gathered.left_out.items():
+    rows, listing = find_rows(config, manifest, problems)
+    check.published = listing.published
+    for reason, names in listing.left_out.items():
         # Published corpora have pictures in no split, so these are no fault.
         (check.notes if reason.endswith("in no split") else check.faults)[reason] = sorted(names)
     for name, reason in problems.skipped.items():

@@ -26,11 +26,11 @@ from urllib.request import Request, urlopen
 from tqdm.auto import tqdm
 
 from sclip.errors import UserError
-from sclip.parsing import shown
+from sclip.parsing import shortened
 
 BLOCK = 1 << 20
 ATTEMPTS = 5
-REMOVED = "the archive was removed, run the command again to download it"
+RETRY_ADVICE = "the archive was removed, run the command again to download it"
 RETRY_DELAY = 2.0  # seconds before the second attempt; doubles with each attempt
 
 
@@ -196,7 +196,7 @@ def _length(headers: Message) -> int:
     """Return the number of bytes in the response."""
     text = headers.get("Content-Length", "")
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise URLError(f"Content-Length: expected a number of bytes, found {shown(text)}")
+        raise URLError(f"Content-Length: expected a number of bytes, found {shortened(text)}")
     return int(text)
 
 
@@ -207,7 +207,7 @@ def _check(archive: Archive, path: Path) -> None:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
     if md5 != archive.md5:
         path.unlink()
-        raise UserError(f"{archive.name}: expected MD5 {archive.md5}, found {md5}; {REMOVED}")
+        raise UserError(f"{archive.name}: expected MD5 {archive.md5}, found {md5}; {RETRY_ADVICE}")
 
 
 def _unpack(archive: Archive, path: Path, into: Path) -> None:
@@ -224,7 +224,7 @@ def _unpack(archive: Archive, path: Path, into: Path) -> None:
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
         reason = str(error)  # zipfile raises RuntimeError for encrypted or unsupported members
     path.unlink()
-    raise UserError(f"{archive.name}: cannot be unpacked: {reason}; {REMOVED}")
+    raise UserError(f"{archive.name}: cannot be unpacked: {reason}; {RETRY_ADVICE}")
 
 
 def _extract_zip(archive: Archive, path: Path, into: Path) -> None:

@@ -17,7 +17,14 @@ from io import StringIO
 from pathlib import Path
 
 from sclip.config import Flickr8kConfig
-from sclip.corpora.gathered import Gathered, PublishedCounts, first_of, lines_of, require_fetched, split_of_pictures
+from sclip.corpora.listing import (
+    Listing,
+    PublishedCounts,
+    first_existing,
+    numbered_lines,
+    require_fetched,
+    split_of_pictures,
+)
 from sclip.corpora.manifest import SPLITS, Draft
 from sclip.errors import UserError
 from sclip.parsing import read_text
@@ -30,14 +37,14 @@ PUBLISHED = PublishedCounts(
 Caption = tuple[str, int]  # a picture's file, and the caption's number, from 0
 
 
-def gather_flickr8k(config: Flickr8kConfig) -> Gathered:
+def list_flickr8k(config: Flickr8kConfig) -> Listing:
     """Read the corpus's lists. A row needs a caption, its recording, and a picture in exactly one split."""
     folder = Path(config.path).resolve()
     require_fetched(folder / "Flickr_8k.trainImages.txt", "flickr8k", config.path)
-    audio, images = folder / "flickr_audio", first_of(folder, ["Images", "Flicker8k_Dataset"])
-    gathered = Gathered(published=PUBLISHED)
-    listed = {split: [line for _, line in lines_of(folder / f"Flickr_8k.{split}Images.txt")] for split in SPLITS}
-    splits = split_of_pictures(listed, gathered)
+    audio, images = folder / "flickr_audio", first_existing(folder, ["Images", "Flicker8k_Dataset"])
+    listing = Listing(published=PUBLISHED)
+    listed = {split: [line for _, line in numbered_lines(folder / f"Flickr_8k.{split}Images.txt")] for split in SPLITS}
+    splits = split_of_pictures(listed, listing)
     captions = dict(_captions(folder))
     speakers = {recording: speaker for _, (recording, speaker) in _fields(audio / "wav2spk.txt", 2)}
     recordings: dict[Caption, str] = {}
@@ -45,9 +52,9 @@ def gather_flickr8k(config: Flickr8kConfig) -> Gathered:
         picture, _ = caption
         recordings[caption] = recording
         if picture not in splits:
-            gathered.leave_out("recordings of a picture in no split", recording)
+            listing.leave_out("recordings of a picture in no split", recording)
         elif caption not in captions:
-            gathered.leave_out("recordings without a caption", recording)
+            listing.leave_out("recordings without a caption", recording)
         else:
             row = {
                 "id": Path(recording).stem,
@@ -58,14 +65,14 @@ def gather_flickr8k(config: Flickr8kConfig) -> Gathered:
                 "text": captions[caption],
                 "speaker": speakers.get(recording),
             }
-            gathered.rows.append(Draft(where, row))
+            listing.rows.append(Draft(where, row))
     for picture, number in captions.keys() - recordings.keys():
-        gathered.leave_out("captions without a recording", f"{picture}#{number}")
+        listing.leave_out("captions without a recording", f"{picture}#{number}")
     for name in _files(audio / "wavs", "*.wav") - set(recordings.values()):
-        gathered.leave_out("recordings without a caption", name)
+        listing.leave_out("recordings without a caption", name)
     for name in _files(images, "*.jpg") - {picture for pictures in listed.values() for picture in pictures}:
-        gathered.leave_out("pictures in no split", name)
-    return gathered
+        listing.leave_out("pictures in no split", name)
+    return listing
 
 
 def _spoken_captions(path: Path) -> Iterator[tuple[str, Caption, str]]:
@@ -82,7 +89,7 @@ def _files(folder: Path, pattern: str) -> set[str]:
 
 def _captions(folder: Path) -> Iterator[tuple[Caption, str]]:
     """Yield each caption and its text."""
-    path = first_of(folder, ["Flickr8k.token.txt", "captions.txt"])
+    path = first_existing(folder, ["Flickr8k.token.txt", "captions.txt"])
     return _captions_of_csv(path) if path.name == "captions.txt" else _captions_of_tokens(path)
 
 
@@ -100,7 +107,7 @@ def _captions_of_csv(path: Path) -> Iterator[tuple[Caption, str]]:
 
 
 def _captions_of_tokens(path: Path) -> Iterator[tuple[Caption, str]]:
-    for where, line in lines_of(path):
+    for where, line in numbered_lines(path):
         name, tab, text = line.partition("\t")
         picture, mark, number = name.rpartition("#")
         if not tab or not mark or not number.isdigit():
@@ -110,7 +117,7 @@ def _captions_of_tokens(path: Path) -> Iterator[tuple[Caption, str]]:
 
 def _fields(path: Path, count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each line's place and its fields, which must be `count`."""
-    for where, line in lines_of(path):
+    for where, line in numbered_lines(path):
         fields = tuple(line.split())
         if len(fields) != count:
             raise UserError(f"{where}: expected {count} fields, found {line!r}")

@@ -20,14 +20,14 @@ from typing import Any
 
 from sclip.errors import Problems, UserError
 from sclip.files import write_text
-from sclip.parsing import parse, parse_json, read_text, shown
+from sclip.parsing import parse, parse_json, read_text, shortened
 
 SPLITS = ("train", "dev", "test")
 LARGEST_TIME = 1e9  # seconds
 
 
 @dataclass(frozen=True)
-class _Plain:
+class _ManifestRow:
     """A row as it is written in the manifest."""
 
     id: str
@@ -43,7 +43,7 @@ class _Plain:
         for word in self.words or ():
             is_triple = isinstance(word, list) and len(word) == 3 and isinstance(word[0], str)
             if not is_triple or not all(type(time) in (int, float) and abs(time) <= LARGEST_TIME for time in word[1:]):
-                raise ValueError(f"words: expected [word, start, end], found {shown(word)}")
+                raise ValueError(f"words: expected [word, start, end], found {shortened(word)}")
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,15 @@ def _read(text: str, line: int, problems: Problems) -> Draft | None:
 def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
     """Return a checked row, or report what is wrong with it."""
     try:
-        plain = parse(_Plain, draft.data, "row")
+        written = parse(_ManifestRow, draft.data, "row")
     except UserError as error:
         problems.add(draft.name, str(error))
         return None
     words = None
-    if plain.words is not None:
-        words = tuple((str(word), float(start), float(end)) for word, start, end in plain.words)
-    paths = {"audio": folder / plain.audio, "image": folder / plain.image}
-    row = Row(**{**vars(plain), **paths, "words": words, "where": draft.where})
+    if written.words is not None:
+        words = tuple((str(word), float(start), float(end)) for word, start, end in written.words)
+    paths = {"audio": folder / written.audio, "image": folder / written.image}
+    row = Row(**{**vars(written), **paths, "words": words, "where": draft.where})
     fault = next(_faults(row), None)
     if fault is not None:
         problems.add(draft.name, fault)
@@ -156,7 +156,7 @@ def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
 
 def _faults(row: Row) -> Iterator[str]:
     if row.split not in SPLITS:
-        yield f"expected a split of {', '.join(SPLITS)}, found {shown(row.split)}"
+        yield f"expected a split of {', '.join(SPLITS)}, found {shortened(row.split)}"
     if row.text is not None and not row.text.strip():
         yield "text: empty; remove the key if there is no caption"
     times = [time for _, start, end in row.words or () for time in (start, end)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sclip.config import SpokenCocoConfig
-from sclip.corpora.gathered import Gathered, PublishedCounts, require_fetched, split_of_pictures
+from sclip.corpora.listing import Listing, PublishedCounts, require_fetched, split_of_pictures
 from sclip.corpora.manifest import Draft
 from sclip.errors import UserError
 from sclip.parsing import read_json
@@ -31,11 +31,11 @@ FILES = {
 }
 
 
-def gather_spokencoco(config: SpokenCocoConfig) -> Gathered:
+def list_spokencoco(config: SpokenCocoConfig) -> Listing:
     """Read the corpus's JSON files. A row needs a picture in exactly one split."""
     folder = Path(config.path).resolve()
     require_fetched(folder / "SpokenCOCO" / next(iter(FILES[config.split].values())), "spokencoco", config.path)
-    gathered = Gathered(published=KARPATHY if config.split == "karpathy" else None)
+    listing = Listing(published=KARPATHY if config.split == "karpathy" else None)
     entries = [
         (_split(part, data["image"]), where, data)
         for part, name in FILES[config.split].items()
@@ -45,12 +45,12 @@ def gather_spokencoco(config: SpokenCocoConfig) -> Gathered:
         split: [data["image"] for of_split, _, data in entries if of_split == split]
         for split in ("train", "dev", "test")
     }
-    splits = split_of_pictures(pictures, gathered)
+    splits = split_of_pictures(pictures, listing)
     for split, where, data in entries:
         if data["image"] not in splits:
             continue
         if not data["captions"]:
-            gathered.leave_out("pictures without a recording", data["image"])
+            listing.leave_out("pictures without a recording", data["image"])
         for caption in data["captions"]:
             row = {
                 "id": caption["uttid"],
@@ -61,8 +61,8 @@ def gather_spokencoco(config: SpokenCocoConfig) -> Gathered:
                 "text": caption["text"],
                 "speaker": caption["speaker"],
             }
-            gathered.rows.append(Draft(where, row))
-    return gathered
+            listing.rows.append(Draft(where, row))
+    return listing
 
 
 def _split(part: str, image: str) -> str:

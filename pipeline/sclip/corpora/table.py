@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from sclip.config import TableConfig
-from sclip.corpora.gathered import Gathered, lines_of
+from sclip.corpora.listing import Listing, numbered_lines
 from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
-from sclip.parsing import parse_json, read_text, shown
+from sclip.parsing import parse_json, read_text, shortened
 
 SUFFIXES = ".csv, .tsv, .jsonl, .parquet"
 
 
-def gather_table(config: TableConfig, problems: Problems) -> Gathered:
+def list_table(config: TableConfig, problems: Problems) -> Listing:
     """Read the table's rows, and report those without a recording or a picture."""
     path = Path(config.path).resolve()
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    gathered, columns = Gathered(), vars(config.columns)
+    listing, columns = Listing(), vars(config.columns)
     for where, record in _records(path, problems):
         missing = [column for column in columns.values() if column is not None and column not in record]
         if missing:
@@ -36,12 +36,12 @@ def gather_table(config: TableConfig, problems: Problems) -> Gathered:
         empty = [columns[key] for key in ("audio", "image") if key not in cells]
         not_text = [columns[key] for key in cells if isinstance(values[key], bool | dict | list)]
         if not_text:
-            problems.add(where, f"expected text in column {not_text[0]!r}, found {shown(record[not_text[0]])}")
+            problems.add(where, f"expected text in column {not_text[0]!r}, found {shortened(record[not_text[0]])}")
         elif empty:
             problems.add(where, f"column {empty[0]!r} is empty; every row needs a recording and a picture")
         else:
-            gathered.rows.append(Draft(where, _row(cells, config, path.parent)))
-    return gathered
+            listing.rows.append(Draft(where, _row(cells, config, path.parent)))
+    return listing
 
 
 def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
 
 
 def _split_by_hash(image_id: str) -> str:
-    place = int.from_bytes(sha256(image_id.encode()).digest()[:8]) / 2**64
-    return "dev" if place < 0.1 else "test" if place < 0.2 else "train"
+    fraction = int.from_bytes(sha256(image_id.encode()).digest()[:8]) / 2**64
+    return "dev" if fraction < 0.1 else "test" if fraction < 0.2 else "train"
 
 
 def _is_empty(value: Any) -> bool:
@@ -95,7 +95,7 @@ def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in lines_of(path):
+    for where, line in numbered_lines(path):
         try:
             yield where, dict(parse_json(line))
         except (ValueError, TypeError) as error:

@@ -230,7 +230,7 @@ class ClipEncoder(nn.Module):
         save_tensors(folder / WEIGHTS_FILE, self.model.state_dict())
 
 
-def spelled(pieces: str) -> str:
+def text_of_pieces(pieces: str) -> str:
     """Return word pieces as people write them; CLIP's tokenizer writes each byte of UTF-8 as a letter of its own."""
     return bytes(_BYTES[letter] for letter in pieces.removesuffix("</w>")).decode("utf-8", errors="replace")
 

@@ -53,7 +53,7 @@ def open_speech(config: SpeechEncoderConfig) -> AnySpeechEncoder:
         kind, sizes, source = type(encoder.model), encoder.model.config, encoder.source
     with _seeded(config.random_seed):
         model = kind(sizes)
-    return SpeechEncoder(model, source.drawn_at_random(config.random_seed), config.normalize_waveform)
+    return SpeechEncoder(model, source.with_random_weights(config.random_seed), config.normalize_waveform)
 
 
 def open_clip(config: ClipEncoderConfig) -> ClipEncoder:
@@ -63,14 +63,16 @@ def open_clip(config: ClipEncoderConfig) -> ClipEncoder:
         sizes = sizes_of_tag(config.name)
         with _seeded(config.random_seed):
             tensors = CLIP(**sizes).state_dict()
-        return ClipEncoder.from_tensors(sizes, tensors, Source(config.name).drawn_at_random(config.random_seed).name)
+        return ClipEncoder.from_tensors(
+            sizes, tensors, Source(config.name).with_random_weights(config.random_seed).name
+        )
     clip = ClipEncoder.from_pretrained(config.name, config.revision)
     sizes = copy.deepcopy(clip.config["model_cfg"])
     sizes.pop("custom_text", None)  # chose the class
     with _seeded(config.random_seed):
         model = type(clip.model)(**sizes)
     set_model_preprocess_cfg(model, clip.model.visual.preprocess_cfg)
-    return ClipEncoder(model, clip.config, clip.tokenizer, clip.source.drawn_at_random(config.random_seed))
+    return ClipEncoder(model, clip.config, clip.tokenizer, clip.source.with_random_weights(config.random_seed))
 
 
 @contextmanager

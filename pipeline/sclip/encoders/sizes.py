@@ -15,7 +15,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from transformers import AutoConfig
 
 from sclip.errors import UserError
-from sclip.parsing import as_table, shown
+from sclip.parsing import as_table, shortened
 
 LARGEST = 10_000_000
 MOST_LAYERS = 200
@@ -104,13 +104,13 @@ def _check_bounds(table: Table, where: str) -> None:
     for key, most in MOST.items():
         value = table.get(key)
         if value is not None and not (isinstance(value, int | float) and 0 <= value <= most):
-            raise UserError(f"{where}: {key}: expected a number up to {most:,}, found {shown(value)}")
+            raise UserError(f"{where}: {key}: expected a number up to {most:,}, found {shortened(value)}")
 
 
 def _size(table: Table, key: str, where: str, most: int = LARGEST) -> int:
     value = table.get(key)
     if not isinstance(value, int) or not 0 <= value <= most:
-        raise UserError(f"{where}: {key}: expected a whole number up to {most:,}, found {shown(value)}")
+        raise UserError(f"{where}: {key}: expected a whole number up to {most:,}, found {shortened(value)}")
     return value
 
 

@@ -25,7 +25,7 @@ class Source:
     name: str
     revision: str | None = None
 
-    def drawn_at_random(self, seed: int) -> "Source":
+    def with_random_weights(self, seed: int) -> "Source":
         """Return a name that loads no trained weights by mistake, and that marks all results."""
         return Source(f"{self.name} ({RANDOM}, seed {seed})", self.revision)
 

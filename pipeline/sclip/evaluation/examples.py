@@ -21,7 +21,7 @@ from sclip.evaluation.inference import firing_times, output_of
 from sclip.features.dataset import Dataset
 from sclip.model.speechclip import SpeechCLIP
 
-COUNT, SHOWN = 12, 5
+COUNT, MAX_NEAREST = 12, 5
 
 
 @torch.inference_mode()
@@ -31,7 +31,7 @@ def examples(
     """Return the content of examples.json. `vectors` (N, J) and `ranks` (N,) are those of the branch."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(dataset), generator=generator)[:COUNT].sort().values
-    nearest = (vectors[chosen] @ dataset.images.float().cpu().T).topk(min(SHOWN, len(dataset.images)))
+    nearest = (vectors[chosen] @ dataset.images.float().cpu().T).topk(min(MAX_NEAREST, len(dataset.images)))
     rows_by_picture = {int(picture): row for picture, row in zip(dataset.image_index, dataset.rows, strict=True)}
     chosen_examples = []
     for index, pictures, scores in zip(chosen.tolist(), nearest.indices.tolist(), nearest.values.tolist(), strict=True):
@@ -55,7 +55,7 @@ def _head_output(model: SpeechCLIP, dataset: Dataset, index: int) -> dict[str, A
     fields: dict[str, Any] = {}
     if output.keywords is not None:
         assert model.vocabulary is not None
-        top = min(SHOWN, len(model.vocabulary) - len(model.vocabulary.blocked))
+        top = min(MAX_NEAREST, len(model.vocabulary) - len(model.vocabulary.blocked))
         (slots,) = model.keywords_of(output, top)
         fields["keywords"] = [
             {"span": slot.span, "pieces": [{"text": piece.text, "score": piece.score} for piece in slot.pieces]}

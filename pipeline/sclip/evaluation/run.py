@@ -82,7 +82,7 @@ def _check_encoder_names(dataset: Dataset, encoders: Encoders, preset: str) -> N
 def _source_name(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> str:
     """Return the name by which a cache records an encoder of params.yaml."""
     source = Source(encoder.name.removeprefix("local-dir:"))
-    return source.name if encoder.random_seed is None else source.drawn_at_random(encoder.random_seed).name
+    return source.name if encoder.random_seed is None else source.with_random_weights(encoder.random_seed).name
 
 
 def _exact_dataset(params: Params, preset: str, model: SpeechCLIP, problems: Problems) -> Dataset:

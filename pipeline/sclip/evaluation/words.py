@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sclip.encoders.clip import spelled
+from sclip.encoders.clip import text_of_pieces
 from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.evaluation.inference import DecodedKeywords
 from sclip.evaluation.keywords import Lexicon, precision_recall
@@ -54,7 +54,7 @@ def spell(code: int, clip: "ClipEncoder", base: int) -> str:
     while code:
         code, token = divmod(code, base)
         pieces.append(clip.piece(token - 1))
-    return spelled("".join(reversed(pieces)))
+    return text_of_pieces("".join(reversed(pieces)))
 
 
 class WordComparison:

@@ -45,7 +45,7 @@ class Plan:
     pictures: int
     sampled: int
     seconds: float  # of audio
-    doubt: float  # twice the relative standard error of `seconds`
+    relative_error: float  # twice the relative standard error of `seconds`
     frames: float
     states: tuple[int, int]  # number of hidden states, and their width
     storage: str  # how the preset stores states: a precision of PRECISIONS, CODES, or ONLINE
@@ -118,7 +118,7 @@ def make_plan(
         pictures=len(pictures),
         sampled=len(recordings),
         seconds=float(seconds.mean()) * utterances,
-        doubt=_doubt(seconds),
+        relative_error=_relative_error(seconds),
         frames=float(speech.frames(samples).clamp(min=0).double().mean()) * utterances,
         states=(speech.states, speech.width),
         storage=_storage(preset.features),
@@ -141,7 +141,7 @@ def _readable(sample: Sequence[Row]) -> list[Recording]:
     return recordings
 
 
-def _doubt(seconds: Tensor) -> float:
+def _relative_error(seconds: Tensor) -> float:
     """Return twice the standard error of the mean, relative to the mean."""
     return float(2 * seconds.std() / seconds.mean()) / math.sqrt(len(seconds)) if len(seconds) > 1 else math.inf
 
@@ -255,7 +255,7 @@ def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
     sampled = f"{plan.sampled:,} of them looked at" if plan.sampled < plan.utterances else "all looked at"
     states, width = plan.states
     yield f"{plan.utterances:,} utterances ({sampled}), {plan.pictures:,} pictures"
-    yield f"{plan.seconds / 3600:,.2f} hours ± {100 * plan.doubt:.1f} %, {plan.frames:,.0f} frames"
+    yield f"{plan.seconds / 3600:,.2f} hours ± {100 * plan.relative_error:.1f} %, {plan.frames:,.0f} frames"
     yield f"{states} hidden states of {width} numbers per frame, stored in data/{preset}/features:"
     for storage, name in [
         *((precision, precision) for precision in PRECISIONS),

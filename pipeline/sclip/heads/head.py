@@ -26,7 +26,7 @@ TextTower = Callable[[Padded], Tensor]  # keyword embeddings (B, S, W) -> senten
 
 
 @dataclass(frozen=True)
-class Sizes:
+class EncoderSizes:
     """Sizes of the encoders, which decide a head's shapes together with its config."""
 
     states: int  # number of hidden states of the speech encoder
@@ -46,7 +46,9 @@ class HeadOutput:
 
 
 class SpeechHead(nn.Module):
-    def __init__(self, config: HeadConfig, sizes: Sizes, table: Tensor | None = None, blocked: list[int] | None = None):
+    def __init__(
+        self, config: HeadConfig, sizes: EncoderSizes, table: Tensor | None = None, blocked: list[int] | None = None
+    ):
         """Build a head. `table` (V, W) and `blocked` belong to the vocabulary; heads without keywords need neither."""
         super().__init__()
         width = sizes.speech_width

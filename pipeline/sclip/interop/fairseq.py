@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import HubertConfig
 
 # Tensors that only pre-training uses.
-DROPPED = ("final_proj.", "label_embs_concat")
+PRETRAINING_TENSORS = ("final_proj.", "label_embs_concat")
 HEAD_WIDTH = 64  # in HuBERT base and large, the only published sizes
 
 _NAMES: tuple[tuple[str, str], ...] = (

@@ -21,7 +21,7 @@ from sclip.encoders.speech import SpeechEncoder, declared_options
 from sclip.errors import UserError
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.checkpoint import read_checkpoint
-from sclip.interop.fairseq import DROPPED, hubert_config, hubert_name
+from sclip.interop.fairseq import PRETRAINING_TENSORS, hubert_config, hubert_name
 from sclip.interop.published import TOKENS, head_name, head_tensors
 from sclip.interop.settings import Settings, published_settings
 from sclip.model.speechclip import SpeechCLIP
@@ -33,7 +33,7 @@ BLOCKED_ROWS = (0, 2, 3)
 HUBERT, CLIP = "audio_encoder.encoder.", "clip.model."
 FULL_TABLE, TABLE = "clip.original_text_emb_weight", "clip.model.token_embedding.weight"
 # The tensors that determine the sizes of an OpenAI vision transformer and its text tower.
-SIZED_BY = (
+SIZE_TENSORS = (
     "visual.conv1.weight",
     "visual.class_embedding",
     "visual.positional_embedding",
@@ -42,12 +42,12 @@ SIZED_BY = (
     "text_projection",
 )
 # Prefixes of tensors that sclip does not need, and what they are.
-IGNORED = (
+IGNORED_PREFIXES = (
     ("criterion.eye_mat", "the loss's identity matrices"),
     ("criterion.neg_eye_mat", "the loss's identity matrices"),
     ("cascaded_branch.clip.", "a second copy of CLIP"),
     ("cascaded_branch.vector_quantizer.", "the quantiser's temperature, read from the configuration"),
-    *((HUBERT + name, "HuBERT's pre-training") for name in DROPPED),
+    *((HUBERT + name, "HuBERT's pre-training") for name in PRETRAINING_TENSORS),
 )
 
 
@@ -159,7 +159,7 @@ def _speech_encoder(
         raise UserError(f"{path}: {HUBERT}{error.args[0]} is missing") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: no HuBERT model has this configuration: {error}") from None
-    renamed = {hubert_name(name) or name: t for name, t in hubert.items() if not name.startswith(DROPPED)}
+    renamed = {hubert_name(name) or name: t for name, t in hubert.items() if not name.startswith(PRETRAINING_TENSORS)}
     fill(model, renamed, f"{path}: transformers' hubert")
     # None: the model decides. Models with layer norms normalise the waveform even if the data set did not.
     return SpeechEncoder(model, Source("speech"), normalize or None)
@@ -169,7 +169,7 @@ def _clip_encoder(
     tensors: Mapping[str, Tensor], config: dict[str, Any] | None, path: Path
 ) -> tuple[ClipEncoder, Vocabulary]:
     clip = with_prefix(tensors, CLIP)
-    for name in SIZED_BY:
+    for name in SIZE_TENSORS:
         if name not in clip:
             raise UserError(f"{path}: {CLIP}{name} is missing")
     reduced, full = tensors[TABLE], tensors.get(FULL_TABLE, tensors[TABLE])
@@ -236,7 +236,7 @@ def _origin(checkpoint: Mapping[str, Any], path: Path) -> dict[str, str]:
 
 def _ignored_kind(name: str) -> str | None:
     """Return what a tensor is if sclip does not need it, or None if sclip needs it or does not know it."""
-    return next((kind for prefix, kind in IGNORED if name.startswith(prefix)), None)
+    return next((kind for prefix, kind in IGNORED_PREFIXES if name.startswith(prefix)), None)
 
 
 def _refuse_unknown_parts(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -106,10 +106,10 @@ def _architecture(settings: Settings) -> str:
 
 
 def _attention(settings: Settings, branch: str) -> AttentionConfig:
-    place = f"model_settings.{branch}"
-    arguments = f"{place}.transformer_args"
+    section = f"model_settings.{branch}"
+    arguments = f"{section}.transformer_args"
     # SpeechCLIP+ has the type inside the arguments, SpeechCLIP outside.
-    kind = settings.get(f"{arguments}.type", None) or settings.get(f"{place}.transformer_type")
+    kind = settings.get(f"{arguments}.type", None) or settings.get(f"{section}.transformer_type")
     if kind not in {"TransformerEncoder", "MultiheadAttentionAndNorm"}:
         settings.require(f"{arguments}.type", "TransformerEncoder", "MultiheadAttentionAndNorm")
     settings.require(f"{arguments}.n_layers", 1)
@@ -125,21 +125,21 @@ def _attention(settings: Settings, branch: str) -> AttentionConfig:
 
 
 def _keywords(settings: Settings, tensors: Mapping[str, Tensor], cif: bool) -> KeywordConfig:
-    place = "model_settings.cascaded_branch"
-    settings.require(f"{place}.vq.type", "SimpleVectorQuantizer")
-    settings.require(f"{place}.vq.args.use_gumbel", False, default=False)
-    settings.require(f"{place}.vq.args.hard", True, default=True)
-    temperature = str(settings.get(f"{place}.vq.args.temp"))
+    section = "model_settings.cascaded_branch"
+    settings.require(f"{section}.vq.type", "SimpleVectorQuantizer")
+    settings.require(f"{section}.vq.args.use_gumbel", False, default=False)
+    settings.require(f"{section}.vq.args.hard", True, default=True)
+    temperature = str(settings.get(f"{section}.vq.args.temp"))
     if not temperature.startswith("fixed="):
-        settings.require(f"{place}.vq.args.temp", "fixed=0.1")
+        settings.require(f"{section}.vq.args.temp", "fixed=0.1")
     if not cif:
-        settings.require(f"{place}.keyword.batchnorms.type", "eachKw")
-        settings.require(f"{place}.keyword.batchnorms.parallel", True)
+        settings.require(f"{section}.keyword.batchnorms.type", "eachKw")
+        settings.require(f"{section}.keyword.batchnorms.parallel", True)
     return KeywordConfig(
-        slots=None if cif else settings.get(f"{place}.keyword.number", 8),
+        slots=None if cif else settings.get(f"{section}.keyword.number", 8),
         cif=_cif(settings, tensors) if cif else None,
         hidden=_hidden_widths(tensors, "cascaded_branch.linear_proj."),
-        dropout=settings.get(f"{place}.keyword.kw_projection.dropout", 0.1),
+        dropout=settings.get(f"{section}.keyword.kw_projection.dropout", 0.1),
         temperature=float(temperature.removeprefix("fixed=")),
         norm_counts_padding=cif,
         scrambled_norm_start=not cif,
@@ -148,18 +148,18 @@ def _keywords(settings: Settings, tensors: Mapping[str, Tensor], cif: bool) -> K
 
 def _cif(settings: Settings, tensors: Mapping[str, Tensor]) -> CifConfig:
     settings.require("model_settings.cascaded_branch.downsampling.type", "cif")
-    place = "model_settings.cascaded_branch.downsampling.cif"
-    settings.require(f"{place}.produce_weight_type", "conv", default="conv")
-    settings.require(f"{place}.apply_tail_handling", True, default=True)
+    section = "model_settings.cascaded_branch.downsampling.cif"
+    settings.require(f"{section}.produce_weight_type", "conv", default="conv")
+    settings.require(f"{section}.apply_tail_handling", True, default=True)
     prefix = "cascaded_branch.downsampling.conv."
     convolutions = [t for name, t in tensors.items() if name.startswith(prefix) and name.endswith(".weight")]
-    steps = settings.get(f"{place}.scaling_step", -1) if settings.get(f"{place}.apply_scaling", True) else 0
+    steps = settings.get(f"{section}.scaling_step", -1) if settings.get(f"{section}.apply_scaling", True) else 0
     return CifConfig(
         layers=max(1, len(convolutions)),
         kernel=convolutions[0].shape[-1] if convolutions else 3,
         dropout=_CIF_DROPOUT,
-        threshold=settings.get(f"{place}.cif_threshold", 1.0),
-        tail=settings.get(f"{place}.tail_handling_firing_threshold", 0.5),
+        threshold=settings.get(f"{section}.cif_threshold", 1.0),
+        tail=settings.get(f"{section}.tail_handling_firing_threshold", 0.5),
         scaled_steps=steps if steps >= 0 else 2**62,  # -1: for the entire training
     )
 

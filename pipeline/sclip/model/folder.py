@@ -7,14 +7,14 @@ from typing import Any
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig
 from sclip.errors import UserError
 from sclip.files import check_digest
-from sclip.heads.head import Sizes
+from sclip.heads.head import EncoderSizes
 from sclip.parsing import parse, read_json
 
 FORMAT = "sclip model 2"
-WITHOUT_DIGESTS = "sclip model 1"  # the format before, which is still read
+FORMAT_1 = "sclip model 1"  # the format before, which is still read
 STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"
-MOST_NAMED = 5  # models in an error
+MAX_MODELS = 5  # models in an error
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ModelConfig:
     arch: str  # the architecture's name
     head: HeadConfig
     objective: ObjectiveConfig
-    sizes: Sizes
+    sizes: EncoderSizes
     speech_encoder: EncoderReference
     clip_encoder: EncoderReference
     origin: dict[str, str]  # where the weights come from
@@ -56,14 +56,14 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{folder}: not a model folder, but models are below it; load one of {', '.join(models)}")
     data = read_json(path)
     found = data.get("format") if isinstance(data, dict) else None
-    if found not in (FORMAT, WITHOUT_DIGESTS):
+    if found not in (FORMAT, FORMAT_1):
         raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
     return parse(ModelConfig, data, str(path))
 
 
 def check_files(folder: Path, config: ModelConfig) -> None:
     """Refuse weights or a vocabulary that are not those of config.json."""
-    if config.format == WITHOUT_DIGESTS:
+    if config.format == FORMAT_1:
         return
     for name in [WEIGHTS_FILE] if config.head.keywords is None else [WEIGHTS_FILE, VOCABULARY_FILE]:
         check_digest(folder / name, config.files.get(name), CONFIG_FILE)
@@ -72,7 +72,7 @@ def check_files(folder: Path, config: ModelConfig) -> None:
 def _models_below(folder: Path) -> list[str]:
     """Return some of the model folders below a folder such as models/PRESET or models/PRESET/ARCH."""
     configs = sorted([*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"*/*/{CONFIG_FILE}")])
-    return [str(path.parent) for path in configs if _is_model(read_json(path))][:MOST_NAMED]
+    return [str(path.parent) for path in configs if _is_model(read_json(path))][:MAX_MODELS]
 
 
 def _is_model(config: Any) -> bool:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from sclip.config import Architecture, HeadConfig, SpeechEncoderConfig
 from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent
-from sclip.encoders.clip import ClipEncoder, spelled
+from sclip.encoders.clip import ClipEncoder, text_of_pieces
 from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import find_folder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.files import atomic_folder, file_digest
-from sclip.heads.head import HeadOutput, Sizes, SpeechHead
+from sclip.heads.head import EncoderSizes, HeadOutput, SpeechHead
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model.card import model_card
 from sclip.model.folder import (
@@ -94,7 +94,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             vocabulary.check(clip)
             table, blocked = self.text_tower.table[list(vocabulary.ids)], list(vocabulary.blocked)
         token_width = None if table is None else table.shape[1]
-        sizes = Sizes(speech.states, speech.width, token_width, clip.joint_width)
+        sizes = EncoderSizes(speech.states, speech.width, token_width, clip.joint_width)
         self.head = SpeechHead(self._fitting_head(), sizes, table, blocked)
         self.objective = Objective(architecture.objective)
         self.eval()
@@ -191,7 +191,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def _piece(self, row: int, score: float) -> Piece:
         assert self.vocabulary is not None
         text = self.vocabulary.pieces[row]
-        return Piece(spelled(text), self.vocabulary.ids[row], score, text.endswith("</w>"))
+        return Piece(text_of_pieces(text), self.vocabulary.ids[row], score, text.endswith("</w>"))
 
     def _spans(self, weights: Tensor) -> Iterator[tuple[float, float]]:
         """Yield the start and end, in seconds, of the frames that went into each slot: weights (S, T)"""

@@ -25,7 +25,7 @@ from sclip.corpora.scenes.world import Scene
 from sclip.encoders.clip import ClipEncoder, TextTower
 from sclip.evaluation.retrieval import first_ranks, recalls
 from sclip.objective import contrastive_loss
-from sclip.pretrain.drawn import draw_scenes
+from sclip.pretrain.pictures import draw_scenes
 from sclip.pretrain.progress import Progress
 
 GALLERY = 1_000  # test pictures that are ranked to measure recall

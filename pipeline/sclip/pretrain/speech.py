@@ -29,7 +29,7 @@ from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
 from sclip.pretrain.clusters import assign, cluster, purity
 from sclip.pretrain.progress import Progress
-from sclip.pretrain.spoken import HOP, WINDOW, Utterance, speak_scenes
+from sclip.pretrain.utterances import HOP, WINDOW, Utterance, speak_scenes
 
 SAMPLE = 200_000  # frames that the clusters are computed from
 MASK_SPAN, MASKED = 10, 0.5  # frames of a span; approximate share of masked frames
@@ -77,7 +77,7 @@ def pretrain_speech(config: MiniHubertConfig, device: torch.device, out: Path, s
     quality: dict[str, Any] = {}
     minutes = 0.0
     for number, round_ in enumerate(config.rounds):
-        features = _mfccs(utterances) if number == 0 else _features(_encoder(hubert), utterances, config.taught_by)
+        features = _mfccs(utterances) if number == 0 else _features(_encoder(hubert), utterances, config.target_state)
         centres = cluster(torch.cat(features)[:: max(1, sum(map(len, features)) // SAMPLE)], round_.clusters)
         targets = [assign(f, centres) for f in features]
         hubert.train().requires_grad_(True)

@@ -11,7 +11,7 @@ from sclip import paths
 from sclip.config import Params
 from sclip.encoders.source import is_random
 from sclip.errors import UserError
-from sclip.parsing import read_json, read_text, shown
+from sclip.parsing import read_json, read_text, shortened
 from sclip.paths import EXAMPLES, METRICS, WORDS
 
 BRANCHES = ("parallel", "cascaded")
@@ -141,7 +141,7 @@ def _point(line: str, where: str) -> tuple[float, float]:
     except ValueError:
         step = value = math.nan
     if not math.isfinite(step + value):  # training writes no values that are not finite
-        raise UserError(f"{where}: expected a step, a tab and a number, found {shown(line)}")
+        raise UserError(f"{where}: expected a step, a tab and a number, found {shortened(line)}")
     return step, value
 
 

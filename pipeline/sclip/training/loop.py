@@ -125,8 +125,8 @@ class _Session:
         with tqdm(
             total=steps, initial=trainer.step, desc=trainer.model.name, disable=distributed.bar_disabled()
         ) as bar:
-            if trainer.undeveloped is not None:
-                self.evaluate_dev(trainer.undeveloped, bar)
+            if trainer.pending_dev_row is not None:
+                self.evaluate_dev(trainer.pending_dev_row, bar)
             numbers = range(trainer.step * accumulate, steps * accumulate)
             reader = prefetch(batches.read, numbers, prefetch_count(trainer.device, PREFETCHED_BATCHES))
             while trainer.step < steps:
@@ -151,14 +151,14 @@ class _Session:
 
     def evaluate_dev(self, row: HistoryRow, bar: "tqdm[Any]") -> None:
         """Evaluate the development split, and log the result with `row`, the measurements of the last step."""
-        self.trainer.undeveloped = row
+        self.trainer.pending_dev_row = row
         self.interruption.check(self.trainer.device)
         with self.interruption.may_interrupt():
             dev_recalls = self.trainer.evaluate_dev(self.dev_set)
         row = row | {f"dev/{branch}": recall for branch, recall in dev_recalls.items()}
         _show_dev_recalls(bar, self.trainer.model.name, row)
         self.record(row)
-        self.trainer.undeveloped = None
+        self.trainer.pending_dev_row = None
         self.save()
 
     def record(self, row: HistoryRow) -> None:

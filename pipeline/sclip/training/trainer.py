@@ -20,7 +20,7 @@ from sclip.training.batches import Batch, derived_seed
 from sclip.training.curves import HistoryRow
 from sclip.training.development import mean_recalls
 
-SAVED = ("step", "seconds", "history", "undeveloped", "best")  # attributes of Trainer in a checkpoint
+SAVED = ("step", "seconds", "history", "pending_dev_row", "best")  # attributes of Trainer in a checkpoint
 
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
@@ -47,7 +47,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.history: list[HistoryRow] = []
-        self.undeveloped: HistoryRow | None = None  # row of the last step, if its dev evaluation is not finished
+        self.pending_dev_row: HistoryRow | None = None  # row of the last step, if its dev evaluation is not finished
         self.best: dict[str, Any] = {"score": -1.0}
 
     def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:

@@ -18,7 +18,7 @@ class PublishedCounts:
 
 
 @dataclass
-class Gathered:
+class Listing:
     """The rows of a corpus, and what is left out of it."""
 
     rows: list[Draft] = field(default_factory=list)  # utterances, with absolute paths
@@ -29,7 +29,7 @@ class Gathered:
         self.left_out.setdefault(reason, []).append(name)
 
 
-def split_of_pictures(pictures: Mapping[str, Sequence[str]], gathered: Gathered) -> dict[str, str]:
+def split_of_pictures(pictures: Mapping[str, Sequence[str]], listing: Listing) -> dict[str, str]:
     """Return the split of each picture from the pictures of each split. Leave out pictures in two splits."""
     splits: dict[str, list[str]] = {}
     for split in SPLITS:
@@ -37,7 +37,7 @@ def split_of_pictures(pictures: Mapping[str, Sequence[str]], gathered: Gathered)
             splits.setdefault(picture, []).append(split)
     for picture, names in splits.items():
         if len(names) > 1:
-            gathered.leave_out("pictures in two splits", f"{picture} ({', '.join(names)})")
+            listing.leave_out("pictures in two splits", f"{picture} ({', '.join(names)})")
     return {picture: names[0] for picture, names in splits.items() if len(names) == 1}
 
 
@@ -50,7 +50,7 @@ def require_fetched(path: Path, corpus: str, folder: str) -> None:
         )
 
 
-def first_of(folder: Path, names: Sequence[str]) -> Path:
+def first_existing(folder: Path, names: Sequence[str]) -> Path:
     """Return the first path that exists."""
     for name in names:
         if (folder / name).exists():
@@ -58,7 +58,7 @@ def first_of(folder: Path, names: Sequence[str]) -> Path:
     raise UserError(f"{folder / names[0]}: no such file" + "".join(f", nor {name}" for name in names[1:]))
 
 
-def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield a file's lines, without empty ones, each with the file's name and the line's number. CRLF is accepted."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():

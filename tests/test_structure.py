@@ -57,7 +57,7 @@ def package(tmp_path, monkeypatch):
         ("padded.py", '"""Sequences', '"""Other words for sequences', False),
         ("padded.py", "descending=True", "descending=False", True),  # imported by the encoders
         ("features/extract.py", "MEGABYTE = 1_000_000", "MEGABYTE = 2_000_000", False),  # cuts shards, computes nothing
-        ("config.py", "shard_megabytes: int = 512", "shard_megabytes: int = 256", False),
+        ("config/features.py", "shard_megabytes: int = 512", "shard_megabytes: int = 256", False),
         ("encoders/clip.py", "keywords.lengths + 1", "keywords.lengths + 2", False),  # another encoder
     ],
 )

@@ -1,0 +1,59 @@
+"""The settings of params.yaml as types. Other packages import them from here."""
+
+from sclip.config.architecture import (
+    Architecture,
+    AttentionConfig,
+    CifConfig,
+    HeadConfig,
+    KeywordConfig,
+    ObjectiveConfig,
+)
+from sclip.config.checks import LARGEST_SEED
+from sclip.config.corpora import (
+    LANGUAGES,
+    Columns,
+    CorpusConfig,
+    Flickr8kConfig,
+    ManifestConfig,
+    ScenesConfig,
+    Splits,
+    SpokenCocoConfig,
+    TableConfig,
+)
+from sclip.config.encoders import ClipEncoderConfig, Encoders, SpeechEncoderConfig
+from sclip.config.features import FeaturesConfig
+from sclip.config.params import Experiment, Params, Preset, load_params
+from sclip.config.pretraining import MiniClipConfig, MiniHubertConfig, Pretraining, PretrainingRound
+from sclip.config.training import TrainingConfig
+
+__all__ = [
+    "LANGUAGES",
+    "LARGEST_SEED",
+    "Architecture",
+    "AttentionConfig",
+    "CifConfig",
+    "ClipEncoderConfig",
+    "Columns",
+    "CorpusConfig",
+    "Encoders",
+    "Experiment",
+    "FeaturesConfig",
+    "Flickr8kConfig",
+    "HeadConfig",
+    "KeywordConfig",
+    "ManifestConfig",
+    "MiniClipConfig",
+    "MiniHubertConfig",
+    "ObjectiveConfig",
+    "Params",
+    "Preset",
+    "Pretraining",
+    "PretrainingRound",
+    "ScenesConfig",
+    "SpeechEncoderConfig",
+    "Splits",
+    "SpokenCocoConfig",
+    "TableConfig",
+    "TrainingConfig",
+    "load_params",
+]

@@ -1,0 +1,62 @@
+"""The settings of the two small encoders that ship with the project."""
+
+from dataclasses import dataclass
+
+from sclip.config.checks import require, require_seed
+
+
+@dataclass(frozen=True)
+class MiniClipConfig:
+    """The small CLIP that ships with the project."""
+
+    seed: int
+    pictures: int  # generated once; captions are generated in every step
+    steps: int
+    batch: int = 256
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    width: int = 128  # of both towers and of their joint space
+    patch: int = 16
+    image_layers: int = 4
+    text_layers: int = 3
+    context: int = 77
+
+    def __post_init__(self) -> None:
+        require_seed("seed", self.seed)
+
+
+@dataclass(frozen=True)
+class PretrainingRound:
+    clusters: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class MiniHubertConfig:
+    """The small HuBERT that ships with the project."""
+
+    seed: int
+    utterances: int
+    voices: int
+    rounds: tuple[PretrainingRound, ...]  # the first predicts clusters of MFCCs, the others of a hidden state
+    target_state: int = 2  # the hidden state whose clusters the next round predicts
+    batch_seconds: float = 80.0
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    width: int = 192
+    layers: int = 5
+    conv_channels: tuple[int, ...] = (32, 64, 64, 64, 128, 128, 128)
+
+    def __post_init__(self) -> None:
+        require_seed("seed", self.seed)
+        for i, round_ in enumerate(self.rounds):
+            require(
+                round_.steps > self.warmup_steps,
+                f"rounds[{i}].steps: expected more than warmup_steps ({self.warmup_steps}), found {round_.steps}",
+            )
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    speech: MiniHubertConfig
+    clip: MiniClipConfig

@@ -1,0 +1,36 @@
+"""The settings of the training of a head."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sclip.config.checks import require
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The training. The defaults are the published recipe: Adam, linear warm-up, linear decay."""
+
+    steps: int = 50_000
+    warmup_steps: int = 5_000
+    batch: int = 256
+    accumulate: int = 1  # batches for each step; negatives come from the same batch
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-8
+    weight_decay: float = 1e-6
+    gradient_clip: float = 4.0
+    crop_frames: int = 320  # random crop of longer utterances; the published recipe crops 6.4 s of audio instead
+    precision: Literal["fp16", "bf16", "fp32"] = "fp16"
+    dev_every: int = 1_000  # steps between two evaluations on the development split
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "crop_frames", "dev_every"):
+            require(getattr(self, name) >= 1, f"{name}: expected at least 1, found {getattr(self, name)}")
+        require(self.batch >= 2, f"batch: expected at least 2, found {self.batch}")
+        for name in ("warmup_steps", "final_learning_rate", "weight_decay"):
+            require(getattr(self, name) >= 0, f"{name}: expected 0 or more, found {getattr(self, name)}")
+        require(
+            self.warmup_steps < self.steps,
+            f"warmup_steps: expected fewer than steps ({self.steps}), found {self.warmup_steps}",
+        )
+        require(self.learning_rate > 0, f"learning_rate: expected more than 0, found {self.learning_rate}")
+        require(self.gradient_clip > 0, f"gradient_clip: expected more than 0, found {self.gradient_clip}")

@@ -1,4 +1,4 @@
-"""The frozen CLIP: pictures, captions and keyword embeddings into one space. No other module knows open_clip inside.
+"""The frozen CLIP: pictures, captions and keyword embeddings into one space.
 
 - It is loaded from a hub repo (`hf-hub:org/name`), a local folder (`local-dir:path` or the path alone), or a model and
   a tag of open_clip (`ViT-B-32-quickgelu/openai`).
@@ -7,10 +7,7 @@
 """
 
 import json
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +15,29 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.model import set_model_preprocess_cfg
-from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, bytes_to_unicode, get_clean_fn
+from open_clip.tokenizer import bytes_to_unicode
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
+from sclip.encoders.clip_folder import (
+    CONFIG_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+    check_model_config,
+    one_line_errors,
+    open_tokenizer,
+    warn_without_quick_gelu,
+)
 from sclip.encoders.pictures import as_rgb, read_rgb
 from sclip.encoders.sizes import check_clip_sizes
 from sclip.encoders.source import Source, fetch_repo, without_network
 from sclip.errors import UserError
 from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded
-from sclip.parsing import as_table, read_json
+from sclip.parsing import read_json
 from sclip.tensors import fill, save_tensors
-
-CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
-# OpenAI's own files carry these beside the weights; nobody else's do.
-OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
@@ -128,22 +126,22 @@ class ClipEncoder(nn.Module):
         if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
             raise UserError(f"CLIP {source.name}: {path}: expected a table with model_cfg")
         where = f"CLIP {source.name}: {path}: model_cfg"
-        _check_folder(config["model_cfg"], where)
+        check_model_config(config["model_cfg"], where)
         check_clip_sizes(config["model_cfg"], folder, where)
-        _warn_without_quick_gelu(source.name, config["model_cfg"], folder)
-        with _loading(source.name):
+        warn_without_quick_gelu(source.name, config["model_cfg"], folder)
+        with one_line_errors(source.name):
             model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
-        tokenizer = _open_tokenizer(config["model_cfg"]["text_cfg"], folder, source.name)
-        with _loading(source.name):  # of the preprocessing's settings
+        tokenizer = open_tokenizer(config["model_cfg"]["text_cfg"], folder, source.name)
+        with one_line_errors(source.name):  # of the preprocessing's settings
             return cls(model, config, tokenizer, source)
 
     @classmethod
     def _from_tag(cls, name: str) -> "ClipEncoder":
         architecture, _, tag = name.partition("/")
         model_cfg = sizes_of_tag(name)
-        _warn_without_quick_gelu(name, model_cfg, Path(tag))
+        warn_without_quick_gelu(name, model_cfg, Path(tag))
         hint = f". {without_network('its hub repo')} (local-dir:FOLDER, with {CONFIG_FILE} and {WEIGHTS_FILE})"
-        with _loading(name, hint):
+        with one_line_errors(name, hint):
             model = open_clip.create_model(architecture, tag, require_pretrained=True)
             tokenizer = open_clip.get_tokenizer(architecture)
         config = {"model_cfg": model_cfg, "preprocess_cfg": dict(model.visual.preprocess_cfg)}
@@ -246,79 +244,6 @@ def sizes_of_tag(name: str) -> dict[str, Any]:
     return model_cfg
 
 
-@contextmanager
-def _loading(name: str, hint: str = "") -> Iterator[None]:
-    """Turn whatever a damaged file or a missing network makes of loading into one line."""
-    try:
-        yield
-    except Exception as error:  # open_clip and transformers raise errors of many kinds
-        raise UserError(f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}{hint}") from None
-
-
-def _check_folder(model_cfg: dict[str, Any], where: str) -> None:
-    """Refuse what would make open_clip read from anywhere but this folder."""
-    text, vision = (as_table(model_cfg.get(part), f"{where}.{part}") for part in ("text_cfg", "vision_cfg"))
-    if text.get("hf_model_name") is not None:
-        raise UserError(
-            f"{where}.text_cfg.hf_model_name: found {text['hf_model_name']!r}, which is loaded from a repo of its own; "
-            "only text towers whose weights are in the folder can be used"
-        )
-    timm_model = vision.get("timm_model_name")
-    if timm_model is not None and not (isinstance(timm_model, str) and re.fullmatch(r"[\w.]+", timm_model)):
-        raise UserError(
-            f"{where}.vision_cfg.timm_model_name: expected the name of one of timm's models, found {timm_model!r}"
-        )
-
-
-class _FolderTokenizer(HFTokenizer):  # type: ignore[misc]
-    """open_clip's wrapper around a tokenizer of transformers, read from tokenizer.json alone.
-
-    The wrapper's own way, AutoTokenizer, builds whatever class of transformers the folder names, and from there reaches
-    the folder's code and other hub repos.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        context_length: int,
-        clean: str = "whitespace",
-        strip_sep_token: bool = False,
-        tokenizer_mode: str | None = None,
-    ):
-        path = folder / TOKENIZER_FILES[0]
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; save the tokenizer in the format of transformers' fast tokenizers")
-        config = folder / TOKENIZER_FILES[1]
-        options = as_table(read_json(config), str(config)) if config.is_file() else {}
-        tokens = {name: options[name] for name in SPECIAL_TOKENS if name in options}
-        contents = {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
-        self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), **contents)
-        self.context_length, self.clean_fn = context_length, get_clean_fn(clean)
-        self.strip_sep_token, self.tokenizer_mode = strip_sep_token, tokenizer_mode or ""
-
-
-def _open_tokenizer(text_cfg: Mapping[str, Any], folder: Path, name: str) -> Any:
-    """Return CLIP's own tokenizer, or the one in transformers' format in the folder.
-
-    Of the folder's tokenizer options only those that choose how a text is cleaned are used. Others can name files
-    elsewhere, or code to run.
-    """
-    where = f"CLIP {name}: text_cfg"
-    options = as_table(text_cfg.get("tokenizer_kwargs") or {}, f"{where}.tokenizer_kwargs")
-    allowed = {"clean": str, "strip_sep_token": bool} if text_cfg.get("hf_tokenizer_name") else {"clean": str}
-    for option, value in options.items():
-        if not isinstance(value, allowed.get(option, ())):
-            raise UserError(
-                f"{where}.tokenizer_kwargs.{option}: cannot be used, found {value!r}; possible are {', '.join(allowed)}"
-            )
-    context = {"context_length": text_cfg.get("context_length", DEFAULT_CONTEXT_LENGTH), **options}
-    with _loading(f"{name}: its tokenizer"):
-        if not text_cfg.get("hf_tokenizer_name"):
-            return open_clip.SimpleTokenizer(**context)
-        mode = text_cfg.get("tokenizer_mode")
-        return _FolderTokenizer(folder, **context, tokenizer_mode=mode)
-
-
 def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:
     """Return why this text tower cannot take keywords, or None if it can."""
     if not hasattr(tower, "token_embedding") or not hasattr(tower, "positional_embedding"):
@@ -335,34 +260,3 @@ def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:
     if not isinstance(tokenizer, open_clip.SimpleTokenizer):
         return f"its tokenizer is a {type(tokenizer).__name__}, not CLIP's"
     return None
-
-
-def _warn_without_quick_gelu(name: str, model_cfg: dict[str, Any], weights: Path) -> None:
-    """Warn if OpenAI's weights are loaded without QuickGELU: the vectors would look right and be wrong."""
-    if model_cfg.get("quick_gelu", False):
-        return
-    if "openai" in name.rpartition("/")[2].lower() or _has_openai_marks(weights):
-        warnings.warn(
-            f"CLIP {name}: OpenAI's weights need QuickGELU and this model has GELU; "
-            "use the -quickgelu model, or set quick_gelu in the folder's open_clip_config.json",
-            stacklevel=4,
-        )
-
-
-def _has_openai_marks(weights: Path) -> bool:
-    candidates = sorted(weights.glob("*.*")) if weights.is_dir() else [weights]
-    for path in candidates:
-        if path.suffix in {".safetensors", ".pt", ".pth", ".bin"} and path.is_file() and _names(path) >= OPENAI_MARKS:
-            return True
-    return False
-
-
-def _names(weights: Path) -> set[str]:
-    """Return the names of a file's tensors, or nothing if it cannot be read; open_clip reports that later."""
-    try:
-        if weights.suffix == ".safetensors":
-            with safe_open(weights, "pt") as file:
-                return set(file.keys())
-        return set(torch.load(weights, map_location="meta", weights_only=True, mmap=True))
-    except Exception:  # a damaged file fails in whatever way it is damaged
-        return set()

@@ -44,7 +44,7 @@ FAMILY = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel,
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 # A checkpoint may lack this: only pre-training reads it.
-UNUSED_TENSORS = {"masked_spec_embed"}
+UNREAD = {"masked_spec_embed"}
 
 
 class _Batch(NamedTuple):
@@ -53,7 +53,7 @@ class _Batch(NamedTuple):
 
 
 # One for each thread: several threads may encode at the same time.
-_CURRENT_BATCH: ContextVar[_Batch] = ContextVar("current batch")
+_AT_HAND: ContextVar[_Batch] = ContextVar("the batch at hand")
 
 
 class ValidGroupNorm(nn.Module):
@@ -71,7 +71,7 @@ class ValidGroupNorm(nn.Module):
         sums of the whole batch pass over it nine times.
         """
         normed = torch.zeros_like(x)
-        for row, out, length in zip(x, normed, _CURRENT_BATCH.get().first_lengths, strict=True):
+        for row, out, length in zip(x, normed, _AT_HAND.get().first_lengths, strict=True):
             out[:, :length] = F.group_norm(row[None, :, :length], len(row), self.weight, self.bias, self.eps)[0]
         return normed
 
@@ -125,7 +125,7 @@ class SpeechEncoder(nn.Module):
                 )
         except Exception as error:  # transformers fails in many ways on a damaged folder
             raise UserError(f"speech encoder {name}: cannot be loaded: {' '.join(str(error).split())}") from None
-        missing = set(loading["missing_keys"]) - UNUSED_TENSORS
+        missing = set(loading["missing_keys"]) - UNREAD
         if missing:
             raise UserError(f"speech encoder {name}: {len(missing)} tensors are missing, {min(missing)} among them")
         return cls(model, Source(name, commit), normalize_waveform)
@@ -170,14 +170,14 @@ class SpeechEncoder(nn.Module):
         lengths = self.frames(samples)
         kernel, stride = self.model.config.conv_kernel[0], self.model.config.conv_stride[0]
         first_lengths = [(len(w) - kernel) // stride + 1 for w in waveforms]
-        _CURRENT_BATCH.set(_Batch(first_lengths, valid_mask(lengths, int(lengths.max()))))
+        _AT_HAND.set(_Batch(first_lengths, valid_mask(lengths, int(lengths.max()))))
         mask = valid_mask(samples, batch.shape[1]).long()
         hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
 
     def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         """(B, D, T) -> (B, D, T)"""
-        return (arguments[0] * _CURRENT_BATCH.get().valid[:, None],)
+        return (arguments[0] * _AT_HAND.get().valid[:, None],)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights and of the configuration that computes with them."""

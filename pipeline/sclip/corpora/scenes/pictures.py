@@ -70,10 +70,10 @@ def _drawing(code: str, colour: str | None, side: int, mirrored: bool) -> Image.
     drawing = _original(code).resize((side, side), Image.Resampling.BILINEAR)
     if mirrored:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return drawing if colour is None else _recolour(drawing, colour)
+    return drawing if colour is None else _recoloured(drawing, colour)
 
 
-def _recolour(drawing: Image.Image, colour: str) -> Image.Image:
+def _recoloured(drawing: Image.Image, colour: str) -> Image.Image:
     """Return the drawing in shades of one colour with the same brightness."""
     pixels = np.asarray(drawing).astype(np.float32)
     light = pixels[..., :3] @ np.array([0.3, 0.6, 0.1], np.float32) / 255

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sclip.corpora.scenes.voices import SAMPLE_RATE, Speech, Synthesiser, Voice
-from sclip.corpora.scenes.world import hash_fraction, split_by_hash
+from sclip.corpora.scenes.world import place_by_hash, split_by_hash
 
 RATES = (145, 195)  # words per minute
 PITCHES = (35, 65)
@@ -27,7 +27,7 @@ def voices(split: str) -> tuple[Voice, ...]:
     A speaker is in the same split of every corpus, with all accents.
     """
     members = [voice for voice in synthesiser().voices() if split_by_hash(f"speaker {_speaker(voice)}") == split]
-    return tuple(sorted(members, key=lambda voice: hash_fraction(f"order of {voice.name}")))
+    return tuple(sorted(members, key=lambda voice: place_by_hash(f"order of {voice.name}")))
 
 
 def _speaker(voice: Voice) -> str:
@@ -49,7 +49,7 @@ def speak(text: str, voice: Voice, random: np.random.Generator) -> Speech:
     speech = synthesiser().speak(text, voice, rate, pitch)
     samples = speech.samples
     if random.random() < 0.5:
-        samples = _add_echo(samples, random)
+        samples = _in_room(samples, random)
     loudness = float(np.sqrt(np.mean(samples**2)))
     noise = random.standard_normal(len(samples)).astype(np.float32)
     samples = samples + loudness * 10 ** (random.uniform(*NOISE) / 20) * noise
@@ -57,7 +57,7 @@ def speak(text: str, voice: Voice, random: np.random.Generator) -> Speech:
     return Speech(samples.astype(np.float32), speech.words, speech.phones)
 
 
-def _add_echo(samples: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
+def _in_room(samples: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
     """Add a decaying echo to the direct sound."""
     seconds = random.uniform(*ECHO)
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE

@@ -167,10 +167,10 @@ def split_of(a: Thing, b: Thing) -> str:
 def split_by_hash(name: str) -> str:
     """Return the split of a name, which is the same in every corpus."""
     edges = np.cumsum([SHARES[split] for split in SPLITS])
-    return SPLITS[int(np.searchsorted(edges, hash_fraction(name), side="right"))]
+    return SPLITS[int(np.searchsorted(edges, place_by_hash(name), side="right"))]
 
 
-def hash_fraction(name: str) -> float:
+def place_by_hash(name: str) -> float:
     """Return a pseudo-random number in 0..1 for a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
 

@@ -75,5 +75,5 @@ def test_half_precision_stays_accurate_for_states_with_a_large_mean():
 
 def test_a_head_that_normalises_states_refuses_codes_of_other_states():
     codes = Coded(torch.zeros(1, 5, TRUE, dtype=torch.int8), torch.tensor([5]), fitted())
-    with pytest.raises(UserError, match=r"head.normalize_states is True, and codes were kept of states with fea"):
+    with pytest.raises(UserError, match=r"head.normalize_states is True, but the stored codes were computed with fea"):
         LayerWeighting(STATES, normalize=True)(codes)

@@ -71,13 +71,13 @@ def csv_rows(text: str) -> list[dict[str, str]]:
 def test_cells_without_results_are_empty(paper):
     assert "| Parallel | published (them) | 26.70 | 57.10 |\n|  | ours |  |  |\n" in as_markdown(paper, True)
     assert "ours" not in as_markdown(paper, False)
-    assert {row["value"] for row in csv_rows(as_csv(paper, True)) if row["whose"] == "ours"} == {""}
+    assert {row["value"] for row in csv_rows(as_csv(paper, True)) if row["origin"] == "ours"} == {""}
 
 
 def test_our_results_and_differences_follow_the_published_row(paper):
     write_results("seed-0", 28.0)
     entries = {
-        (row["split"], row["whose"], row["column"]): row
+        (row["split"], row["origin"], row["column"]): row
         for row in csv_rows(as_csv(paper, True))
         if row["system"] == "Parallel"
     }
@@ -105,7 +105,7 @@ def test_seeds_are_averaged_and_the_imported_checkpoint_has_its_own_row(paper):
 def test_results_of_random_encoders_are_marked(paper):
     write_results("seed-0", 27.0, speech="hubert (random weights, seed 0)")
     text = as_markdown(paper, True)
-    assert "|  | ours, of random encoders | 27.00 [25.00, 29.00] |  |" in text
+    assert "|  | ours, with random encoder weights | 27.00 [25.00, 29.00] |  |" in text
     assert "|  | ours |" not in text
 
 

@@ -1,4 +1,4 @@
-"""Writing the manifest of a preset's corpus, for every kind of corpus."""
+"""Write the manifest of a preset's corpus, for every kind of corpus."""
 
 import json
 from pathlib import Path

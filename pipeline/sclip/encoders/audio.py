@@ -111,7 +111,7 @@ def check_length(samples: int, rate: int, name: str) -> None:
 
 
 def is_silent(waveform: Tensor) -> bool:
-    """Tell whether a waveform (N,) hardly moves."""
+    """Return whether a waveform (N,) stays within a range of SILENCE."""
     return bool(np.ptp(waveform.numpy()) < SILENCE)
 
 

@@ -46,13 +46,13 @@ class TextTower:
     """CLIP's text transformer on token embeddings. `start` and `end` are the ids around a sentence."""
 
     def __init__(self, tower: Any, start: int, end: int):
-        """`tower`: open_clip's CLIP, or the TextTransformer in its CustomTextCLIP."""
+        """Wrap `tower`, which is open_clip's CLIP or the TextTransformer in its CustomTextCLIP."""
         self.tower = tower
         self.start, self.end = start, end
 
     @property
     def table(self) -> Tensor:
-        """(V, W): the embedding of every token"""
+        """Return the embedding of every token: (V, W)."""
         return self.tower.token_embedding.weight
 
     @property
@@ -60,7 +60,7 @@ class TextTower:
         return len(self.tower.positional_embedding)
 
     def __call__(self, keywords: Padded) -> Tensor:
-        """(B, S, W) -> (B, J): the sentence `start keywords end`"""
+        """Encode the sentences `start keywords end`: (B, S, W) -> (B, J)."""
         batch, slots, width = keywords.values.shape
         if slots + 2 > self.context_length:
             raise UserError(f"{slots} keywords: CLIP's text tower has room for {self.context_length - 2}")
@@ -71,7 +71,7 @@ class TextTower:
         return self.run(torch.where(is_end[..., None], end, x), last)
 
     def run(self, x: Tensor, last: Tensor) -> Tensor:
-        """Token embeddings (B, N, W), without positions, and where each sentence ends (B,) -> (B, J)"""
+        """Encode token embeddings (B, N, W), without positions, of sentences that end at `last` (B,) -> (B, J)."""
         tower, count = self.tower, x.shape[1]
         x = tower.transformer(x + tower.positional_embedding[:count], attn_mask=tower.attn_mask[:count, :count])
         x = tower.ln_final(x[torch.arange(len(x), device=x.device), last])
@@ -82,7 +82,7 @@ class ClipEncoder(nn.Module):
     model: Any  # open_clip's CLIP or CustomTextCLIP
 
     def __init__(self, model: nn.Module, config: dict[str, Any], tokenizer: Any, source: Source):
-        """`config`: what open_clip_config.json holds, the model's and the preprocessing's."""
+        """Freeze the model. `config` is the content of open_clip_config.json: of the model and of the preprocessing."""
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.config, self.tokenizer, self.source = config, tokenizer, source
@@ -162,7 +162,7 @@ class ClipEncoder(nn.Module):
         return self.model.logit_scale.device
 
     def encode_image(self, images: Sequence[Any]) -> Tensor:
-        """Paths, PIL pictures, arrays (H, W, 3) of bytes, or float tensors already preprocessed (3, H, W) -> (B, J)"""
+        """Encode paths, PIL pictures, byte arrays (H, W, 3) or preprocessed float tensors (3, H, W) -> (B, J)."""
         pixels = torch.stack([self._pixels(image, i).to(self.device) for i, image in enumerate(images)])
         return self.model.encode_image(pixels)
 
@@ -192,7 +192,7 @@ class ClipEncoder(nn.Module):
             raise UserError(f"image {index}: cannot be used: {error}") from None
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(B, J). CLIP's tokenizer cuts a text to what its text tower has positions for, 77 as a rule."""
+        """Encode texts -> (B, J). CLIP's tokenizer cuts a text to the positions of its text tower, usually 77."""
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(f"text {i}: expected text, found {type(text).__name__}")
@@ -201,7 +201,10 @@ class ClipEncoder(nn.Module):
             return self.model.encode_text(ids)
         table = self._text_tower.table
         if int(ids.max()) >= len(table):
-            raise UserError(f"CLIP {self.source.name}: its tokenizer gives ids past its {len(table)} tokens")
+            raise UserError(
+                f"CLIP {self.source.name}: expected ids below {len(table)}, the number of its token embeddings; "
+                f"its tokenizer returned {int(ids.max())}"
+            )
         last = ids.argmax(-1)  # the end token has the highest id
         return self._text_tower.run(table[ids[:, : int(last.max()) + 1]], last)
 
@@ -229,7 +232,7 @@ class ClipEncoder(nn.Module):
 
 
 def text_of_pieces(pieces: str) -> str:
-    """Return word pieces as people write them; CLIP's tokenizer writes each byte of UTF-8 as a letter of its own."""
+    """Decode word pieces to text. CLIP's tokenizer represents each byte of UTF-8 by one letter."""
     return bytes(_BYTES[letter] for letter in pieces.removesuffix("</w>")).decode("utf-8", errors="replace")
 
 

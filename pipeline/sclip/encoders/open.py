@@ -1,7 +1,7 @@
 """Open the encoders that params.yaml names.
 
-With `random_seed`, all weights are drawn at random, as the library draws them before training: what a head learns from
-such an encoder is owed to the architecture, not to pre-training.
+With `random_seed`, all weights are random, initialized as the library does before training. Comparing a trained encoder
+with such an encoder shows how much the pre-training contributes.
 """
 
 import copy

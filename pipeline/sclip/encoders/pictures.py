@@ -51,7 +51,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
 
 
 def is_flat(picture: Image.Image) -> bool:
-    """Tell whether an RGB picture is a single colour."""
+    """Return whether an RGB picture has a single colour."""
     return all(low == high for low, high in picture.getextrema())  # type: ignore[misc]
 
 

@@ -26,7 +26,7 @@ class Source:
     revision: str | None = None
 
     def with_random_weights(self, seed: int) -> "Source":
-        """Return a name that loads no trained weights by mistake, and that marks all results."""
+        """Return a source whose name marks results of random weights, and cannot be loaded as a trained model."""
         return Source(f"{self.name} ({RANDOM}, seed {seed})", self.revision)
 
 
@@ -37,8 +37,8 @@ def is_random(name: str) -> bool:
 def without_network(what: str) -> str:
     """Return advice for a machine without a network."""
     return (
-        f"Without a network: fill the cache {HF_HUB_CACHE} where there is one (HF_HOME says where it lies), or copy "
-        f"{what}'s files into a folder and name that"
+        f"Without a network: copy a filled cache to {HF_HUB_CACHE} (HF_HOME sets its folder), or copy "
+        f"{what}'s files into a folder and give that folder as the name"
     )
 
 

@@ -65,10 +65,10 @@ class ValidGroupNorm(nn.Module):
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T), zero behind an utterance's end
+        """Normalise each utterance: (B, C, T) -> (B, C, T), zero after the utterance's end.
 
-        One after the other: nothing in the encoder is as wide, and torch's own norm passes over it once, where masked
-        sums of the whole batch pass over it nine times.
+        A loop over utterances is faster than masked sums of the batch. This is the encoder's largest tensor: torch's
+        own norm reads it once, masked sums read it nine times.
         """
         normed = torch.zeros_like(x)
         for row, out, length in zip(x, normed, _AT_HAND.get().first_lengths, strict=True):

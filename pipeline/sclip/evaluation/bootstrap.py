@@ -25,20 +25,20 @@ class Bootstrap:
         self.weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)  # (S, I), how often each picture is drawn
 
     def of_sums(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> Estimate:
-        """amounts (N, K) that are summed, the picture (N,) of each; `figure`: sums (..., K) -> (...)"""
+        """Estimate a figure of sums (..., K) -> (...) from the `amounts` (N, K) to sum and their `pictures` (N,)."""
         sums = torch.zeros(self.weights.shape[1], amounts.shape[1], dtype=torch.float64)
         sums.index_add_(0, pictures.cpu(), amounts.double().cpu())
         return _estimate(figure(sums.sum(0)), figure(self.weights @ sums))
 
     def mean(self, values: Tensor, pictures: Tensor, counted: Tensor | None = None) -> Estimate:
-        """values (N,), their pictures (N,), and which of them count (N,), if not all"""
+        """Estimate the mean of `values` (N,) of `pictures` (N,). `counted` (N,) marks those to include, if not all."""
         counts = torch.ones_like(values, dtype=torch.float64) if counted is None else counted.double()
         amounts = torch.stack([values.double() * counts, counts], 1)
         # 0 / 0 is not a number: a resample that draws none of the values that count has no mean.
         return self.of_sums(amounts, pictures, lambda sums: sums[..., 0] / sums[..., 1])
 
     def median(self, values: Tensor, pictures: Tensor) -> Estimate:
-        """The smallest value that half of the values do not exceed."""
+        """Estimate the median: the smallest value that at least half of the values do not exceed."""
         ordered, order = values.double().cpu().sort()
         owners = pictures.cpu()[order]
 
@@ -52,7 +52,7 @@ class Bootstrap:
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """0 of 0 is 0."""
+    """Return part / whole, and 0 where `whole` is 0."""
     return torch.where(whole > 0, part / whole.clamp(min=1e-12), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""From params.yaml to an evaluated model: opens what an experiment names, measures it, and says how good it is."""
+"""Open the model and the data of an experiment in params.yaml, and evaluate the model on the test split."""
 
 from pathlib import Path
 from typing import Any

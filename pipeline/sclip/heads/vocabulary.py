@@ -30,16 +30,16 @@ class Vocabulary:
     def __post_init__(self) -> None:
         integers = all(type(number) is int for number in self.ids + self.blocked)
         if not integers or len(set(self.ids)) != len(self.ids) or len(self.pieces) != len(self.ids):
-            raise ValueError("expected ids that are whole numbers, each once, and a piece for each")
+            raise ValueError("expected distinct whole numbers as ids, and one piece for each id")
         if not set(self.blocked) < set(range(len(self.ids))):
-            raise ValueError(f"blocked: expected rows, and not all of them; found {self.blocked}")
+            raise ValueError(f"blocked: expected some rows of the vocabulary, but not all; found {self.blocked}")
 
     @classmethod
     def from_captions(cls, captions: Iterable[str], clip: "ClipEncoder") -> "Vocabulary":
         """Collect the tokens that CLIP's tokenizer makes of the captions."""
         counts = Counter(token for caption in captions for token in clip.token_ids([caption])[0])
         if not counts:
-            raise UserError("vocabulary: the captions have no words; expected captions with text in the manifest")
+            raise UserError("vocabulary: the captions have no words; add captions with words to the manifest")
         counts.pop(PADDING, None)  # CLIP pads with the token of "!", which a caption may contain
         special = [PADDING, clip.text_tower.start, clip.text_tower.end]
         words = sorted(counts, key=lambda token: (-counts[token], token))
@@ -55,13 +55,13 @@ class Vocabulary:
             raise UserError(f"{path}: not a vocabulary: {error!r}") from None
 
     def check(self, clip: "ClipEncoder") -> None:
-        """Raise an error if this CLIP has other tokens: the keywords would then be other words."""
+        """Raise an error if this CLIP numbers its tokens differently: the keywords would be other words."""
         tokens = len(clip.text_tower.table)
         for row, (token, piece) in enumerate(zip(self.ids, self.pieces, strict=True)):
             if not 0 <= token < tokens or clip.piece(token) != piece:
                 raise UserError(
-                    f"vocabulary: row {row}: CLIP {clip.source.name} has no token {token} {piece!r}; "
-                    "use the CLIP that the vocabulary was made with"
+                    f"vocabulary: row {row}: expected token {token} to be {piece!r}, which CLIP "
+                    f"{clip.source.name} does not have; use the CLIP that the vocabulary was made for"
                 )
 
     def save(self, path: Path) -> None:

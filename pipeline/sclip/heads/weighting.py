@@ -34,7 +34,7 @@ class LayerWeighting(nn.Module):
         if isinstance(states, Coded):
             if states.directions.normalized != self.normalize:
                 raise UserError(
-                    f"head.normalize_states is {self.normalize}, and codes were kept of states with "
+                    f"head.normalize_states is {self.normalize}, but the stored codes were computed with "
                     f"features.normalize_states {states.directions.normalized}; set both to the same value"
                 )
             return Padded(states.weighted_sum(self.weights()), states.lengths)

@@ -26,8 +26,8 @@ model = sclip.load("path/to/this/folder")
 | speech encoder | {speech} | `{speech_hash}` |
 | CLIP | {clip} | `{clip_hash}` |
 
-Waveforms are {normalized} before the speech encoder hears them. `encode_speech` and `keywords` compute exact hidden
-states in fp32. Weights keep the licences of where they come from.
+The input of the speech encoder is the {normalized} waveform. `encode_speech` and `keywords` compute exact hidden
+states in fp32. The weights of each encoder keep their original licence.
 
 {origin}"""
 
@@ -35,10 +35,10 @@ states in fp32. Weights keep the licences of where they come from.
 def model_card(config: "ModelConfig") -> str:
     lines, usage = [], ['model.encode_image(["picture.jpg"])', 'model.encode_text(["a written caption"])']
     if config.head.utterance:
-        lines.append("An utterance vector beside the picture's.")
+        lines.append("An utterance vector for each recording, in the space of CLIP's picture vectors.")
     if config.head.keywords is not None:
         how = "as many as CIF fires" if config.head.keywords.cif else f"{config.head.keywords.slots} fixed slots"
-        lines.append(f"Keywords in CLIP's own vocabulary ({how}), through CLIP's text tower.")
+        lines.append(f"Keywords for each recording ({how}): tokens of CLIP's vocabulary, encoded by its text tower.")
         usage.append('model.keywords(["caption.wav"])')
     origin = "".join(f"- {key}: {value}\n" for key, value in config.origin.items())
     return _TEMPLATE.format(
@@ -49,7 +49,7 @@ def model_card(config: "ModelConfig") -> str:
         speech_hash=config.speech_encoder.hash,
         clip=_place(config.clip_encoder, "clip"),
         clip_hash=config.clip_encoder.hash,
-        normalized="normalised" if config.speech_encoder.normalize_waveform else "not normalised",
+        normalized="normalised" if config.speech_encoder.normalize_waveform else "unchanged",
         origin=origin,
     )
 

@@ -1,4 +1,4 @@
-"""What a model folder holds."""
+"""The configuration of a model folder, and checks of its files."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ MAX_MODELS = 5  # models in an error
 class EncoderReference:
     """An encoder in a model folder's config.json."""
 
-    name: str | None  # a hub repo, a tag or a path; none: the folder's own
+    name: str | None  # a hub repo, a tag or a path; None: the encoder is in the model folder
     revision: str | None
     hash: str  # of weights and configuration
     normalize_waveform: bool | None = None

@@ -318,7 +318,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     if model.head.sizes != config.sizes:
-        raise UserError(f"{folder}: made for {config.sizes}, found encoders of {model.head.sizes}")
+        raise UserError(f"{folder}: the head was made for {config.sizes}, found encoders of {model.head.sizes}")
     tensors = read_tensors(folder / WEIGHTS_FILE)
     fill(model.head, with_prefix(tensors, "head."), f"{folder / WEIGHTS_FILE}: head")
     fill(model.objective, with_prefix(tensors, "objective."), f"{folder / WEIGHTS_FILE}: objective")

@@ -17,8 +17,8 @@ from sclip.pretrain.speech import pretrain_speech
 
 OUT = {"speech": Path("models/mini-hubert"), "clip": Path("models/mini-clip")}
 TITLES = {
-    "speech": "mini-hubert: a small HuBERT for the speech of the scenes",
-    "clip": "mini-clip: a small CLIP for the pictures of the scenes",
+    "speech": "mini-hubert: a small HuBERT for the scenes corpus",
+    "clip": "mini-clip: a small CLIP for the scenes corpus",
 }
 ABOUT = {
     "speech": """\
@@ -27,9 +27,9 @@ prediction, first of clusters of MFCCs, then of clusters of its own hidden state
 text: captions of scenes, spoken by synthetic voices. It contains no pair of things and no speaker of the development
 and test splits.""",
     "clip": """\
-An `open_clip` model with CLIP's tokenizer. It was trained on pictures of scenes and written captions, about half of
-them sentences and half loose words. The training data contains no pair of things of the development and test
-splits.""",
+An `open_clip` model with CLIP's tokenizer. It was trained on pictures of scenes and written captions: 60 % of the
+captions are sentences, and 40 % are loose words. The training data contains no pair of things of the development and
+test splits.""",
 }
 
 

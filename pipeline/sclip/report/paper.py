@@ -21,7 +21,7 @@ from sclip.report.tables import Measurement, lookup, summarize
 
 @dataclass(frozen=True)
 class Ours:
-    """Identifies our results of the same experiment."""
+    """The preset, architecture and branch of our results for a published row."""
 
     preset: str
     arch: str
@@ -80,7 +80,8 @@ def printed_rows(table: PaperTable, with_ours: bool) -> Iterator[PrintedRow]:
             continue
         folders = sorted((paths.report_folder(row.ours.preset) / "runs" / row.ours.arch).glob("seed-*"))
         ours = _cells(table, row.ours.branch, folders)
-        yield PrintedRow(row.system, "ours, of random encoders" if _has_random_encoders(folders) else "ours", ours)
+        origin = "ours, with random encoder weights" if _has_random_encoders(folders) else "ours"
+        yield PrintedRow(row.system, origin, ours)
         yield PrintedRow(row.system, "difference", list(map(_difference, ours, published)))
         checkpoint = paths.imported_results_folder(row.ours.preset, row.ours.arch)
         if checkpoint.is_dir():
@@ -131,7 +132,7 @@ def as_csv(paper: Paper, with_ours: bool) -> str:
     """Return one row per number."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "split", "system", "whose", "column", "value", "low", "high", "deviation", "source"])
+    writer.writerow(["table", "split", "system", "origin", "column", "value", "low", "high", "deviation", "source"])
     for name, table in paper.tables.items():
         for row in printed_rows(table, with_ours):
             for column, cell in zip(table.columns, row.cells, strict=True):

@@ -18,7 +18,7 @@ from sclip.corpora.manifest import Row, read_manifest
 from sclip.device import autocast
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
-from sclip.errors import Problems, UserError
+from sclip.errors import Fault, Problems, UserError
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
 from sclip.files import remove_unfinished
 from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
@@ -106,11 +106,11 @@ def _embed(
     cut = dict(_check_texts(rows, clip, skip))
     pictures = {name: group[0].image for name, group in groups.items()}
     embedded, flat = _embed_pictures(pictures, clip, device)
-    images = {name: vector for name, vector in embedded.items() if isinstance(vector, Tensor)}
-    for name, fault in embedded.items():
-        if isinstance(fault, str):
+    images = {name: result for name, result in embedded.items() if isinstance(result, Tensor)}
+    for name, result in embedded.items():
+        if isinstance(result, Fault):
             for row in groups[name]:
-                skip(row, fault)
+                skip(row, result.reason)
     captions = {row.id: row.text for row in rows if row.text is not None and row.id not in skipped}
     texts = _embed_captions(list(captions.values()), clip, device)
     if not images:
@@ -165,13 +165,13 @@ def _count_tokens(text: str | None, clip: ClipEncoder) -> int:
 
 def _embed_pictures(
     pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device
-) -> tuple[dict[str, Tensor | str], list[str]]:
-    """Return each picture's vector (J,), or what is wrong with it, and the names of pictures of a single colour."""
-    images: dict[str, Tensor | str] = {}
+) -> tuple[dict[str, Tensor | Fault], list[str]]:
+    """Return each picture's vector (J,) or its fault, and the names of pictures of a single colour."""
+    images: dict[str, Tensor | Fault] = {}
     flat: list[str] = []
 
     @torch.inference_mode()
-    def embed(names: Sequence[str], decoded: Sequence[Tensor | str]) -> dict[str, Tensor | str]:
+    def embed(names: Sequence[str], decoded: Sequence[Tensor | Fault]) -> dict[str, Tensor | Fault]:
         results = dict(zip(names, decoded, strict=True))
         usable = {name: pixels for name, pixels in results.items() if isinstance(pixels, Tensor)}
         flat.extend(name for name, pixels in usable.items() if bool((pixels.amax((1, 2)) == pixels.amin((1, 2))).all()))
@@ -189,12 +189,12 @@ def _embed_pictures(
     return images, flat
 
 
-def read_picture(path: Path, clip: ClipEncoder) -> Tensor | str:
-    """Decode and preprocess a picture, or return why it cannot be used."""
+def read_picture(path: Path, clip: ClipEncoder) -> Tensor | Fault:
+    """Return a picture's preprocessed pixels (3, H, W), or why it cannot be used."""
     try:
         return clip.preprocess(read_rgb(path))
     except Exception as error:  # a damaged picture can raise any exception
-        return picture_fault(path, error)
+        return Fault(picture_fault(path, error))
 
 
 @torch.inference_mode()

@@ -51,7 +51,7 @@ def main(corpus: Path, manifest: Path, out: Path) -> None:
         torch.manual_seed(0)
         config = FeaturesConfig(shard_megabytes=1, batch_seconds=1.0, components=60)
         problems = Problems(skip=True)
-        extract.extract_features(manifest, out / "features", speech_encoder(), config, "cpu", problems)
+        extract.extract_features(speech_encoder(), config, manifest, out / "features", "cpu", problems)
         dropout, F.dropout = F.dropout, lambda x, *_, **__: x
         steps = {variant: train_two_steps(corpus, variant) for variant in VARIANTS}
         F.dropout = dropout

@@ -21,7 +21,7 @@ def clip():
 
 def embed(corpus, out, clip, skip=False):
     problems = Problems(skip)
-    return embed_clip(corpus.path, out, clip, torch.device("cpu"), problems), problems
+    return embed_clip(clip, corpus.path, out, torch.device("cpu"), problems), problems
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ def extract(corpus, out, speech=None, skip=False, **config):
     problems = Problems(skip)
     options = {"shard_megabytes": 1, "batch_seconds": 1.0} | config
     summary = extract_features(
-        corpus.path, out, speech or encoder(), FeaturesConfig(**options), torch.device("cpu"), problems
+        speech or encoder(), FeaturesConfig(**options), corpus.path, out, torch.device("cpu"), problems
     )
     return summary, problems
 
@@ -294,7 +294,7 @@ print("ready", flush=True)
 while True:
     for path in Path({out!r}).glob("*"):
         path.unlink()
-    extract.extract_features(Path({manifest!r}), Path({out!r}), speech, config, "cpu", Problems())
+    extract.extract_features(speech, config, Path({manifest!r}), Path({out!r}), "cpu", Problems())
 """
 
 

@@ -65,11 +65,11 @@ def test_plan_predicts_what_is_written(corpus, sample, storage, tmp_path, monkey
     monkeypatch.setattr(plan, "PICTURE_SECONDS", 0.1)
     features = {"components": 90} if storage == "int8" else {"precision": storage}
     result, preset, speech, clip = plan_preset(corpus, tmp_path, **features)
-    assert make_corpus(preset.corpus, tmp_path / "manifest.jsonl", Problems()) == result.utterances == 65
+    assert make_corpus(preset.corpus, tmp_path / "manifest.jsonl", Problems()).utterances == 65 == result.utterances
     extracted = extract_features(
-        tmp_path / "manifest.jsonl", tmp_path / "f", speech, preset.features, "cpu", Problems()
+        speech, preset.features, tmp_path / "manifest.jsonl", tmp_path / "f", "cpu", Problems()
     )
-    embedded = embed_clip(tmp_path / "manifest.jsonl", tmp_path / "v", clip, "cpu", Problems())
+    embedded = embed_clip(clip, tmp_path / "manifest.jsonl", tmp_path / "v", "cpu", Problems())
     assert (result.pictures, extracted.utterances) == (embedded.images, 65)
     tolerance = 0.05 if sample == 40 else 1e-6
     assert result.frames == pytest.approx(extracted.frames, rel=tolerance)

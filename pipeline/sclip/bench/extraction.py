@@ -83,7 +83,7 @@ def _extraction(
         for shard in out.glob("*.safetensors"):
             if shard.name != "directions.safetensors":  # directions are computed once per corpus, so they are not timed
                 shard.unlink()
-        extract_features(folder / "manifest.jsonl", out, encoder, config, device, Problems())
+        extract_features(encoder, config, folder / "manifest.jsonl", out, device, Problems())
 
     return run
 

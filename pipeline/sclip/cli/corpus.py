@@ -37,9 +37,9 @@ def make_corpus(preset: str | None, on_error: str | None, params_file: Path, ove
     from sclip.corpora.make import make_corpus
 
     problems = problems_of(params, name, on_error)
-    count = make_corpus(params.preset(name).corpus, paths.manifest(name), problems)
+    result = make_corpus(params.preset(name).corpus, paths.manifest(name), problems)
     problems.report()
-    click.echo(f"{paths.manifest(name)}: {count} utterances")
+    click.echo(f"{paths.manifest(name)}: {result.utterances} utterances")
 
 
 @click.command("check-corpus")

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sclip.cli.options import device_option, folder_or_repo, preset_option, preset_settings, reads_params, seed_option
-from sclip.errors import UserError
+from sclip.errors import Problems, UserError
 
 
 @click.command("evaluate")
@@ -45,16 +45,23 @@ def evaluate(
     if (arch is None) == (folder is None):
         raise UserError("expected one of --arch and --model")
     params, name = preset_settings(params_file, overrides, preset, arch=arch)
+    from sclip import distributed
     from sclip.device import choose_device
     from sclip.evaluation.run import run_imported, run_trained
 
-    where = choose_device(device)
-    if folder is not None:
-        lines = run_imported(params, name, Path(folder), where, exact)
-    else:
-        lines = run_trained(params, name, str(arch), params.run.seeds[0] if seed is None else seed, where, exact)
-    for line in lines:
-        click.echo(line)
+    problems, where = Problems(skip=True), choose_device(device)
+    number = params.run.seeds[0] if seed is None else seed
+    with distributed.process_group(where):
+        if folder is not None:
+            result = run_imported(params, name, Path(folder), where, problems, exact=exact)
+        else:
+            result = run_trained(params, name, str(arch), number, where, problems, exact=exact)
+        if not distributed.is_main():
+            return
+    problems.report()
+    for branch, recall in result.recalls.items():
+        interval = f"[{recall['low']}, {recall['high']}]"
+        click.echo(f"{result.folder}: {branch}: speech to image R@10 {recall['value']} {interval}")
 
 
 @click.command("report")
@@ -69,7 +76,7 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) ->
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.report import write_report
 
-    for path in write_report(params, name):
+    for path in write_report(params, name).files:
         click.echo(path)
 
 

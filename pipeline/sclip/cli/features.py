@@ -67,7 +67,7 @@ def extract_features(
     settings, out = params.preset(name), paths.features_folder(name)
     encoder, where = open_speech(settings.encoders.speech), choose_device(device)
     with distributed.process_group(where), distributed.locked_by_main(out):
-        result = extract_features(paths.manifest(name), out, encoder, settings.features, where, problems)
+        result = extract_features(encoder, settings.features, paths.manifest(name), out, where, problems)
         if not distributed.is_main():
             return
     problems.report()
@@ -121,6 +121,7 @@ def embed_clip(
     problems = problems_of(params, name, on_error)
     clip, out = open_clip(params.preset(name).encoders.clip), paths.vectors_folder(name)
     with locked(out):
-        result = embed_clip(paths.manifest(name), out, clip, choose_device(device), problems)
+        result = embed_clip(clip, paths.manifest(name), out, choose_device(device), problems)
     problems.report()
-    click.echo(f"{out}: {result.images} pictures, {result.captions} captions")
+    source = "reused" if result.reused else "computed"
+    click.echo(f"{out}: {result.images} pictures, {result.captions} captions; {source}; {result.seconds:.0f} s")

@@ -67,5 +67,4 @@ def pretrain(which: str, out: Path | None, device: str, params_file: Path, overr
     from sclip.device import choose_device
     from sclip.pretrain.run import pretrain
 
-    for path in pretrain(params, which, out, choose_device(device)):
-        click.echo(path)
+    click.echo(pretrain(params, which, out, choose_device(device)).folder)

@@ -45,4 +45,11 @@ def train(
 
     number, where = params.run.seeds[0] if seed is None else seed, choose_device(device)
     with distributed.process_group(where):
-        run_training(params, name, arch, number, where, paths.curves_folder(name, arch, number))
+        result = run_training(params, name, arch, number, where, paths.curves_folder(name, arch, number))
+        if not distributed.is_main():
+            return
+    recalls = ", ".join(f"{branch} {recall:.2f}" for branch, recall in result.dev.items())
+    click.echo(
+        f"{paths.model_folder(name, arch, number)}: weights of step {result.step}; dev mean R@10: {recalls}; "
+        f"{result.seconds:.0f} s"
+    )

@@ -1,6 +1,7 @@
 """Write the manifest of a preset's corpus, for every kind of corpus."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from sclip.corpora.table import list_table
 from sclip.errors import Problems
 
 
-def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int:
-    """Write the manifest, and return its number of utterances. A user's recordings and pictures are not copied."""
+@dataclass(frozen=True)
+class CorpusResult:
+    utterances: int
+
+
+def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> CorpusResult:
+    """Write the manifest. A user's recordings and pictures are not copied."""
     if isinstance(config, ScenesConfig):
-        return make_scenes(config, manifest)
+        return CorpusResult(make_scenes(config, manifest))
     rows, listing = find_rows(config, manifest, problems)
     for reason, names in listing.left_out.items():
         for name in names:
@@ -26,7 +32,7 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int
         problems.note("splits without a row; commands that need these splits will fail", split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))
-    return len(rows)
+    return CorpusResult(len(rows))
 
 
 def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple[list[Row], Listing]:

@@ -1,13 +1,14 @@
 """Open the model and the data of an experiment in params.yaml, and evaluate the model on the test split."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sclip import distributed, paths
+from sclip import paths
 from sclip.config import ClipEncoderConfig, Encoders, FeaturesConfig, Params, SpeechEncoderConfig
 from sclip.encoders.mfcc import NAME as MFCC
 from sclip.encoders.source import Source
 from sclip.errors import Problems, UserError
+from sclip.evaluation.bootstrap import Estimate
 from sclip.evaluation.evaluate import evaluate
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
@@ -15,8 +16,16 @@ from sclip.features.settings import check_settings
 from sclip.model.speechclip import SpeechCLIP, load
 
 
-def run_trained(params: Params, preset: str, arch: str, seed: int, device: str, exact: bool = False) -> list[str]:
-    """Evaluate the model that was trained here. `exact`: on exact hidden states, not on the stored ones."""
+@dataclass(frozen=True)
+class EvaluationResult:
+    folder: Path  # of the metrics
+    recalls: dict[str, Estimate]  # R@10 of speech to image, by branch
+
+
+def run_trained(
+    params: Params, preset: str, arch: str, seed: int, device: str, problems: Problems, *, exact: bool = False
+) -> EvaluationResult:
+    """Evaluate the model that was trained here, on the stored hidden states, or with `exact` on exact ones."""
     folder = paths.model_folder(preset, arch, seed)
     if not folder.is_dir():
         raise UserError(
@@ -28,28 +37,33 @@ def run_trained(params: Params, preset: str, arch: str, seed: int, device: str, 
             f"{folder}: was trained with another architecture than {params.where} and -S describe; train it again with "
             f"`sclip train --preset {preset} --arch {arch} --seed {seed}`, or set the keys of {arch} back"
         )
-    return _run(params, preset, model, paths.results_folder(preset, arch, seed, exact), exact, {"seed": seed})
+    dataset = _dataset(params, preset, model, problems, exact)
+    return _evaluate(params, preset, model, dataset, paths.results_folder(preset, arch, seed, exact), {"seed": seed})
 
 
-def run_imported(params: Params, preset: str, folder: Path, device: str, exact: bool = False) -> list[str]:
-    """Evaluate a model folder from anywhere."""
+def run_imported(
+    params: Params, preset: str, folder: Path, device: str, problems: Problems, *, exact: bool = False
+) -> EvaluationResult:
+    """Evaluate a model folder from anywhere. `exact` is that of `run_trained`."""
     model = load(folder, device=device)
     out = paths.imported_results_folder(preset, model.name, exact)
-    return _run(params, preset, model, out, exact, {"model": str(folder)})
+    dataset = _dataset(params, preset, model, problems, exact)
+    return _evaluate(params, preset, model, dataset, out, {"model": str(folder)})
 
 
-def _run(
-    params: Params, preset: str, model: SpeechCLIP, out: Path, exact: bool, about: dict[str, str | int]
-) -> list[str]:
-    problems = Problems(skip=True)
-    dataset = _exact_dataset(params, preset, model, problems) if exact else _stored_dataset(params, preset, model)
+def _evaluate(
+    params: Params, preset: str, model: SpeechCLIP, dataset: Dataset, out: Path, about: dict[str, str | int]
+) -> EvaluationResult:
     language = params.preset(preset).corpus.language
-    with distributed.process_group(str(model.device)):
-        metrics = evaluate(model, dataset, model.device, out, about={"preset": preset, **about}, language=language)
-        if not distributed.is_main():
-            return []
-    problems.report()
-    return _summary(metrics, out)
+    metrics = evaluate(model, dataset, model.device, out, about={"preset": preset, **about}, language=language)
+    branches = {branch: scores for branch, scores in metrics["speech_to_image"].items() if branch != "chance"}
+    return EvaluationResult(out, {branch: scores["R@10"] for branch, scores in branches.items()})
+
+
+def _dataset(params: Params, preset: str, model: SpeechCLIP, problems: Problems, exact: bool) -> Dataset:
+    if exact:
+        return _exact_dataset(params, preset, model, problems)
+    return _stored_dataset(params, preset, model)
 
 
 def _stored_dataset(params: Params, preset: str, model: SpeechCLIP) -> Dataset:
@@ -94,11 +108,3 @@ def _exact_dataset(params: Params, preset: str, model: SpeechCLIP, problems: Pro
     dataset = Dataset.open_exact(manifest, vectors, "test", encoder, problems)
     dataset.check_encoders(model.speech, model.clip, model.name)
     return dataset
-
-
-def _summary(metrics: dict[str, Any], out: Path) -> list[str]:
-    recalls = {branch: scores["R@10"] for branch, scores in metrics["speech_to_image"].items() if branch != "chance"}
-    return [
-        f"{out}: {branch}: speech to image R@10 {recall['value']} [{recall['low']}, {recall['high']}]"
-        for branch, recall in recalls.items()
-    ]

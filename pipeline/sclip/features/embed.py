@@ -35,7 +35,7 @@ class EmbeddingResult:
 
 
 def embed_clip(
-    manifest: Path, out: Path, clip: ClipEncoder, device: str | torch.device, problems: Problems
+    clip: ClipEncoder, manifest: Path, out: Path, device: str | torch.device, problems: Problems
 ) -> EmbeddingResult:
     """Write CLIP's vectors of a manifest to `out`, unless `out` has those of the same CLIP, pictures and captions."""
     began = time.monotonic()

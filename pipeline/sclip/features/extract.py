@@ -78,10 +78,10 @@ class Part:
 
 
 def extract_features(
-    manifest: Path,
-    out: Path,
     encoder: AnySpeechEncoder,
     config: FeaturesConfig,
+    manifest: Path,
+    out: Path,
     device: str | torch.device,
     problems: Problems,
 ) -> ExtractionResult:

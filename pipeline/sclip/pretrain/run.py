@@ -4,6 +4,7 @@ import dataclasses
 import json
 import platform
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ test splits.""",
 }
 
 
-def pretrain(params: Params, which: str, out: Path | None, device: str) -> list[Path]:
+@dataclass(frozen=True)
+class PretrainingResult:
+    folder: Path
+
+
+def pretrain(params: Params, which: str, out: Path | None, device: str) -> PretrainingResult:
     """Write the encoder's folder, with README.md and quality.json. An older folder of this command is replaced."""
     folder = out or OUT[which]
     config: Any = params.pretrain.speech if which == "speech" else params.pretrain.clip
@@ -49,7 +55,7 @@ def pretrain(params: Params, which: str, out: Path | None, device: str) -> list[
         (unfinished / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
         (unfinished / "README.md").write_text(_card(which, config, quality, device), encoding="utf-8")
     shutil.rmtree(scratch)
-    return [folder]
+    return PretrainingResult(folder)
 
 
 def _card(which: str, config: Any, quality: dict[str, Any], device: str) -> str:

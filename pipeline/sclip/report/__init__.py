@@ -8,6 +8,7 @@ report.html         one self-contained page, with a dozen recordings to play
 The same results give byte-identical files.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,13 @@ from sclip.report.results import read_results
 from sclip.report.tables import results_note, tables
 
 
-def write_report(params: Params, preset: str) -> list[Path]:
-    """Write all files of the report and return their paths."""
+@dataclass(frozen=True)
+class ReportResult:
+    files: list[Path]
+
+
+def write_report(params: Params, preset: str) -> ReportResult:
+    """Write all files of the report."""
     results = read_results(params, preset)
     out = paths.report_folder(preset)
     sections = [f"# {preset}\n", *(table.markdown() for table in tables(results)), f"{results_note(results)}\n"]
@@ -33,4 +39,4 @@ def write_report(params: Params, preset: str) -> list[Path]:
     (out / "plots").mkdir(exist_ok=True)
     for path, content in data.items():
         write_json(path, content)
-    return [*texts, *data]
+    return ReportResult([*texts, *data])

@@ -15,8 +15,8 @@ def test_alternatives_give_the_same_results(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SCENES", TINY)
     for name, value in (("UTTERANCES", 60), ("PICTURES", 20), ("SLICE", 20)):
         monkeypatch.setattr(evaluation, name, value)
-    lines = list(run.run_bench(load_params(), "cpu", ("extraction", "cif", "evaluation"), tmp_path))
-    assert "GFLOP/s" in lines[0]
+    result = run.run_bench(load_params(), "cpu", ("extraction", "cif", "evaluation"), tmp_path)
+    assert "GFLOP/s" in next(run.describe(result))
     cases_by_name = {case["name"]: case for case in json.loads((tmp_path / "bench.json").read_text())["cases"]}
     assert cases_by_name.keys() == {"extraction", "cif", "evaluation"}
     assert cases_by_name["cif"]["notes"]["largest difference to scattering"] < 1e-5
@@ -32,7 +32,7 @@ def test_training_is_timed_with_stored_features_and_with_encoders(tmp_path, monk
     monkeypatch.setattr(run, "SCENES", TINY)
     params = load_params()
     params = dataclasses.replace(params, arch={"hybrid-cif": params.arch["hybrid-cif"]})
-    list(run.run_bench(params, "cpu", ("training",), tmp_path))
+    run.run_bench(params, "cpu", ("training",), tmp_path)
     (case,) = json.loads((tmp_path / "bench.json").read_text())["cases"]
     assert [row["timed"]["name"] for row in case["rows"]] == [
         "states, on the device", "states, from the cache", "codes, on the device", "codes, from the cache",

@@ -1,8 +1,10 @@
-"""Run the benchmarks one after the other, report each result, and write all results as JSON and as a drawing."""
+"""Run the benchmarks one after the other, and write their results as JSON and as a drawing."""
 
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +22,41 @@ from sclip.config import Params
 from sclip.encoders.open import open_clip, open_speech
 from sclip.files import write_json
 
+log = logging.getLogger(__name__)
 
-def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) -> Iterator[str]:
-    """Run the benchmarks in `only`, and yield lines of text when a benchmark has ended."""
+
+@dataclass(frozen=True)
+class BenchResult:
+    machine: Machine
+    cases: list[Case]
+    files: list[Path]
+
+
+def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) -> BenchResult:
+    """Run the benchmarks in `only`, and write their results to `out`."""
     device = torch.device(device_name)
     workload = PAPERS if device.type == "cuda" else SCENES
     machine = measure(device)
-    rates = f"{machine.fp32 / 1e9:,.0f} (fp32) and {machine.half / 1e9:,.0f} (bf16) GFLOP/s"
-    yield f"{machine.name}: {machine.bandwidth / 1e9:,.1f} GB/s, {rates}"
     finished: list[Case] = []
     with tempfile.TemporaryDirectory(prefix="sclip-bench-") as folder:
         for case in cases(params, workload, only, machine, device, Path(folder)):
             finished.append(case)
-            yield from _lines(case)
+            log.info(f"{case.name}: done")
     data = {"machine": machine, "torch": torch.__version__, "sizes": workload, "cases": finished}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "bench.json", _plain(data))
     (out / "bench.svg").write_text(draw(finished, machine.name), encoding="utf-8")
-    yield f"{out / 'bench.json'}, {out / 'bench.svg'}"
+    return BenchResult(machine, finished, [out / "bench.json", out / "bench.svg"])
+
+
+def describe(result: BenchResult) -> Iterator[str]:
+    """Yield the lines that `sclip bench` prints."""
+    machine = result.machine
+    rates = f"{machine.fp32 / 1e9:,.0f} (fp32) and {machine.half / 1e9:,.0f} (bf16) GFLOP/s"
+    yield f"{machine.name}: {machine.bandwidth / 1e9:,.1f} GB/s, {rates}"
+    for case in result.cases:
+        yield from _lines(case)
+    yield ", ".join(map(str, result.files))
 
 
 def cases(

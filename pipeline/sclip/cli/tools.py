@@ -45,10 +45,11 @@ def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tupl
     results/bench.json and results/bench.svg.
     """
     params = load_params(params_file, overrides)
-    from sclip.bench.run import run_bench
+    from sclip.bench.run import describe, run_bench
     from sclip.device import choose_device
 
-    for line in run_bench(params, choose_device(device), only or BENCHMARKS, Path("results")):
+    result = run_bench(params, choose_device(device), only or BENCHMARKS, Path("results"))
+    for line in describe(result):
         click.echo(line)
 
 

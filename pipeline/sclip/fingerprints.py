@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parent
-# Modules and packages that read, write and schedule, but compute no number of a result.
+# Modules that read, write and schedule, but compute no number of a result. All imports of settings are from `config`.
 NOT_COMPUTING = frozenset(
     {
         "concurrency",
@@ -84,12 +84,8 @@ def computing_modules(roots: tuple[str, ...]) -> list[str]:
         name = waiting.pop()
         if name not in names:
             names.add(name)
-            waiting += filter(_computes, _imports(name))
+            waiting += [imported for imported in _imports(name) if imported not in NOT_COMPUTING]
     return sorted(names)
-
-
-def _computes(name: str) -> bool:
-    return not any(name == excluded or name.startswith(f"{excluded}.") for excluded in NOT_COMPUTING)
 
 
 def _file(name: str) -> Path:

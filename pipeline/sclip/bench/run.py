@@ -1,4 +1,4 @@
-"""Run the benchmarks one after the other, report each result, and write all results as JSON and as a drawing."""
+"""Run the benchmarks one after the other, report each result, and write all results as JSON."""
 
 import dataclasses
 import tempfile
@@ -13,7 +13,6 @@ from sclip.bench.evaluation import evaluation_case
 from sclip.bench.extraction import extraction_case
 from sclip.bench.heads import cif_case, vocabulary_case
 from sclip.bench.machine import Machine, measure
-from sclip.bench.plot import draw
 from sclip.bench.stored import write_random_dataset
 from sclip.bench.training import training_case
 from sclip.config import Params
@@ -36,8 +35,7 @@ def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) 
     data = {"machine": machine, "torch": torch.__version__, "sizes": workload, "cases": finished}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "bench.json", _plain(data))
-    (out / "bench.svg").write_text(draw(finished, machine.name), encoding="utf-8")
-    yield f"{out / 'bench.json'}, {out / 'bench.svg'}"
+    yield str(out / "bench.json")
 
 
 def cases(

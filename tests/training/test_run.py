@@ -28,7 +28,6 @@ def params(tmp_path, monkeypatch):
     encoders = {"speech": speech_encoder(), "clip": clip_encoder()}
     for name, encoder in encoders.items():
         encoder.save(tmp_path / name)
-    (tmp_path / "data/scenes").mkdir(parents=True)
     write_corpus(tmp_path / "data/scenes", encoders=[encoder.fingerprint() for encoder in encoders.values()])
     monkeypatch.chdir(tmp_path)
     return loaded
@@ -65,7 +64,7 @@ def test_features_of_another_encoder_are_an_error(params):
     """
     for encoder, message in (
         ("speech", r"hidden states were computed by small \(.*\), not by speech \(random weights, seed 5\) \("),
-        ("clip", r"vectors were computed by small \(.*\), not by clip \(random weights, seed 5\) \("),
+        ("clip", r"vectors were computed by random \(.*\), not by clip \(random weights, seed 5\) \("),
     ):
         other = load_params(PARAMS, [*OVERRIDES, f"presets.scenes.encoders.{encoder}.random_seed=5"])
         with pytest.raises(sclip.UserError, match=message):

@@ -26,11 +26,13 @@ TINY = {
 }
 
 
-def write_encoders(folder: Path) -> None:
-    """Write the two encoders that the preset TINY names."""
+def write_encoders(folder: Path) -> list[str]:
+    """Write the two encoders that the preset TINY names, and return their hashes."""
     torch.manual_seed(0)
-    speech_encoder().save(folder / "speech")
-    clip_encoder().save(folder / "clip")
+    encoders = {"speech": speech_encoder(), "clip": clip_encoder()}
+    for name, encoder in encoders.items():
+        encoder.save(folder / name)
+    return [encoder.fingerprint() for encoder in encoders.values()]
 
 
 def write_preset(name: str, file: str = "", **changes) -> tuple[str, ...]:

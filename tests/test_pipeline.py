@@ -1,4 +1,4 @@
-"""Every stage by its command, on a corpus of a dozen pictures."""
+"""Run each stage by its command, on a corpus of a dozen pictures."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ TINY_MANIFEST = {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with small encoders, params.yaml, and the three cached stages done."""
+    """Write a folder with small encoders, params.yaml, a corpus, its features and its vectors."""
     folder = tmp_path_factory.mktemp("pipeline")
     write_encoders(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +55,7 @@ def here(place, monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_train_and_evaluate(arch, here):
+def test_every_architecture_trains_and_is_evaluated(arch, here):
     run_sclip("train", "--arch", arch, "--device", "cpu")
     model = sclip.load(f"models/tiny/{arch}/seed-0")
     assert model.name == arch
@@ -72,7 +72,7 @@ def test_train_and_evaluate(arch, here):
     assert ("boundaries" in metrics) == arch.endswith("cif")
 
 
-def test_report(here):
+def test_report_has_a_table_and_a_page_with_audio(here):
     run_sclip("train", "--arch", "hybrid-cif", "--device", "cpu")
     run_sclip("evaluate", "--arch", "hybrid-cif", "--device", "cpu")
     run_sclip("report")
@@ -80,12 +80,12 @@ def test_report(here):
     assert "<audio" in Path("results/tiny/report.html").read_text()
 
 
-def test_cached_stages_are_whole(here):
+def test_features_have_no_faults_and_are_not_computed_again(here):
     assert "0 faults" in run_sclip("verify-features")
     assert "0 shards computed" in run_sclip("extract-features")
 
 
-def test_plan(here, monkeypatch):
+def test_plan_predicts_the_size_of_the_features(here, monkeypatch):
     for seconds in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
         monkeypatch.setattr(f"sclip.features.plan.{seconds}", 0.05)
     told = run_sclip("plan", "tiny", "--device", "cpu")
@@ -97,7 +97,7 @@ def test_plan(here, monkeypatch):
 
 
 def test_a_command_works_in_the_folder_of_params_yaml(here, tmp_path, monkeypatch):
-    """Paths that are typed stay relative to where the user is."""
+    """Paths on the command line stay relative to the current folder."""
     run_sclip("train", "--arch", "parallel", "--seed", "3", "--device", "cpu")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -115,8 +115,7 @@ def test_a_command_works_in_the_folder_of_params_yaml(here, tmp_path, monkeypatc
     shutil.rmtree(here / "results/tiny/runs/parallel/imported")
 
 
-def test_own_corpus(here):
-    """A manifest that somebody wrote, its files anywhere."""
+def test_a_manifest_can_be_the_corpus(here):
     chosen = write_preset("own", corpus=TINY_MANIFEST)
     assert "28 utterances" in run_sclip("make-corpus", *chosen)
     for command in ("extract-features", "embed-clip"):
@@ -125,8 +124,8 @@ def test_own_corpus(here):
     assert "move your manifest to another path" in run_sclip("make-corpus", *chosen, status=1)
 
 
-def test_a_corpus_of_stereo_ogg_and_transparent_png(here, monkeypatch):
-    """Nothing in it is as the encoders take it: 44.1 kHz, two channels, drawings on nothing."""
+def test_stereo_ogg_and_transparent_png_are_converted(here, monkeypatch):
+    """Convert recordings of 44.1 kHz with two channels, and drawings without a background."""
     Path("drawings").mkdir()
     rows = ["audio,image,text,split"]
     for i, split in enumerate(["train"] * 4 + ["dev"] * 2 + ["test"] * 2):
@@ -152,8 +151,8 @@ def test_a_corpus_of_stereo_ogg_and_transparent_png(here, monkeypatch):
     assert torch.pdist(images).min() > 1e-3  # no two drawings became the same flat colour
 
 
-def test_without_a_cache(here):
-    """As with one, but for rounding."""
+def test_training_without_stored_states_gives_the_same_losses(here):
+    """Compare losses with those of stored states, up to rounding."""
     histories = []
     for preset, features in (("stored", {}), ("online", {"online": True})):
         chosen = write_preset(preset, corpus=TINY_MANIFEST, features={"precision": "fp32", **features})
@@ -174,7 +173,7 @@ CODED = {"corpus": TINY_MANIFEST, "features": {"components": 6, "batch_seconds":
 
 @pytest.fixture(scope="module")
 def coded(place):
-    """The same corpus by a preset that stores 8-bit codes, and a model trained on them."""
+    """Store 8-bit codes of the same corpus, train a model on them, and return the options that choose both."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         preset = write_preset("coded", **CODED)
@@ -186,7 +185,7 @@ def coded(place):
     return ("--arch", "hybrid-cif", *chosen)
 
 
-def test_the_metrics_and_the_card_say_which_states_they_are_of(here, coded):
+def test_the_metrics_and_the_card_name_the_hidden_states(here, coded):
     run_sclip("evaluate", *coded)
     about = json.loads(Path("results/coded/runs/hybrid-cif/seed-0/metrics.json").read_text())["about"]
     states = "8-bit codes along 6 directions of hidden states computed in fp32"
@@ -194,8 +193,8 @@ def test_the_metrics_and_the_card_say_which_states_they_are_of(here, coded):
     assert f"- states in training: {states}" in Path("models/coded/hybrid-cif/seed-0/README.md").read_text()
 
 
-def test_exact_scores_are_those_of_encode_speech(here, coded):
-    """And they lie apart from the scores of stored states."""
+def test_exact_scores_equal_those_of_encode_speech(here, coded):
+    """Write exact scores to a folder of their own, and compare them with vectors of `encode_speech`."""
     run_sclip("evaluate", *coded)
     stored = Path("results/coded/runs/hybrid-cif/seed-0/metrics.json")
     before = stored.read_bytes()
@@ -220,8 +219,8 @@ def test_exact_scores_are_those_of_encode_speech(here, coded):
 
 
 @pytest.mark.parametrize("seconds", [0.1, 20.0])
-def test_exact_vectors_are_those_of_encode_speech(here, coded, seconds):
-    """Whatever `batch_seconds` is, which bounds how many recordings the encoder takes at once."""
+def test_exact_vectors_equal_those_of_encode_speech(here, coded, seconds):
+    """Vary `batch_seconds`, which limits how many recordings the encoder takes at once."""
     model = sclip.load("models/coded/hybrid-cif/seed-0")
     config = FeaturesConfig(online=True, precision="fp32", batch_seconds=seconds)
     listener, problems = FeatureEncoder(model.speech, None, config, "cpu"), Problems(skip=True)
@@ -238,7 +237,7 @@ def test_exact_vectors_are_those_of_encode_speech(here, coded, seconds):
 
 
 def test_exact_scores_need_no_features(here, coded):
-    """A model from anywhere, on a corpus of which only CLIP's vectors are there; a bad recording is named."""
+    """Evaluate a model on a corpus that has only CLIP's vectors. A bad recording is named and left out."""
     folder = Path("data/bare")
     rows = [json.loads(line) for line in Path("data/coded/manifest.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["split"] == "test"]
@@ -288,7 +287,7 @@ def test_an_override_that_contradicts_the_trained_model_is_refused(here, overrid
 
 
 @pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
-def test_published_corpora(kind, here):
+def test_published_corpora_run_from_the_manifest_to_the_report(kind, here):
     getattr(miniature, kind)(Path(kind), odd=True)
     corpus = {"kind": kind, "path": kind} | ({"split": "karpathy"} if kind == "spokencoco" else {})
     chosen = write_preset(kind, corpus=corpus, on_error="skip")
@@ -302,8 +301,8 @@ def test_published_corpora(kind, here):
     assert "hybrid-cif" in Path(f"results/{kind}/table.md").read_text()
 
 
-def test_another_language_and_another_encoder(here):
-    """A table of German captions, and an encoder of XLS-R's layout: lines in params.yaml, no code."""
+def test_german_captions_and_an_xlsr_encoder_need_no_code(here):
+    """Use a table of German captions and an encoder of XLS-R's layout, with a preset alone."""
     sizes = {**SPEECH_CONFIG, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
     SpeechEncoder(Wav2Vec2Model(Wav2Vec2Config(**sizes)), Source("random")).save(Path("xlsr"))
     rows = [json.loads(line) for line in Path("data/tiny/manifest.jsonl").read_text().splitlines()]
@@ -328,7 +327,7 @@ def test_another_language_and_another_encoder(here):
     assert {"hund", "vögel", "weiße"} <= {word["word"] for word in words}
 
 
-def test_a_published_checkpoint_stands_in_the_table(here):
+def test_an_imported_checkpoint_is_evaluated_and_listed_in_the_table(here):
     golden = Path(__file__).parent / "golden"
     run_sclip(
         "import", str(golden / "large-parallel.ckpt"), "theirs", "--encoders", str(golden / "large-parallel.json")
@@ -388,7 +387,7 @@ def test_two_commands_do_not_write_to_one_folder(here):
             assert f"{folder}: another command is writing there" in run_sclip(*command, status=1)
 
 
-def test_a_disk_without_locks(tmp_path, monkeypatch):
+def test_a_disk_without_locks_is_no_error(tmp_path, monkeypatch):
     def no_locks(handle, how):
         raise OSError(errno.EBADF, "Bad file descriptor")
 
@@ -397,7 +396,7 @@ def test_a_disk_without_locks(tmp_path, monkeypatch):
         pass
 
 
-def test_a_full_disk_is_said_in_a_line(here, monkeypatch):
+def test_a_full_disk_error_names_the_file(here, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -406,7 +405,7 @@ def test_a_full_disk_is_said_in_a_line(here, monkeypatch):
     assert "[Errno 28] No space left on device: 'models/unfinished/tiny/parallel/seed-6/checkpoint.pt'" in output
 
 
-def test_flags_go_over_params(here):
+def test_mistyped_names_and_missing_models_are_explained(here):
     untrained = run_sclip("evaluate", "--arch", "parallel", "--seed", "77", status=1)
     assert "seed-77: no such folder; `sclip train --preset tiny --arch parallel --seed 77` makes it" in untrained
     assert "no such key; did you mean 'steps'" in run_sclip(
@@ -417,7 +416,7 @@ def test_flags_go_over_params(here):
 
 
 @pytest.mark.parametrize(("preset", "corpus"), [("flickr8k-base", "flickr8k"), ("spokencoco-large", "spokencoco")])
-def test_a_corpus_that_is_not_there_names_the_download(preset, corpus, tmp_path, monkeypatch):
+def test_a_missing_corpus_error_names_the_download(preset, corpus, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     for command in ("check-corpus", "make-corpus"):
@@ -426,7 +425,7 @@ def test_a_corpus_that_is_not_there_names_the_download(preset, corpus, tmp_path,
     assert f"`sclip fetch {corpus} data/{corpus}` downloads the corpus" in run_sclip("check-corpus", preset, status=1)
 
 
-def test_a_folder_of_models_names_them(here):
+def test_loading_a_folder_of_models_lists_them(here):
     run_sclip("train", "--arch", "parallel", "--device", "cpu")
     for folder in ("models/tiny/parallel", "models/tiny"):
         with pytest.raises(sclip.UserError, match=f"^{folder}: not a model folder, .* load one of .*parallel/seed-0"):
@@ -442,7 +441,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_recordings(fault, here, monkeypatch):
+def test_bad_recordings_are_errors_unless_skipped(fault, here, monkeypatch):
     bad_corpus(here, monkeypatch, fault)
     FAULTS[fault](Path("data/tiny/bad.flac"))
     output = run_sclip("extract-features", status=1)
@@ -454,7 +453,7 @@ def test_bad_recordings(fault, here, monkeypatch):
 
 
 def bad_corpus(here: Path, monkeypatch, name: str, **changes) -> None:
-    """The same corpus elsewhere, its third row changed; by default its recording is bad.flac."""
+    """Write the same corpus to another folder with a changed third row. By default its recording is bad.flac."""
     folder = here / name.replace(" ", "-")
     (folder / "data" / "tiny").mkdir(parents=True)
     for shared in ("speech", "clip", "params.yaml"):
@@ -483,7 +482,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("fault", ROWS)
-def test_bad_rows(fault, here, monkeypatch):
+def test_bad_rows_are_errors_unless_skipped(fault, here, monkeypatch):
     changes, message = ROWS[fault]
     bad_corpus(here, monkeypatch, fault, **changes)
     for command in ("extract-features", "embed-clip"):
@@ -493,8 +492,7 @@ def test_bad_rows(fault, here, monkeypatch):
         assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
 
 
-def test_files_that_are_gone(here, monkeypatch):
-    """Each stage names those that it opens."""
+def test_each_stage_names_the_missing_files_that_it_opens(here, monkeypatch):
     bad_corpus(here, monkeypatch, "gone", audio="gone.flac", image="gone.png")
     for command, missing in (("extract-features", "audio gone.flac"), ("embed-clip", "image gone.png")):
         assert f"manifest row 3 (train-00002-0): {missing}: no such file" in run_sclip(command, status=1)
@@ -503,7 +501,7 @@ def test_files_that_are_gone(here, monkeypatch):
 
 
 @pytest.mark.parametrize(("fault", "changes"), [("no picture", {"image": "bad.png"}), ("no words", {"text": "&nbsp;"})])
-def test_bad_pictures_and_captions(fault, changes, here, monkeypatch):
+def test_bad_pictures_and_captions_are_errors_unless_skipped(fault, changes, here, monkeypatch):
     bad_corpus(here, monkeypatch, fault, **changes)
     Path("data/tiny/bad.png").write_bytes(b"no picture")
     assert "manifest row 3 (train-00002-0): " in run_sclip("embed-clip", status=1)

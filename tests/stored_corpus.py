@@ -1,18 +1,14 @@
-"""Write a small corpus with hidden states and vectors, as the extraction stages write it.
+"""Write small corpora with hidden states and vectors, as the extraction stages write them."""
 
-The hidden states of an utterance are its picture's states plus noise, so a head can learn which picture it belongs to.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from sclip.corpora.manifest import write_manifest
+from sclip.bench.stored import write_dataset
 from sclip.features.dataset import Dataset
-from sclip.features.store import write_index, write_shard
-from sclip.features.vectors import write_vectors
 
 STATES, WIDTH, JOINT = 3, 32, 20  # as in the encoders of small.py
 FEATURES = {
@@ -28,16 +24,15 @@ FEATURES = {
 
 
 def write_corpus(
-    folder: Path, train: int = 16, dev: int = 16, seed: int = 0, captions: int = 1, encoders: Sequence[str] = ("", "")
+    folder: Path, train: int = 16, dev: int = 16, captions: int = 1, encoders: Sequence[str] = ("", "")
 ) -> Path:
     """Write `train` and `dev` utterances to `folder`, and return the folder.
 
-    Each picture has `captions` captions. Picture i has the same vector in both splits. `encoders` are the hashes of the
-    speech encoder and of CLIP that the stored states and vectors name.
+    The hidden states of an utterance are its picture's states plus noise, so a head can learn which picture it belongs
+    to. Each picture has `captions` captions. Picture i has the same vector in both splits. `encoders` are the hashes of
+    the speech encoder and of CLIP that the stored states and vectors name.
     """
-    generator = torch.Generator().manual_seed(seed)
-    (folder / "audio").touch()
-    (folder / "image").touch()
+    generator = torch.Generator().manual_seed(0)
     rows, utterances = [], {}
     picture_states = torch.randn(max(train, dev), STATES, WIDTH, generator=generator)
     picture_vectors = F.normalize(torch.randn(max(train, dev), JOINT, generator=generator), dim=-1)
@@ -50,23 +45,32 @@ def write_corpus(
             utterances[name] = (picture_states[picture] + noise).half()
             image_id = f"{split}-picture-{picture}"
             images[image_id] = picture_vectors[picture]
-            text = "a brown dog runs along the beach"
-            rows.append(
-                {"id": name, "split": split, "audio": "audio", "image": "image", "image_id": image_id, "text": text}
-            )
-    write_manifest(folder / "manifest.jsonl", rows)
-    (folder / "features").mkdir()
+            rows.append({"id": name, "split": split, "image_id": image_id, "text": "a brown dog runs along the beach"})
     half = len(utterances) // 2
-    parts = [dict(list(utterances.items())[part]) for part in (slice(half), slice(half, None))]
-    features = FEATURES | {"hash": encoders[0]}
-    shards = [write_shard(folder / f"features/{i}.safetensors", features, part, {}) for i, part in enumerate(parts)]
-    write_index(folder / "features", features, shards)
-    (folder / "vectors").mkdir()
-    clip = {"name": "small", "revision": None, "hash": encoders[1]}
-    index = {"clip": clip, "fingerprint": str(seed), "skipped": {}, "notes": {}}
+    shards = [dict(list(utterances.items())[part]) for part in (slice(half), slice(half, None))]
+    vectors = (list(images), torch.stack(list(images.values())))
     caption_vectors = (list(utterances), F.normalize(torch.randn(len(utterances), JOINT, generator=generator), dim=-1))
-    write_vectors(folder / "vectors", index, (list(images), torch.stack(list(images.values()))), caption_vectors)
+    write_dataset(folder, rows, FEATURES | {"hash": encoders[0]}, shards, vectors, caption_vectors, encoders[1])
     return folder
+
+
+def write_test_split(folder: Path, rows: Sequence[Mapping[str, Any]], frames: range, **features: str) -> Dataset:
+    """Write rows of the split `test` with random hidden states and vectors, and open them.
+
+    `frames` are the lengths that an utterance can have. `features` replace settings of the stored states.
+    """
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(frames.start, frames.stop, (len(rows),), generator=generator).tolist()
+    states = {
+        row["id"]: torch.randn(length, STATES, WIDTH, generator=generator).half()
+        for row, length in zip(rows, lengths, strict=True)
+    }
+    pictures = list(dict.fromkeys(row["image_id"] for row in rows))
+    images, captions = (
+        F.normalize(torch.randn(n, JOINT, generator=generator), dim=-1) for n in (len(pictures), len(rows))
+    )
+    write_dataset(folder, rows, FEATURES | features, [states], (pictures, images), (list(states), captions))
+    return open_split(folder, "test")
 
 
 def open_split(folder: Path, split: str) -> Dataset:

@@ -25,7 +25,6 @@ def test_alternatives_give_the_same_results(tmp_path, monkeypatch):
     for case in cases_by_name.values():
         assert case["rows"][0]["timed"]["ratio"] == 1
         assert all(row["timed"]["seconds"] > 0 for row in case["rows"])
-    assert (tmp_path / "bench.svg").read_text().startswith("<svg")
 
 
 def test_training_is_timed_with_stored_features_and_with_encoders(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ assert not {{"torch", "transformers", "open_clip"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_help():
+def test_help_shows_the_arguments():
     result = CliRunner().invoke(main, ["import", "--help"])
     assert result.exit_code == 0
     assert "CHECKPOINT" in result.output

@@ -58,7 +58,7 @@ def changed(path: str, value) -> dict:
         ("head", [], "arch: head: expected a table, found []"),
     ],
 )
-def test_mistakes(path, value, message):
+def test_invalid_values_are_reported_with_the_whole_key(path, value, message):
     with pytest.raises(UserError) as error:
         parse(Architecture, changed(path, value), "arch")
     assert str(error.value) == message
@@ -111,7 +111,7 @@ def test_files(tmp_path):
         "pretrain.clip.seed",
     ],
 )
-def test_a_seed_has_a_range(key):
+def test_seeds_outside_the_range_are_refused(key):
     override = (lambda seed: f"run.seeds=[{seed}]") if key.endswith("[0]") else (lambda seed: f"{key}={seed}")
     load_params(PARAMS, [override(0), override(2**32 - 1)])
     for seed in (-1, 2**32):
@@ -139,7 +139,7 @@ def test_overrides_reach_any_depth_and_leave_the_rest():
     assert changed.presets.keys() == plain.presets.keys()
 
 
-def test_a_corpus_has_a_language():
+def test_only_languages_with_stop_words_are_accepted():
     """Published corpora are English; of others it may be said, if evaluation knows its stop words."""
     params = load_params(PARAMS)
     assert {params.preset(name).corpus.language for name in params.presets} == {"en"}

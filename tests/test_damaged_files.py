@@ -102,7 +102,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["0.safetensors", "index.json"])
-def test_feature_store(corpus, name):
+def test_a_damaged_feature_store_is_refused(corpus, name):
     folder = corpus / "features"
 
     def read() -> tuple[Any, ...]:
@@ -116,8 +116,8 @@ def test_feature_store(corpus, name):
     check(folder / name, damaged(folder / name), read, same)
 
 
-def test_shard_without_index(corpus, tmp_path):
-    """As after an interrupted extraction. No digest covers the header then; it must still make sense."""
+def test_a_damaged_shard_without_an_index_is_refused(corpus, tmp_path):
+    """Read a shard as after an interrupted extraction, when no digest covers its header."""
     path = tmp_path / "0.safetensors"
     shutil.copy(corpus / "features/0.safetensors", path)
 
@@ -129,7 +129,7 @@ def test_shard_without_index(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["images.safetensors", "captions.safetensors", "index.json"])
-def test_vectors(corpus, name):
+def test_damaged_vectors_are_refused(corpus, name):
     def read() -> list[Any]:
         found = ClipVectors.open(corpus / "vectors")
         return [getattr(found, key) for key in ("clip", "skipped", "notes", "image_ids", "caption_ids")] + [
@@ -145,7 +145,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.json"])
-def test_model_folder(folder, name):
+def test_a_damaged_model_folder_is_refused(folder, name):
     def same(found: sclip.SpeechCLIP, expected: sclip.SpeechCLIP) -> bool:
         weights = expected.head.state_dict()
         return found.vocabulary == expected.vocabulary and all(
@@ -165,19 +165,19 @@ def one_line(path: Path, contents: Iterator[bytes], read: Callable[[], Any]) -> 
             assert "\n" not in str(error)
 
 
-def test_weights_without_digest(folder, tmp_path):
+def test_damaged_weights_without_a_digest_give_at_most_a_one_line_error(folder, tmp_path):
     head, path = sclip.load(folder).head, tmp_path / "model.safetensors"
     shutil.copy(folder / "model.safetensors", path)
     one_line(path, damaged(path), lambda: fill(head, with_prefix(read_tensors(path), "head."), str(path)))
 
 
-def test_vocabulary_without_digest(folder, tmp_path):
+def test_a_damaged_vocabulary_without_a_digest_gives_at_most_a_one_line_error(folder, tmp_path):
     clip, path = sclip.load(folder).clip, tmp_path / "vocabulary.json"
     shutil.copy(folder / "vocabulary.json", path)
     one_line(path, damaged(path), lambda: Vocabulary.load(path).check(clip))
 
 
-def test_model_config(folder, tmp_path):
+def test_an_edited_config_gives_at_most_a_one_line_error(folder, tmp_path):
     """A config may be edited by hand, so it has no digest."""
     path = shutil.copytree(folder, tmp_path / "model") / "config.json"
     one_line(path, damaged(path, flips=30, edits=60), lambda: sclip.load(path.parent))

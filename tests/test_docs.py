@@ -4,14 +4,21 @@ import itertools
 import pkgutil
 import re
 import shlex
+import shutil
 from pathlib import Path
 
+import miniature
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from click import Context
+from dvc.cli import parse_args as parse_dvc
 from PIL import Image
+from project import TINY, run_sclip, write_encoders
 from small import model
+from stored_corpus import write_corpus
+from torch.distributed.run import get_args_parser
 
 from sclip.cli import main
 from sclip.config import load_params
@@ -109,13 +116,21 @@ def test_python_names_exist(page):
             pkgutil.resolve_name(name)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architectures.md"])
-def test_python_examples_run(name, tmp_path, monkeypatch, capsys):
+@all_pages
+def test_every_code_block_is_of_a_kind_that_is_tested(page):
+    fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
+    tested = {"sh", "python"} | ({"yaml"} if page.name == "README.md" else set())
+    assert set(fences[::2]) <= tested
+    assert not any(fences[1::2])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_name)
+def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
     """An example loads a trained model and some files by their names; small ones take their places."""
-    (code,) = blocks(ROOT / name, "python")
-    (folder,) = re.findall(r'sclip\.load\("(.*?)"\)', code)
+    code = "\n".join(blocks(page, "python"))
     monkeypatch.chdir(tmp_path)
-    model(Path(folder).parts[2]).save(folder)
+    for folder in re.findall(r'sclip\.load\("(.*?)"\)', code):
+        model(Path(folder).parts[2]).save(folder)
     for i, file in enumerate(re.findall(r'"([\w.]+\.(?:wav|flac))"', code)):
         soundfile.write(file, np.random.default_rng(i).standard_normal(8_000) / 10, 16_000)
     for i, file in enumerate(re.findall(r'"([\w.]+\.jpg)"', code)):
@@ -124,9 +139,87 @@ def test_python_examples_run(name, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-def test_readme_preset_is_valid(tmp_path):
+def params_with_readme_preset() -> str:
     (preset,) = blocks(ROOT / "README.md", "yaml")
-    params = (ROOT / "params.yaml").read_text().replace("\npresets:\n", f"\npresets:\n{preset}\n", 1)
-    (tmp_path / "params.yaml").write_text(params)
+    return (ROOT / "params.yaml").read_text().replace("\npresets:\n", f"\npresets:\n{preset}\n", 1)
+
+
+def test_readme_preset_is_valid(tmp_path):
+    (tmp_path / "params.yaml").write_text(params_with_readme_preset())
     overrides = ["run.presets=[mine]", "run.architectures=[parallel, cascaded-cif]"]
     assert load_params(tmp_path / "params.yaml", overrides).preset("mine").on_error == "skip"
+
+
+# The commands of shell blocks that only have their arguments checked: all of a program, or a single one.
+NOT_RUN = {
+    "make": "installs from the network, or takes minutes",
+    "dvc": "needs a repository with the results of all stages; test_stages.py runs DVC in one",
+    "torchrun": "needs a GPU for each process; test_distributed.py runs several processes",
+    "sclip fetch flickr8k data/flickr8k": "downloads 5 GB",
+    "sclip train --arch cascaded-cif --seed 1 --device cuda": "needs a GPU",
+    "sclip import CHECKPOINT.ckpt models/hybrid-cif": "needs a published checkpoint",
+}
+
+
+def shell_commands(page: Path) -> list[list[str]]:
+    """Return the words of each command in a page's shell blocks."""
+    lines = re.split(r"\n|&&", "\n".join(blocks(page, "sh")).replace("\\\n", " "))
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def is_run(words: list[str]) -> bool:
+    return not {words[0], " ".join(words)} & NOT_RUN.keys()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Write a project with small encoders and corpora in the places that the documentation names."""
+    folder = tmp_path_factory.mktemp("docs")
+    write_corpus(folder / "data/scenes-study", encoders=write_encoders(folder))
+    miniature.flickr8k(folder / "data/flickr8k")
+    table = [("wav", "jpg", "caption", "part", "who")]
+    for part in ("train", "validation", "test"):
+        miniature.wav(folder / f"mine/{part}.wav")
+        miniature.jpg(folder / f"mine/{part}.jpg")
+        table.append((f"{part}.wav", f"{part}.jpg", "a brown dog", part, "somebody"))
+    (folder / "mine/captions.tsv").write_text("\n".join(map("\t".join, table)))
+    params = yaml.safe_load(params_with_readme_preset())
+    for preset in ("mine", "flickr8k-base", "scenes-study"):
+        params["presets"][preset] |= {key: TINY[key] for key in ("encoders", "features", "training")}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "tests").symlink_to(ROOT / "tests")
+    (folder / "results").mkdir()
+    shutil.copy(ROOT / "results/paper.yaml", folder / "results")
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(is_run, shell_commands(page)))], ids=page_name)
+def test_shell_examples_run(page, project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("sclip.corpora.flickr8k.PUBLISHED", None)  # the small copy has fewer pictures
+    for limit in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
+        monkeypatch.setattr(f"sclip.features.plan.{limit}", 0.05)
+    for program, *arguments in filter(is_run, shell_commands(page)):
+        assert program == "sclip", f"{program}: run it here, or add it to NOT_RUN with the reason"
+        assert run_sclip(*arguments)
+
+
+def test_shell_examples_that_are_not_run_have_valid_arguments():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    seen = set()
+    for program, *arguments in itertools.chain.from_iterable(map(shell_commands, PAGES)):
+        if is_run([program, *arguments]):
+            continue
+        seen |= {program, shlex.join([program, *arguments])}
+        if program == "dvc":
+            parsed = parse_dvc(arguments)
+            assert {target.partition("@")[0] for target in getattr(parsed, "targets", None) or []} <= stages.keys()
+            load_params(ROOT / "params.yaml", getattr(parsed, "set_param", None) or [])
+        if program == "torchrun":
+            parsed = get_args_parser().parse_args(arguments)
+            assert parsed.module
+            program, arguments = parsed.training_script, parsed.training_script_args
+        if program == "sclip":
+            name, *options = arguments
+            main.get_command(Context(main), name).make_context(name, options)
+    assert seen >= NOT_RUN.keys()

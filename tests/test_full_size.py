@@ -10,7 +10,7 @@ from pathlib import Path
 import miniature
 import pytest
 import yaml
-from test_pipeline import said
+from project import run_sclip
 
 pytestmark = pytest.mark.full_size
 ROOT = Path(__file__).parents[1]
@@ -49,15 +49,15 @@ def test_the_stages_run_from_recordings_to_the_papers_tables(preset, archs, work
     }
     settings = [word for key, value in overrides.items() for word in ("-S", f"presets.{preset}.{key}={value}")]
     stage = ("--preset", preset, "--device", "cpu", "--random-encoders", *settings)
-    said("make-corpus", preset)
-    planned = said("plan", preset, *stage[2:])
-    said("extract-features", *stage)
-    said("embed-clip", *stage)
+    run_sclip("make-corpus", preset)
+    planned = run_sclip("plan", preset, *stage[2:])
+    run_sclip("extract-features", *stage)
+    run_sclip("embed-clip", *stage)
     for kind in ("features", "vectors"):
         assert "random weights, seed 0" in Path(f"data/{preset}/{kind}/index.json").read_text()
     for arch in archs:
-        said("train", "--arch", arch, *stage)
-        said("evaluate", "--arch", arch, "--preset", preset, "--device", "cpu", *settings)
+        run_sclip("train", "--arch", arch, *stage)
+        run_sclip("evaluate", "--arch", arch, "--preset", preset, "--device", "cpu", *settings)
         metrics = json.loads(Path(f"results/{preset}/runs/{arch}/seed-0/metrics.json").read_text())
         assert all("random weights" in name for name in metrics["about"]["encoders"].values())
         assert metrics["counts"]["pictures"] == miniature.PICTURES["test"]
@@ -65,6 +65,6 @@ def test_the_stages_run_from_recordings_to_the_papers_tables(preset, archs, work
 
     size = sum(path.stat().st_size for path in Path(f"data/{preset}/features").glob("*.safetensors"))
     assert float(planned.split("fp16  ")[1].split(" GB")[0]) * 1e9 == pytest.approx(size, abs=1e7)
-    said("report", "--preset", preset)
+    run_sclip("report", "--preset", preset)
     assert "Not a result of trained encoders" in Path(f"results/{preset}/table.md").read_text()
-    assert "ours, with random encoder weights" in said("table")
+    assert "ours, with random encoder weights" in run_sclip("table")

@@ -1,4 +1,4 @@
-"""Every stage by its command, on a corpus of a dozen pictures."""
+"""Run each stage by its command, on a corpus of a dozen pictures."""
 
 import errno
 import json
@@ -13,14 +13,13 @@ import soundfile
 import torch
 import torch.nn.functional as F
 import yaml
-from click.testing import CliRunner
 from PIL import Image
-from small import SPEECH_CONFIG, clip_encoder, speech_encoder
+from project import run_sclip, write_encoders, write_preset
+from small import SPEECH_CONFIG
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 import sclip
 from sclip import paths
-from sclip.cli import main
 from sclip.config import FeaturesConfig
 from sclip.distributed import locked_by_main
 from sclip.encoders.source import Source
@@ -33,36 +32,19 @@ from sclip.features.encode import FeatureEncoder
 from sclip.features.vectors import ClipVectors
 
 ARCHITECTURES = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
-TINY = {
-    "corpus": {
-        "kind": "scenes",
-        "seed": 1,
-        "pictures": {"train": 12, "dev": 4, "test": 6},
-        "captions": {"train": 1, "dev": 1, "test": 2},
-        "voices": {"train": 2, "dev": 1, "test": 1},
-        "nouns": 24,
-    },
-    "encoders": {"speech": {"name": "speech"}, "clip": {"name": "local-dir:clip"}},
-    "features": {"shard_megabytes": 1},
-    "training": {"steps": 6, "warmup_steps": 2, "batch": 6, "precision": "fp32", "dev_every": 3, "learning_rate": 1e-3},
-    "arch": {name: {} for name in ARCHITECTURES},
-}
+TINY_MANIFEST = {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with small encoders, params.yaml, and the three cached stages done."""
+    """Write a folder with small encoders, params.yaml, a corpus, its features and its vectors."""
     folder = tmp_path_factory.mktemp("pipeline")
-    torch.manual_seed(0)
-    speech_encoder().save(folder / "speech")
-    clip_encoder().save(folder / "clip")
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["run"]["presets"], params["presets"] = ["tiny"], {"tiny": TINY}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    write_encoders(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        write_preset("tiny", "params.yaml")
         for command in (["make-corpus", "tiny"], ["extract-features"], ["embed-clip"]):
-            said(*command)
+            run_sclip(*command)
     return folder
 
 
@@ -72,19 +54,13 @@ def here(place, monkeypatch):
     return place
 
 
-def said(*command: str, status: int = 0) -> str:
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == status, result.output
-    return result.output
-
-
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_train_and_evaluate(arch, here):
-    said("train", "--arch", arch, "--device", "cpu")
+def test_every_architecture_trains_and_is_evaluated(arch, here):
+    run_sclip("train", "--arch", arch, "--device", "cpu")
     model = sclip.load(f"models/tiny/{arch}/seed-0")
     assert model.name == arch
     assert Path(f"models/tiny/{arch}/seed-0/clip").is_dir()  # what lies in a folder cannot be had elsewhere
-    said("evaluate", "--arch", arch, "--device", "cpu")
+    run_sclip("evaluate", "--arch", arch, "--device", "cpu")
     metrics = json.loads(Path(f"results/tiny/runs/{arch}/seed-0/metrics.json").read_text())
     assert metrics["counts"]["pictures"] == 6
     assert metrics["counts"]["utterances"] == 12
@@ -96,23 +72,23 @@ def test_train_and_evaluate(arch, here):
     assert ("boundaries" in metrics) == arch.endswith("cif")
 
 
-def test_report(here):
-    said("train", "--arch", "hybrid-cif", "--device", "cpu")
-    said("evaluate", "--arch", "hybrid-cif", "--device", "cpu")
-    said("report")
+def test_report_has_a_table_and_a_page_with_audio(here):
+    run_sclip("train", "--arch", "hybrid-cif", "--device", "cpu")
+    run_sclip("evaluate", "--arch", "hybrid-cif", "--device", "cpu")
+    run_sclip("report")
     assert "hybrid-cif" in Path("results/tiny/table.md").read_text()
     assert "<audio" in Path("results/tiny/report.html").read_text()
 
 
-def test_cached_stages_are_whole(here):
-    assert "0 faults" in said("verify-features")
-    assert "0 shards computed" in said("extract-features")
+def test_features_have_no_faults_and_are_not_computed_again(here):
+    assert "0 faults" in run_sclip("verify-features")
+    assert "0 shards computed" in run_sclip("extract-features")
 
 
-def test_plan(here, monkeypatch):
+def test_plan_predicts_the_size_of_the_features(here, monkeypatch):
     for seconds in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
         monkeypatch.setattr(f"sclip.features.plan.{seconds}", 0.05)
-    told = said("plan", "tiny", "--device", "cpu")
+    told = run_sclip("plan", "tiny", "--device", "cpu")
     assert "28 utterances (all looked at), 22 pictures" in told
     assert "as features.precision says in presets.tiny" in told
     kept = sum(path.stat().st_size for path in Path("data/tiny/features").glob("*.safetensors"))
@@ -121,39 +97,35 @@ def test_plan(here, monkeypatch):
 
 
 def test_a_command_works_in_the_folder_of_params_yaml(here, tmp_path, monkeypatch):
-    """Paths that are typed stay relative to where the user is."""
-    said("train", "--arch", "parallel", "--seed", "3", "--device", "cpu")
+    """Paths on the command line stay relative to the current folder."""
+    run_sclip("train", "--arch", "parallel", "--seed", "3", "--device", "cpu")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     shutil.copytree(here / "models/tiny/parallel/seed-3", "mine")
     params = ("--params", os.path.relpath(here / "params.yaml"))
-    assert "28 utterances" in said("make-corpus", "--preset", "tiny", *params)
-    assert "0 shards computed" in said("extract-features", *params)
-    assert "0 faults" in said("verify-features", *params)
-    said("train", "--arch", "parallel", "--seed", "4", "--device", "cpu", *params)
+    assert "28 utterances" in run_sclip("make-corpus", "--preset", "tiny", *params)
+    assert "0 shards computed" in run_sclip("extract-features", *params)
+    assert "0 faults" in run_sclip("verify-features", *params)
+    run_sclip("train", "--arch", "parallel", "--seed", "4", "--device", "cpu", *params)
     assert (here / "models/tiny/parallel/seed-4/config.json").is_file()
-    assert "results/tiny/runs/parallel/imported" in said("evaluate", "--model", "mine", "--device", "cpu", *params)
+    assert "results/tiny/runs/parallel/imported" in run_sclip("evaluate", "--model", "mine", "--device", "cpu", *params)
     metrics = json.loads((here / "results/tiny/runs/parallel/imported/metrics.json").read_text())
     assert metrics["about"]["model"] == str(tmp_path / "elsewhere/mine")
     assert [path.name for path in Path().iterdir()] == ["mine"]
     shutil.rmtree(here / "results/tiny/runs/parallel/imported")
 
 
-def test_own_corpus(here):
-    """A manifest that somebody wrote, its files anywhere."""
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["presets"]["own"] = TINY | {"corpus": {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}}
-    Path("own.yaml").write_text(yaml.safe_dump(params))
-    assert "28 utterances" in said("make-corpus", "own", "--params", "own.yaml")
+def test_a_manifest_can_be_the_corpus(here):
+    chosen = write_preset("own", corpus=TINY_MANIFEST)
+    assert "28 utterances" in run_sclip("make-corpus", *chosen)
     for command in ("extract-features", "embed-clip"):
-        assert "28 " in said(command, "--preset", "own", "--params", "own.yaml")
-    params["presets"]["own"]["corpus"]["path"] = "data/own/manifest.jsonl"
-    Path("own.yaml").write_text(yaml.safe_dump(params))
-    assert "move your manifest to another path" in said("make-corpus", "own", "--params", "own.yaml", status=1)
+        assert "28 " in run_sclip(command, *chosen)
+    write_preset("own", corpus={"kind": "manifest", "path": "data/own/manifest.jsonl"})
+    assert "move your manifest to another path" in run_sclip("make-corpus", *chosen, status=1)
 
 
-def test_a_corpus_of_stereo_ogg_and_transparent_png(here, monkeypatch):
-    """Nothing in it is as the encoders take it: 44.1 kHz, two channels, drawings on nothing."""
+def test_stereo_ogg_and_transparent_png_are_converted(here, monkeypatch):
+    """Convert recordings of 44.1 kHz with two channels, and drawings without a background."""
     Path("drawings").mkdir()
     rows = ["audio,image,text,split"]
     for i, split in enumerate(["train"] * 4 + ["dev"] * 2 + ["test"] * 2):
@@ -166,79 +138,67 @@ def test_a_corpus_of_stereo_ogg_and_transparent_png(here, monkeypatch):
     Path("drawings/table.csv").write_text("\n".join(rows))
     columns = {name: name for name in ("audio", "image", "text", "split")}
     corpus = {"kind": "table", "path": "drawings/table.csv", "columns": columns}
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["presets"]["drawings"] = TINY | {"corpus": corpus, "features": {"compute": "bf16"}}
-    Path("drawings.yaml").write_text(yaml.safe_dump(params))
+    chosen = write_preset("drawings", corpus=corpus, features={"compute": "bf16"})
     monkeypatch.setattr("sclip.features.plan.SPEECH_SECONDS", 0.3)
-    assert "8 utterances (all looked at), 8 pictures" in said("plan", "drawings", "--params", "drawings.yaml")
-    assert "fault" not in said("check-corpus", "drawings", "--params", "drawings.yaml")
-    said("make-corpus", "drawings", "--params", "drawings.yaml")
-    extracted = said("extract-features", "--preset", "drawings", "--params", "drawings.yaml")
+    assert "8 utterances (all looked at), 8 pictures" in run_sclip("plan", *chosen)
+    assert "fault" not in run_sclip("check-corpus", *chosen)
+    run_sclip("make-corpus", *chosen)
+    extracted = run_sclip("extract-features", *chosen)
     assert "44.1 kHz stereo, mixed down and resampled to 16 kHz" in extracted
     assert "8 utterances, 0.01 hours" in extracted
-    assert "8 pictures" in said("embed-clip", "--preset", "drawings", "--params", "drawings.yaml")
+    assert "8 pictures" in run_sclip("embed-clip", *chosen)
     images = ClipVectors.open("data/drawings/vectors").images
     assert torch.pdist(images).min() > 1e-3  # no two drawings became the same flat colour
 
 
-def test_without_a_cache(here):
-    """As with one, but for rounding."""
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    corpus = {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}
-    params["presets"] |= {
-        name: TINY | {"corpus": corpus, "features": {"precision": "fp32", **features}}
-        for name, features in (("kept", {}), ("predictions", {"online": True}))
-    }
-    Path("online.yaml").write_text(yaml.safe_dump(params))
+def test_training_without_stored_states_gives_the_same_losses(here):
+    """Compare losses with those of stored states, up to rounding."""
     histories = []
-    for preset in ("kept", "predictions"):
-        said("make-corpus", preset, "--params", "online.yaml")
-        chosen = ("--preset", preset, "--params", "online.yaml")
-        assert "28 utterances" in said("extract-features", *chosen)
-        said("embed-clip", *chosen)
-        said("train", "--arch", "hybrid-cif", *chosen, "--device", "cpu")
-        assert "cascaded: speech to image" in said("evaluate", "--arch", "hybrid-cif", *chosen, "--device", "cpu")
+    for preset, features in (("stored", {}), ("online", {"online": True})):
+        chosen = write_preset(preset, corpus=TINY_MANIFEST, features={"precision": "fp32", **features})
+        run_sclip("make-corpus", *chosen)
+        assert "28 utterances" in run_sclip("extract-features", *chosen)
+        run_sclip("embed-clip", *chosen)
+        run_sclip("train", "--arch", "hybrid-cif", *chosen, "--device", "cpu")
+        assert "cascaded: speech to image" in run_sclip("evaluate", "--arch", "hybrid-cif", *chosen, "--device", "cpu")
         history = json.loads(Path(f"models/{preset}/hybrid-cif/seed-0/history.json").read_text())
         histories.append([row["train/loss/total"] for row in history])
     assert histories[0] == pytest.approx(histories[1], rel=1e-3)
-    assert [path.name for path in Path("data/predictions/features").iterdir()] == ["index.json"]
-    assert "0 faults" in said("verify-features", "--preset", "predictions", "--params", "online.yaml")
+    assert [path.name for path in Path("data/online/features").iterdir()] == ["index.json"]
+    assert "0 faults" in run_sclip("verify-features", *chosen)
 
 
-CODED = {"components": 6, "batch_seconds": 2.0}
+CODED = {"corpus": TINY_MANIFEST, "features": {"components": 6, "batch_seconds": 2.0}}
 
 
 @pytest.fixture(scope="module")
 def coded(place):
-    """The same corpus by a preset that stores 8-bit codes, and a model trained on them."""
-    params = yaml.safe_load((place / "params.yaml").read_text())
-    corpus = {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}
-    params["presets"]["coded"] = TINY | {"corpus": corpus, "features": CODED}
-    (place / "coded.yaml").write_text(yaml.safe_dump(params))
-    chosen = ("--preset", "coded", "--params", "coded.yaml", "--device", "cpu")
+    """Store 8-bit codes of the same corpus, train a model on them, and return the options that choose both."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        said("make-corpus", "coded", "--params", "coded.yaml")
-        said("extract-features", *chosen)
-        said("embed-clip", *chosen)
-        said("train", "--arch", "hybrid-cif", *chosen)
+        preset = write_preset("coded", **CODED)
+        run_sclip("make-corpus", *preset)
+        chosen = (*preset, "--device", "cpu")
+        run_sclip("extract-features", *chosen)
+        run_sclip("embed-clip", *chosen)
+        run_sclip("train", "--arch", "hybrid-cif", *chosen)
     return ("--arch", "hybrid-cif", *chosen)
 
 
-def test_the_metrics_and_the_card_say_which_states_they_are_of(here, coded):
-    said("evaluate", *coded)
+def test_the_metrics_and_the_card_name_the_hidden_states(here, coded):
+    run_sclip("evaluate", *coded)
     about = json.loads(Path("results/coded/runs/hybrid-cif/seed-0/metrics.json").read_text())["about"]
     states = "8-bit codes along 6 directions of hidden states computed in fp32"
     assert about["states"] == about["training_states"] == states
     assert f"- states in training: {states}" in Path("models/coded/hybrid-cif/seed-0/README.md").read_text()
 
 
-def test_exact_scores_are_those_of_encode_speech(here, coded):
-    """And they lie apart from the scores of stored states."""
-    said("evaluate", *coded)
+def test_exact_scores_equal_those_of_encode_speech(here, coded):
+    """Write exact scores to a folder of their own, and compare them with vectors of `encode_speech`."""
+    run_sclip("evaluate", *coded)
     stored = Path("results/coded/runs/hybrid-cif/seed-0/metrics.json")
     before = stored.read_bytes()
-    assert "results/coded/exact/hybrid-cif/seed-0: cascaded: speech" in said("evaluate", *coded, "--exact")
+    assert "results/coded/exact/hybrid-cif/seed-0: cascaded: speech" in run_sclip("evaluate", *coded, "--exact")
     assert stored.read_bytes() == before
     assert {path.name for path in Path("results/coded").iterdir()} == {"runs", "exact"}
     metrics = json.loads(Path("results/coded/exact/hybrid-cif/seed-0/metrics.json").read_text())
@@ -259,8 +219,8 @@ def test_exact_scores_are_those_of_encode_speech(here, coded):
 
 
 @pytest.mark.parametrize("seconds", [0.1, 20.0])
-def test_exact_vectors_are_those_of_encode_speech(here, coded, seconds):
-    """Whatever `batch_seconds` is, which bounds how many recordings the encoder takes at once."""
+def test_exact_vectors_equal_those_of_encode_speech(here, coded, seconds):
+    """Vary `batch_seconds`, which limits how many recordings the encoder takes at once."""
     model = sclip.load("models/coded/hybrid-cif/seed-0")
     config = FeaturesConfig(online=True, precision="fp32", batch_seconds=seconds)
     listener, problems = FeatureEncoder(model.speech, None, config, "cpu"), Problems(skip=True)
@@ -277,7 +237,7 @@ def test_exact_vectors_are_those_of_encode_speech(here, coded, seconds):
 
 
 def test_exact_scores_need_no_features(here, coded):
-    """A model from anywhere, on a corpus of which only CLIP's vectors are there; a bad recording is named."""
+    """Evaluate a model on a corpus that has only CLIP's vectors. A bad recording is named and left out."""
     folder = Path("data/bare")
     rows = [json.loads(line) for line in Path("data/coded/manifest.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["split"] == "test"]
@@ -285,12 +245,9 @@ def test_exact_scores_need_no_features(here, coded):
     rows[0]["audio"] = str(Path("bad.wav").resolve())
     folder.mkdir()
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    params = yaml.safe_load(Path("coded.yaml").read_text())
-    params["presets"]["bare"] = params["presets"]["coded"]
-    Path("bare.yaml").write_text(yaml.safe_dump(params))
-    chosen = ("--preset", "bare", "--params", "bare.yaml", "--device", "cpu")
-    said("embed-clip", *chosen)
-    output = said("evaluate", "--exact", "--model", "models/coded/hybrid-cif/seed-0", *chosen)
+    chosen = (*write_preset("bare", **CODED), "--device", "cpu")
+    run_sclip("embed-clip", *chosen)
+    output = run_sclip("evaluate", "--exact", "--model", "models/coded/hybrid-cif/seed-0", *chosen)
     assert "- manifest row 1 (test-00000-0): audio bad.wav: cannot be read" in output
     metrics = json.loads(Path("results/bare/exact/hybrid-cif/imported/metrics.json").read_text())
     assert metrics["counts"]["utterances"] == len(rows) - 1
@@ -300,15 +257,15 @@ def test_exact_scores_need_no_features(here, coded):
 def test_an_override_that_contradicts_the_stored_states_is_refused(here, coded):
     online = ("-S", "presets.coded.features.online=true", "-S", "presets.coded.features.components=null")
     for command in ("evaluate", "train"):
-        output = said(command, *coded, *online, status=1)
+        output = run_sclip(command, *coded, *online, status=1)
         assert output == (
             "Error: data/coded/features: holds 8-bit codes along 6 directions of hidden states computed in fp32 "
             "(features: online false, components 6), and presets.coded.features asks for online true, components null; "
             "run `sclip extract-features --preset coded -S presets.coded.features.online=true "
             "-S presets.coded.features.components=null` to compute them again, or set these keys back\n"
         )
-    assert "computed in fp32" in said("evaluate", *coded, "-S", "presets.coded.features.compute=bf16", status=1)
-    said("evaluate", *coded, "-S", "presets.coded.features.batch_seconds=5.0")  # decides no state
+    assert "computed in fp32" in run_sclip("evaluate", *coded, "-S", "presets.coded.features.compute=bf16", status=1)
+    run_sclip("evaluate", *coded, "-S", "presets.coded.features.batch_seconds=5.0")  # decides no state
 
 
 @pytest.mark.parametrize(
@@ -325,30 +282,27 @@ def test_an_override_that_contradicts_the_stored_states_is_refused(here, coded):
 )
 def test_an_override_that_contradicts_the_trained_model_is_refused(here, override, message):
     if not Path("models/tiny/cascaded/seed-0").exists():
-        said("train", "--arch", "cascaded", "--device", "cpu")
-    assert message in said("evaluate", "--arch", "cascaded", "-S", override, status=1)
+        run_sclip("train", "--arch", "cascaded", "--device", "cpu")
+    assert message in run_sclip("evaluate", "--arch", "cascaded", "-S", override, status=1)
 
 
 @pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
-def test_published_corpora(kind, here):
+def test_published_corpora_run_from_the_manifest_to_the_report(kind, here):
     getattr(miniature, kind)(Path(kind), odd=True)
     corpus = {"kind": kind, "path": kind} | ({"split": "karpathy"} if kind == "spokencoco" else {})
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["presets"][kind] = TINY | {"corpus": corpus, "on_error": "skip"}
-    Path("published.yaml").write_text(yaml.safe_dump(params))
-    chosen = ("--preset", kind, "--params", "published.yaml")
-    assert "rows skipped" in said("make-corpus", kind, "--params", "published.yaml")
-    assert "fault" in said("check-corpus", kind, "--params", "published.yaml", status=1)
-    said("extract-features", *chosen)
-    said("embed-clip", *chosen)
-    said("train", "--arch", "hybrid-cif", *chosen)
-    assert "cascaded: speech to image R@10" in said("evaluate", "--arch", "hybrid-cif", *chosen)
-    said("report", *chosen)
+    chosen = write_preset(kind, corpus=corpus, on_error="skip")
+    assert "rows skipped" in run_sclip("make-corpus", *chosen)
+    assert "fault" in run_sclip("check-corpus", *chosen, status=1)
+    run_sclip("extract-features", *chosen)
+    run_sclip("embed-clip", *chosen)
+    run_sclip("train", "--arch", "hybrid-cif", *chosen)
+    assert "cascaded: speech to image R@10" in run_sclip("evaluate", "--arch", "hybrid-cif", *chosen)
+    run_sclip("report", *chosen)
     assert "hybrid-cif" in Path(f"results/{kind}/table.md").read_text()
 
 
-def test_another_language_and_another_encoder(here):
-    """A table of German captions, and an encoder of XLS-R's layout: lines in params.yaml, no code."""
+def test_german_captions_and_an_xlsr_encoder_need_no_code(here):
+    """Use a table of German captions and an encoder of XLS-R's layout, with a preset alone."""
     sizes = {**SPEECH_CONFIG, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
     SpeechEncoder(Wav2Vec2Model(Wav2Vec2Config(**sizes)), Source("random")).save(Path("xlsr"))
     rows = [json.loads(line) for line in Path("data/tiny/manifest.jsonl").read_text().splitlines()]
@@ -356,18 +310,14 @@ def test_another_language_and_another_encoder(here):
     lines = [f"{row['audio']}\t{row['image']}\t{said_of[i % 3]}\t{row['split']}" for i, row in enumerate(rows)]
     Path("data/tiny/deutsch.tsv").write_text("\n".join(["ton\tbild\ttext\tteil", *lines]), encoding="utf-8")
     columns = {"audio": "ton", "image": "bild", "text": "text", "split": "teil"}
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["presets"]["deutsch"] = TINY | {
-        "corpus": {"kind": "table", "path": "data/tiny/deutsch.tsv", "columns": columns},
-        "encoders": {"speech": {"name": "xlsr"}, "clip": {"name": "local-dir:clip"}},
-    }
-    Path("deutsch.yaml").write_text(yaml.safe_dump(params))
-    chosen = ("--preset", "deutsch", "--params", "deutsch.yaml")
-    assert "28 utterances" in said("make-corpus", "deutsch", "--params", "deutsch.yaml")
-    said("extract-features", *chosen)
-    said("embed-clip", *chosen)
-    said("train", "--arch", "hybrid-cif", *chosen)
-    assert "cascaded: speech to image R@10" in said("evaluate", "--arch", "hybrid-cif", *chosen)
+    corpus = {"kind": "table", "path": "data/tiny/deutsch.tsv", "columns": columns}
+    encoders = {"speech": {"name": "xlsr"}, "clip": {"name": "local-dir:clip"}}
+    chosen = write_preset("deutsch", corpus=corpus, encoders=encoders)
+    assert "28 utterances" in run_sclip("make-corpus", *chosen)
+    run_sclip("extract-features", *chosen)
+    run_sclip("embed-clip", *chosen)
+    run_sclip("train", "--arch", "hybrid-cif", *chosen)
+    assert "cascaded: speech to image R@10" in run_sclip("evaluate", "--arch", "hybrid-cif", *chosen)
     model = sclip.load("models/deutsch/hybrid-cif/seed-0")
     assert model.speech.normalize_waveform  # as such encoders were trained
     words = json.loads(Path("results/deutsch/runs/hybrid-cif/seed-0/words.json").read_text())["words"]
@@ -377,29 +327,30 @@ def test_another_language_and_another_encoder(here):
     assert {"hund", "vögel", "weiße"} <= {word["word"] for word in words}
 
 
-def test_a_published_checkpoint_stands_in_the_table(here):
+def test_an_imported_checkpoint_is_evaluated_and_listed_in_the_table(here):
     golden = Path(__file__).parent / "golden"
-    said("import", str(golden / "large-parallel.ckpt"), "theirs", "--encoders", str(golden / "large-parallel.json"))
+    run_sclip(
+        "import", str(golden / "large-parallel.ckpt"), "theirs", "--encoders", str(golden / "large-parallel.json")
+    )
     rows = [json.loads(line) for line in Path("data/tiny/manifest.jsonl").read_text().splitlines()]
     for row in rows:  # its CLIP has too few tokens for words
         del row["text"], row["words"]
     Path("data/tiny/wordless.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    params = yaml.safe_load(Path("params.yaml").read_text())
     corpus = {"kind": "manifest", "path": "data/tiny/wordless.jsonl"}
     encoders = {"speech": {"name": "theirs/speech"}, "clip": {"name": "local-dir:theirs/clip"}}
-    params["presets"]["few"] = TINY | {"corpus": corpus, "encoders": encoders}
-    Path("few.yaml").write_text(yaml.safe_dump(params))
-    chosen = ("--preset", "few", "--params", "few.yaml")
-    said("make-corpus", "few", "--params", "few.yaml")
-    said("extract-features", *chosen)
-    said("embed-clip", *chosen)
-    assert "runs/parallel/imported: parallel: speech to image R@10" in said("evaluate", "--model", "theirs", *chosen)
+    chosen = write_preset("few", corpus=corpus, encoders=encoders)
+    run_sclip("make-corpus", *chosen)
+    run_sclip("extract-features", *chosen)
+    run_sclip("embed-clip", *chosen)
+    assert "runs/parallel/imported: parallel: speech to image R@10" in run_sclip(
+        "evaluate", "--model", "theirs", *chosen
+    )
     paper = yaml.safe_load((Path(__file__).parents[1] / "results/paper.yaml").read_text())
     table = paper["tables"]["flickr8k"]
     table["rows"] = [table["rows"][-1] | {"ours": {"preset": "few", "arch": "parallel", "branch": "parallel"}}]
     Path("results/paper.yaml").write_text(yaml.safe_dump(paper))
-    assert "|  | published checkpoint, measured here | " in said("table")
-    other = said("evaluate", "--model", "theirs", status=1)
+    assert "|  | published checkpoint, measured here | " in run_sclip("table")
+    other = run_sclip("evaluate", "--model", "theirs", status=1)
     assert "hidden states were computed by speech (hash" in other
     assert "not by theirs/speech (hash" in other
 
@@ -418,11 +369,11 @@ def test_training_refuses_damaged_data_until_it_is_computed_again(file, command,
     path = next(Path("data/tiny").glob(file))
     before = path.read_bytes()
     path.write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
-    output = said("train", "--arch", "parallel", "--seed", "8", status=1)
+    output = run_sclip("train", "--arch", "parallel", "--seed", "8", status=1)
     assert len(output.splitlines()) == 1
     assert str(path) in output
     assert f"run `sclip {command}` again" in output
-    said(command)
+    run_sclip(command)
     assert path.read_bytes() == before
 
 
@@ -433,10 +384,10 @@ def test_two_commands_do_not_write_to_one_folder(here):
         (paths.scratch_folder("tiny", "parallel", 5), ["train", "--arch", "parallel", "--seed", "5"]),
     ):
         with locked_by_main(folder):
-            assert f"{folder}: another command is writing there" in said(*command, status=1)
+            assert f"{folder}: another command is writing there" in run_sclip(*command, status=1)
 
 
-def test_a_disk_without_locks(tmp_path, monkeypatch):
+def test_a_disk_without_locks_is_no_error(tmp_path, monkeypatch):
     def no_locks(handle, how):
         raise OSError(errno.EBADF, "Bad file descriptor")
 
@@ -445,37 +396,37 @@ def test_a_disk_without_locks(tmp_path, monkeypatch):
         pass
 
 
-def test_a_full_disk_is_said_in_a_line(here, monkeypatch):
+def test_a_full_disk_error_names_the_file(here, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    output = said("train", "--arch", "parallel", "--seed", "6", status=1)
+    output = run_sclip("train", "--arch", "parallel", "--seed", "6", status=1)
     assert "[Errno 28] No space left on device: 'models/unfinished/tiny/parallel/seed-6/checkpoint.pt'" in output
 
 
-def test_flags_go_over_params(here):
-    untrained = said("evaluate", "--arch", "parallel", "--seed", "77", status=1)
+def test_mistyped_names_and_missing_models_are_explained(here):
+    untrained = run_sclip("evaluate", "--arch", "parallel", "--seed", "77", status=1)
     assert "seed-77: no such folder; `sclip train --preset tiny --arch parallel --seed 77` makes it" in untrained
-    assert "no such key; did you mean 'steps'" in said(
+    assert "no such key; did you mean 'steps'" in run_sclip(
         "train", "--arch", "parallel", "-S", "presets.tiny.training.stepz=3", status=1
     )
-    assert "no 'tinny'; did you mean 'tiny'" in said("extract-features", "--preset", "tinny", status=1)
-    assert "did you mean 'cascaded'" in said("train", "--arch", "cascadet", status=1)
+    assert "no 'tinny'; did you mean 'tiny'" in run_sclip("extract-features", "--preset", "tinny", status=1)
+    assert "did you mean 'cascaded'" in run_sclip("train", "--arch", "cascadet", status=1)
 
 
 @pytest.mark.parametrize(("preset", "corpus"), [("flickr8k-base", "flickr8k"), ("spokencoco-large", "spokencoco")])
-def test_a_corpus_that_is_not_there_names_the_download(preset, corpus, tmp_path, monkeypatch):
+def test_a_missing_corpus_error_names_the_download(preset, corpus, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     for command in ("check-corpus", "make-corpus"):
-        assert f"no such file; `sclip fetch {corpus} data/{corpus}` downloads" in said(command, preset, status=1)
+        assert f"no such file; `sclip fetch {corpus} data/{corpus}` downloads" in run_sclip(command, preset, status=1)
     Path("data", corpus).mkdir(parents=True)  # a download that was stopped
-    assert f"`sclip fetch {corpus} data/{corpus}` downloads the corpus" in said("check-corpus", preset, status=1)
+    assert f"`sclip fetch {corpus} data/{corpus}` downloads the corpus" in run_sclip("check-corpus", preset, status=1)
 
 
-def test_a_folder_of_models_names_them(here):
-    said("train", "--arch", "parallel", "--device", "cpu")
+def test_loading_a_folder_of_models_lists_them(here):
+    run_sclip("train", "--arch", "parallel", "--device", "cpu")
     for folder in ("models/tiny/parallel", "models/tiny"):
         with pytest.raises(sclip.UserError, match=f"^{folder}: not a model folder, .* load one of .*parallel/seed-0"):
             sclip.load(folder)
@@ -490,19 +441,19 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_recordings(fault, here, monkeypatch):
+def test_bad_recordings_are_errors_unless_skipped(fault, here, monkeypatch):
     bad_corpus(here, monkeypatch, fault)
     FAULTS[fault](Path("data/tiny/bad.flac"))
-    output = said("extract-features", status=1)
+    output = run_sclip("extract-features", status=1)
     assert "manifest row 3 (train-00002-0): " in output
     assert "--on-error skip" in output
-    output = said("extract-features", "--on-error", "skip")
+    output = run_sclip("extract-features", "--on-error", "skip")
     assert "1 rows skipped" in output
-    assert "0 faults" in said("verify-features")
+    assert "0 faults" in run_sclip("verify-features")
 
 
 def bad_corpus(here: Path, monkeypatch, name: str, **changes) -> None:
-    """The same corpus elsewhere, its third row changed; by default its recording is bad.flac."""
+    """Write the same corpus to another folder with a changed third row. By default its recording is bad.flac."""
     folder = here / name.replace(" ", "-")
     (folder / "data" / "tiny").mkdir(parents=True)
     for shared in ("speech", "clip", "params.yaml"):
@@ -518,7 +469,7 @@ def bad_corpus(here: Path, monkeypatch, name: str, **changes) -> None:
 def test_repeated_recordings_do_not_fail_check_corpus(here, monkeypatch):
     first = json.loads((here / "data/tiny/manifest.jsonl").read_text().splitlines()[0])
     bad_corpus(here, monkeypatch, "repeated", audio=str((here / "data/tiny" / first["audio"]).resolve()))
-    output = said("check-corpus", "tiny")
+    output = run_sclip("check-corpus", "tiny")
     assert "note     1 recordings with the same content" in output
     assert "fault" not in output
 
@@ -531,28 +482,27 @@ ROWS = {
 
 
 @pytest.mark.parametrize("fault", ROWS)
-def test_bad_rows(fault, here, monkeypatch):
+def test_bad_rows_are_errors_unless_skipped(fault, here, monkeypatch):
     changes, message = ROWS[fault]
     bad_corpus(here, monkeypatch, fault, **changes)
     for command in ("extract-features", "embed-clip"):
-        output = said(command, status=1)
+        output = run_sclip(command, status=1)
         assert "manifest row 3" in output
         assert message in output
-        assert "1 rows skipped" in said(command, "--on-error", "skip")
+        assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
 
 
-def test_files_that_are_gone(here, monkeypatch):
-    """Each stage names those that it opens."""
+def test_each_stage_names_the_missing_files_that_it_opens(here, monkeypatch):
     bad_corpus(here, monkeypatch, "gone", audio="gone.flac", image="gone.png")
     for command, missing in (("extract-features", "audio gone.flac"), ("embed-clip", "image gone.png")):
-        assert f"manifest row 3 (train-00002-0): {missing}: no such file" in said(command, status=1)
-        assert "1 rows skipped" in said(command, "--on-error", "skip")
-    assert "0 faults" in said("verify-features")
+        assert f"manifest row 3 (train-00002-0): {missing}: no such file" in run_sclip(command, status=1)
+        assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
+    assert "0 faults" in run_sclip("verify-features")
 
 
 @pytest.mark.parametrize(("fault", "changes"), [("no picture", {"image": "bad.png"}), ("no words", {"text": "&nbsp;"})])
-def test_bad_pictures_and_captions(fault, changes, here, monkeypatch):
+def test_bad_pictures_and_captions_are_errors_unless_skipped(fault, changes, here, monkeypatch):
     bad_corpus(here, monkeypatch, fault, **changes)
     Path("data/tiny/bad.png").write_bytes(b"no picture")
-    assert "manifest row 3 (train-00002-0): " in said("embed-clip", status=1)
-    assert "1 rows skipped" in said("embed-clip", "--on-error", "skip")
+    assert "manifest row 3 (train-00002-0): " in run_sclip("embed-clip", status=1)
+    assert "1 rows skipped" in run_sclip("embed-clip", "--on-error", "skip")

@@ -16,7 +16,7 @@ from sclip.errors import UserError
 TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
 
 
-def test_files(tmp_path):
+def test_files_are_read_and_stereo_is_mixed_down(tmp_path):
     stereo = np.stack([TONE, 0 * TONE], 1)
     soundfile.write(tmp_path / "mono.wav", TONE, 16000, "FLOAT")
     soundfile.write(tmp_path / "stereo.flac", stereo, 16000)
@@ -24,7 +24,7 @@ def test_files(tmp_path):
     torch.testing.assert_close(read_audio(str(tmp_path / "stereo.flac")), torch.from_numpy(TONE / 2), atol=1e-4, rtol=0)
 
 
-def test_44100_hz(tmp_path):
+def test_44100_hz_is_resampled_to_16000(tmp_path):
     fine = (0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)).astype(np.float32)
     soundfile.write(tmp_path / "fine.wav", fine, 44100, "FLOAT")
     for found in (read_audio(tmp_path / "fine.wav"), as_waveform(fine, 44100, "tone")):
@@ -113,7 +113,7 @@ def test_a_header_without_a_length_is_refused():
         check_length(2**63 - 1, 16000, "audio stream.flac")
 
 
-def test_arrays_and_tensors():
+def test_arrays_and_tensors_of_any_type_give_the_same_waveform():
     expected = torch.from_numpy(TONE)
     kinds = (TONE, TONE.astype(np.float64), TONE.astype(">f4"), TONE[::-1][::-1], expected, TONE.tolist())
     for given in kinds:
@@ -125,7 +125,7 @@ def test_arrays_and_tensors():
             assert as_waveform(given, 16000, "steps").tolist() == [0, 0.5, -1, 0.25]
 
 
-def test_what_cannot_be_heard(tmp_path):
+def test_unusable_recordings_are_user_errors(tmp_path):
     (tmp_path / "text.wav").write_text("not a recording")
     soundfile.write(tmp_path / "empty.wav", TONE[:0], 16000)
     (tmp_path / "headless.raw").write_bytes((tmp_path / "empty.wav").read_bytes())

@@ -37,7 +37,7 @@ def saved(folder, model_cfg=CLIP_CONFIG, tensors=None):
 
 @torch.no_grad()
 @pytest.mark.parametrize("model_cfg", [CLIP_CONFIG, CUSTOM], ids=["CLIP", "CustomTextCLIP"])
-def test_captions_cut_to_length_are_the_library_s(tmp_path, model_cfg):
+def test_text_vectors_equal_those_of_open_clip(tmp_path, model_cfg):
     clip = ClipEncoder.from_pretrained(f"local-dir:{saved(tmp_path / 'clip', model_cfg)}")
     texts = [*CAPTIONS, "", "word " * 100]
     for batch in (texts, texts[:2]):
@@ -46,7 +46,7 @@ def test_captions_cut_to_length_are_the_library_s(tmp_path, model_cfg):
 
 
 @torch.no_grad()
-def test_keywords_are_a_sentence_of_their_tokens():
+def test_keywords_are_encoded_like_a_caption_of_their_tokens():
     """Fed with a caption's own embeddings, the tower gives what the caption gives; padding does not matter."""
     clip = clip_encoder()
     ids = clip.token_ids(CAPTIONS)
@@ -56,13 +56,13 @@ def test_keywords_are_a_sentence_of_their_tokens():
     torch.testing.assert_close(clip.text_tower(garbage), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_more_keywords_than_positions():
+def test_more_keywords_than_positions_are_refused():
     with pytest.raises(UserError, match="76 keywords: CLIP's text tower has room for 75"):
         clip_encoder().text_tower(Padded(torch.zeros(1, 76, 24), torch.tensor([76])))
 
 
 @torch.no_grad()
-def test_pictures_of_every_kind(tmp_path):
+def test_paths_arrays_and_pictures_give_the_same_vector(tmp_path):
     clip = clip_encoder()
     array = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     picture = Image.fromarray(array)
@@ -123,12 +123,12 @@ def test_a_folder_may_bring_a_tokenizer_in_the_format_of_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "no-such-model/openai", "ViT-B-32-quickgelu/no-such-tag"])
-def test_names_that_lead_nowhere(name):
+def test_unknown_names_are_user_errors(name):
     with pytest.raises(UserError, match=f"CLIP {name}: "):
         ClipEncoder.from_pretrained(name)
 
 
-def test_broken_folders(tmp_path):
+def test_incomplete_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"open_clip_config\.json: no such file"):
         ClipEncoder.from_pretrained(f"local-dir:{tmp_path}")
     folder = saved(tmp_path / "clip")

@@ -37,7 +37,7 @@ def two_models(tmp_path_factory):
 
 
 @torch.no_grad()
-def test_encoders_at_a_revision(two_models):
+def test_encoders_are_those_of_the_revision(two_models):
     (waveform,) = recordings(5000)
     for revision, expected in ((FIRST, two_models[0]), (SECOND, two_models[1]), (None, two_models[1])):
         speech = SpeechEncoder.from_pretrained("team/speech", revision)
@@ -59,19 +59,19 @@ def test_a_model_folder_names_the_commit(two_models, tmp_path):
     assert torch.equal(again.encode_speech(recordings(5000)), first.encode_speech(recordings(5000)))
 
 
-def test_whole_models(two_models):
+def test_models_are_those_of_the_revision(two_models):
     for load in (sclip.load, sclip.SpeechCLIP.from_pretrained):
         for revision, expected in ((FIRST, two_models[0]), (None, two_models[1])):
             found = load("team/whole", revision=revision)
             assert torch.equal(found.encode_speech(recordings(5000)), expected.encode_speech(recordings(5000)))
 
 
-def test_the_hub_s_own_options_reach_it(two_models, tmp_path):
+def test_options_of_the_hub_are_passed_on(two_models, tmp_path):
     with pytest.raises(UserError, match="team/whole: no such folder"):
         sclip.SpeechCLIP.from_pretrained("team/whole", revision=FIRST, cache_dir=tmp_path)
 
 
-def test_what_is_not_there(two_models):
+def test_missing_repos_and_revisions_give_one_line_errors(two_models):
     for load, name in (
         (SpeechEncoder.from_pretrained, "team/none"),
         (ClipEncoder.from_pretrained, "hf-hub:team/none"),

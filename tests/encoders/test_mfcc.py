@@ -23,7 +23,7 @@ def test_frames_do_not_depend_on_the_batch():
     assert bool(batch.values.isfinite().all())
 
 
-def test_cepstra_their_slopes_and_the_slopes_of_these():
+def test_features_equal_torchaudio_s_mfccs_and_deltas():
     """Against torchaudio's own, unbatched: 16, 16 and 16, of one 10-ms frame and of the next."""
     encoder = MfccEncoder()
     (waveform,) = recordings(4000)
@@ -35,6 +35,6 @@ def test_cepstra_their_slopes_and_the_slopes_of_these():
     torch.testing.assert_close(encoder([waveform]).values[0, 0], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_too_short():
+def test_utterances_shorter_than_a_frame_are_refused():
     with pytest.raises(UserError, match="utterance 1: 559 samples; a frame takes 560"):
         MfccEncoder()(recordings(560, 559))

@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
 
 @torch.no_grad()
 @pytest.mark.parametrize("layout", ["group", "layer"])
-def test_speech_encoder_with_random_weights(folders, layout):
+def test_random_weights_of_a_speech_encoder_depend_on_the_seed(folders, layout):
     name = str(folders / f"speech-{layout}")
     trained = open_speech(SpeechEncoderConfig(name))
     one, again, other = (open_speech(SpeechEncoderConfig(name, random_seed=seed)) for seed in (1, 1, 2))
@@ -48,7 +48,7 @@ def test_speech_encoder_with_random_weights(folders, layout):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "kind"), [("clip", CLIP), ("custom-clip", CustomTextCLIP)])
-def test_clip_with_random_weights(folders, name, kind):
+def test_random_weights_of_clip_depend_on_the_seed(folders, name, kind):
     name = f"local-dir:{folders / name}"
     trained = open_clip(ClipEncoderConfig(name))
     one, again, other = (open_clip(ClipEncoderConfig(name, random_seed=seed)) for seed in (1, 1, 2))
@@ -59,7 +59,7 @@ def test_clip_with_random_weights(folders, name, kind):
     assert str(one.preprocess) == str(trained.preprocess)
 
 
-def test_mfccs_by_name_or_folder(folders):
+def test_mfccs_are_opened_by_name_or_folder(folders):
     named, saved = open_speech(SpeechEncoderConfig("mfcc")), open_speech(SpeechEncoderConfig(str(folders / "mfcc")))
     assert isinstance(named, MfccEncoder) and isinstance(saved, MfccEncoder)
     assert named.fingerprint() == saved.fingerprint()

@@ -24,14 +24,14 @@ def test_sixteen_bits_are_scaled_to_eight(suffix, tmp_path):
     assert found.tolist() == np.repeat(RAMP[..., None], 3, -1).tolist()
 
 
-def test_a_camera_on_its_side(tmp_path):
+def test_pictures_are_rotated_as_their_exif_data_says(tmp_path):
     orientation = Image.Exif()
     orientation[0x0112] = 6  # to be turned a quarter, clockwise
     found = saved(tmp_path / "side.png", np.repeat(RAMP[..., None], 3, -1), exif=orientation)
     assert found[..., 0].tolist() == np.rot90(RAMP, -1).tolist()
 
 
-def test_floats_have_no_white(tmp_path):
+def test_pictures_of_floats_are_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing says which is white"):
         saved(tmp_path / "floats.tiff", RAMP.astype(np.float32))
 

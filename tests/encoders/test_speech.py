@@ -89,7 +89,7 @@ def test_only_layer_norm_models_normalise_the_waveform_by_default():
     assert [encoder(name).normalize_waveform for name in ("hubert-base", "hubert-large")] == [False, True]
 
 
-def test_the_shortest_utterance():
+def test_utterances_shorter_than_a_frame_are_refused():
     speech = encoder("hubert-base")
     assert speech.shortest == 400
     assert speech.frame_seconds == 0.02
@@ -97,7 +97,7 @@ def test_the_shortest_utterance():
         speech(recordings(400, 399))
 
 
-def test_saved_and_loaded(tmp_path):
+def test_a_saved_encoder_loads_with_the_same_states(tmp_path):
     speech = encoder("hubert-base", normalize_waveform=True)
     speech.save(tmp_path / "speech")
     again = SpeechEncoder.from_pretrained(str(tmp_path / "speech"), normalize_waveform=True)

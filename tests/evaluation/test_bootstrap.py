@@ -6,7 +6,7 @@ import torch
 from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 
 
-def test_by_hand():
+def test_intervals_equal_those_by_hand():
     bootstrap = Bootstrap(3, seed=0)
     values, pictures = torch.tensor([1.0, 3.0, 8.0, 100.0]), torch.tensor([0, 0, 2, 1])
     found = bootstrap.mean(values, pictures, counted=torch.tensor([True, True, True, False]))
@@ -19,8 +19,8 @@ def test_by_hand():
     assert (bootstrap.weights.sum(1) == 3).all()
 
 
-def test_resamples_are_what_drawing_anew_gives():
-    """Against a loop that repeats the rows of every drawn picture."""
+def test_weighted_resamples_equal_repeated_rows():
+    """Compare with a loop that repeats the rows of every drawn picture."""
     generator = torch.Generator().manual_seed(1)
     bootstrap = Bootstrap(7, seed=3)
     bootstrap.weights = bootstrap.weights[:40]
@@ -38,15 +38,15 @@ def test_resamples_are_what_drawing_anew_gives():
         assert [found["low"], found["high"]] == pytest.approx(expected.quantile(levels).tolist())
 
 
-def test_the_seed_decides():
+def test_intervals_depend_on_the_seed_alone():
     values, pictures = torch.arange(50.0), torch.arange(50)
     first = Bootstrap(50, seed=0).mean(values, pictures)
     assert Bootstrap(50, seed=0).mean(values, pictures) == first
     assert Bootstrap(50, seed=1).mean(values, pictures) != first
 
 
-def test_coverage():
-    """Of 200 samples about 95 % have the true mean in their interval; copies of a picture tell nothing new."""
+def test_intervals_contain_the_true_mean_in_95_percent_of_samples():
+    """Count over 200 samples. Copies of a picture do not change its interval."""
     generator = torch.Generator().manual_seed(0)
     samples, alone = torch.randn(200, 60, generator=generator), torch.arange(60)
     bootstrap = Bootstrap(60, seed=0)

@@ -9,53 +9,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small import ARCHITECTURES, CAPTIONS, model
+from stored_corpus import write_test_split
 
-from sclip.corpora.manifest import write_manifest
 from sclip.evaluation import inference
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.evaluate import _rounded, distinct_texts, evaluate
 from sclip.evaluation.inference import infer
 from sclip.evaluation.retrieval import first_ranks, scores
 from sclip.features.dataset import Dataset
-from sclip.features.store import write_index, write_shard
-from sclip.features.vectors import write_vectors
-from sclip.fingerprints import data_fingerprint
 
 UTTERANCES, PICTURES = 14, 5
 TEXTS = [CAPTIONS[i % 3] for i in range(UTTERANCES)]
-SPEECH = {"encoder": "small", "revision": None, "states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
-SPEECH |= {"compute": "bf16"}
 # One text belongs to two pictures, and one picture has two texts.
 SHARED = [("dog", "dog", "snow", "fence", "beach" if i < 5 else "sand")[i % PICTURES] for i in range(UTTERANCES)]
 
 
 def corpus(folder: Path, words: bool = True, texts: Sequence[str | None] = tuple(TEXTS)) -> Dataset:
     """Write a corpus with random hidden states and the captions `texts`; a picture has up to three utterances."""
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for i in range(UTTERANCES):
-        text = texts[i]
-        row = {"id": f"u{i}", "split": "test", "audio": f"u{i}.wav", "image": f"p{i % PICTURES}.png"}
-        row |= {"image_id": f"p{i % PICTURES}", "text": text}
-        if words:
-            row["words"] = [[word, 0.2 * k, 0.2 * (k + 1)] for k, word in enumerate(text.split())]
-        (folder / row["audio"]).touch()
-        (folder / row["image"]).touch()
-        rows.append(row)
-    write_manifest(folder / "manifest.jsonl", rows)
-    lengths = torch.randint(60, 90, (UTTERANCES,), generator=generator).tolist()
-    states = {f"u{i}": torch.randn(n, 3, 32, generator=generator).half() for i, n in enumerate(lengths)}
-    write_index(folder, SPEECH, [write_shard(folder / "0.safetensors", SPEECH, states, {})])
-    images, captions = (F.normalize(torch.randn(n, 20, generator=generator), dim=-1) for n in (PICTURES, UTTERANCES))
-    index = {
-        "clip": {"name": "small", "revision": None},
-        "fingerprint": data_fingerprint("clip"),
-        "skipped": {},
-        "notes": {},
-    }
-    (folder / "vectors").mkdir()
-    write_vectors(folder / "vectors", index, ([f"p{i}" for i in range(PICTURES)], images), (list(states), captions))
-    return Dataset.open(folder / "manifest.jsonl", folder, folder / "vectors", "test")
+    rows = [
+        {"id": f"u{i}", "split": "test", "image_id": f"p{i % PICTURES}", "text": text} for i, text in enumerate(texts)
+    ]
+    if words:
+        for row in rows:
+            row["words"] = [[word, 0.2 * k, 0.2 * (k + 1)] for k, word in enumerate(row["text"].split())]
+    return write_test_split(folder, rows, range(60, 90), compute="bf16")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_round_trip(arch, tmp_path):
+def test_a_saved_model_loads_with_the_same_outputs_and_files(arch, tmp_path):
     first = model(arch)
     again = sclip.load(first.save(tmp_path / "model"))
     assert dataclasses.asdict(again.architecture) == dataclasses.asdict(first.architecture)
@@ -46,7 +46,7 @@ def test_round_trip(arch, tmp_path):
         assert (second / path).read_bytes() == (tmp_path / "model" / path).read_bytes(), path
 
 
-def test_vectors(folder, tmp_path):
+def test_vectors_do_not_depend_on_the_batch_or_the_kind_of_input(folder, tmp_path):
     loaded = sclip.load(folder)
     soundfile.write(tmp_path / "a.wav", RECORDINGS[0].numpy(), 16000, "FLOAT")
     kinds = [RECORDINGS[0], RECORDINGS[0].numpy(), str(tmp_path / "a.wav"), tmp_path / "a.wav"]
@@ -65,7 +65,7 @@ def test_vectors(folder, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_on_a_gpu(folder):
+def test_a_gpu_gives_nearly_the_same_numbers(folder):
     """The same calls, and in fp32 nearly the same numbers."""
     there, here = sclip.load(folder, device="cuda"), sclip.load(folder)
     given = [RECORDINGS[0].cuda(), *RECORDINGS[1:]]
@@ -80,7 +80,7 @@ def test_on_a_gpu(folder):
     assert [[k.pieces[0].token for k in slots] for slots in found] == [[k.pieces[0].token for k in s] for s in expected]
 
 
-def test_keywords_say_what_and_when(folder):
+def test_keywords_have_sorted_scores_and_spans(folder):
     loaded = sclip.load(folder)
     everything = len(loaded.vocabulary) - 3
     assert all(len(slot.pieces) == everything for slot in loaded.keywords(RECORDINGS[:1], top=999)[0])
@@ -168,7 +168,7 @@ def test_keywords_that_do_not_fit_are_named(folder, caplog):
         sclip.SpeechCLIP("twelve", dataclasses.replace(config, head=twelve), loaded.speech, short, vocabulary)
 
 
-def test_encoders_by_reference(tmp_path):
+def test_encoders_outside_the_folder_are_found_by_path_and_checked_by_hash(tmp_path):
     """Named by place and hash; a changed encoder is noticed."""
     inside = model("cascaded")
     inside.speech.save(tmp_path / "hubert")
@@ -193,7 +193,7 @@ def test_encoders_by_reference(tmp_path):
         sclip.load(folder)
 
 
-def test_the_hub_s_own_calls(folder, tmp_path):
+def test_save_pretrained_and_from_pretrained_use_the_same_folder(folder, tmp_path):
     """PyTorchModelHubMixin's save_pretrained and from_pretrained write and read the same folder."""
     loaded = sclip.SpeechCLIP.from_pretrained(str(folder))
     loaded.save_pretrained(tmp_path / "saved")
@@ -302,7 +302,7 @@ def flip_a_bit(path) -> None:
         (lambda f: (f / "speech/config.json").write_text("{"), "speech/config.json: not JSON"),
     ],
 )
-def test_damaged_folders(folder, tmp_path, damage, message):
+def test_damaged_folders_give_one_line_errors(folder, tmp_path, damage, message):
     damaged = tmp_path / "model"
     shutil.copytree(folder, damaged)
     damage(damaged)
@@ -312,7 +312,7 @@ def test_damaged_folders(folder, tmp_path, damage, message):
 
 
 def test_a_folder_of_the_format_without_digests_loads(folder, tmp_path):
-    """As earlier versions wrote it."""
+    """Load a folder that an earlier version wrote."""
     older = tmp_path / "model"
     shutil.copytree(folder, older)
     config = json.loads((older / "config.json").read_text())
@@ -321,7 +321,7 @@ def test_a_folder_of_the_format_without_digests_loads(folder, tmp_path):
     assert torch.equal(sclip.load(older).encode_speech(RECORDINGS), sclip.load(folder).encode_speech(RECORDINGS))
 
 
-def test_mistakes(folder, tmp_path):
+def test_invalid_inputs_are_user_errors(folder, tmp_path):
     loaded = sclip.load(folder)
     with pytest.raises(sclip.UserError, match="recording 1: 399 samples; a frame takes 400"):
         loaded.encode_speech([RECORDINGS[0], RECORDINGS[0][:399]])

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from small import model
+from stored_corpus import write_test_split
 
 import sclip.report
 from sclip import paths
@@ -18,17 +17,11 @@ from sclip.config import load_params
 from sclip.corpora.manifest import write_manifest
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import evaluate
-from sclip.features.dataset import Dataset
-from sclip.features.store import write_index, write_shard
-from sclip.features.vectors import write_vectors
-from sclip.fingerprints import data_fingerprint
 from sclip.report import write_report
 
 PARAMS, PRESET = load_params(overrides=["run.seeds=[0, 1, 2]"]), "scenes"
 CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]
 SECONDS = 0.8
-SPEECH = {"encoder": "small", "revision": None, "states": 3, "width": 32, "precision": "fp16", "frame_seconds": 0.02}
-SPEECH |= {"compute": "fp32"}
 
 
 @pytest.fixture(autouse=True)
@@ -205,21 +198,8 @@ def test_page_is_self_contained_and_escapes_its_texts():
 
 
 def test_report_reads_what_evaluate_writes():
-    lengths, generator = [39, 39, 39], torch.Generator().manual_seed(0)
-    states = {f"u{i}": torch.randn(n, 3, 32, generator=generator).half() for i, n in enumerate(lengths)}
-    features, vectors = paths.features_folder(PRESET), paths.vectors_folder(PRESET)
-    features.mkdir()
-    vectors.mkdir()
-    write_index(features, SPEECH, [write_shard(features / "0.safetensors", SPEECH, states, {})])
-    images, texts = (F.normalize(torch.randn(3, 20, generator=generator), dim=-1) for _ in range(2))
-    index = {
-        "clip": {"name": "small", "revision": None},
-        "fingerprint": data_fingerprint("clip"),
-        "skipped": {},
-        "notes": {},
-    }
-    write_vectors(vectors, index, (["p0", "p1", "p2"], images), (list(states), texts))
-    dataset = Dataset.open(paths.manifest(PRESET), features, vectors, "test")
+    rows = [row(i) for i in range(len(CAPTIONS))]
+    dataset = write_test_split(paths.manifest(PRESET).parent, rows, frames=range(39, 40))
     for arch in ("hybrid", "hybrid-cif"):
         evaluate(model(arch), dataset, "cpu", paths.results_folder(PRESET, arch, 0))
     table = report()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import CAPTIONS, clip_encoder, load_params, recordings, speech_encoder
+from project import write_encoders
+from small import CAPTIONS, load_params, recordings
 from stored_corpus import write_corpus
 
 import sclip
@@ -24,12 +25,7 @@ OVERRIDES = [
 @pytest.fixture
 def params(tmp_path, monkeypatch):
     loaded = load_params(PARAMS, OVERRIDES)
-    torch.manual_seed(0)
-    encoders = {"speech": speech_encoder(), "clip": clip_encoder()}
-    for name, encoder in encoders.items():
-        encoder.save(tmp_path / name)
-    (tmp_path / "data/scenes").mkdir(parents=True)
-    write_corpus(tmp_path / "data/scenes", encoders=[encoder.fingerprint() for encoder in encoders.values()])
+    write_corpus(tmp_path / "data/scenes", encoders=write_encoders(tmp_path))
     monkeypatch.chdir(tmp_path)
     return loaded
 
@@ -65,7 +61,7 @@ def test_features_of_another_encoder_are_an_error(params):
     """
     for encoder, message in (
         ("speech", r"hidden states were computed by small \(.*\), not by speech \(random weights, seed 5\) \("),
-        ("clip", r"vectors were computed by small \(.*\), not by clip \(random weights, seed 5\) \("),
+        ("clip", r"vectors were computed by random \(.*\), not by clip \(random weights, seed 5\) \("),
     ):
         other = load_params(PARAMS, [*OVERRIDES, f"presets.scenes.encoders.{encoder}.random_seed=5"])
         with pytest.raises(sclip.UserError, match=message):

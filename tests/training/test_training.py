@@ -295,7 +295,6 @@ def test_unusable_settings_and_data_are_errors(corpus, tmp_path):
     write_corpus(tmp_path, train=1, dev=1)
     with pytest.raises(sclip.UserError, match="split train: expected at least 2 pictures, found 1"):
         trained(tmp_path, "parallel", tmp_path)
-    (tmp_path / "several").mkdir()
     write_corpus(tmp_path / "several", train=4, dev=1, captions=4)
     with pytest.raises(sclip.UserError, match="split train: expected at least 2 pictures, found 1"):
         trained(tmp_path / "several", "parallel", tmp_path)

@@ -1,4 +1,4 @@
-"""Run the benchmarks one after the other, and write their results as JSON and as a drawing."""
+"""Run the benchmarks one after the other, and write all results as JSON."""
 
 import dataclasses
 import logging
@@ -15,7 +15,6 @@ from sclip.bench.evaluation import evaluation_case
 from sclip.bench.extraction import extraction_case
 from sclip.bench.heads import cif_case, vocabulary_case
 from sclip.bench.machine import Machine, measure
-from sclip.bench.plot import draw
 from sclip.bench.stored import write_random_dataset
 from sclip.bench.training import training_case
 from sclip.config import Params
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 class BenchResult:
     machine: Machine
     cases: list[Case]
-    files: list[Path]
+    file: Path
 
 
 def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) -> BenchResult:
@@ -45,8 +44,7 @@ def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) 
     data = {"machine": machine, "torch": torch.__version__, "sizes": workload, "cases": finished}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "bench.json", _plain(data))
-    (out / "bench.svg").write_text(draw(finished, machine.name), encoding="utf-8")
-    return BenchResult(machine, finished, [out / "bench.json", out / "bench.svg"])
+    return BenchResult(machine, finished, out / "bench.json")
 
 
 def describe(result: BenchResult) -> Iterator[str]:
@@ -56,7 +54,7 @@ def describe(result: BenchResult) -> Iterator[str]:
     yield f"{machine.name}: {machine.bandwidth / 1e9:,.1f} GB/s, {rates}"
     for case in result.cases:
         yield from _lines(case)
-    yield ", ".join(map(str, result.files))
+    yield str(result.file)
 
 
 def cases(

@@ -1,6 +1,6 @@
-"""A corpus of random frames in the format of the feature store. The values of the frames do not change the timings."""
+"""A corpus in the format of the feature store. The values of random frames do not change the timings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,7 @@ from sclip.corpora.manifest import write_manifest
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.features.codes import Directions
 from sclip.features.dataset import Dataset
-from sclip.features.store import (
-    CODES,
-    DIRECTIONS_FILE,
-    frame_shape,
-    frame_type,
-    write_index,
-    write_shard,
-)
+from sclip.features.store import CODES, DIRECTIONS_FILE, frame_shape, frame_type, write_index, write_shard
 from sclip.features.vectors import write_vectors
 from sclip.files import file_digest
 from sclip.tensors import write_tensors
@@ -34,7 +27,6 @@ def write_random_dataset(
 ) -> Dataset:
     """Write a corpus of a few batches as states or as codes, with image vectors of width `joint`, and open it."""
     lengths = [int(s * FRAMES_PER_SECOND) for s in utterance_seconds(workload, BATCHES * workload.batch)]
-    (folder / "features").mkdir(parents=True)
     features: dict[str, Any] = {
         "encoder": "random",
         "revision": None,
@@ -45,34 +37,55 @@ def write_random_dataset(
     }
     if coded:
         path = folder / "features" / DIRECTIONS_FILE
+        path.parent.mkdir(parents=True)
         write_tensors(path, _directions(speech, workload.components).tensors(), {"key": ""})
         features |= {"precision": CODES, "components": workload.components, "normalized": False}
         features |= {"directions": file_digest(path)}
-    generator, shards = torch.Generator().manual_seed(0), []
-    for start in range(0, len(lengths), SHARD):
-        part = {str(start + i): _frames(n, features, generator) for i, n in enumerate(lengths[start : start + SHARD])}
-        shards.append(write_shard(folder / f"features/{start}.safetensors", features, part, {}))
-    write_index(folder / "features", features, shards)
+    generator = torch.Generator().manual_seed(0)
     names = [str(i) for i in range(len(lengths))]
-    _write_manifest_and_vectors(folder, names, joint, generator)
+    rows = [{"id": name, "split": "train", "image_id": name} for name in names]
+    vectors = F.normalize(torch.randn(len(names), joint, generator=generator), dim=-1)
+    states = _random_shards(lengths, features, generator)
+    write_dataset(folder, rows, features, states, (names, vectors), ([], vectors[:0]))
     return Dataset.open(folder / "manifest.jsonl", folder / "features", folder / "vectors", "train")
 
 
-def _frames(count: int, features: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+def write_dataset(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    features: Mapping[str, Any],
+    shards: Iterable[Mapping[str, Tensor]],
+    images: tuple[list[str], Tensor],
+    captions: tuple[list[str], Tensor],
+    clip_hash: str = "",
+) -> None:
+    """Write a manifest, the hidden states or codes of each shard, and CLIP's vectors, as the extraction stages do.
+
+    Rows that name no recording or picture get an empty file.
+    """
+    for name in ("features", "vectors"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "file").touch()
+    write_manifest(folder / "manifest.jsonl", [{"audio": "file", "image": "file", **row} for row in rows])
+    written = [write_shard(folder / f"features/{i}.safetensors", features, part, {}) for i, part in enumerate(shards)]
+    write_index(folder / "features", features, written)
+    clip = {"name": "random", "revision": None, "hash": clip_hash}
+    index = {"clip": clip, "fingerprint": "", "skipped": {}, "notes": {}}
+    write_vectors(folder / "vectors", index, images, captions)
+
+
+def _random_shards(
+    lengths: Sequence[int], features: Mapping[str, Any], generator: torch.Generator
+) -> Iterator[dict[str, Tensor]]:
+    for start in range(0, len(lengths), SHARD):
+        part = lengths[start : start + SHARD]
+        yield {str(start + i): _random_frames(n, features, generator) for i, n in enumerate(part)}
+
+
+def _random_frames(count: int, features: Mapping[str, Any], generator: torch.Generator) -> Tensor:
     numbers = torch.randn(count, *frame_shape(features), generator=generator)
     kind = frame_type(features)
     return (20 * numbers).clamp(-127, 127).to(kind) if kind == torch.int8 else numbers.to(kind)
-
-
-def _write_manifest_and_vectors(folder: Path, names: list[str], joint: int, generator: torch.Generator) -> None:
-    """Write a manifest, and one picture's vector per utterance."""
-    (folder / "file").touch()
-    files = {"split": "train", "audio": "file", "image": "file", "text": None}
-    write_manifest(folder / "manifest.jsonl", [{"id": name, "image_id": name, **files} for name in names])
-    vectors = F.normalize(torch.randn(len(names), joint, generator=generator), dim=-1)
-    (folder / "vectors").mkdir()
-    index = {"clip": {"name": "random", "revision": None}, "fingerprint": "", "skipped": {}, "notes": {}}
-    write_vectors(folder / "vectors", index, (names, vectors), ([], vectors[:0]))
 
 
 def _directions(speech: AnySpeechEncoder, components: int) -> Directions:

@@ -42,7 +42,7 @@ def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tupl
     """Measure on this device how fast the pipeline is, compared with other ways to do the same.
 
     On a CPU it uses the small encoders and the sizes of `scenes`; on a GPU the papers' sizes and random weights. Writes
-    results/bench.json and results/bench.svg.
+    results/bench.json.
     """
     params = load_params(params_file, overrides)
     from sclip.bench.run import describe, run_bench

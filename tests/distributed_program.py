@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from small import ARCHITECTURES, model, speech_encoder
+from small import ARCHITECTURES, WITH_VISUAL_WORDS, model, speech_encoder
 from stored_corpus import open_split
 
 from sclip import distributed
@@ -15,11 +15,13 @@ from sclip.errors import Problems
 from sclip.evaluation.evaluate import evaluate
 from sclip.features import extract
 from sclip.training.batches import TrainingBatches
-from sclip.training.loop import train
+from sclip.training.loop import train, visual_words
 from sclip.training.trainer import Trainer
 
 STEP = TrainingConfig(batch=16, crop_frames=40, precision="fp32", warmup_steps=0, learning_rate=1e-2, steps=2)
-VARIANTS = {name: {} for name in ARCHITECTURES} | {"cascaded-cif, padding counted": {"norm_counts_padding": True}}
+VARIANTS = {name: {} for name in (*ARCHITECTURES, *WITH_VISUAL_WORDS)} | {
+    "cascaded-cif, padding counted": {"norm_counts_padding": True}
+}
 
 
 def train_two_steps(corpus: Path, variant: str) -> dict[str, torch.Tensor]:
@@ -34,8 +36,9 @@ def train_two_steps(corpus: Path, variant: str) -> dict[str, torch.Tensor]:
     trained.head.attention.dropout = 0.0
     if changes:
         trained.head.keywords.norm.counts_padding = changes["norm_counts_padding"]
-    trainer = Trainer(trained, STEP, 0, torch.device("cpu"))
-    batches = TrainingBatches(open_split(corpus, "train"), STEP, 0, pin=False)
+    data = open_split(corpus, "train")
+    trainer = Trainer(trained, STEP, 0, torch.device("cpu"), visual_words(data, trained))
+    batches = TrainingBatches(data, STEP, 0, pin=False)
     results = {"loss": torch.tensor(trainer.train_step([batches.read(0)])()["train/loss/total"])}
     for name, parameter in trainer.trained.named_parameters():
         if parameter.grad is not None:

@@ -11,6 +11,8 @@ from sclip.cli import main
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 TINY = {
+    "base": None,
+    "recipe": "published",
     "corpus": {
         "kind": "scenes",
         "seed": 1,

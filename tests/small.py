@@ -11,7 +11,9 @@ from sclip.encoders.speech import SpeechEncoder
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model.speechclip import SpeechCLIP
 
-ARCHITECTURES = load_params().arch
+RECIPES = load_params().recipes
+ARCHITECTURES = RECIPES["published"]
+WITH_VISUAL_WORDS = {f"sclip {arch}": RECIPES["sclip"][arch] for arch in ("cascaded", "hybrid-cif")}
 CAPTIONS = ["a brown dog runs along the beach", "two children play in the snow", "a dog jumps over a red fence"]
 SPEECH_CONFIG = {
     "hidden_size": 32,
@@ -39,11 +41,15 @@ def clip_encoder() -> ClipEncoder:
     return ClipEncoder.from_tensors(CLIP_CONFIG, tensors, "random")
 
 
+def small_vocabulary(clip: ClipEncoder) -> Vocabulary:
+    return Vocabulary.from_captions(CAPTIONS, clip)
+
+
 def model(arch: str, seed: int = 0) -> SpeechCLIP:
     torch.manual_seed(seed)
     clip = clip_encoder()
-    vocabulary = Vocabulary.from_captions(CAPTIONS, clip)
-    architecture = ARCHITECTURES[arch]
+    vocabulary = small_vocabulary(clip)
+    architecture = (ARCHITECTURES | WITH_VISUAL_WORDS)[arch]
     return SpeechCLIP(
         arch,
         architecture,

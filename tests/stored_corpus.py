@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from small import CAPTIONS, clip_encoder, small_vocabulary
 
 from sclip.bench.stored import write_dataset
 from sclip.features.dataset import Dataset
+from sclip.features.vectors import TokenVectors
 
 STATES, WIDTH, JOINT = 3, 32, 20  # as in the encoders of small.py
 FEATURES = {
@@ -24,13 +26,19 @@ FEATURES = {
 
 
 def write_corpus(
-    folder: Path, train: int = 16, dev: int = 16, captions: int = 1, encoders: Sequence[str] = ("", "")
+    folder: Path,
+    train: int = 16,
+    dev: int = 16,
+    captions: int = 1,
+    encoders: Sequence[str] = ("", ""),
+    text: str | None = CAPTIONS[0],
 ) -> Path:
     """Write `train` and `dev` utterances to `folder`, and return the folder.
 
     The hidden states of an utterance are its picture's states plus noise, so a head can learn which picture it belongs
     to. Each picture has `captions` captions. Picture i has the same vector in both splits. `encoders` are the hashes of
-    the speech encoder and of CLIP that the stored states and vectors name.
+    the speech encoder and of CLIP that the stored states and vectors name. Every caption is `text`, and tokens have
+    random vectors.
     """
     generator = torch.Generator().manual_seed(0)
     rows, utterances = [], {}
@@ -45,13 +53,26 @@ def write_corpus(
             utterances[name] = (picture_states[picture] + noise).half()
             image_id = f"{split}-picture-{picture}"
             images[image_id] = picture_vectors[picture]
-            rows.append({"id": name, "split": split, "image_id": image_id, "text": "a brown dog runs along the beach"})
+            rows.append({"id": name, "split": split, "image_id": image_id, "text": text})
     half = len(utterances) // 2
     shards = [dict(list(utterances.items())[part]) for part in (slice(half), slice(half, None))]
     vectors = (list(images), torch.stack(list(images.values())))
-    caption_vectors = (list(utterances), F.normalize(torch.randn(len(utterances), JOINT, generator=generator), dim=-1))
-    write_dataset(folder, rows, FEATURES | {"hash": encoders[0]}, shards, vectors, caption_vectors, encoders[1])
+    captioned = [] if text is None else list(utterances)
+    caption_vectors = (captioned, F.normalize(torch.randn(len(captioned), JOINT, generator=generator), dim=-1))
+    features = FEATURES | {"hash": encoders[0]}
+    tokens = None if text is None else random_tokens(text, generator)
+    write_dataset(folder, rows, features, shards, vectors, caption_vectors, encoders[1], tokens)
     return folder
+
+
+def random_tokens(text: str, generator: torch.Generator) -> TokenVectors:
+    """Return random vectors for the vocabulary of small.py. Only the tokens of `text` are in training captions."""
+    clip = clip_encoder()
+    ids = list(small_vocabulary(clip).ids)
+    vectors = F.normalize(torch.randn(len(ids), JOINT, generator=generator), dim=-1)
+    (used,) = clip.token_ids([text])
+    counts = torch.tensor([used.count(token) for token in ids])
+    return TokenVectors(ids, vectors, torch.zeros(len(ids)), counts, scale=5.0)
 
 
 def write_test_split(folder: Path, rows: Sequence[Mapping[str, Any]], frames: range, **features: str) -> Dataset:

@@ -30,7 +30,8 @@ def test_alternatives_give_the_same_results(tmp_path, monkeypatch):
 def test_training_is_timed_with_stored_features_and_with_encoders(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SCENES", TINY)
     params = load_params()
-    params = dataclasses.replace(params, arch={"hybrid-cif": params.arch["hybrid-cif"]})
+    experiments = {TINY.preset: {"hybrid-cif": params.experiment(TINY.preset, "hybrid-cif")}}
+    params = dataclasses.replace(params, experiments=experiments)
     run.run_bench(params, "cpu", ("training",), tmp_path)
     (case,) = json.loads((tmp_path / "bench.json").read_text())["cases"]
     assert [row["timed"]["name"] for row in case["rows"]] == [

@@ -14,9 +14,9 @@ def test_help_imports_no_torch():
 
 
 MISTAKES = {
-    "train --arch hybrd": "arch: no 'hybrd'; did you mean 'hybrid'?",
-    "evaluate --arch hybrd": "arch: no 'hybrd'; did you mean 'hybrid'?",
-    "train --arch zzz": "arch: no 'zzz'; expected one of parallel, cascaded, cascaded-cif, hybrid, hybrid-cif",
+    "train --arch hybrd": "recipes.sclip: no 'hybrd'; did you mean 'hybrid'?",
+    "evaluate --arch hybrd": "recipes.sclip: no 'hybrd'; did you mean 'hybrid'?",
+    "train --arch zzz": "recipes.sclip: no 'zzz'; expected one of parallel, cascaded, cascaded-cif, hybrid, hybrid-cif",
     "evaluate": "expected one of --arch and --model",
     "train --arch parallel --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
     "make-corpus scene": "presets: no 'scene'; did you mean 'scenes'?",

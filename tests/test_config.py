@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sclip.config import Architecture, ManifestConfig, TableConfig, load_params
+from sclip.config import Architecture, ManifestConfig, SpeechEncoderConfig, TableConfig, load_params
+from sclip.config.params import BASES
 from sclip.errors import UserError
 from sclip.parsing import parse
 
@@ -78,8 +79,8 @@ def test_files(tmp_path):
     (tmp_path / "params.yaml").write_text("arch: [")
     with pytest.raises(UserError, match="not YAML"):
         load_params(tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text("arch: {mine: {head: {}}}")
-    with pytest.raises(UserError, match=r"params\.yaml: arch\.mine\.head\.attention: missing"):
+    (tmp_path / "params.yaml").write_text("recipes: {mine: {parallel: {head: {}}}}")
+    with pytest.raises(UserError, match=r"params\.yaml: recipes\.mine\.parallel\.head\.attention: missing"):
         load_params(tmp_path / "params.yaml")
     with pytest.raises(UserError, match=r"override presets\.mine\.training\.steps: presets: no 'mine'"):
         load_params(tmp_path / "params.yaml", ["presets.mine.training.steps=3"])
@@ -92,12 +93,63 @@ def test_files(tmp_path):
             r"override presets\.scene\.training\.steps: presets: no 'scene'; did you mean 's",
         ),
         ("presets.scenes.corpus.kind=5", r"presets\.scenes\.corpus\.kind: expected text, found 5"),
-        ("presets={2024: {}}", "presets: expected a name in quotation marks, found 2024"),
+        ("presets={2024: {base: null}}", "presets: expected a name in quotation marks, found 2024"),
         ("run.seeds=[]", r"run\.seeds: expected at least one"),
         ("presets.scenes.features.components=-5", r"features\.components: expected at least 1, found -5"),
     ):
         with pytest.raises(UserError, match=message):
             load_params(PARAMS, [override])
+
+
+def test_a_preset_inherits_what_it_does_not_set_from_its_base():
+    params = load_params(PARAMS, ["presets.scenes.training.steps=777", "presets.scenes.arch.hybrid.training.batch=77"])
+    scenes, mfcc = params.preset("scenes"), params.preset("scenes-mfcc")
+    assert mfcc.training.steps == 777
+    assert params.experiment("scenes-mfcc", "hybrid").training.batch == 77
+    assert mfcc.corpus == scenes.corpus
+    assert mfcc.encoders.speech == SpeechEncoderConfig("mfcc")  # another name replaces the whole table
+    assert mfcc.encoders.clip == scenes.encoders.clip
+    assert (mfcc.features.components, mfcc.features.compute) == (None, scenes.features.compute)
+    published = params.experiment("scenes-published", "hybrid")
+    assert published.training.steps == 777
+    assert published.training.batch == params.preset("scenes").training.batch  # exceptions belong to their recipe
+    large = load_params(PARAMS).experiment("flickr8k-large-sclip", "cascaded-cif")
+    assert large.training.batch == 256
+    assert not large.head.keywords.norm_counts_padding
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["presets.scenes-mfcc.base=scenez"],
+            r"presets\.scenes-mfcc\.base: expected one of scenes, .*, found 'scenez'",
+        ),
+        (["presets.scenes-mfcc.base=scenes-random-clip"], r"base: expected one of scenes, .*, found 'scenes-random"),
+        (["presets.scenes.base=scenes-study"], r"base: expected null, because other presets inherit from scenes"),
+        (["presets.scenes.recipe=sklip"], r"presets\.scenes\.recipe: no 'sklip'; did you mean 'sclip'\?"),
+        (["presets.scenes.arch.hybird={}"], r"presets\.scenes\.arch: no 'hybird'; did you mean 'hybrid'\?"),
+        (["run.architectures=[hybird]"], r"presets\.scenes\.arch: no 'hybird', which run\.architectures lists; add"),
+        (
+            ["run.presets=[mine]", "presets={mine: {base: scenes, recipe: sclip, corpus: {}}}"],
+            r"presets\.mine: no 'encoders', which dvc\.yaml follows for run\.presets; add `encoders: \{\}`",
+        ),
+    ],
+)
+def test_a_wrong_base_or_recipe_is_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_params(PARAMS, overrides)
+
+
+def test_dvc_follows_the_presets_that_others_inherit_from():
+    stages = yaml.safe_load(PARAMS.with_name("dvc.yaml").read_text())["stages"]
+    for stage in ("make-corpus", "extract-features", "embed-clip", "train", "evaluate"):
+        followed = stages[stage]["params"]
+        assert "presets.${item.preset}.base" in followed
+        for key in (key for key in followed if key.startswith("presets.${item.preset}.")):
+            section = key.removeprefix("presets.${item.preset}.")
+            if section not in ("base", "recipe"):
+                assert {f"presets.{base}.{section}" for base in BASES} <= set(followed)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from sclip.config import ObjectiveConfig
+from sclip.contrastive import contrastive_loss
 from sclip.heads.head import HeadOutput
-from sclip.objective import Objective, contrastive_loss
+from sclip.objective import Objective
 
 ONE = torch.tensor(1.0)
 

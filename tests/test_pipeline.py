@@ -277,7 +277,10 @@ def test_an_override_that_contradicts_the_stored_states_is_refused(here, coded):
         ),
         ("presets.tiny.encoders.speech.normalize_waveform=true", "normalize_waveform: found True, but what is stored"),
         ("presets.tiny.encoders.clip.name=RN50/openai", "encoders.clip.name: found 'RN50/openai', but what is stored"),
-        ("arch.cascaded.head.keywords.slots=3", "was trained with another architecture than params.yaml and -S"),
+        (
+            "recipes.published.cascaded.head.keywords.slots=3",
+            "was trained with another architecture than params.yaml and -S",
+        ),
     ],
 )
 def test_an_override_that_contradicts_the_trained_model_is_refused(here, override, message):

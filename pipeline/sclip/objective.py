@@ -1,8 +1,8 @@
-"""The losses: a contrastive loss of speech and images, and a loss on the number of keywords.
+"""The losses: contrastive losses of speech and images, a loss on the number of keywords, and visual words.
 
-- The contrastive loss is a softmax over the batch, averaged over both directions. Utterances with the same image id are
-  not negatives of each other. The loss is computed in fp32 with logsumexp, whatever the vectors' precision.
+- The contrastive losses of utterances and of keywords share a temperature; see contrastive.py.
 - The quantity loss is the distance of the sum of CIF's weights from its target.
+- Visual words and token balance are losses of the keywords themselves; see visual_words.py.
 """
 
 import math
@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sclip.config import ObjectiveConfig
+from sclip.contrastive import contrastive_loss
 from sclip.distributed import gather_rows
 from sclip.heads.head import HeadOutput
+from sclip.visual_words import VisualWords
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Losses:
     parallel: Tensor | None = None
     cascaded: Tensor | None = None
     quantity: Tensor | None = None
+    visual_words: Tensor | None = None
+    token_balance: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -39,14 +43,17 @@ class Objective(nn.Module):
         else:
             self.register_buffer("log_scale", log_scale, persistent=False)
 
-    def forward(self, output: HeadOutput, images: Tensor, ids: Tensor) -> Losses:
+    def forward(
+        self, output: HeadOutput, images: Tensor, ids: Tensor, visual_words: VisualWords | None = None
+    ) -> Losses:
         """Compute the losses, given images' vectors (B, J), normalised or not, and image ids (B,).
 
         With several processes, `output` is the process's slice of the batch; `images` and `ids` cover the whole batch.
+        `visual_words` is needed if the losses of keywords have a weight.
         """
         config, scale = self.config, self.log_scale.exp()
         total = images.new_zeros((), dtype=torch.float32)
-        parallel = cascaded = quantity = None
+        parallel = cascaded = quantity = words = balance = None
         if config.parallel:
             assert output.utterance is not None
             parallel = contrastive_loss(gather_rows(output.utterance.float()), images, ids, scale, config.margin)
@@ -59,17 +66,14 @@ class Objective(nn.Module):
             assert output.cif is not None
             quantity = F.l1_loss(gather_rows(output.cif.quantity), gather_rows(output.cif.target.float()))
             total = total + config.quantity * quantity
-        return Losses(total, parallel, cascaded, quantity)
-
-
-def contrastive_loss(speech: Tensor, images: Tensor, ids: Tensor, scale: Tensor, margin: float = 0.0) -> Tensor:
-    """Compute the contrastive loss of matching rows (B, J). The margin is subtracted from the scores of the pairs."""
-    with torch.autocast(speech.device.type, enabled=False):
-        a, b = F.normalize(speech.float(), dim=-1), F.normalize(images.float(), dim=-1)
-        logits = scale.float() * a @ b.T  # (B, B)
-        pair = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = logits - margin * pair
-        same_image = (ids[:, None] == ids[None, :]) & ~pair
-        logits = logits.masked_fill(same_image, -math.inf)
-        both = torch.logsumexp(logits, 1) + torch.logsumexp(logits, 0)
-        return (both / 2 - logits.diagonal()).mean()
+        if config.visual_words:
+            assert output.keywords is not None
+            assert visual_words is not None
+            words = visual_words.retrieval_loss(output.keywords, images, ids)
+            total = total + config.visual_words * words
+        if config.token_balance:
+            assert output.keywords is not None
+            assert visual_words is not None
+            balance = visual_words.balance_loss(output.keywords)
+            total = total + config.token_balance * balance
+        return Losses(total, parallel, cascaded, quantity, words, balance)

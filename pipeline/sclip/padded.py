@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -45,6 +46,18 @@ class Padded:
     def valid(self) -> Tensor:
         """The mask (B, T) of frames that are not padding."""
         return valid_mask(self.lengths, self.values.shape[-2])
+
+    def mean_of(self, size: int) -> "Padded":
+        """Average every `size` consecutive frames: (B, T, D) -> (B, ceil(T / size), D). A last mean may have fewer."""
+        if size == 1:
+            return self
+        missing = -self.values.shape[1] % size
+        frames = F.pad(self.values * self.valid[..., None], (0, 0, 0, missing))
+        batch, length, width = frames.shape
+        sums = frames.view(batch, length // size, size, width).sum(2)
+        counts = F.pad(self.valid, (0, missing)).view(batch, length // size, size).sum(2)
+        means = sums / counts.clamp(min=1)[..., None]
+        return Padded(means, (self.lengths + size - 1) // size)
 
     def to(self, device: torch.device) -> "Padded":
         return Padded(self.values.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))

@@ -151,7 +151,7 @@ def test_utterances_with_more_keywords_than_max_slots_are_counted(dataset, tmp_p
 def test_perfect_vectors_give_perfect_recalls(dataset, tmp_path, monkeypatch):
     """Give each utterance the vector of its picture."""
     tested = model("parallel")
-    perfect = inference.Predictions({"parallel": dataset.images[dataset.image_index]}, None, None, 0)
+    perfect = inference.Predictions({"parallel": dataset.images[dataset.image_index]}, None, None, None, 0)
     monkeypatch.setattr("sclip.evaluation.evaluate.infer", lambda *_: perfect)
     metrics = evaluate(tested, dataset, "cpu", tmp_path)
     for direction in ("speech_to_image", "image_to_speech"):

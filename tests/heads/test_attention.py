@@ -24,8 +24,11 @@ def layer_and_input(tokens: int, heads: int, feed_forward: float, width: int = 4
 def test_at_tokens_equals_the_full_layer(tokens, heads, feed_forward):
     layer, learned_tokens, frames = layer_and_input(tokens, heads, feed_forward)
     full, _ = layer(learned_tokens, frames)
-    tokens_only = layer.at_tokens(learned_tokens, frames)
+    tokens_only, weights = layer.at_tokens(learned_tokens, frames)
     assert (tokens_only - full).abs().max() <= 1e-5 * full.abs().max()
+    assert weights.shape == (3, tokens, 33)
+    assert (weights[~frames.valid[:, None].expand_as(weights)] == 0).all()
+    assert ((weights.sum(-1) > 0) & (weights.sum(-1) < 1)).all()  # the tokens get the rest
 
 
 def test_gradients_of_at_tokens_equal_those_of_the_full_layer():
@@ -34,7 +37,7 @@ def test_gradients_of_at_tokens_equal_those_of_the_full_layer():
     probe = torch.randn(3, 9, 48)
     parameters = [learned_tokens, *layer.parameters()]
     full = torch.autograd.grad((layer(learned_tokens, frames)[0] * probe).sum(), parameters)
-    tokens_only = torch.autograd.grad((layer.at_tokens(learned_tokens, frames) * probe).sum(), parameters)
+    tokens_only = torch.autograd.grad((layer.at_tokens(learned_tokens, frames)[0] * probe).sum(), parameters)
     for a, b in zip(tokens_only, full, strict=True):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
@@ -46,7 +49,7 @@ def test_dropout_has_the_same_statistics():
     layer.norm = torch.nn.Identity()
     many = Padded(frames.values[2:].expand(4000, -1, -1), LENGTHS[2:].expand(4000))
     layer.train()
-    full, tokens_only = layer(learned_tokens, many)[0], layer.at_tokens(learned_tokens, many)
+    full, tokens_only = layer(learned_tokens, many)[0], layer.at_tokens(learned_tokens, many)[0]
     for statistic in (torch.mean, torch.std):
         a, b = statistic(tokens_only, 0), statistic(full, 0)
         assert (a - b).abs().max() < 0.05 * b.abs().max()
@@ -70,7 +73,7 @@ def test_a_frame_costs_at_tokens_less_than_a_hundredth(tokens, heads, feed_forwa
 def test_padding_is_not_attended_to():
     layer, learned_tokens, frames = layer_and_input(2, 4, 0.0)
     other = Padded(torch.where(frames.valid[..., None], frames.values, 1e3), LENGTHS)
-    assert torch.equal(layer.at_tokens(learned_tokens, frames), layer.at_tokens(learned_tokens, other))
+    assert torch.equal(layer.at_tokens(learned_tokens, frames)[0], layer.at_tokens(learned_tokens, other)[0])
     for a, b in zip(layer(learned_tokens, frames)[1], layer(learned_tokens, other)[1], strict=True):
         torch.testing.assert_close(a, b)
 

@@ -14,10 +14,10 @@ from sclip.training.batches import TrainingBatches, epoch_batches
 
 def test_epoch_uses_each_utterance_once_in_batches_of_similar_length():
     lengths = torch.randint(20, 320, (1003,), generator=torch.Generator().manual_seed(0))
-    batches = epoch_batches(lengths, 10, seed=1, epoch=2)
+    batches = epoch_batches(lengths, 10, by_length=True, seed=1, epoch=2)
     assert [len(batch) for batch in batches] == [10] * 100
     assert len(torch.cat(batches).unique()) == 1000  # each utterance once; the last three are dropped
-    repeated, other_seed, other_epoch = (epoch_batches(lengths, 10, s, e) for s, e in ((1, 2), (2, 2), (1, 3)))
+    repeated, other_seed, other_epoch = (epoch_batches(lengths, 10, True, s, e) for s, e in ((1, 2), (2, 2), (1, 3)))
     assert torch.equal(torch.stack(batches), torch.stack(repeated))
     for different in (other_seed, other_epoch):
         assert not torch.equal(torch.stack(batches), torch.stack(different))
@@ -27,6 +27,17 @@ def test_epoch_uses_each_utterance_once_in_batches_of_similar_length():
     mean_lengths = torch.tensor([float(lengths[batch].float().mean()) for batch in batches])
     correlation = torch.corrcoef(torch.stack([mean_lengths, torch.arange(100.0)]))[0, 1]
     assert abs(float(correlation)) < 0.3  # batches are not ordered by length
+
+
+def test_uniform_batches_are_a_shuffled_epoch_in_pieces():
+    lengths = torch.arange(103)
+    epochs = [epoch_batches(lengths, 10, by_length=False, seed=1, epoch=epoch) for epoch in (0, 1)]
+    for batches in epochs:
+        assert [len(batch) for batch in batches] == [10] * 10
+        assert len(torch.cat(batches).unique()) == 100
+    spans = [int(batch.max() - batch.min()) for batches in epochs for batch in batches]
+    assert min(spans) > 40  # short and long utterances share a batch
+    assert set(torch.cat(epochs[0]).tolist()) != set(torch.cat(epochs[1]).tolist())
 
 
 def test_even_batches_limit_the_padded_frames():

@@ -79,10 +79,20 @@ def test_feature_settings_that_differ_from_the_stored_states_are_an_error(params
     assert not Path("models/scenes").exists()
 
 
+def test_vocabulary_is_of_the_training_captions_or_of_the_whole_corpus(params):
+    """The published vocabularies were counted over all captions of a corpus."""
+    sizes = {}
+    for captions in ("train", "corpus"):
+        overrides = [*OVERRIDES, f"presets.scenes.training.vocabulary={captions}"]
+        run_training(load_params(PARAMS, overrides), "scenes", "hybrid", 0)
+        pieces = sclip.load("models/scenes/hybrid/seed-0").vocabulary.pieces[3:]
+        sizes[captions] = {piece.removesuffix("</w>") for piece in pieces}
+    assert sizes["train"] == set(CAPTIONS[0].split())
+    assert sizes["corpus"] == set(" ".join(CAPTIONS).split())
+
+
 def test_corpus_without_text_trains_only_heads_without_keywords(params, tmp_path):
-    path = tmp_path / "data/scenes/manifest.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps({**row, "text": None}) + "\n" for row in rows))
+    write_corpus(tmp_path / "data/scenes", encoders=write_encoders(tmp_path), text=None)
     with pytest.raises(sclip.UserError, match=r"manifest.jsonl: cascaded: keywords are words of the training captions"):
         run_training(params, "scenes", "cascaded", 0)
     run_training(params, "scenes", "parallel", 0)

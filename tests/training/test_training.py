@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import ARCHITECTURES, model
+from small import ARCHITECTURES, WITH_VISUAL_WORDS, model
 from stored_corpus import open_split, write_corpus
 from training.interrupted_run import run
 
@@ -49,13 +49,20 @@ def trained(corpus, arch, tmp_path, training=SHORT):
 
 def test_learning_rate_warms_up_and_decays_linearly():
     training = TrainingConfig(steps=100, warmup_steps=10, learning_rate=1e-3, final_learning_rate=1e-8)
-    rates = [learning_rate(step, training) for step in range(101)]
-    assert rates[0] == 0
-    assert rates[5] == pytest.approx(5e-4)
-    assert rates[10] == max(rates) == pytest.approx(1e-3)
-    assert rates[55] == pytest.approx((1e-3 + 1e-8) / 2)
-    assert rates[100] == pytest.approx(1e-8)
-    assert learning_rate(0, dataclasses.replace(training, warmup_steps=0)) == 1e-3
+    rates = [learning_rate(step, training) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[9] == max(rates) == pytest.approx(1e-3)
+    assert rates[54] == pytest.approx((1e-3 + 1e-8) / 2)
+    assert rates[99] == pytest.approx(1e-8)
+    assert learning_rate(0, dataclasses.replace(training, warmup_steps=0)) == pytest.approx(1e-3, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 2e-8), (1, 4e-8), (4_998, 9.998e-5), (4_999, 1e-4), (5_000, 9.9997778e-5), (49_999, 1e-8)],
+)
+def test_learning_rate_is_the_published_one(step, rate):
+    assert learning_rate(step, TrainingConfig()) == pytest.approx(rate, rel=1e-8)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -114,6 +121,7 @@ def test_saved_model_has_the_reported_dev_recalls(corpus, tmp_path):
         ("parallel", signal.SIGKILL, "saving", 5),
         ("hybrid-cif", signal.SIGTERM, 6, 7),
         ("parallel", signal.SIGTERM, "evaluating", 5),
+        ("sclip hybrid-cif", signal.SIGKILL, 8, 5),
         ("cascaded", signal.SIGINT, 4, 5),  # the development split is evaluated after step 5
     ],
 )
@@ -234,8 +242,10 @@ def test_model_folder_is_on_the_disk_before_the_checkpoint_is_deleted(corpus, tm
 
 def first_row(corpus, arch, precision, device=CPU):
     training = dataclasses.replace(SHORT, precision=precision, warmup_steps=0)
-    trainer = Trainer(model(arch), training, 0, device)
-    batches = TrainingBatches(open_split(corpus, "train"), training, 0, pin=device.type == "cuda")
+    data, trained_model = open_split(corpus, "train"), model(arch)
+    words = loop.visual_words(data, trained_model)
+    trainer = Trainer(trained_model, training, 0, device, words)
+    batches = TrainingBatches(data, training, 0, pin=device.type == "cuda")
     row = trainer.train_step([batches.read(0).to(device)])()
     assert all(parameter.dtype == torch.float32 for parameter in trainer.parameters)
     return row
@@ -246,7 +256,8 @@ def test_gradient_of_two_batches_is_their_mean(corpus):
     first, second = batches.read(0), batches.read(1)
 
     def gradient(*step):
-        trainer = Trainer(model("parallel"), dataclasses.replace(SHORT, gradient_clip=1e9), 0, CPU)
+        training = dataclasses.replace(SHORT, gradient_clip=1e9, accumulate=len(step))
+        trainer = Trainer(model("parallel"), training, 0, CPU)
         attention = trainer.model.head.attention
         attention.dropout = attention.feed_forward.dropout = 0.0
         trainer.train_step(step)
@@ -260,12 +271,25 @@ def test_accumulating_steps_read_consecutive_batches(corpus, tmp_path, monkeypat
     numbers, sets = [], (open_split(corpus, "train"), open_split(corpus, "dev"))
     read = TrainingBatches.read
     monkeypatch.setattr(TrainingBatches, "read", lambda batches, i: numbers.append(i) or read(batches, i))
-    training = dataclasses.replace(SHORT, steps=4, warmup_steps=1, accumulate=3)
+    training = dataclasses.replace(SHORT, batch=5, steps=4, warmup_steps=1, accumulate=3)
     train(*sets, model("parallel"), training, 0, "cpu", tmp_path / "out", tmp_path / "scratch")
     assert numbers == list(range(12))
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_step_does_not_combine_batches_of_two_epochs(corpus):
+    training = dataclasses.replace(SHORT, batch=3, accumulate=2)  # five batches of 3 in an epoch of 16 utterances
+    batches = TrainingBatches(open_split(corpus, "train"), training, 0, pin=False)
+    assert [list(batches.of_step(step)) for step in range(5)] == [[0, 1], [2, 3], [4], [5, 6], [7, 8]]
+    assert batches.steps_per_epoch == 3
+
+
+def test_development_split_is_evaluated_after_each_epoch_by_default(corpus, tmp_path):
+    training = dataclasses.replace(SHORT, batch=5, steps=8, dev_every=None)  # three batches in an epoch
+    _, _, history = trained(corpus, "parallel", tmp_path, training)
+    assert [row["step"] for row in history if "dev/parallel" in row] == [3, 6, 8]
+
+
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, *WITH_VISUAL_WORDS])
 def test_bf16_step_is_close_to_fp32(corpus, arch):
     full, half = first_row(corpus, arch, "fp32"), first_row(corpus, arch, "bf16")
     assert full.keys() == half.keys()
@@ -276,7 +300,7 @@ def test_bf16_step_is_close_to_fp32(corpus, arch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, *WITH_VISUAL_WORDS])
 def test_gpu_step_is_close_to_cpu(corpus, arch, precision):
     row = first_row(corpus, arch, precision, torch.device("cuda"))
     tolerance = 0.2  # a GPU draws other dropout masks
@@ -291,7 +315,7 @@ def test_unusable_settings_and_data_are_errors(corpus, tmp_path):
         with pytest.raises(sclip.UserError, match=r"step \d+: the loss is nan, in fp32"):
             trained(corpus, arch, tmp_path / arch, diverging)
     with pytest.raises(sclip.UserError, match="step 1: vectors of the development split are not finite, in fp32"):
-        trained(corpus, "parallel", tmp_path, dataclasses.replace(diverging, steps=1))
+        trained(corpus, "parallel", tmp_path, dataclasses.replace(diverging, steps=2, dev_every=1))
     write_corpus(tmp_path, train=1, dev=1)
     with pytest.raises(sclip.UserError, match="split train: expected at least 2 pictures, found 1"):
         trained(tmp_path, "parallel", tmp_path)

@@ -76,7 +76,7 @@ def cases(
             name: write_random_dataset(workload, speech, clip.joint_width, folder / name, coded=name == "codes")
             for name in ("states", "codes")
         }
-        for arch in params.arch:
+        for arch in params.experiments[workload.preset]:
             experiment = params.experiment(workload.preset, arch)
             training = dataclasses.replace(experiment.training, batch=workload.batch, precision=workload.precision)
             experiment = dataclasses.replace(experiment, training=training)

@@ -14,7 +14,7 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.features.codes import Directions
 from sclip.features.dataset import Dataset
 from sclip.features.store import CODES, DIRECTIONS_FILE, frame_shape, frame_type, write_index, write_shard
-from sclip.features.vectors import write_vectors
+from sclip.features.vectors import TokenVectors, write_vectors
 from sclip.files import file_digest
 from sclip.tensors import write_tensors
 
@@ -58,6 +58,7 @@ def write_dataset(
     images: tuple[list[str], Tensor],
     captions: tuple[list[str], Tensor],
     clip_hash: str = "",
+    tokens: TokenVectors | None = None,
 ) -> None:
     """Write a manifest, the hidden states or codes of each shard, and CLIP's vectors, as the extraction stages do.
 
@@ -71,7 +72,7 @@ def write_dataset(
     write_index(folder / "features", features, written)
     clip = {"name": "random", "revision": None, "hash": clip_hash}
     index = {"clip": clip, "fingerprint": "", "skipped": {}, "notes": {}}
-    write_vectors(folder / "vectors", index, images, captions)
+    write_vectors(folder / "vectors", index, images, captions, tokens)
 
 
 def _random_shards(

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sclip.bench.cases import Case, Measurement, Workload, utterance_seconds
 from sclip.bench.machine import Machine
+from sclip.bench.models import random_model, random_visual_words
 from sclip.bench.timing import compare
 from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
 from sclip.config import Experiment
@@ -22,13 +23,10 @@ from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.features.dataset import Dataset
-from sclip.heads.vocabulary import Vocabulary
-from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import Padded
 from sclip.training.batches import Batch, TrainingBatches
 from sclip.training.trainer import Trainer
 
-WORDS = 1000  # in the vocabulary
 STEPS = 8  # per round; alternatives that run encoders in every step do one step per round
 ONLINE = "the speech encoder in every step"
 PUBLISHED = "both encoders in every step"
@@ -44,7 +42,8 @@ def training_case(
     device: torch.device,
 ) -> Case:
     """Time the training of one architecture. `datasets` holds the corpus as "states" and as "codes"."""
-    trainer = Trainer(_model(name, experiment, *encoders), experiment.training, 0, device)
+    model = random_model(name, experiment, *encoders)
+    trainer = Trainer(model, experiment.training, 0, device, random_visual_words(model))
     pin = device.type == "cuda"
     readers = {form: TrainingBatches(data, experiment.training, 0, pin) for form, data in datasets.items()}
     batches = {form: [reader.read(i).to(device) for i in range(STEPS)] for form, reader in readers.items()}
@@ -107,15 +106,6 @@ def _encoder_steps(
         trainer.train_step([Batch(encode_speech(), images, ids)])
 
     return {ONLINE: online, PUBLISHED: published}
-
-
-def _model(name: str, experiment: Experiment, speech: AnySpeechEncoder, clip: ClipEncoder) -> SpeechCLIP:
-    torch.manual_seed(0)
-    vocabulary = None
-    if experiment.architecture.head.keywords is not None:
-        ids = [0, clip.text_tower.start, clip.text_tower.end, *range(300, 300 + WORDS)]
-        vocabulary = Vocabulary(tuple(ids), tuple(clip.piece(i) for i in ids), (0, 1, 2))
-    return SpeechCLIP(name, experiment.architecture, speech, clip, vocabulary)
 
 
 def _encoder_inputs(workload: Workload, clip: ClipEncoder, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:

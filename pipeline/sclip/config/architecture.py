@@ -12,6 +12,7 @@ from sclip.config.checks import require, require_range
 # The largest head. A model folder's config.json may come from anybody, and the head is built before its weights are
 # read, so a config.json without limits could fill the memory.
 MOST_LAYERS, WIDEST_KERNEL, MOST_SLOTS, MOST_HIDDEN, WIDEST_HIDDEN, WIDEST_FEED_FORWARD = 20, 99, 1_000, 8, 16_384, 64
+MOST_POOLED = 50  # frames, one second
 
 
 def _require_widths(name: str, widths: tuple[int, ...]) -> None:
@@ -45,7 +46,7 @@ class CifConfig:
     threshold: float = 1.0  # a slot fires when the sum of the weights since the last firing reaches it
     tail: float = 0.5  # evaluation: a remaining sum of at least this fires one more slot
     max_slots: int = 75
-    frames_per_slot: int = 20  # decides the target in training; 20 frames are 2.5 slots a second
+    frames_per_slot: int = 20  # decides the target in training; 20 frames of 20 ms are 2.5 slots a second
     scaled_steps: int = 5000  # in this many first steps, training scales the weights so that they meet the target
     convolves_padding: bool = False  # as published: an utterance's last weight depends on its batch
 
@@ -94,12 +95,20 @@ class HeadConfig:
     """The head: all layers between the speech encoder's hidden states and CLIP."""
 
     attention: AttentionConfig
-    utterance: bool = False  # one more learned token, pooled into the utterance vector
+    utterance: bool = False  # learned tokens that become the utterance vector
+    utterance_tokens: int = 1  # their number; their outputs are concatenated
     utterance_hidden: tuple[int, ...] = ()  # widths of the hidden layers in its projection
     keywords: KeywordConfig | None = None
     normalize_states: bool = False  # normalise each hidden state over its width before the weighted sum
+    pool_frames: int = 1  # the attention layer gets the means of this many frames, which makes it cheaper
 
     def __post_init__(self) -> None:
+        require_range("utterance_tokens", self.utterance_tokens, 1, MOST_SLOTS)
+        require(
+            self.utterance or self.utterance_tokens == 1,
+            "utterance_tokens: has no effect without utterance; remove it",
+        )
+        require_range("pool_frames", self.pool_frames, 1, MOST_POOLED)
         require(self.utterance or self.keywords is not None, "expected utterance, keywords or both")
         _require_widths("utterance_hidden", self.utterance_hidden)
 
@@ -111,13 +120,15 @@ class ObjectiveConfig:
     parallel: float = 0.0  # contrastive: utterance vectors and pictures
     cascaded: float = 0.0  # contrastive: keyword vectors and pictures
     quantity: float = 0.0  # CIF: the difference between the sum of its weights and the target length
+    visual_words: float = 0.0  # keywords: each slot's token must fit the image; see visual_words.py
+    token_balance: float = 0.0  # keywords: the use of tokens must be like their frequency in captions
     temperature: float = 0.07  # the start value, or the fixed value
     learn_temperature: bool = True
     margin: float = 0.0  # subtracted from the scores of matching pairs
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
-        for name in ("parallel", "cascaded", "quantity"):
+        for name in ("parallel", "cascaded", "quantity", "visual_words", "token_balance"):
             require(getattr(self, name) >= 0, f"{name}: expected 0 or more, found {getattr(self, name)}")
         require(self.parallel + self.cascaded > 0, "expected a weight above 0 for parallel or cascaded")
 
@@ -133,6 +144,8 @@ class Architecture:
             "parallel": ("head.utterance", self.head.utterance),
             "cascaded": ("head.keywords", keywords is not None),
             "quantity": ("head.keywords.cif", keywords is not None and keywords.cif is not None),
+            "visual_words": ("head.keywords", keywords is not None),
+            "token_balance": ("head.keywords", keywords is not None),
         }
         for loss, (output, present) in has_output.items():
             require(

@@ -1,7 +1,9 @@
 """All of params.yaml, read and checked before anything runs.
 
-A preset is an experiment: a corpus, two encoders, how features are stored, how heads are trained, and exceptions for
-single architectures. `Params.experiment` combines a preset and an architecture.
+A preset is an experiment: a corpus, two encoders, how features are stored, how heads are trained, a recipe, and
+exceptions for single architectures. A preset with a `base` inherits all settings that it does not set itself. DVC does
+not know this rule, so dvc.yaml follows the keys of a preset and those of all BASES, and these keys must exist.
+A recipe has a head and losses for each architecture. `Params.experiment` combines a preset and an architecture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +22,17 @@ from sclip.config.training import TrainingConfig
 from sclip.errors import UserError
 from sclip.parsing import as_table, check_keys, entry, merged, parse, parse_yaml, read_yaml
 
+BASES = ("scenes", "scenes-study", "flickr8k-base", "flickr8k-large", "spokencoco-large")  # as in dvc.yaml
+
 
 @dataclass(frozen=True)
 class Preset:
+    base: str | None  # the preset from which this one inherits
     corpus: CorpusConfig
     encoders: Encoders
     features: FeaturesConfig
     training: TrainingConfig
+    recipe: str  # a key of `recipes`
     # Exceptions for single architectures: any part of {head, objective, training}.
     arch: dict[str, dict[str, Any]]
     on_error: Literal["fail", "skip"] = "fail"  # a bad row stops the stage, or is left out and counted
@@ -67,7 +73,7 @@ class Experiment:
 class _ParamsFile:
     run: Run
     pretrain: Pretraining
-    arch: dict[str, Architecture]
+    recipes: dict[str, dict[str, Architecture]]
     presets: dict[str, Preset]
 
 
@@ -82,7 +88,8 @@ class Params(_ParamsFile):
         return entry(self.presets, name, f"{self.where}: presets")
 
     def experiment(self, preset: str, arch: str) -> Experiment:
-        return entry(entry(self.experiments, preset, f"{self.where}: presets"), arch, f"{self.where}: arch")
+        recipe = self.preset(preset).recipe
+        return entry(self.experiments[preset], arch, f"{self.where}: recipes.{recipe}")
 
 
 def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
@@ -94,37 +101,75 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     data = read_yaml(path)
     for override in overrides:
         data = _override(data, override)
+    written = as_table(as_table(data, str(path)).get("presets", {}), f"{path}: presets")
+    data = {**data, "presets": {name: _with_base(written, name, str(path)) for name in written}}
     file: _ParamsFile = parse(_ParamsFile, data, str(path))
-    for key, table in (("presets", file.presets), ("architectures", file.arch)):
-        for name in getattr(file.run, key):
-            entry(table, name, f"{path}: run.{key}")
+    for name in file.run.presets:
+        entry(file.presets, name, f"{path}: run.presets")
     experiments = {}
     for name in file.presets:
         _check_preset(file, name, f"{path}: presets.{name}")
-        experiments[name] = {arch: _experiment(data, name, arch, str(path)) for arch in file.arch}
+        if name in file.run.presets:
+            _check_keys_of_dvc(written[name], file.run.architectures, f"{path}: presets.{name}")
+        preset, recipe = data["presets"][name], data["recipes"][file.presets[name].recipe]
+        where = f"{path}: presets.{name}"
+        experiments[name] = {arch: _experiment(recipe[arch], preset, arch, where) for arch in recipe}
     return Params(**vars(file), where=str(path), experiments=experiments)
+
+
+def _with_base(presets: Mapping[str, Any], name: str, path: str) -> Mapping[str, Any]:
+    """Return a preset with the settings that it inherits. Exceptions for architectures belong to their recipe."""
+    preset = as_table(presets[name], f"{path}: presets.{name}")
+    if preset.get("base") is None:
+        return preset
+    where = f"{path}: presets.{name}.base"
+    base = as_table(entry(presets, parse(Literal[BASES], preset["base"], where), where), f"{path}: presets")
+    if name in BASES:
+        raise UserError(f"{where}: expected null, because other presets inherit from {name}; found {preset['base']!r}")
+    if preset.get("recipe") != base.get("recipe"):
+        base = {**base, "arch": {}}
+    return _inherited(base, preset)
+
+
+def _inherited(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `own`. A corpus of its own kind or an encoder of its own name replaces all."""
+    result = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        replaces = not both or "kind" in value or "name" in value
+        result[key] = value if replaces else _inherited(result[key], value)
+    return result
 
 
 def _check_preset(file: _ParamsFile, name: str, where: str) -> None:
     """Check a preset against the other parts of params.yaml."""
     preset = file.presets[name]
+    recipe = entry(file.recipes, preset.recipe, f"{where}.recipe")
     for arch in preset.arch:
-        entry(file.arch, arch, f"{where}.arch")
+        entry(recipe, arch, f"{where}.arch")
     manifest = preset.corpus.path if isinstance(preset.corpus, ManifestConfig) else None
     if manifest is not None and Path(manifest).resolve() == paths.manifest(name).resolve():
         raise UserError(f"{where}.corpus.path: `make-corpus` writes {manifest}; move your manifest to another path")
-    for arch in file.run.architectures if name in file.run.presets else ():
-        if arch not in preset.arch:
+
+
+def _check_keys_of_dvc(written: Mapping[str, Any], architectures: Sequence[str], where: str) -> None:
+    """Check that a preset that DVC runs has every key that dvc.yaml names, even where it inherits all of the value."""
+    for key in ("corpus", "encoders", "features", "training", "arch"):
+        if key not in written:
+            raise UserError(f"{where}: no {key!r}, which dvc.yaml follows for run.presets; add `{key}: {{}}`")
+    for arch in architectures:
+        if arch not in written["arch"]:
             raise UserError(f"{where}.arch: no {arch!r}, which run.architectures lists; add `{arch}: {{}}`")
 
 
-def _experiment(data: Mapping[str, Any], preset: str, arch: str, path: str) -> Experiment:
-    """Combine an architecture with a preset: its training, and its exceptions for the architecture."""
-    where = f"{path}: presets.{preset}.arch.{arch}"
-    exceptions = data["presets"][preset]["arch"].get(arch, {})
+def _experiment(architecture: Mapping[str, Any], preset: Mapping[str, Any], arch: str, where: str) -> Experiment:
+    """Combine an architecture of a recipe with a preset: its training, and its exceptions for the architecture."""
+    where = f"{where}.arch.{arch}"
+    exceptions = preset.get("arch", {}).get(arch, {})
     check_keys(Experiment, exceptions, where)
-    base = {**data["arch"][arch], "training": data["presets"][preset]["training"]}
-    experiment: Experiment = parse(Experiment, merged(base, exceptions), where)
+    experiment: Experiment = parse(
+        Experiment, merged({**architecture, "training": preset["training"]}, exceptions), where
+    )
     return experiment
 
 
@@ -135,7 +180,7 @@ def _override(data: Any, override: str) -> Any:
         raise UserError(f"override {override!r}: expected KEY=VALUE")
     nested = parse_yaml(value, f"override {key}")
     table, *names = key.split(".")
-    if len(names) > 1 and table in ("presets", "arch"):  # an override of a part must not create a new preset
+    if len(names) > 1 and table in ("presets", "recipes"):  # an override of a part must not create a new preset
         entry(as_table(data, key).get(table, {}), names[0], f"override {key}: {table}")
     for part in reversed(key.split(".")):
         nested = {part: nested}

@@ -14,17 +14,21 @@ class TrainingConfig:
     warmup_steps: int = 5_000
     batch: int = 256
     accumulate: int = 1  # batches for each step; negatives come from the same batch
+    batches: Literal["uniform", "by_length"] = "uniform"  # by_length: of similar length, with less padding
+    vocabulary: Literal["corpus", "train"] = "train"  # the captions whose tokens can be keywords
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-8
-    weight_decay: float = 1e-6
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 1e-6  # adam: part of the gradient; adamw: apart from it, and of matrices only
     gradient_clip: float = 4.0
     crop_frames: int = 320  # random crop of longer utterances; the published recipe crops 6.4 s of audio instead
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
-    dev_every: int = 1_000  # steps between two evaluations on the development split
+    dev_every: int | None = None  # steps between two evaluations on the development split; None: once an epoch
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "crop_frames", "dev_every"):
-            require(getattr(self, name) >= 1, f"{name}: expected at least 1, found {getattr(self, name)}")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}: expected at least 1, found {value}")
         require(self.batch >= 2, f"batch: expected at least 2, found {self.batch}")
         for name in ("warmup_steps", "final_learning_rate", "weight_decay"):
             require(getattr(self, name) >= 0, f"{name}: expected 0 or more, found {getattr(self, name)}")

@@ -41,6 +41,8 @@ from sclip.tensors import fill, save_tensors
 
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
+PADDING = 0  # the token that CLIP's tokenizer pads with; it is also that of "!"
+
 
 class TextTower:
     """CLIP's text transformer on token embeddings. `start` and `end` are the ids around a sentence."""
@@ -54,6 +56,11 @@ class TextTower:
     def table(self) -> Tensor:
         """Return the embedding of every token: (V, W)."""
         return self.tower.token_embedding.weight
+
+    @property
+    def special_tokens(self) -> list[int]:
+        """Return the tokens that are never keywords: padding, start and end."""
+        return [PADDING, self.start, self.end]
 
     @property
     def context_length(self) -> int:

@@ -14,7 +14,9 @@
     image_to_text
     keywords          `model`, and as a baseline `commonest`, the most common tokens: see keywords.py; `truncated` is
                       the number of utterances with more keywords than max_slots
-    boundaries        only for CIF, if the times of words are known: see boundaries.py
+    localization      only for keywords, if the times of words are known: see localization.py
+    boundaries        only for CIF, if the times of words are known: see boundaries.py, and for `positions`
+                      localization.py
 
 In every direction, all answers that belong to the query's picture are correct, and the best one counts. So for an
 utterance any caption of its picture is correct, not only its own transcript. The published code does the same, because
@@ -41,11 +43,11 @@ from torch import Tensor
 import sclip
 from sclip import distributed
 from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
-from sclip.evaluation.boundaries import References, boundary_scores
 from sclip.evaluation.examples import examples
 from sclip.evaluation.inference import DecodedKeywords, Predictions, infer
 from sclip.evaluation.keywords import Lexicon, caption_tokens, describe_stop_words, hits, matches, usage
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
+from sclip.evaluation.times import time_metrics
 from sclip.evaluation.words import WordComparison, study
 from sclip.features.dataset import Dataset
 from sclip.features.settings import describe_states
@@ -103,11 +105,11 @@ def evaluate(
         **retrieval,
     }
     words: dict[str, Any] = {}
-    if predictions.keywords is not None:
-        metrics["keywords"], words = _keywords(model, predictions.keywords, dataset, bootstrap, language)
+    lexicon = _lexicon(model, language)
+    if predictions.keywords is not None and lexicon is not None:
+        metrics["keywords"], words = _keywords(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
-    if predictions.firings is not None and any(row.words for row in dataset.rows):
-        metrics["boundaries"] = _boundaries(predictions.firings, dataset, bootstrap, seed)
+    metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, seed)
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
     shown = examples(model, dataset, branch, predictions.vectors[branch], ranks[branch], seed)
     metrics = _rounded(metrics)
@@ -188,13 +190,17 @@ def distinct_texts(dataset: Dataset) -> Side:
     return Side("text", dataset.captions[list(first.values())].float(), rows, pictures)
 
 
+def _lexicon(model: SpeechCLIP, language: str | None) -> Lexicon | None:
+    """Describe the model's vocabulary, if it has one."""
+    if model.vocabulary is None or model.head.keywords is None:
+        return None
+    return Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table, language)
+
+
 def _keywords(
-    model: SpeechCLIP, keywords: DecodedKeywords, dataset: Dataset, bootstrap: Bootstrap, language: str | None
+    model: SpeechCLIP, keywords: DecodedKeywords, dataset: Dataset, bootstrap: Bootstrap, lexicon: Lexicon
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the part `keywords` of metrics.json, and the content of words.json."""
-    assert model.vocabulary is not None
-    assert model.head.keywords is not None
-    lexicon = Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table, language)
     compared = {"model": keywords, "commonest": lexicon.commonest(keywords)}
     metrics = {name: usage(rows, dataset.image_index, bootstrap) for name, rows in compared.items()}
     captioned = dataset.captioned.tolist()
@@ -208,14 +214,6 @@ def _keywords(
         metrics[name]["words"] = words[name].scores(pictures, bootstrap)
     hit = hits(keywords[captioned], captions, lexicon)
     return metrics, study(keywords[captioned], hit, words["model"].table(), pictures, bootstrap)
-
-
-def _boundaries(firings: Tensor, dataset: Dataset, bootstrap: Bootstrap, seed: int) -> dict[str, Any]:
-    rows_with_times = [i for i, row in enumerate(dataset.rows) if row.words]
-    references = References.of([row.words for row in dataset.rows if row.words])
-    durations = dataset.frames[rows_with_times].double() * dataset.store.frame_seconds
-    pictures = dataset.image_index[rows_with_times]
-    return boundary_scores(firings[rows_with_times], durations, references, pictures, bootstrap, seed)
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:

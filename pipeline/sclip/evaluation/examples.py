@@ -41,7 +41,7 @@ def examples(
         ]
         example = _manifest_fields(dataset.rows[index]) | {"rank": int(ranks[index]), "retrieved": retrieved}
         chosen_examples.append(example | _head_output(model, dataset, index))
-    return {"branch": branch, "frame_seconds": dataset.store.frame_seconds, "examples": chosen_examples}
+    return {"branch": branch, "frame_seconds": model.frame_seconds, "examples": chosen_examples}
 
 
 def _manifest_fields(row: Row) -> dict[str, Any]:
@@ -63,6 +63,6 @@ def _head_output(model: SpeechCLIP, dataset: Dataset, index: int) -> dict[str, A
         ]
     if output.cif is not None:
         firing = output.cif.firing
-        times = firing_times(firing.fired.cpu(), dataset.store.frame_seconds, int(firing.fired.sum()))
+        times = firing_times(firing.fired.cpu(), model.frame_seconds, int(firing.fired.sum()))
         fields |= {"alpha": firing.alpha[0].tolist(), "fired": times[0].tolist()}
     return fields

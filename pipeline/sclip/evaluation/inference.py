@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from sclip import distributed
 from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
+from sclip.evaluation.places import Places, find_places
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
 from sclip.model.speechclip import SpeechCLIP
@@ -49,6 +50,7 @@ class Predictions:
 
     vectors: dict[str, Tensor]  # unit vectors (N, J) of each branch
     keywords: DecodedKeywords | None
+    places: Places | None  # of the keywords
     firings: Tensor | None  # (N, S): times in seconds, padded with infinity
     truncated: int  # number of utterances with more keywords than max_slots
 
@@ -65,6 +67,7 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
     rows, lengths = torch.zeros(count, slots, dtype=torch.long), torch.zeros(count, dtype=torch.long)
     firings = torch.full((count, slots), torch.inf, dtype=torch.float64)
     truncated = torch.zeros(count, dtype=torch.bool)
+    peaks, spans = torch.zeros(count, slots, dtype=torch.float64), torch.zeros(count, slots, 2, dtype=torch.float64)
     for indices, output in _batches(model, dataset):
         for branch, batch_vectors in (("parallel", output.utterance), ("cascaded", output.sentence)):
             if batch_vectors is not None:
@@ -72,12 +75,23 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
         if output.keywords is not None:
             rows[indices, : output.keywords.rows.shape[1]] = output.keywords.rows.cpu()
             lengths[indices] = output.keywords.embeddings.lengths.cpu()
+            assert output.slot_weights is not None
+            found = find_places(output.slot_weights, head.cif is not None, model.frame_seconds)
+            peaks[indices, : found.peaks.shape[1]] = found.peaks.cpu()
+            spans[indices, : found.peaks.shape[1]] = found.spans.cpu()
         if output.cif is not None:
             truncated[indices] = output.cif.firing.truncated.cpu()
-            firings[indices] = firing_times(output.cif.firing.fired.cpu(), dataset.store.frame_seconds, slots)
-    _gather([*vectors.values(), rows, lengths, firings, truncated], dataset)
-    keywords = DecodedKeywords(rows[:, : int(lengths.max())], lengths) if head.keywords is not None else None
-    return Predictions(vectors, keywords, firings if head.cif is not None else None, int(truncated.sum()))
+            firings[indices] = firing_times(output.cif.firing.fired.cpu(), model.frame_seconds, slots)
+    _gather([*vectors.values(), rows, lengths, peaks, spans, firings, truncated], dataset)
+    used = int(lengths.max())  # the most slots of an utterance
+    has_keywords = head.keywords is not None
+    return Predictions(
+        vectors,
+        DecodedKeywords(rows[:, :used], lengths) if has_keywords else None,
+        Places(peaks[:, :used], spans[:, :used]) if has_keywords else None,
+        firings if head.cif is not None else None,
+        int(truncated.sum()),
+    )
 
 
 def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:

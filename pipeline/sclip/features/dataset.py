@@ -24,7 +24,7 @@ from sclip.features.encode import FeatureEncoder
 from sclip.features.online import OnlineStore, online_index
 from sclip.features.settings import describe
 from sclip.features.store import INDEX_FILE, FeatureStore, read_index
-from sclip.features.vectors import ClipVectors
+from sclip.features.vectors import ClipVectors, TokenVectors
 from sclip.padded import Padded
 
 
@@ -42,6 +42,7 @@ class Dataset:
     store_rows: Tensor  # (N,): each utterance's row in the store
     index: str  # the text of the store's index, which has a digest of every file
     clip: dict[str, Any]  # the CLIP that computed the vectors: name, revision, hash
+    tokens: TokenVectors | None  # CLIP's vectors of single tokens
 
     @classmethod
     def open(
@@ -131,6 +132,7 @@ class Dataset:
                 store_rows,
                 index,
                 clip.clip,
+                clip.tokens,
             )
 
         return [build_split(split) for split in splits]
@@ -143,6 +145,9 @@ class Dataset:
         digest = hashlib.sha256(self.index.encode())
         digest.update(json.dumps([[row.id, row.image_id] for row in self.rows]).encode())
         digest.update(self.images.numpy().tobytes())
+        if self.tokens is not None:
+            for tensor in (self.tokens.vectors, self.tokens.log_mean, self.tokens.counts):
+                digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
 
     def check_encoders(self, speech: AnySpeechEncoder, clip: ClipEncoder, model: str) -> None:

@@ -1,4 +1,4 @@
-"""Embedding of a corpus's pictures and captions by CLIP, batch by batch."""
+"""Embedding of a corpus's pictures, captions and tokens by CLIP, batch by batch."""
 
 import hashlib
 import time
@@ -19,6 +19,7 @@ from sclip.device import autocast
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
 from sclip.errors import Fault, Problems, UserError
+from sclip.features.tokens import embed_tokens
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
 from sclip.files import remove_unfinished
 from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
@@ -44,7 +45,7 @@ def embed_clip(
     remove_unfinished(out)
     encoder = {"name": clip.source.name, "revision": clip.source.revision, "hash": clip.fingerprint()}
     hashes = _hash_pictures(rows)
-    content = [[row.id, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
+    content = [[row.id, row.split, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
     fingerprint = data_fingerprint([FORMAT, encoder, code_fingerprint(VECTORS), content])
     reused = _is_written(out, fingerprint)
     if not reused:
@@ -111,10 +112,13 @@ def _embed(
         if isinstance(result, Fault):
             for row in groups[name]:
                 skip(row, result.reason)
-    captions = {row.id: row.text for row in rows if row.text is not None and row.id not in skipped}
+    usable = [row for row in rows if row.id not in skipped]
+    captions = {row.id: row.text for row in usable if row.text is not None}
     texts = _embed_captions(list(captions.values()), clip, device)
     if not images:
         raise problems.nothing_left(f"none of {len(pictures)} pictures can be used")
+    training = dict.fromkeys(row.image_id for row in usable if row.split == "train")
+    tokens = embed_tokens(usable, _stacked([images[name] for name in training], clip), clip, device)
     index = {
         **origin,
         "images": len(images),
@@ -126,7 +130,12 @@ def _embed(
             FLAT: {groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour" for name in flat},
         },
     }
-    write_vectors(out, index, (list(images), torch.stack(list(images.values()))), (list(captions), texts))
+    write_vectors(out, index, (list(images), _stacked(list(images.values()), clip)), (list(captions), texts), tokens)
+
+
+def _stacked(vectors: Sequence[Tensor], clip: ClipEncoder) -> Tensor:
+    """Stack vectors (J,) -> (N, J); there may be none."""
+    return torch.stack(list(vectors)) if vectors else torch.empty(0, clip.joint_width)
 
 
 def _group_by_picture(

@@ -40,8 +40,10 @@ class AttentionLayer(nn.Module):
         x = self._residual(x, mixed)
         return x[:, :count], Padded(x[:, count:], frames.lengths)
 
-    def at_tokens(self, tokens: Tensor, frames: Padded) -> Tensor:
-        """Run the layer and return the outputs of its tokens only: (K, D) and (B, T, D) -> (B, K, D).
+    def at_tokens(self, tokens: Tensor, frames: Padded) -> tuple[Tensor, Tensor]:
+        """Run the layer for its tokens only: (K, D) and (B, T, D) -> outputs (B, K, D), weights of frames (B, K, T).
+
+        The weights are those of the attention, averaged over the heads.
 
         A token has the same query in every utterance. The query is therefore multiplied into the key projection,
         q·(W x) = (Wᵀq)·x, and the values are projected after they are summed. The bias of the keys adds the same number
@@ -64,7 +66,7 @@ class AttentionLayer(nn.Module):
         mixed = torch.einsum("bhkd,hed->bkhe", pooled, value_weight)
         # After dropout the attention weights do not sum to one, so the bias of the values is scaled by their sum.
         mixed = mixed + attention.sum(-1).transpose(1, 2)[..., None] * value_bias
-        return self._residual(tokens, mixed.reshape(batch, count, width))
+        return self._residual(tokens, mixed.reshape(batch, count, width)), attention[..., count:].mean(1)
 
     def _residual(self, x: Tensor, mixed: Tensor) -> Tensor:
         mixed = self.out(mixed)

@@ -43,6 +43,7 @@ class HeadOutput:
     sentence: Tensor | None = None  # (B, J), computed from the keywords
     keywords: Keywords | None = None
     cif: CifOutput | None = None
+    slot_weights: Tensor | None = None  # (B, S, T): the weights of the frames in each keyword slot
 
 
 class SpeechHead(nn.Module):
@@ -60,10 +61,11 @@ class SpeechHead(nn.Module):
         self.config, self.sizes = config, sizes
         self.weighting = LayerWeighting(sizes.states, config.normalize_states)
         fixed_slots = (config.keywords.slots or 0) if config.keywords else 0
-        self.tokens = nn.Parameter(torch.randn(int(config.utterance) + fixed_slots, width))
+        self.utterance_tokens = config.utterance_tokens if config.utterance else 0
+        self.tokens = nn.Parameter(torch.randn(self.utterance_tokens + fixed_slots, width))
         self.attention = AttentionLayer(width, config.attention)
         self.utterance = (
-            projection(width, config.utterance_hidden, sizes.joint_width, config.attention.dropout)
+            projection(self.utterance_tokens * width, config.utterance_hidden, sizes.joint_width, config.attention.dropout)
             if config.utterance
             else None
         )
@@ -76,12 +78,13 @@ class SpeechHead(nn.Module):
 
     def forward(self, states: Padded, text_tower: TextTower | None = None, step: int = 0) -> HeadOutput:
         """Run the head on hidden states (B, L, T, D), or on codes. `step` is the training step, for CIF's schedule."""
-        frames = self.weighting(states)
+        frames = self.weighting(states).mean_of(self.config.pool_frames)
         if self.cif is None:
-            tokens, attended = self.attention.at_tokens(self.tokens, frames), None
+            tokens, weights = self.attention.at_tokens(self.tokens, frames)
         else:
             tokens, attended = self.attention(self.tokens, frames)
-        utterance = None if self.utterance is None else self.utterance(tokens[:, 0])
+        count = self.utterance_tokens
+        utterance = None if self.utterance is None else self.utterance(tokens[:, :count].flatten(1))
         if self.keywords is None:
             return HeadOutput(utterance)
 
@@ -89,9 +92,9 @@ class SpeechHead(nn.Module):
         cif = None
         if self.cif is not None:
             cif = self.cif(attended, step)
-            slots = cif.firing.slots
+            slots, weights = cif.firing.slots, cif.firing.weights
         else:
-            slot_tokens = tokens[:, int(self.config.utterance) :]
+            slot_tokens, weights = (of_tokens[:, count:] for of_tokens in (tokens, weights))
             slots = Padded(slot_tokens, torch.full_like(states.lengths, slot_tokens.shape[1]))
         keywords = self.keywords(slots)
-        return HeadOutput(utterance, text_tower(keywords.embeddings), keywords, cif)
+        return HeadOutput(utterance, text_tower(keywords.embeddings), keywords, cif, weights)

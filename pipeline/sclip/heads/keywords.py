@@ -21,6 +21,7 @@ class Keywords:
     embeddings: Padded  # (B, S, W): rows of CLIP's token table
     rows: Tensor  # (B, S): row numbers in the vocabulary
     cosines: Tensor  # (B, S, V): similarity to every row, including the blocked ones
+    probabilities: Tensor | None  # (B, S, V), in training: the softmax that the gradient goes through
 
 
 class Quantizer(nn.Module):
@@ -49,11 +50,12 @@ class Quantizer(nn.Module):
             cosines = F.normalize(slots.values.float(), dim=-1) @ self.unit_table.T
             allowed = cosines.masked_fill(self.blocked, -torch.inf)
             rows = allowed.argmax(-1)
-            embeddings = self.table[rows]
+            embeddings, probabilities = self.table[rows], None
             if self.training:
-                soft = (allowed / self.temperature).softmax(-1) @ self.table
+                probabilities = (allowed / self.temperature).softmax(-1)
+                soft = probabilities @ self.table
                 embeddings = soft + (embeddings - soft).detach()  # the token's value with the softmax's gradient
-        return Keywords(Padded(embeddings, slots.lengths), rows, cosines)
+        return Keywords(Padded(embeddings, slots.lengths), rows, cosines, probabilities)
 
     def allowed(self, keywords: Keywords) -> Tensor:
         """Return the cosines (B, S, V), with minus infinity for blocked rows."""

@@ -7,7 +7,7 @@ rows.)
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +17,6 @@ from sclip.parsing import read_json
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
-
-PADDING = 0
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,15 @@ class Vocabulary:
     @classmethod
     def from_captions(cls, captions: Iterable[str], clip: "ClipEncoder") -> "Vocabulary":
         """Collect the tokens that CLIP's tokenizer makes of the captions."""
-        counts = Counter(token for caption in captions for token in clip.token_ids([caption])[0])
+        return cls.from_counts(Counter(token for caption in captions for token in clip.token_ids([caption])[0]), clip)
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[int, int], clip: "ClipEncoder") -> "Vocabulary":
+        """Make a vocabulary of the tokens of captions, given how often the captions have each token."""
         if not counts:
             raise UserError("vocabulary: the captions have no words; add captions with words to the manifest")
-        counts.pop(PADDING, None)  # CLIP pads with the token of "!", which a caption may contain
-        special = [PADDING, clip.text_tower.start, clip.text_tower.end]
-        words = sorted(counts, key=lambda token: (-counts[token], token))
+        special = clip.text_tower.special_tokens  # CLIP pads with the token of "!", which a caption may contain
+        words = sorted(counts.keys() - set(special), key=lambda token: (-counts[token], token))
         ids = special + words
         return cls(tuple(ids), tuple(clip.piece(i) for i in ids), tuple(range(len(special))))
 

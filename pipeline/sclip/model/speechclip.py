@@ -119,6 +119,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def device(self) -> torch.device:
         return self.head.tokens.device
 
+    @property
+    def frame_seconds(self) -> float:
+        """Return the duration of a frame of the attention layer, which may be the mean of several hidden states."""
+        return self.speech.frame_seconds * self.architecture.head.pool_frames
+
     @torch.no_grad()
     def encode_speech(
         self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, branch: str | None = None, batch_size: int = 16
@@ -199,7 +204,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         first = used.int().argmax(-1)
         last = used.shape[-1] - used.flip(-1).int().argmax(-1)
         for start, end in zip(first.tolist(), last.tolist(), strict=True):
-            yield start * self.speech.frame_seconds, end * self.speech.frame_seconds
+            yield start * self.frame_seconds, end * self.frame_seconds
 
     def _run(self, audio: Sequence[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], HeadOutput]]:
         """Yield the head's output for batches of similar length, with the indices of their recordings.

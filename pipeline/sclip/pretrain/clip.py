@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sclip.config import MiniClipConfig
+from sclip.contrastive import contrastive_loss
 from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.pictures import SIDE
 from sclip.corpora.scenes.world import Scene
 from sclip.encoders.clip import ClipEncoder, TextTower
 from sclip.evaluation.retrieval import first_ranks, recalls
-from sclip.objective import contrastive_loss
 from sclip.pretrain.pictures import draw_scenes
 from sclip.pretrain.progress import Progress
 

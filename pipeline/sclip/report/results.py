@@ -100,7 +100,9 @@ def read_results(params: Params, preset: str) -> Results:
         raise UserError(
             f"{paths.report_folder(preset) / 'runs'}: no {METRICS}; run `{command}` to write one architecture's"
         )
-    ordered = {arch: sorted(runs[arch], key=lambda run: run.seed) for arch in params.arch if arch in runs}
+    ordered = {
+        arch: sorted(runs[arch], key=lambda run: run.seed) for arch in params.experiments[preset] if arch in runs
+    }
     results = Results(preset, ordered, [arch for arch in params.run.architectures if arch not in ordered])
     _check_comparable(results)
     return results

@@ -1,15 +1,19 @@
 """Choose the utterances of each training batch, and crop them.
 
-- Every choice is a pure function of (seed, epoch) or (seed, step), so a resumed run reads the same batches as a run
+- Every choice is a pure function of (seed, epoch) or (seed, batch), so a resumed run reads the same batches as a run
   that was never interrupted.
-- The utterances of a batch have similar lengths. A shuffled epoch is cut into pools; each pool is sorted by length and
-  cut into batches; the batches are shuffled.
+- `uniform` batches, as published: an epoch is shuffled and cut into batches.
+- `by_length` batches are cheaper, because they have less padding. A shuffled epoch is cut into pools; each pool is
+  sorted by length and cut into batches; the batches are shuffled. The negatives of an utterance then have its length.
+- Both drop an epoch's last incomplete batch. With gradient accumulation a step never combines batches of two epochs,
+  as in the published training: the last step of an epoch may have fewer batches.
 - An utterance longer than `crop_frames` is cropped to `crop_frames` frames at a random position. The published recipe
   crops the audio to 6.4 s before the encoder. Here the encoder has processed the full utterance, so the frames at the
   edges of a crop also depend on audio outside it.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,16 +37,19 @@ def derived_seed(seed: int, purpose: str, number: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def epoch_batches(lengths: Tensor, size: int, seed: int, epoch: int) -> list[Tensor]:
+def epoch_batches(lengths: Tensor, size: int, by_length: bool, seed: int, epoch: int) -> list[Tensor]:
     """Return the batches of an epoch, each as indices (size,) into `lengths` (N,).
 
     An incomplete batch is dropped. Each epoch has its own order, so different utterances are dropped.
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
     order = torch.randperm(len(lengths), generator=generator)[: len(lengths) // size * size]
-    pools = [pool[lengths[pool].argsort(stable=True)] for pool in torch.split(order, POOL * size)]
+    if by_length:
+        order = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in torch.split(order, POOL * size)])
     # Sorted indices let the store read its files sequentially.
-    batches = [batch.sort().values for pool in pools for batch in torch.split(pool, size)]
+    batches = [batch.sort().values for batch in torch.split(order, size)]
+    if not by_length:
+        return batches
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
@@ -70,6 +77,7 @@ class TrainingBatches:
 
     def __init__(self, dataset: Dataset, training: TrainingConfig, seed: int, pin: bool):
         self.dataset, self.crop, self.seed, self.pin = dataset, training.crop_frames, seed, pin
+        self.by_length, self.accumulate = training.batches == "by_length", training.accumulate
         self.size = min(training.batch, len(dataset))
         if self.size % distributed.world_size():
             raise UserError(
@@ -77,23 +85,31 @@ class TrainingBatches:
                 f"set training.batch to a multiple of {distributed.world_size()}"
             )
         self.lengths = dataset.frames.clamp(max=self.crop)
+        self.batches_per_epoch = len(dataset) // self.size
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / self.accumulate)
         self._epoch: tuple[int, list[Tensor]] = (-1, [])
 
-    def indices(self, step: int) -> Tensor:
-        epoch, number = divmod(step, len(self.dataset) // self.size)
+    def of_step(self, step: int) -> range:
+        """Return the numbers of a step's batches."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        first, last = number * self.accumulate, min((number + 1) * self.accumulate, self.batches_per_epoch)
+        return range(epoch * self.batches_per_epoch + first, epoch * self.batches_per_epoch + last)
+
+    def indices(self, number: int) -> Tensor:
+        epoch, number = divmod(number, self.batches_per_epoch)
         if self._epoch[0] != epoch:
-            self._epoch = epoch, epoch_batches(self.lengths, self.size, self.seed, epoch)
+            self._epoch = epoch, epoch_batches(self.lengths, self.size, self.by_length, self.seed, epoch)
         return self._epoch[1][number]
 
-    def starts(self, step: int, frames: Tensor) -> Tensor:
+    def starts(self, number: int, frames: Tensor) -> Tensor:
         """Return the first frame (B,) of each crop, for utterances of `frames` (B,) frames."""
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, "crop", step))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "crop", number))
         position = torch.rand(len(frames), generator=generator, dtype=torch.float64)
         return (position * (frames - self.crop + 1).clamp(min=1)).long()
 
-    def read(self, step: int) -> Batch:
-        indices, data = self.indices(step), self.dataset
-        starts = self.starts(step, data.frames[indices])
+    def read(self, number: int) -> Batch:
+        indices, data = self.indices(number), self.dataset
+        starts = self.starts(number, data.frames[indices])
         states = data.read(distributed.rank_slice(indices), distributed.rank_slice(starts), self.crop, WIDTHS)
         image_ids = data.image_index[indices]
         batch = Batch(states, data.images[image_ids], image_ids)

@@ -13,9 +13,9 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from sclip.training.checkpoints import Checkpoint
 from sclip.training.curves import HistoryRow, Log, curves
 from sclip.training.interruption import Interrupted, Interruption, interruptions
 from sclip.training.trainer import Trainer
+from sclip.visual_words import VisualWords
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def train(
             f"split train: expected at least 2 pictures, found {len(train_set.images)}; "
             "add pictures, because the loss compares each utterance with the pictures of other utterances"
         )
-    trainer = Trainer(model, training, seed, torch.device(device))
+    trainer = Trainer(model, training, seed, torch.device(device), visual_words(train_set, model))
     checkpoint = Checkpoint(scratch / "checkpoint.pt", _identity(train_set, dev_set, trainer))
     state = checkpoint.load()
     if state is not None:
@@ -82,6 +83,16 @@ def train(
         _write_model_folder(trainer, out, scratch)
     distributed.barrier()
     return TrainingResult(trainer.best["step"], trainer.best["dev"], trainer.seconds)
+
+
+def visual_words(train_set: Dataset, model: SpeechCLIP) -> VisualWords | None:
+    """Return CLIP's knowledge of the keywords, or None if no loss uses it."""
+    objective = model.architecture.objective
+    if not (objective.visual_words or objective.token_balance):
+        return None
+    assert model.vocabulary is not None
+    assert train_set.tokens is not None  # the vocabulary comes from them
+    return VisualWords(train_set.tokens, model.vocabulary)
 
 
 def _run(
@@ -120,26 +131,28 @@ class _Session:
 
     def run(self, train_set: Dataset) -> None:
         """Train until the last step. Raise Interrupted if a signal arrives, which loses no finished step."""
-        trainer, steps, accumulate = self.trainer, self.trainer.training.steps, self.trainer.training.accumulate
+        trainer, steps = self.trainer, self.trainer.training.steps
         batches = TrainingBatches(train_set, trainer.training, trainer.seed, pin=trainer.device.type == "cuda")
         with tqdm(
             total=steps, initial=trainer.step, desc=trainer.model.name, disable=distributed.bar_disabled()
         ) as bar:
             if trainer.pending_dev_row is not None:
                 self.evaluate_dev(trainer.pending_dev_row, bar)
-            numbers = range(trainer.step * accumulate, steps * accumulate)
+            numbers = chain.from_iterable(map(batches.of_step, range(trainer.step, steps)))
             reader = prefetch(batches.read, numbers, prefetch_count(trainer.device, PREFETCHED_BATCHES))
+            dev_every = trainer.training.dev_every or batches.steps_per_epoch
             while trainer.step < steps:
-                self.train_step(reader, bar)
+                step_batches = islice(reader, len(batches.of_step(trainer.step)))
+                is_dev_step = (trainer.step + 1) % dev_every == 0 or trainer.step + 1 == steps
+                self.train_step(step_batches, is_dev_step, bar)
 
-    def train_step(self, reader: Iterator[Batch], bar: "tqdm[Any]") -> None:
+    def train_step(self, step_batches: Iterable[Batch], is_dev_step: bool, bar: "tqdm[Any]") -> None:
         """Train one step; then log it, evaluate and save a checkpoint if they are due."""
-        trainer, training = self.trainer, self.trainer.training
+        trainer = self.trainer
         with self.interruption.may_interrupt():
-            batches = [batch.to(trainer.device) for batch in islice(reader, training.accumulate)]
+            batches = [batch.to(trainer.device) for batch in step_batches]
         measure = trainer.train_step(batches)
         bar.update()
-        is_dev_step = trainer.step % training.dev_every == 0 or trainer.step == training.steps
         if is_dev_step or trainer.step % LOG_EVERY == 0:
             row: HistoryRow = {"step": trainer.step} | measure()
             seconds = time.monotonic() - self.timed_from

@@ -1,13 +1,11 @@
 """Run one experiment of params.yaml: open its encoders and data, initialize the head, and train it."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from sclip import paths
-from sclip.config import Architecture, ClipEncoderConfig, Params, SpeechEncoderConfig
-from sclip.corpora.manifest import Row
+from sclip.config import ClipEncoderConfig, Experiment, Params, SpeechEncoderConfig
 from sclip.distributed import locked_by_main
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import open_clip, open_speech
@@ -15,6 +13,7 @@ from sclip.errors import UserError
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings, describe_states
+from sclip.features.vectors import TokenVectors
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model.folder import STATES
 from sclip.model.speechclip import SpeechCLIP
@@ -32,7 +31,7 @@ def run_training(
     encoder = FeatureEncoder(speech, None, preset.features, device)
     train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), encoder)
     copy_encoders = _is_local(preset.encoders.speech) or _is_local(preset.encoders.clip)
-    vocabulary = _vocabulary(train_set.rows, experiment.architecture, clip, f"{manifest}: {arch}")
+    vocabulary = _vocabulary(train_set.tokens, experiment, clip, f"{manifest}: {arch}")
     check_settings(train_set.store.features, preset.features, features, preset_name)
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     origin[STATES] = describe_states(train_set.store.features)
@@ -54,14 +53,19 @@ def _is_local(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> bool:
     return encoder.random_seed is not None or Path(encoder.name.removeprefix("local-dir:")).is_dir()
 
 
-def _vocabulary(rows: Iterable[Row], architecture: Architecture, clip: ClipEncoder, where: str) -> Vocabulary | None:
-    """Return the tokens of the training captions, or None if the architecture has no keywords."""
-    if architecture.head.keywords is None:
+def _vocabulary(
+    tokens: TokenVectors | None, experiment: Experiment, clip: ClipEncoder, where: str
+) -> Vocabulary | None:
+    """Return the tokens of the captions, most frequent first, or None if the architecture has no keywords."""
+    if experiment.head.keywords is None:
         return None
-    captions = [row.text for row in rows if row.text is not None]
-    if not captions:
+    _ = clip.text_tower  # raises an error if this CLIP takes no keywords
+    if tokens is None:
         raise UserError(
             f"{where}: keywords are words of the training captions, but no row of split train has text; "
             "add text to the manifest, or choose an architecture without keywords"
         )
-    return Vocabulary.from_captions(captions, clip)
+    counts = dict(zip(tokens.ids, tokens.counts.tolist(), strict=True))
+    if experiment.training.vocabulary == "train":
+        counts = {token: count for token, count in counts.items() if count}
+    return Vocabulary.from_counts(counts, clip)

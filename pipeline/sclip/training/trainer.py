@@ -19,30 +19,49 @@ from sclip.objective import Losses
 from sclip.training.batches import Batch, derived_seed
 from sclip.training.curves import HistoryRow
 from sclip.training.development import mean_recalls
+from sclip.visual_words import VisualWords
 
 SAVED = ("step", "seconds", "history", "pending_dev_row", "best")  # attributes of Trainer in a checkpoint
 
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
-    """Return the learning rate of a step. The first step is 0."""
+    """Return the learning rate of a step, as published. The first step is 0; it has a rate above 0."""
     if step < training.warmup_steps:
-        return training.learning_rate * step / training.warmup_steps
-    decayed = (step - training.warmup_steps) / (training.steps - training.warmup_steps)
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    decayed = (step + 1 - training.warmup_steps) / (training.steps - training.warmup_steps)
     return training.learning_rate + decayed * (training.final_learning_rate - training.learning_rate)
+
+
+def _optimizer(parameters: Sequence[nn.Parameter], training: TrainingConfig) -> torch.optim.Optimizer:
+    """Return Adam as published, or AdamW, whose weight decay spares biases, norms, layer weights and the temperature."""
+    if training.optimizer == "adam":
+        return torch.optim.Adam(parameters, training.learning_rate, weight_decay=training.weight_decay)
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, training.learning_rate, weight_decay=training.weight_decay)
 
 
 class Trainer:
     """Hold the state that training steps change: weights, optimizer, history and best weights."""
 
-    def __init__(self, model: SpeechCLIP, training: TrainingConfig, seed: int, device: torch.device):
+    def __init__(
+        self,
+        model: SpeechCLIP,
+        training: TrainingConfig,
+        seed: int,
+        device: torch.device,
+        visual_words: VisualWords | None = None,
+    ):
         if training.precision == "fp16" and device.type == "cpu":
             raise UserError("training.precision: fp16 needs a GPU; on a CPU set it to fp32 or bf16")
         self.model, self.training, self.seed, self.device = model, training, seed, device
         self.trained = nn.ModuleDict({"head": model.head, "objective": model.objective}).to(device)
         if model.text_tower is not None:
             model.text_tower.tower.to(device)
+        self.visual_words = None if visual_words is None else visual_words.to(device)
         self.parameters = list(self.trained.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, training.learning_rate, weight_decay=training.weight_decay)
+        self.optimizer = _optimizer(self.parameters, training)
         self.scaler = GradScaler(device.type, enabled=training.precision == "fp16")
         self.step = 0
         self.seconds = 0.0
@@ -62,7 +81,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad()
         for batch in batches:
-            losses, output = self._accumulate_gradients(batch, len(batches))
+            losses, output = self._accumulate_gradients(batch)
         distributed.average_([p.grad for p in self.parameters if p.grad is not None])
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
@@ -71,14 +90,17 @@ class Trainer:
         self.step += 1
         return lambda: self._measurements(losses, output, norm, rate)
 
-    def _accumulate_gradients(self, batch: Batch, batches: int) -> tuple[Losses, HeadOutput]:
-        """Add the gradients of one of the step's `batches` batches to the parameters' gradients."""
+    def _accumulate_gradients(self, batch: Batch) -> tuple[Losses, HeadOutput]:
+        """Add the gradients of one of the step's batches to the parameters' gradients.
+
+        As published, the loss is divided by `accumulate` even if the step, at the end of an epoch, has fewer batches.
+        """
         with autocast(self.device, self.training.precision):
             output = self.model.head(batch.states, self.model.text_tower, self.step)
-            losses = self.model.objective(output, batch.images, batch.image_ids)
+            losses = self.model.objective(output, batch.images, batch.image_ids, self.visual_words)
         if not bool(losses.total.isfinite()):
             raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
-        torch.autograd.backward(self.scaler.scale(losses.total / batches))
+        torch.autograd.backward(self.scaler.scale(losses.total / self.training.accumulate))
         return losses, output
 
     @torch.no_grad()

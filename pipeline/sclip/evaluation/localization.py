@@ -1,0 +1,119 @@
+"""Compare the places of keywords with the times of the words that were spoken.
+
+This is keyword localisation as in Olaleye and Kamper (2021). places.py defines the peak and the span of a slot. Only
+slots whose keyword is a token of a spoken word count. Each figure is computed per utterance in %, then averaged:
+
+    located   the share of these slots whose peak is within the word's time
+    overlap   the mean over these slots of intersection / union of the span and the word's time
+    chance    the share of these slots that a peak at a random time of the utterance would locate
+
+If the word occurs several times, the best occurrence counts. `positions` says where CIF's firings fall: in which
+quarter of a word, or between words; `even` says the same of firings that are spread evenly over the utterance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sclip.evaluation.bootstrap import Bootstrap, ratio
+from sclip.evaluation.boundaries import TimedWords
+from sclip.evaluation.inference import BLOCK
+from sclip.evaluation.keywords import NO_TOKEN
+from sclip.evaluation.places import Places
+
+if TYPE_CHECKING:
+    from sclip.encoders.clip import ClipEncoder
+
+BETWEEN = "between words"
+QUARTERS = ("first quarter", "second quarter", "third quarter", "last quarter")
+
+
+@dataclass(frozen=True)
+class TimedTokens:
+    """Hold the tokens of the words of N utterances, and the times of these words."""
+
+    tokens: Tensor  # (N, W), padded with NO_TOKEN
+    times: Tensor  # (N, W, 2): start and end in seconds
+
+    @classmethod
+    def of(cls, utterances: Sequence[TimedWords], clip: "ClipEncoder") -> "TimedTokens":
+        words = sorted({word for utterance in utterances for word, _, _ in utterance})
+        tokens_of = dict(zip(words, clip.token_ids(words), strict=True))
+        tokens, times = [], []
+        for utterance in utterances:
+            pieces = [(token, start, end) for word, start, end in utterance for token in tokens_of[word]]
+            tokens.append(torch.tensor([token for token, _, _ in pieces], dtype=torch.long))
+            times.append(torch.tensor([[start, end] for _, start, end in pieces], dtype=torch.float64).view(-1, 2))
+        return cls(
+            pad_sequence(tokens, batch_first=True, padding_value=NO_TOKEN),
+            pad_sequence(times, batch_first=True, padding_value=-1.0),
+        )
+
+
+def localization(
+    tokens: Tensor,
+    valid: Tensor,
+    where: Places,
+    words: TimedTokens,
+    durations: Tensor,
+    content: Tensor,
+    pictures: Tensor,
+    bootstrap: Bootstrap,
+) -> dict[str, Any]:
+    """Return the figures for all keywords and for content words.
+
+    `tokens` (N, S) are the keywords, and `valid` (N, S) marks those that are not padding. `durations` (N,) are in
+    seconds. `content` marks those of CLIP's tokens that belong to content words.
+    """
+    everything = (tokens, valid, where.peaks, where.spans, words.tokens, words.times, durations)
+    blocks = zip(*(torch.split(tensor, BLOCK) for tensor in everything), strict=True)
+    spoken, *figures = (torch.cat(parts) for parts in zip(*(_compare(*block) for block in blocks), strict=True))
+    scores: dict[str, Any] = {}
+    for name, counted in (("all", torch.ones_like(content)), ("content", content)):
+        slots = spoken & counted[tokens]  # (N, S)
+        number = slots.sum(1)
+        scores[name] = {
+            figure: bootstrap.mean(100 * ratio((values * slots).sum(1), number), pictures, number > 0)
+            for figure, values in zip(("located", "overlap", "chance"), figures, strict=True)
+        } | {"keywords": int(number.sum())}
+    return scores
+
+
+def _compare(
+    tokens: Tensor, valid: Tensor, peaks: Tensor, spans: Tensor, spoken: Tensor, times: Tensor, durations: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return for each slot (B, S) whether its keyword is spoken, whether it is located, its overlap and its chance."""
+    is_word = (tokens[:, :, None] == spoken[:, None]) & valid[..., None]  # (B, S, W)
+    start, end = times[:, None].unbind(-1)  # (B, 1, W)
+    located = is_word & (start <= peaks[..., None]) & (peaks[..., None] <= end)
+    span_start, span_end = (edge[..., None] for edge in spans.unbind(-1))  # (B, S, 1)
+    shared = (span_end.minimum(end) - span_start.maximum(start)).clamp(min=0)
+    overlap = ratio(shared, (span_end - span_start) + (end - start) - shared) * is_word
+    chance = ((end - start) * is_word).sum(-1) / durations[:, None]
+    return is_word.any(-1), located.any(-1).double(), overlap.amax(-1), chance.clamp(max=1)
+
+
+def firing_positions(firings: Tensor, utterances: Sequence[TimedWords], durations: Tensor) -> dict[str, Any]:
+    """Return the share in % of the firings (N, S) in each quarter of a word and between words.
+
+    `firings` are times in seconds, padded with infinity.
+    """
+    found, even = (dict.fromkeys((*QUARTERS, BETWEEN), 0.0) for _ in range(2))
+    for times, words, duration in zip(firings, utterances, durations.tolist(), strict=True):
+        start, end = torch.tensor([[start, end] for _, start, end in words], dtype=torch.float64).T.contiguous()
+        finite = times[times.isfinite()]
+        word = torch.searchsorted(end, finite).clamp(max=len(end) - 1)
+        position = (finite - start[word]) / (end[word] - start[word]).clamp(min=1e-6)
+        for quarter in (4 * position).floor().tolist():
+            found[QUARTERS[int(quarter)] if 0 <= quarter < 4 else BETWEEN] += 1
+        spoken = float((end - start).sum()) / duration
+        for name in QUARTERS:
+            even[name] += len(finite) * spoken / 4
+        even[BETWEEN] += len(finite) * (1 - spoken)
+    total = max(1.0, sum(found.values()))
+    tables = {"cif": found, "even": even}
+    return {method: {name: 100 * count / total for name, count in table.items()} for method, table in tables.items()}

@@ -1,0 +1,45 @@
+"""Compute the metrics that need the times of words."""
+
+from typing import Any
+
+from sclip.encoders.clip import ClipEncoder
+from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.boundaries import References, boundary_scores
+from sclip.evaluation.inference import Predictions
+from sclip.evaluation.keywords import Lexicon
+from sclip.evaluation.localization import TimedTokens, firing_positions, localization
+from sclip.evaluation.places import Places
+from sclip.features.dataset import Dataset
+
+
+def time_metrics(
+    predictions: Predictions,
+    dataset: Dataset,
+    lexicon: Lexicon | None,
+    clip: ClipEncoder,
+    bootstrap: Bootstrap,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the parts `localization` and `boundaries` of metrics.json, as far as the model and the corpus have them.
+
+    `lexicon` describes the vocabulary of a model with keywords.
+    """
+    rows = [i for i, row in enumerate(dataset.rows) if row.words]
+    if not rows:
+        return {}
+    words = [dataset.rows[i].words or () for i in rows]
+    durations = dataset.frames[rows].double() * dataset.store.frame_seconds
+    pictures = dataset.image_index[rows]
+    metrics: dict[str, Any] = {}
+    if predictions.keywords is not None and predictions.places is not None and lexicon is not None:
+        keywords = predictions.keywords[rows]
+        tokens, timed = lexicon.ids[keywords.rows], TimedTokens.of(words, clip)
+        places = Places(predictions.places.peaks[rows], predictions.places.spans[rows])
+        metrics["localization"] = localization(
+            tokens, keywords.valid, places, timed, durations, lexicon.content, pictures, bootstrap
+        )
+    if predictions.firings is not None:
+        firings = predictions.firings[rows]
+        scores = boundary_scores(firings, durations, References.of(words), pictures, bootstrap, seed)
+        metrics["boundaries"] = scores | {"positions": firing_positions(firings, words, durations)}
+    return metrics

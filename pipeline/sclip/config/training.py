@@ -18,8 +18,7 @@ class TrainingConfig:
     vocabulary: Literal["corpus", "train"] = "train"  # the captions whose tokens can be keywords
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-8
-    optimizer: Literal["adam", "adamw"] = "adam"
-    weight_decay: float = 1e-6  # adam: part of the gradient; adamw: apart from it, and of matrices only
+    weight_decay: float = 1e-6
     gradient_clip: float = 4.0
     crop_frames: int = 320  # random crop of longer utterances; the published recipe crops 6.4 s of audio instead
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"

@@ -32,16 +32,6 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
     return training.learning_rate + decayed * (training.final_learning_rate - training.learning_rate)
 
 
-def _optimizer(parameters: Sequence[nn.Parameter], training: TrainingConfig) -> torch.optim.Optimizer:
-    """Return Adam as published, or AdamW, whose weight decay spares biases, norms, layer weights and the temperature."""
-    if training.optimizer == "adam":
-        return torch.optim.Adam(parameters, training.learning_rate, weight_decay=training.weight_decay)
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, training.learning_rate, weight_decay=training.weight_decay)
-
-
 class Trainer:
     """Hold the state that training steps change: weights, optimizer, history and best weights."""
 
@@ -61,7 +51,7 @@ class Trainer:
             model.text_tower.tower.to(device)
         self.visual_words = None if visual_words is None else visual_words.to(device)
         self.parameters = list(self.trained.parameters())
-        self.optimizer = _optimizer(self.parameters, training)
+        self.optimizer = torch.optim.Adam(self.parameters, training.learning_rate, weight_decay=training.weight_decay)
         self.scaler = GradScaler(device.type, enabled=training.precision == "fp16")
         self.step = 0
         self.seconds = 0.0

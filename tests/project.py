@@ -11,7 +11,7 @@ from sclip.cli import main
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 TINY = {
-    "base": None,
+    "base": "none",
     "recipe": "published",
     "corpus": {
         "kind": "scenes",

@@ -93,7 +93,7 @@ def test_files(tmp_path):
             r"override presets\.scene\.training\.steps: presets: no 'scene'; did you mean 's",
         ),
         ("presets.scenes.corpus.kind=5", r"presets\.scenes\.corpus\.kind: expected text, found 5"),
-        ("presets={2024: {base: null}}", "presets: expected a name in quotation marks, found 2024"),
+        ("presets={2024: {base: none}}", "presets: expected a name in quotation marks, found 2024"),
         ("run.seeds=[]", r"run\.seeds: expected at least one"),
         ("presets.scenes.features.components=-5", r"features\.components: expected at least 1, found -5"),
     ):
@@ -126,7 +126,7 @@ def test_a_preset_inherits_what_it_does_not_set_from_its_base():
             r"presets\.scenes-mfcc\.base: expected one of scenes, .*, found 'scenez'",
         ),
         (["presets.scenes-mfcc.base=scenes-random-clip"], r"base: expected one of scenes, .*, found 'scenes-random"),
-        (["presets.scenes.base=scenes-study"], r"base: expected null, because other presets inherit from scenes"),
+        (["presets.scenes.base=scenes-study"], r"base: expected none, because other presets inherit from scenes"),
         (["presets.scenes.recipe=sklip"], r"presets\.scenes\.recipe: no 'sklip'; did you mean 'sclip'\?"),
         (["presets.scenes.arch.hybird={}"], r"presets\.scenes\.arch: no 'hybird'; did you mean 'hybrid'\?"),
         (["run.architectures=[hybird]"], r"presets\.scenes\.arch: no 'hybird', which run\.architectures lists; add"),

@@ -175,7 +175,7 @@ def is_run(words: list[str]) -> bool:
 def project(tmp_path_factory):
     """Write a project with small encoders and corpora in the places that the documentation names."""
     folder = tmp_path_factory.mktemp("docs")
-    write_corpus(folder / "data/scenes-study", encoders=write_encoders(folder))
+    write_corpus(folder / "data/scenes-study-published", encoders=write_encoders(folder))
     miniature.flickr8k(folder / "data/flickr8k")
     table = [("wav", "jpg", "caption", "part", "who")]
     for part in ("train", "validation", "test"):
@@ -184,7 +184,7 @@ def project(tmp_path_factory):
         table.append((f"{part}.wav", f"{part}.jpg", "a brown dog", part, "somebody"))
     (folder / "mine/captions.tsv").write_text("\n".join(map("\t".join, table)))
     params = yaml.safe_load(params_with_readme_preset())
-    for preset in ("mine", "flickr8k-base", "scenes-study"):
+    for preset in ("mine", "flickr8k-base", "scenes-study-published"):
         params["presets"][preset] |= {key: TINY[key] for key in ("encoders", "features", "training")}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "tests").symlink_to(ROOT / "tests")

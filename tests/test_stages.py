@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.exceptions import InvalidArgumentError
 from dvc.utils.hydra import apply_overrides
+
+from sclip.config import load_params
 
 STAND_IN = """#!{python}
 import sys
@@ -108,9 +111,9 @@ README_PRESET = re.search(r"```yaml\n(.*?)```", Path("README.md").read_text(), r
     [
         ("presets.scenes.training.steps=600", [], []),  # as it is
         (
-            "presets.scenes.arch.cascaded.training.learning_rate=5e-4",
-            ["        training: {learning_rate: 1.0e-3}"],
-            ["        training: {learning_rate: 0.0005}"],
+            "presets.scenes-published.training.learning_rate=5e-4",
+            ["    training: {learning_rate: 1.0e-3}"],
+            ["    training: {learning_rate: 0.0005}"],
         ),
         ("presets.scenes.training.steps=100", ["      steps: 600"], ["      steps: 100"]),
         ("run.seeds=[0,1]", [], ["  - 1"]),
@@ -136,13 +139,24 @@ def test_dvc_changes_no_other_line_of_params(override, removed, added, tmp_path)
         assert all(line.startswith(sign + start) for line, start in zip(found, lines, strict=True))
 
 
+def test_dvc_overrides_an_inherited_setting_only_with_a_plus_sign(tmp_path):
+    shutil.copy("params.yaml", tmp_path)
+    key = "presets.scenes-mfcc.training.steps"
+    with pytest.raises(InvalidArgumentError):
+        apply_overrides(tmp_path / "params.yaml", [f"{key}=77"])
+    apply_overrides(tmp_path / "params.yaml", [f"+{key}=77"])
+    changed, before = load_params(tmp_path / "params.yaml"), load_params()
+    assert changed.preset("scenes-mfcc").training.steps == 77
+    assert changed.preset("scenes") == before.preset("scenes")
+
+
 def test_what_changed_runs_again_and_nothing_else(repository, first_run):
     assert len(first_run) == 14
     assert first_run[-1] == "report"
     assert reran(repository) == []
 
     params = repository / "params.yaml"
-    edit(params, "training: {learning_rate: 1.0e-3}", "training: {learning_rate: 2.0e-3}")
+    edit(params, "cascaded: {}", "cascaded: {training: {learning_rate: 2.0e-3}}")
     assert reran(repository) == ["train cascaded", "evaluate cascaded", "report"]
 
     edit(params, "hybrid: # Hybrid SpeechCLIP\n    head:", "hybrid: # Hybrid SpeechCLIP, changed\n    head:")

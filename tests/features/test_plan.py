@@ -38,7 +38,7 @@ def plan_preset(corpus, folder, **features):
     torch.manual_seed(0)
     encoders = Encoders(SpeechEncoderConfig("small"), ClipEncoderConfig("small"))
     config = FeaturesConfig(batch_seconds=10, **features)
-    preset = Preset(Flickr8kConfig("flickr8k", str(corpus)), encoders, config, Training(), {})
+    preset = Preset("none", Flickr8kConfig("flickr8k", str(corpus)), encoders, config, Training(), "published", {})
     speech, clip = speech_encoder(), clip_encoder()
     return make_plan(preset, folder / "manifest.jsonl", speech, clip, "cpu", Problems()), preset, speech, clip
 

@@ -23,11 +23,12 @@ from sclip.errors import UserError
 from sclip.parsing import as_table, check_keys, entry, merged, parse, parse_yaml, read_yaml
 
 BASES = ("scenes", "scenes-study", "flickr8k-base", "flickr8k-large", "spokencoco-large")  # as in dvc.yaml
+NO_BASE = "none"
 
 
 @dataclass(frozen=True)
 class Preset:
-    base: str | None  # the preset from which this one inherits
+    base: str  # the preset from which this one inherits: one of BASES, or none
     corpus: CorpusConfig
     encoders: Encoders
     features: FeaturesConfig
@@ -120,12 +121,12 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
 def _with_base(presets: Mapping[str, Any], name: str, path: str) -> Mapping[str, Any]:
     """Return a preset with the settings that it inherits. Exceptions for architectures belong to their recipe."""
     preset = as_table(presets[name], f"{path}: presets.{name}")
-    if preset.get("base") is None:
+    if preset.get("base", NO_BASE) == NO_BASE:
         return preset
     where = f"{path}: presets.{name}.base"
-    base = as_table(entry(presets, parse(Literal[BASES], preset["base"], where), where), f"{path}: presets")
+    base = as_table(entry(presets, parse(Literal[(*BASES, NO_BASE)], preset["base"], where), where), f"{path}: presets")
     if name in BASES:
-        raise UserError(f"{where}: expected null, because other presets inherit from {name}; found {preset['base']!r}")
+        raise UserError(f"{where}: expected none, because other presets inherit from {name}; found {preset['base']!r}")
     if preset.get("recipe") != base.get("recipe"):
         base = {**base, "arch": {}}
     return _inherited(base, preset)

@@ -32,7 +32,7 @@ with text.
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,13 @@ def evaluate(
     seed: int = 0,
     about: Mapping[str, str | int] | None = None,
     language: str | None = None,
+    synonyms: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
     """Write metrics.json, examples.json and words.json, and return the metrics.
 
     `about`, for example the preset and the seed, is copied into the metrics. `language` is the language of the
-    captions, if known. It selects the stop words.
+    captions, if known. It selects the stop words. `synonyms` are groups of words; one of the figures counts a group as
+    one word.
     """
     model = model.to(device).eval()
     predictions = infer(model, dataset)
@@ -105,7 +107,7 @@ def evaluate(
         **retrieval,
     }
     words: dict[str, Any] = {}
-    lexicon = _lexicon(model, language)
+    lexicon = _lexicon(model, language, synonyms)
     if predictions.keywords is not None and lexicon is not None:
         metrics["keywords"], words = _keywords(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
@@ -190,11 +192,11 @@ def distinct_texts(dataset: Dataset) -> Side:
     return Side("text", dataset.captions[list(first.values())].float(), rows, pictures)
 
 
-def _lexicon(model: SpeechCLIP, language: str | None) -> Lexicon | None:
+def _lexicon(model: SpeechCLIP, language: str | None, synonyms: Sequence[Sequence[str]]) -> Lexicon | None:
     """Describe the model's vocabulary, if it has one."""
     if model.vocabulary is None or model.head.keywords is None:
         return None
-    return Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table, language)
+    return Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table, language, synonyms)
 
 
 def _keywords(

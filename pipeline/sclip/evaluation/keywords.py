@@ -9,12 +9,14 @@ including full stops. Each figure is computed per utterance in %, then averaged 
 - precision, recall and F1 of the set of keywords against the set of the caption's tokens, including tokens that are
   not in the vocabulary. A second version counts only content words on both sides, without stop words and punctuation.
   An utterance without keywords has precision 0. A caption without content words is not counted. The stop words are
-  those of the corpus's language; if the language is not given, every word is a content word.
+  those of the corpus's language; if the language is not given, every word is a content word. For corpora whose grammar
+  has synonyms that no picture tells apart, such as small and little, a third version counts synonyms as one word.
 - duplicates: the share of slots that repeat an earlier keyword of the same utterance
 
 As a baseline, the same figures are computed for the most common tokens, which are the same for every utterance.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +56,21 @@ class Lexicon:
     nearest: Tensor  # (V, 5): the ids of the nearest tokens
     content: Tensor  # for each of CLIP's tokens: whether it is a content word or a part of one
     blocked: Tensor  # (V,)
+    synonym: Tensor | None = None  # for each of CLIP's tokens: the first of its synonyms
 
     @classmethod
-    def of(cls, vocabulary: "Vocabulary", clip: "ClipEncoder", unit_table: Tensor, language: str | None) -> "Lexicon":
-        """Describe a vocabulary. `unit_table` (V, W) has its unit embeddings, `language` is a key of STOP_WORDS."""
+    def of(
+        cls,
+        vocabulary: "Vocabulary",
+        clip: "ClipEncoder",
+        unit_table: Tensor,
+        language: str | None,
+        synonyms: Sequence[Sequence[str]] = (),
+    ) -> "Lexicon":
+        """Describe a vocabulary with the unit embeddings `unit_table` (V, W).
+
+        `language` is a key of STOP_WORDS. `synonyms` are groups of words that mean the same.
+        """
         ids = torch.tensor(vocabulary.ids)
         near = [
             (rows @ unit_table.T).topk(min(NEAREST, len(ids))).indices.cpu() for rows in torch.split(unit_table, BLOCK)
@@ -67,7 +80,7 @@ class Lexicon:
         content[[token for (token,) in clip.token_ids(excluded)]] = False
         blocked = torch.zeros(len(ids), dtype=torch.bool)
         blocked[list(vocabulary.blocked)] = True
-        return cls(ids, ids[torch.cat(near)], content, blocked)
+        return cls(ids, ids[torch.cat(near)], content, blocked, _first_synonyms(synonyms, clip) if synonyms else None)
 
     def commonest(self, like: DecodedKeywords) -> DecodedKeywords:
         """Return the most common tokens as the keywords of every utterance, as many as `like` has on average.
@@ -113,13 +126,36 @@ def matches(
     scores: dict[str, Any] = {"hit_rate": bootstrap.mean(100 * ratio(hit.sum(1).double(), keywords.lengths), pictures)}
     if by_slot:
         scores["hit_rate_of_slot"] = {str(k): bootstrap.mean(100.0 * hit[:, k], pictures) for k in range(hit.shape[1])}
-    in_caption = torch.cat([_in_captions(lexicon.ids[r], c) for r, c in _blocks(keywords.rows, captions)])
-    for name, counted in (("all", torch.ones_like(lexicon.content)), ("content", lexicon.content)):
-        counted_slots = keywords.first & counted[lexicon.ids[keywords.rows]]  # (N, S)
-        counted_tokens = (captions != NO_TOKEN) & counted[captions]  # (N, C)
-        counts = ((counted_slots & in_caption).sum(1), counted_slots.sum(1), counted_tokens.sum(1))
-        scores[name] = precision_recall(*counts, pictures, bootstrap)
+    tokens = DecodedKeywords(lexicon.ids[keywords.rows], keywords.lengths)
+    every_token = torch.ones_like(lexicon.content)
+    scores["all"] = precision_recall(*_count(tokens, captions, every_token), pictures, bootstrap)
+    scores["content"] = precision_recall(*_count(tokens, captions, lexicon.content), pictures, bootstrap)
+    if lexicon.synonym is not None:
+        tokens = DecodedKeywords(lexicon.synonym[tokens.rows], keywords.lengths)
+        captions = torch.where(captions == NO_TOKEN, NO_TOKEN, lexicon.synonym[captions])
+        counts = _count(tokens, captions, lexicon.content)
+        scores["content, synonyms as one"] = precision_recall(*counts, pictures, bootstrap)
     return scores
+
+
+def _count(tokens: DecodedKeywords, captions: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count distinct tokens (N,): keywords that are in the caption, all keywords, and all of the caption (N, C).
+
+    `counted` marks those of CLIP's tokens that count.
+    """
+    lengths = (captions != NO_TOKEN).sum(1)
+    keywords, references = tokens.first & counted[tokens.rows], DecodedKeywords(captions, lengths).first
+    in_caption = torch.cat([_in_captions(t, c) for t, c in _blocks(tokens.rows, captions)])
+    return (keywords & in_caption).sum(1), keywords.sum(1), (references & counted[captions]).sum(1)
+
+
+def _first_synonyms(synonyms: Sequence[Sequence[str]], clip: "ClipEncoder") -> Tensor:
+    """Return for each of CLIP's tokens the first of its synonyms. Words of several tokens are left out."""
+    first = torch.arange(len(clip.text_tower.table))
+    for group in synonyms:
+        tokens = [ids[0] for ids in clip.token_ids(list(group)) if len(ids) == 1]
+        first[tokens] = tokens[0]
+    return first
 
 
 def hits(keywords: DecodedKeywords, captions: Tensor, lexicon: Lexicon) -> Tensor:

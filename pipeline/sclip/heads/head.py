@@ -64,11 +64,10 @@ class SpeechHead(nn.Module):
         self.utterance_tokens = config.utterance_tokens if config.utterance else 0
         self.tokens = nn.Parameter(torch.randn(self.utterance_tokens + fixed_slots, width))
         self.attention = AttentionLayer(width, config.attention)
-        self.utterance = (
-            projection(self.utterance_tokens * width, config.utterance_hidden, sizes.joint_width, config.attention.dropout)
-            if config.utterance
-            else None
-        )
+        self.utterance: nn.Module | None = None
+        if config.utterance:
+            pooled = self.utterance_tokens * width
+            self.utterance = projection(pooled, config.utterance_hidden, sizes.joint_width, config.attention.dropout)
         self.cif: Cif | None = None
         self.keywords: KeywordBranch | None = None
         if config.keywords is not None:

@@ -18,7 +18,7 @@ from sclip.training.batches import TrainingBatches
 from sclip.training.loop import train, visual_words
 from sclip.training.trainer import Trainer
 
-STEP = TrainingConfig(batch=16, crop_frames=40, precision="fp32", warmup_steps=0, learning_rate=1e-2, steps=2)
+STEP = TrainingConfig(batch=16, crop_frames=40, precision="fp32", warmup_steps=0, learning_rate=1e-3, steps=2)
 VARIANTS = {name: {} for name in (*ARCHITECTURES, *WITH_VISUAL_WORDS)} | {
     "cascaded-cif, padding counted": {"norm_counts_padding": True}
 }

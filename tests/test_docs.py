@@ -185,7 +185,8 @@ def project(tmp_path_factory):
     (folder / "mine/captions.tsv").write_text("\n".join(map("\t".join, table)))
     params = yaml.safe_load(params_with_readme_preset())
     for preset in ("mine", "flickr8k-base", "scenes-study-published"):
-        params["presets"][preset] |= {key: TINY[key] for key in ("encoders", "features", "training")}
+        params["presets"][preset] |= {key: TINY[key] for key in ("encoders", "training")}
+        params["presets"][preset]["features"] = TINY["features"] | {"components": None}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "tests").symlink_to(ROOT / "tests")
     (folder / "results").mkdir()

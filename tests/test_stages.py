@@ -159,7 +159,7 @@ def test_what_changed_runs_again_and_nothing_else(repository, first_run):
     edit(params, "cascaded: {}", "cascaded: {training: {learning_rate: 2.0e-3}}")
     assert reran(repository) == ["train cascaded", "evaluate cascaded", "report"]
 
-    edit(params, "hybrid: # Hybrid SpeechCLIP\n    head:", "hybrid: # Hybrid SpeechCLIP, changed\n    head:")
+    edit(params, "hybrid: # Hybrid SpeechCLIP\n      head:", "hybrid: # Hybrid SpeechCLIP, changed\n      head:")
     assert reran(repository) == []
 
     edit(repository / "pipeline/sclip/evaluation/keywords.py", "NEAREST = 5", "NEAREST = 6")

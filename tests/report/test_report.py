@@ -82,6 +82,8 @@ def run_metrics(recalls: dict[str, float], cif: bool) -> dict:
         usage = {"duplicates": estimate(10.0), "distinct_tokens": 17, "per_utterance": estimate(2.5)}
         accuracy = {"hit_rate": estimate(30.0), "all": {"f1": estimate(20.0)}, "content": {"f1": estimate(15.0)}}
         metrics["keywords"] = {"model": usage | accuracy, "commonest": usage}
+        located = {"located": estimate(60.0), "overlap": estimate(35.0), "chance": estimate(12.0)}
+        metrics["localization"] = {"all": located, "content": located}
     if cif:
         scored = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
         metrics["boundaries"] = {"20ms": scored, "50ms": scored}
@@ -130,6 +132,7 @@ def test_one_seed_gives_intervals():
     assert "Not run: cascaded, cascaded-cif, hybrid, hybrid-cif." in table
     assert "## Keywords" not in table
     assert "## Word boundaries" not in table
+    assert "## Keyword localisation" not in table
 
 
 def test_word_recall_is_omitted_without_content_words():
@@ -206,6 +209,7 @@ def test_report_reads_what_evaluate_writes():
     assert cells(table, "hybrid/cascaded")[2].startswith("100.0")
     assert len(cells(table, "hybrid-cif", "Keywords")) == 7
     assert len(cells(table, "at random", "Word boundaries")) == 4
+    assert all(cell.endswith("]") for cell in cells(table, "hybrid-cif", "Keyword localisation"))
     assert not (paths.report_folder(PRESET) / "report.html.unfinished").exists()
 
 

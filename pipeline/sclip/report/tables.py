@@ -14,6 +14,7 @@ from typing import Any
 from sclip.report.results import EvaluatedRun, Results
 
 MAX_SLOT_COLUMNS = 12
+SYNONYMS_AS_ONE = "content, synonyms as one"  # a key of metrics.json
 COMMON, LISTED = 10, 8  # a listed word occurs in at least so many captions; the length of each list
 
 
@@ -111,7 +112,14 @@ def summarize(entries: Iterable[Any], places: int = 1) -> Measurement | None:
 
 def tables(results: Results) -> list[Table]:
     """Return the tables that have rows and columns."""
-    candidates = (retrieval(results), keywords(results), first_slots(results), words(results), boundaries(results))
+    candidates = (
+        retrieval(results),
+        keywords(results),
+        first_slots(results),
+        words(results),
+        localization(results),
+        boundaries(results),
+    )
     return [table for table in candidates if table.rows and table.columns]
 
 
@@ -184,11 +192,14 @@ def keywords(results: Results) -> Table:
         Column("", "hit rate"): ["hit_rate"],
         Column("", "F1, all tokens"): ["all", "f1"],
         Column("", "F1, content words"): ["content", "f1"],
+        Column("", "F1, synonyms as one"): [SYNONYMS_AS_ONE, "f1"],
         Column("", "F1, complete words"): ["words", "f1"],
         Column("", "duplicates"): ["duplicates"],
         Column("", "distinct tokens", percent=False): ["distinct_tokens"],
         Column("", "keywords per utterance", percent=False): ["per_utterance"],
     }
+    if not any(SYNONYMS_AS_ONE in run.metrics.get("keywords", {}).get("model", {}) for run in results.all_runs):
+        del keys[Column("", "F1, synonyms as one")]
     rows = []
     for arch, runs in results.runs.items():
         if "keywords" not in runs[0].metrics:
@@ -199,9 +210,10 @@ def keywords(results: Results) -> Table:
             )
     note = (
         "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
-        "caption contains one of the five nearest tokens. Complete words: neighbouring keywords that together spell a "
-        "word. The row below each architecture is a baseline: it always predicts the most frequent tokens of the "
-        f"training captions.{_content_words(results)}{_with_text(results)}"
+        "caption contains one of the five nearest tokens. Synonyms as one: words that the corpus uses with the same "
+        "meaning, such as small and little, count as one word. Complete words: neighbouring keywords that together "
+        "spell a word. The row below each architecture is a baseline: it always predicts the most frequent tokens of "
+        f"the training captions.{_content_words(results)}{_with_text(results)}"
     )
     return Table("Keywords", note, list(keys), rows)
 
@@ -263,6 +275,23 @@ def _band(start: int, below: int | None) -> str:
         return f"{start} or more captions"
     last = below - 1
     return f"{start}–{last} captions" if last > start else f"{start} caption{'s' if start > 1 else ''}"
+
+
+def localization(results: Results) -> Table:
+    figures = ("located", "overlap", "chance")
+    keys = [(group, figure) for group in ("all", "content") for figure in figures]
+    rows = [
+        TableRow(arch, [measure(runs, "localization", group, figure) for group, figure in keys], arch)
+        for arch, runs in results.runs.items()
+        if "localization" in runs[0].metrics
+    ]
+    note = (
+        "Where the keywords lie, in %, counted over keywords that are words of the caption. Located: the slot takes "
+        "most of its weight from a frame within the word. Overlap: intersection of the slot's span and the word's "
+        "time, divided by their union. Chance: what a random frame of the utterance would locate."
+    )
+    groups = {"all": "all words", "content": "content words"}
+    return Table("Keyword localisation", note, [Column(groups[group], figure) for group, figure in keys], rows)
 
 
 def boundaries(results: Results) -> Table:

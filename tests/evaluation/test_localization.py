@@ -1,0 +1,58 @@
+"""Test where keywords lie in time, by hand."""
+
+import pytest
+import torch
+from small import clip_encoder
+
+from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.localization import TimedTokens, firing_positions, localization
+from sclip.evaluation.places import Places, find_places
+
+INF = float("inf")
+
+
+def test_peak_and_span_of_a_slot():
+    weights = torch.tensor([[[0.0, 0.2, 1.0, 0.6, 0.4, 0.9, 0.0]]])
+    attended = find_places(weights, is_cif=False, frame_seconds=0.1)
+    assert attended.peaks.tolist() == [[pytest.approx(0.25)]]
+    assert attended.spans[0, 0].tolist() == pytest.approx([0.2, 0.4])  # at least half of the peak, without a gap
+    cif = find_places(weights, is_cif=True, frame_seconds=0.1)
+    assert cif.peaks.tolist() == attended.peaks.tolist()
+    assert cif.spans[0, 0].tolist() == pytest.approx([0.1, 0.6])
+    everything = find_places(torch.ones(1, 1, 4), is_cif=True, frame_seconds=0.5)
+    assert everything.spans[0, 0].tolist() == [0.0, 2.0]
+
+
+def test_figures_by_hand():
+    clip = clip_encoder()
+    words = (("a", 0.0, 0.1), ("dog", 0.1, 0.5), ("and", 0.5, 0.6), ("dog", 0.6, 1.0), ("barks", 1.0, 1.8))
+    timed = TimedTokens.of([words, (("cat", 0.0, 1.0),)], clip)
+    a, dog, snow, cat = (clip.token_ids([word])[0][0] for word in ("a", "dog", "snow", "cat"))
+    # The first utterance has a dog within the second word "dog", another outside both, "a" in place, and no snow.
+    tokens, valid = torch.tensor([[dog, dog, a, snow], [cat, cat, cat, cat]]), torch.ones(2, 4, dtype=torch.bool)
+    valid[1] = False
+    peaks = torch.tensor([[0.7, 1.5, 0.05, 0.7], [0.5, 0.5, 0.5, 0.5]], dtype=torch.float64)
+    spans = torch.tensor([[[0.6, 1.0], [1.4, 1.6], [0.0, 0.2], [0.6, 1.0]], [[0.0, 1.0]] * 4], dtype=torch.float64)
+    content = torch.ones(len(clip.text_tower.table), dtype=torch.bool)
+    content[a] = False
+    durations, pictures = torch.tensor([2.0, 1.0], dtype=torch.float64), torch.tensor([0, 1])
+    figures = localization(
+        tokens, valid, Places(peaks, spans), timed, durations, content, pictures, Bootstrap(2, seed=0)
+    )
+    # The second utterance has no valid slot and does not count.
+    assert (figures["all"]["keywords"], figures["content"]["keywords"]) == (3, 2)
+    assert figures["all"]["located"]["value"] == pytest.approx(100 * 2 / 3)
+    assert figures["content"]["located"]["value"] == pytest.approx(50)
+    assert figures["content"]["overlap"]["value"] == pytest.approx(50)  # 1 for the first dog, 0 for the second
+    assert figures["all"]["overlap"]["value"] == pytest.approx(100 * (1 + 0 + 0.5) / 3)
+    assert figures["content"]["chance"]["value"] == pytest.approx(40)  # both words "dog", 0.8 of 2 s
+
+
+def test_positions_of_firings():
+    words = ((("one", 0.0, 0.4), ("two", 0.6, 1.0)),)
+    firings = torch.tensor([[0.05, 0.35, 0.5, 0.75, 1.2, INF]], dtype=torch.float64)
+    positions = firing_positions(firings, words, torch.tensor([1.6], dtype=torch.float64))
+    expected = {"first quarter": 20, "second quarter": 20, "third quarter": 0, "last quarter": 20, "between words": 40}
+    assert positions["cif"] == pytest.approx(expected)
+    assert positions["even"]["between words"] == pytest.approx(50)
+    assert sum(positions["even"].values()) == pytest.approx(100)

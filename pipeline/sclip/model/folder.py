@@ -1,5 +1,6 @@
 """The configuration of a model folder, and checks of its files."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ MAX_MODELS = 5  # models in an error
 class EncoderReference:
     """An encoder in a model folder's config.json."""
 
-    name: str | None  # a hub repo, a tag or a path; None: the encoder is in the model folder
+    # A hub repo, a tag, a path, or `../FOLDER` for a folder next to the model folder; None: it is in the model folder.
+    name: str | None
     revision: str | None
     hash: str  # of weights and configuration
     normalize_waveform: bool | None = None
@@ -59,6 +61,20 @@ def read_config(folder: Path) -> ModelConfig:
     if found not in (FORMAT, FORMAT_1):
         raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
     return parse(ModelConfig, data, str(path))
+
+
+def encoder_path(name: str | None, inside: str, folder: Path, *, from_hub: bool) -> str | None:
+    """Return the path of an encoder that lies in or next to a model folder, or None if `name` says where it is."""
+    if name is None:
+        return str(folder / inside)
+    if not name.startswith("../"):
+        return None
+    if from_hub or not re.fullmatch(r"\.\./[\w-][\w.-]*", name):
+        raise UserError(
+            f"{folder / CONFIG_FILE}: encoder {name!r}: expected the name of a folder next to a local model folder, "
+            "such as ../mini-clip"
+        )
+    return str(folder.parent / name.removeprefix("../"))
 
 
 def check_files(folder: Path, config: ModelConfig) -> None:

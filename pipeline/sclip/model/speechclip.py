@@ -36,6 +36,7 @@ from sclip.model.folder import (
     EncoderReference,
     ModelConfig,
     check_files,
+    encoder_path,
     read_config,
 )
 from sclip.objective import Objective
@@ -311,13 +312,14 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> SpeechCLIP:
     """Load a model folder, or a hub repo that holds one."""
-    folder, _ = find_folder(str(name), revision, REPO_FILES)
+    folder, commit = find_folder(str(name), revision, REPO_FILES)
     config = read_config(folder)
     check_files(folder, config)
-    speech = _open_speech(config.speech_encoder, folder)
-    clip = _open_clip(config.clip_encoder, folder)
+    speech = _open_speech(config.speech_encoder, folder, from_hub=commit is not None)
+    clip = _open_clip(config.clip_encoder, folder, from_hub=commit is not None)
     vocabulary = Vocabulary.load(folder / VOCABULARY_FILE) if config.head.keywords else None
-    inside = config.speech_encoder.name is None
+    # A copy of the model must not depend on the folders around this one.
+    inside = encoder_path(config.speech_encoder.name, "speech", folder, from_hub=commit is not None) is not None
     try:
         model = SpeechCLIP(config.arch, config.architecture, speech, clip, vocabulary, config.origin, inside)
     except UserError as error:
@@ -330,14 +332,16 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     return model.to(device)
 
 
-def _open_speech(reference: EncoderReference, folder: Path) -> AnySpeechEncoder:
-    name = str(folder / "speech") if reference.name is None else reference.name
+def _open_speech(reference: EncoderReference, folder: Path, *, from_hub: bool) -> AnySpeechEncoder:
+    path = encoder_path(reference.name, "speech", folder, from_hub=from_hub)
+    name = path or str(reference.name)
     config = SpeechEncoderConfig(name, reference.revision, reference.normalize_waveform)
     return _checked(open_speech(config), reference)
 
 
-def _open_clip(reference: EncoderReference, folder: Path) -> ClipEncoder:
-    name = f"local-dir:{folder / 'clip'}" if reference.name is None else reference.name
+def _open_clip(reference: EncoderReference, folder: Path, *, from_hub: bool) -> ClipEncoder:
+    path = encoder_path(reference.name, "clip", folder, from_hub=from_hub)
+    name = str(reference.name) if path is None else f"local-dir:{path}"
     return _checked(ClipEncoder.from_pretrained(name, reference.revision), reference)
 
 

@@ -132,7 +132,7 @@ def test_a_preset_inherits_what_it_does_not_set_from_its_base():
         (["run.architectures=[hybird]"], r"presets\.scenes\.arch: no 'hybird', which run\.architectures lists; add"),
         (
             ["run.presets=[mine]", "presets={mine: {base: scenes, recipe: sclip, corpus: {}}}"],
-            r"presets\.mine: no 'encoders', which dvc\.yaml follows for run\.presets; add `encoders: \{\}`",
+            r"presets\.mine: no key 'encoders'; dvc\.yaml follows this key .* add `encoders: \{\}`",
         ),
     ],
 )

@@ -7,11 +7,11 @@ to the mean of the training images. Tokens that fit every image equally have an 
 - Retrieval: the keywords of an utterance must tell its image from the other images of the batch. A slot that is the
   token v with probability p(v) has the evidence sum_v p(v) P(n | v) / P(n) for an image n. The slots of an utterance
   are independent witnesses, so the score of an image is the sum of the logarithms of their evidence. The loss is the
-  contrastive loss of these scores. Each sound therefore becomes the token whose images are those of the sound, and a
-  sound that tells nothing becomes a token that fits every image.
+  contrastive loss of these scores. So each sound becomes the token that fits the same images, and a sound
+  that carries no information becomes a token that fits every image.
 - Balance: without it, several sounds become the same few tokens, such as singular and plural. The loss is the KL
   divergence of the mean distribution of a batch's slots from the square roots of the tokens' counts in the training
-  captions. Counts say how common a word is. They do not say which utterance has it.
+  captions, each plus 1. Counts say how common a word is. They do not say which utterance has it.
 
 The idea that a vision model labels images with words, and that speech is trained with these labels, is from Kamper,
 Settle, Shakhnarovich and Livescu (2017), "Visually grounded learning of keyword prediction from untranscribed speech",

@@ -76,7 +76,9 @@ device_option = click.option(
     callback=_check_device,
     help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.",
 )
-arch_option = click.option("--arch", required=True, help="A key of `arch` in params.yaml, such as cascaded-cif.")
+arch_option = click.option(
+    "--arch", required=True, help="An architecture of the preset's recipe in params.yaml, such as cascaded-cif."
+)
 seed_option = click.option(
     "--seed",
     type=int,

@@ -121,7 +121,7 @@ class ObjectiveConfig:
     cascaded: float = 0.0  # contrastive: keyword vectors and pictures
     quantity: float = 0.0  # CIF: the difference between the sum of its weights and the target length
     visual_words: float = 0.0  # keywords: each slot's token must fit the image; see visual_words.py
-    token_balance: float = 0.0  # keywords: the use of tokens must be like their frequency in captions
+    token_balance: float = 0.0  # keywords: the use of tokens must follow their counts in captions
     temperature: float = 0.07  # the start value, or the fixed value
     learn_temperature: bool = True
     margin: float = 0.0  # subtracted from the scores of matching pairs

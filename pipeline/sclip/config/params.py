@@ -1,7 +1,8 @@
 """All of params.yaml, read and checked before anything runs.
 
 A preset is an experiment: a corpus, two encoders, how features are stored, how heads are trained, a recipe, and
-exceptions for single architectures. A preset with a `base` inherits all settings that it does not set itself. DVC does
+exceptions for single architectures. A preset with a `base` inherits all settings that it does not set itself, with two
+exceptions (see `_with_base` and `_inherited`). DVC does
 not know this rule, so dvc.yaml follows the keys of a preset and those of all BASES, and these keys must exist.
 A recipe has a head and losses for each architecture. `Params.experiment` combines a preset and an architecture.
 """
@@ -157,7 +158,9 @@ def _check_keys_of_dvc(written: Mapping[str, Any], architectures: Sequence[str],
     """Check that a preset that DVC runs has every key that dvc.yaml names, even where it inherits all of the value."""
     for key in ("corpus", "encoders", "features", "training", "arch"):
         if key not in written:
-            raise UserError(f"{where}: no {key!r}, which dvc.yaml follows for run.presets; add `{key}: {{}}`")
+            raise UserError(
+                f"{where}: no key {key!r}; dvc.yaml follows this key of every preset in run.presets; add `{key}: {{}}`"
+            )
     for arch in architectures:
         if arch not in written["arch"]:
             raise UserError(f"{where}.arch: no {arch!r}, which run.architectures lists; add `{arch}: {{}}`")

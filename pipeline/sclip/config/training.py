@@ -8,7 +8,7 @@ from sclip.config.checks import require
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The training. The defaults are the published recipe: Adam, linear warm-up, linear decay."""
+    """The training. The defaults are the published ones, except for the vocabulary."""
 
     steps: int = 50_000
     warmup_steps: int = 5_000

@@ -21,14 +21,14 @@ from sclip.errors import UserError
 
 SAMPLE_RATE = 16_000
 HIGHEST_RATE = 384_000
-# Attention takes memory by the square of the length. The longest recording of the published corpora has 323.5 s.
+# Attention needs memory for the square of the length. The longest recording of the published corpora is 323.5 s long.
 LONGEST_SECONDS = 360.0
-MISSING_SECONDS = 0.1  # a header may be off by so much
-UNKNOWN_LENGTH = 2**40  # samples; headers say more than this where the writer did not know
+MISSING_SECONDS = 0.1  # a header may be wrong by this much
+UNKNOWN_LENGTH = 2**40  # samples; a header with a larger number means that the writer did not know the length
 SILENCE = 1e-4  # between the highest and the lowest sample
 BLOCK = 2**16  # samples of each channel that are decoded at a time
-# The interpolating filter is torchaudio's default: a sinc cut off by a Hann window after so many zero crossings, at so
-# much of the lower of the two Nyquist frequencies.
+# The interpolating filter is torchaudio's default: a sinc with a Hann window over this number of zero crossings on each
+# side. ROLLOFF is its cutoff as a share of the lower of the two Nyquist frequencies.
 ZERO_CROSSINGS, ROLLOFF = 6, 0.99
 
 Samples = NDArray[np.float32]
@@ -45,7 +45,7 @@ def read_audio(path: str | Path) -> Tensor:
             blocks = [np.empty(0, np.float32)]
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 blocks.append(block.mean(1))
-    except (OSError, RuntimeError, TypeError) as error:  # the last of a file that is named .raw
+    except (OSError, RuntimeError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
         raise UserError(f"{name}: cannot be read: {error}") from None
     samples = np.concatenate(blocks)
     if claimed - len(samples) > MISSING_SECONDS * rate:

@@ -1,8 +1,8 @@
-"""MFCCs in place of a speech encoder, as a baseline: what a head learns from them is not owed to pre-training.
+"""MFCCs in place of a speech encoder, as a baseline without pre-training.
 
-16 MFCCs (25 ms windows every 10 ms, 40 mel bands) with their first and second differences, each to zero mean and unit
-variance over the utterance; two 10-ms frames side by side make one of 50 a second. An utterance's frames do not
-depend on its batch.
+There are 16 MFCCs (25 ms windows every 10 ms, 40 mel bands) with their first and second differences. Each is normalised
+to zero mean and unit variance over the utterance. Two neighbouring frames of 10 ms form one of 20 ms. The frames of an
+utterance do not depend on its batch.
 """
 
 import json
@@ -43,7 +43,7 @@ class MfccEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.source = Source(NAME)
-        # A logarithm of its own: torchaudio's decibels are cut at the loudest of the batch.
+        # Without log_mels, torchaudio clips decibels relative to the loudest frame of the batch.
         self.mfcc = MFCC(
             SAMPLE_RATE,
             COEFFICIENTS,

@@ -43,17 +43,17 @@ from sclip.tensors import save_tensors
 FAMILY = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel, "data2vec-audio": Data2VecAudioModel}
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
-# A checkpoint may lack this: only pre-training reads it.
+# A checkpoint may lack this tensor, because only pre-training reads it.
 UNREAD = {"masked_spec_embed"}
 
 
 class _Batch(NamedTuple):
-    first_lengths: list[int]  # behind the first convolution
+    first_lengths: list[int]  # after the first convolution
     valid: Tensor  # (B, T)
 
 
 # One for each thread: several threads may encode at the same time.
-_AT_HAND: ContextVar[_Batch] = ContextVar("the batch at hand")
+_CURRENT_BATCH: ContextVar[_Batch] = ContextVar("the current batch")
 
 
 class ValidGroupNorm(nn.Module):
@@ -71,7 +71,7 @@ class ValidGroupNorm(nn.Module):
         own norm reads it once, masked sums read it nine times.
         """
         normed = torch.zeros_like(x)
-        for row, out, length in zip(x, normed, _AT_HAND.get().first_lengths, strict=True):
+        for row, out, length in zip(x, normed, _CURRENT_BATCH.get().first_lengths, strict=True):
             out[:, :length] = F.group_norm(row[None, :, :length], len(row), self.weight, self.bias, self.eps)[0]
         return normed
 
@@ -163,21 +163,21 @@ class SpeechEncoder(nn.Module):
         device = self.model.device
         waveforms = [w.to(device, torch.float32) for w in waveforms]
         if self.normalize_waveform:
-            # The variance's 1e-5 is how the encoders were trained; it counts in quiet recordings.
+            # layer_norm adds 1e-5 to the variance, as in the encoders' training. This matters for quiet recordings.
             waveforms = [F.layer_norm(w, w.shape) for w in waveforms]
         samples = torch.tensor([len(w) for w in waveforms], device=device)
         batch = pad_sequence(waveforms, batch_first=True)  # (B, N)
         lengths = self.frames(samples)
         kernel, stride = self.model.config.conv_kernel[0], self.model.config.conv_stride[0]
         first_lengths = [(len(w) - kernel) // stride + 1 for w in waveforms]
-        _AT_HAND.set(_Batch(first_lengths, valid_mask(lengths, int(lengths.max()))))
+        _CURRENT_BATCH.set(_Batch(first_lengths, valid_mask(lengths, int(lengths.max()))))
         mask = valid_mask(samples, batch.shape[1]).long()
         hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
 
     def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         """(B, D, T) -> (B, D, T)"""
-        return (arguments[0] * _AT_HAND.get().valid[:, None],)
+        return (arguments[0] * _CURRENT_BATCH.get().valid[:, None],)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights and of the configuration that computes with them."""

@@ -1,7 +1,7 @@
-"""Train a head on stored hidden states and picture vectors, with the published recipe and with resumable runs.
+"""Train a head on hidden states and picture vectors, in runs that can be interrupted and resumed.
 
-- The optimizer is Adam, with linear warm-up from 0, linear decay, and gradients clipped by their norm.
-- A step runs the head, the losses and CLIP's text tower. It does not run the speech encoder.
+- The optimizer is Adam, with linear warm-up, linear decay, and gradients clipped by their norm.
+- A step runs the head, the losses and CLIP's text tower. It runs the speech encoder only if nothing is stored.
 - **A run that is killed at any moment and started again gives the result of an uninterrupted run**, on a CPU bit for
   bit. Everything random in a step follows from (seed, step), and the checkpoint holds everything else.
 - The trained model has the weights with the best mean R@10 on the development split. The score is that of the branch

@@ -1,4 +1,4 @@
-"""One training step, the trial of the development split, and the state that a checkpoint holds."""
+"""One training step, the evaluation of the development split, and the state that a checkpoint holds."""
 
 import math
 from collections.abc import Callable, Sequence

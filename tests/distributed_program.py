@@ -15,7 +15,7 @@ from sclip.errors import Problems
 from sclip.evaluation.evaluate import evaluate
 from sclip.features import extract
 from sclip.training.batches import TrainingBatches
-from sclip.training.loop import train, visual_words
+from sclip.training.loop import open_visual_words, train
 from sclip.training.trainer import Trainer
 
 STEP = TrainingConfig(batch=16, crop_frames=40, precision="fp32", warmup_steps=0, learning_rate=1e-3, steps=2)
@@ -37,7 +37,7 @@ def train_two_steps(corpus: Path, variant: str) -> dict[str, torch.Tensor]:
     if changes:
         trained.head.keywords.norm.counts_padding = changes["norm_counts_padding"]
     data = open_split(corpus, "train")
-    trainer = Trainer(trained, STEP, 0, torch.device("cpu"), visual_words(data, trained))
+    trainer = Trainer(trained, STEP, 0, torch.device("cpu"), open_visual_words(data, trained))
     batches = TrainingBatches(data, STEP, 0, pin=False)
     results = {"loss": torch.tensor(trainer.train_step([batches.read(0)])()["train/loss/total"])}
     for name, parameter in trainer.trained.named_parameters():

@@ -1,5 +1,9 @@
 """Small encoders and models in the real ones' formats, drawn at random."""
 
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
 import open_clip
 import torch
 from transformers import HubertConfig, HubertModel
@@ -42,7 +46,11 @@ def clip_encoder() -> ClipEncoder:
 
 
 def small_vocabulary(clip: ClipEncoder) -> Vocabulary:
-    return Vocabulary.from_captions(CAPTIONS, clip)
+    return vocabulary_of(CAPTIONS, clip)
+
+
+def vocabulary_of(captions: Iterable[str], clip: ClipEncoder) -> Vocabulary:
+    return Vocabulary.from_counts(Counter(itertools.chain.from_iterable(clip.token_ids(captions))), clip)
 
 
 def model(arch: str, seed: int = 0) -> SpeechCLIP:

@@ -129,7 +129,7 @@ def test_a_preset_inherits_what_it_does_not_set_from_its_base():
         (["presets.scenes.base=scenes-study"], r"base: expected none, because other presets inherit from scenes"),
         (["presets.scenes.recipe=sklip"], r"presets\.scenes\.recipe: no 'sklip'; did you mean 'sclip'\?"),
         (["presets.scenes.arch.hybird={}"], r"presets\.scenes\.arch: no 'hybird'; did you mean 'hybrid'\?"),
-        (["run.architectures=[hybird]"], r"presets\.scenes\.arch: no 'hybird', which run\.architectures lists; add"),
+        (["run.architectures=[hybird]"], r"recipes\.published, for run\.architectures: no 'hybird'; did you"),
         (
             ["run.presets=[mine]", "presets={mine: {base: scenes, recipe: sclip, corpus: {}}}"],
             r"presets\.mine: no key 'encoders'; dvc\.yaml follows this key .* add `encoders: \{\}`",
@@ -150,6 +150,17 @@ def test_dvc_follows_the_presets_that_others_inherit_from():
             section = key.removeprefix("presets.${item.preset}.")
             if section not in ("base", "recipe"):
                 assert {f"presets.{base}.{section}" for base in BASES} <= set(followed)
+
+
+def test_dvc_runs_only_what_dvc_yaml_follows(tmp_path):
+    params = yaml.safe_load(PARAMS.read_text())
+    params["recipes"]["mine"] = params["recipes"]["sclip"]
+    params["presets"]["scenes"]["recipe"] = "mine"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(UserError, match=r"presets\.scenes\.recipe: dvc\.yaml follows the recipes published and sclip"):
+        load_params(tmp_path / "params.yaml")
+    assert load_params(tmp_path / "params.yaml", ["run.presets=[scenes-mfcc]"]).preset("scenes").recipe == "mine"
+    assert load_params(PARAMS, ["+presets.scenes-mfcc.training.steps=77"]).preset("scenes-mfcc").training.steps == 77
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from sclip.heads.keywords import Keywords
 from sclip.heads.vocabulary import Vocabulary
 
 LEAST_EVIDENCE = 0.05  # no word makes an image impossible: an image has more than one name, and CLIP errs
-SMALLEST = 1e-9
+SMALLEST = 1e-9  # keeps the logarithm of a token that is never used finite
 
 
 class VisualWords(nn.Module):
@@ -52,7 +52,7 @@ class VisualWords(nn.Module):
         self.register_buffer("prior", prior / prior.sum(), persistent=False)  # (V,)
 
     def evidence(self, images: Tensor) -> Tensor:
-        """Return the evidence of each token for each image: (N, J) -> (N, V)."""
+        """Return the evidence of each token for training images: (N, J) -> (N, V). It is at most their number."""
         scores = self.scale * F.normalize(images.float(), dim=-1) @ self.vectors.T - self.log_mean
         return LEAST_EVIDENCE + (1 - LEAST_EVIDENCE) * scores.exp()
 
@@ -64,7 +64,7 @@ class VisualWords(nn.Module):
         assert keywords.probabilities is not None
         with torch.autocast(images.device.type, enabled=False):
             slots = keywords.probabilities @ self.evidence(images).T  # (B, S, N)
-            scores = (slots.clamp(min=SMALLEST).log() * keywords.embeddings.valid[..., None]).sum(1)  # (B, N)
+            scores = (slots.log() * keywords.embeddings.valid[..., None]).sum(1)  # (B, N)
             return symmetric_cross_entropy(distributed.gather_rows(scores), ids)
 
     def balance_loss(self, keywords: Keywords) -> Tensor:

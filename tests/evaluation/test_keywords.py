@@ -66,13 +66,12 @@ def test_collapsed_keywords_score_like_the_baseline():
 def test_function_words_and_full_stops_are_not_content_words(monkeypatch):
     """Use captions of CLIP's tokenizer. The size of the blocks must not change the scores."""
     from small import CAPTIONS as TEXTS
-    from small import clip_encoder
+    from small import clip_encoder, vocabulary_of
 
     from sclip.evaluation import keywords
-    from sclip.heads.vocabulary import Vocabulary
 
     clip = clip_encoder()
-    vocabulary = Vocabulary.from_captions(TEXTS, clip)
+    vocabulary = vocabulary_of(TEXTS, clip)
     table = torch.nn.functional.normalize(clip.text_tower.table[list(vocabulary.ids)], dim=-1)
     lexicon = Lexicon.of(vocabulary, clip, table, "en")
     assert torch.equal(lexicon.nearest[:, 0], lexicon.ids)

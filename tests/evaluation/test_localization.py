@@ -6,7 +6,7 @@ from small import clip_encoder
 
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.localization import TimedTokens, firing_positions, localization
-from sclip.evaluation.places import Places, find_places
+from sclip.heads.places import Places, find_places
 
 INF = float("inf")
 
@@ -50,7 +50,7 @@ def test_figures_by_hand():
 
 def test_positions_of_firings():
     words = ((("one", 0.0, 0.4), ("two", 0.6, 1.0)),)
-    firings = torch.tensor([[0.05, 0.35, 0.5, 0.75, 1.2, INF]], dtype=torch.float64)
+    firings = torch.tensor([[0.05, 0.4, 0.5, 0.75, 1.2, INF]], dtype=torch.float64)  # 0.4: the end of a word
     positions = firing_positions(firings, words, torch.tensor([1.6], dtype=torch.float64))
     expected = {"first quarter": 20, "second quarter": 20, "third quarter": 0, "last quarter": 20, "between words": 40}
     assert positions["cif"] == pytest.approx(expected)

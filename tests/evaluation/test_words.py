@@ -5,13 +5,12 @@ import random
 import pytest
 import torch
 from small import CAPTIONS as TEXTS
-from small import clip_encoder
+from small import clip_encoder, vocabulary_of
 
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import DecodedKeywords
 from sclip.evaluation.keywords import Lexicon, caption_tokens, hits
 from sclip.evaluation.words import NO_WORD, WordComparison, study, word_codes
-from sclip.heads.vocabulary import Vocabulary
 
 LONG = "a cockatoo sings"  # "cockatoo" is three tokens
 
@@ -23,7 +22,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def lexicon(clip):
-    vocabulary = Vocabulary.from_captions([*TEXTS, LONG], clip)
+    vocabulary = vocabulary_of([*TEXTS, LONG], clip)
     table = torch.nn.functional.normalize(clip.text_tower.table[list(vocabulary.ids)], dim=-1)
     return Lexicon.of(vocabulary, clip, table, "en")
 

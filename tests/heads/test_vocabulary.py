@@ -1,7 +1,7 @@
 """The vocabulary that is made of a corpus's captions."""
 
 import pytest
-from small import CAPTIONS, clip_encoder
+from small import CAPTIONS, clip_encoder, vocabulary_of
 
 from sclip.errors import UserError
 from sclip.heads.vocabulary import Vocabulary
@@ -9,7 +9,7 @@ from sclip.heads.vocabulary import Vocabulary
 
 def test_a_vocabulary_has_the_special_tokens_and_those_of_the_captions(tmp_path):
     clip = clip_encoder()
-    vocabulary = Vocabulary.from_captions([*CAPTIONS, "dog !^ dog"], clip)
+    vocabulary = vocabulary_of([*CAPTIONS, "dog !^ dog"], clip)
     special = [0, 49406, 49407]
     assert list(vocabulary.ids[:3]) == special
     assert vocabulary.blocked == (0, 1, 2)
@@ -24,7 +24,7 @@ def test_a_vocabulary_has_the_special_tokens_and_those_of_the_captions(tmp_path)
 
 def test_captions_without_words_and_bad_files_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="the captions have no words"):
-        Vocabulary.from_captions(["", " "], clip_encoder())
+        vocabulary_of(["", " "], clip_encoder())
     (tmp_path / "vocabulary.json").write_text('{"ids": [1]}')
     for name, message in (("vocabulary.json", "not a vocabulary: KeyError"), ("none.json", "no such file")):
         with pytest.raises(UserError, match=message):

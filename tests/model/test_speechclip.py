@@ -12,14 +12,13 @@ import soundfile
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small import ARCHITECTURES, CAPTIONS, CLIP_CONFIG, model, recordings, speech_encoder
+from small import ARCHITECTURES, CAPTIONS, CLIP_CONFIG, model, recordings, speech_encoder, vocabulary_of
 
 import sclip
 from sclip.encoders.audio import as_waveform
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.files import file_digest
-from sclip.heads.vocabulary import Vocabulary
 
 SHORT_CONTEXT = CLIP_CONFIG | {"text_cfg": CLIP_CONFIG["text_cfg"] | {"context_length": 12}}
 RECORDINGS = recordings(16000, 400, 9000, 12345)
@@ -151,7 +150,7 @@ def test_keywords_that_do_not_fit_are_named(folder, caplog):
     """75 of them, or as many as CLIP's text tower has positions for."""
     loaded = sclip.load(folder)
     short = ClipEncoder.from_tensors(SHORT_CONTEXT, open_clip.CLIP(**SHORT_CONTEXT).state_dict(), "short")
-    vocabulary = Vocabulary.from_captions(CAPTIONS, short)
+    vocabulary = vocabulary_of(CAPTIONS, short)
     for built, most in (
         (loaded, 75),
         (sclip.SpeechCLIP("hybrid-cif", loaded.architecture, loaded.speech, short, vocabulary), 10),

@@ -243,7 +243,7 @@ def test_model_folder_is_on_the_disk_before_the_checkpoint_is_deleted(corpus, tm
 def first_row(corpus, arch, precision, device=CPU):
     training = dataclasses.replace(SHORT, precision=precision, warmup_steps=0)
     data, trained_model = open_split(corpus, "train"), model(arch)
-    words = loop.visual_words(data, trained_model)
+    words = loop.open_visual_words(data, trained_model)
     trainer = Trainer(trained_model, training, 0, device, words)
     batches = TrainingBatches(data, training, 0, pin=device.type == "cuda")
     row = trainer.train_step([batches.read(0).to(device)])()

@@ -9,9 +9,7 @@ from sclip.errors import Problems, UserError
 
 
 @click.command("evaluate")
-@click.option(
-    "--arch", help="An architecture of the preset's recipe, such as cascaded-cif. Needed unless --model is given."
-)
+@click.option("--arch", help="An architecture, such as cascaded-cif. Needed unless --model is given.")
 @click.option(
     "--model",
     "folder",

@@ -46,7 +46,7 @@ class CifConfig:
     threshold: float = 1.0  # a slot fires when the sum of the weights since the last firing reaches it
     tail: float = 0.5  # evaluation: a remaining sum of at least this fires one more slot
     max_slots: int = 75
-    frames_per_slot: int = 20  # decides the target in training; 20 frames of 20 ms are 2.5 slots a second
+    frames_per_slot: int = 20  # of the attention layer; decides the target in training (20 of 20 ms: 2.5 a second)
     scaled_steps: int = 5000  # in this many first steps, training scales the weights so that they meet the target
     convolves_padding: bool = False  # as published: an utterance's last weight depends on its batch
 

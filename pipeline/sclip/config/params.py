@@ -25,6 +25,7 @@ from sclip.parsing import as_table, check_keys, entry, merged, parse, parse_yaml
 
 BASES = ("scenes", "scenes-study", "flickr8k-base", "flickr8k-large", "spokencoco-large")  # as in dvc.yaml
 NO_BASE = "none"
+RECIPES = ("published", "sclip")  # as in dvc.yaml
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Params(_ParamsFile):
 def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
     """Read and check params.yaml.
 
-    An override is KEY=VALUE, as in `dvc exp run -S`: a full key with dots, and a value in YAML.
+    An override is KEY=VALUE, as in `dvc exp run -S`: a full key with dots, and a value in YAML. DVC needs a + before a
+    key that the file does not have; here it has no effect.
     """
     path = Path(path)
     data = read_yaml(path)
@@ -112,7 +114,7 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     for name in file.presets:
         _check_preset(file, name, f"{path}: presets.{name}")
         if name in file.run.presets:
-            _check_keys_of_dvc(written[name], file.run.architectures, f"{path}: presets.{name}")
+            _check_keys_of_dvc(written, name, file, f"{path}: presets.{name}")
         preset, recipe = data["presets"][name], data["recipes"][file.presets[name].recipe]
         where = f"{path}: presets.{name}"
         experiments[name] = {arch: _experiment(recipe[arch], preset, arch, where) for arch in recipe}
@@ -128,7 +130,9 @@ def _with_base(presets: Mapping[str, Any], name: str, path: str) -> Mapping[str,
     base = as_table(entry(presets, parse(Literal[(*BASES, NO_BASE)], preset["base"], where), where), f"{path}: presets")
     if name in BASES:
         raise UserError(f"{where}: expected none, because other presets inherit from {name}; found {preset['base']!r}")
-    if preset.get("recipe") != base.get("recipe"):
+    if "recipe" not in preset:
+        raise UserError(f"{path}: presets.{name}.recipe: missing")
+    if preset["recipe"] != base.get("recipe"):
         base = {**base, "arch": {}}
     return _inherited(base, preset)
 
@@ -154,16 +158,27 @@ def _check_preset(file: _ParamsFile, name: str, where: str) -> None:
         raise UserError(f"{where}.corpus.path: `make-corpus` writes {manifest}; move your manifest to another path")
 
 
-def _check_keys_of_dvc(written: Mapping[str, Any], architectures: Sequence[str], where: str) -> None:
-    """Check that a preset that DVC runs has every key that dvc.yaml names, even where it inherits all of the value."""
+def _check_keys_of_dvc(presets: Mapping[str, Any], name: str, file: _ParamsFile, where: str) -> None:
+    """Check that every key exists that dvc.yaml names for a preset in run.presets, even if its value is inherited."""
     for key in ("corpus", "encoders", "features", "training", "arch"):
-        if key not in written:
+        if key not in presets[name]:
             raise UserError(
                 f"{where}: no key {key!r}; dvc.yaml follows this key of every preset in run.presets; add `{key}: {{}}`"
             )
-    for arch in architectures:
-        if arch not in written["arch"]:
-            raise UserError(f"{where}.arch: no {arch!r}, which run.architectures lists; add `{arch}: {{}}`")
+    if file.presets[name].recipe not in RECIPES:
+        raise UserError(
+            f"{where}.recipe: dvc.yaml follows the recipes {' and '.join(RECIPES)}, found "
+            f"{file.presets[name].recipe!r}; change one of the two, or start the commands without DVC"
+        )
+    for arch in file.run.architectures:
+        for recipe in RECIPES:
+            entry(file.recipes[recipe], arch, f"{where.partition(':')[0]}: recipes.{recipe}, for run.architectures")
+        for preset in (name, *(base for base in BASES if base in presets)):
+            if arch not in presets[preset].get("arch", {}):
+                raise UserError(
+                    f"{where.rpartition('.')[0]}.{preset}.arch: no {arch!r}, which run.architectures lists; "
+                    f"add `{arch}: {{}}`"
+                )
 
 
 def _experiment(architecture: Mapping[str, Any], preset: Mapping[str, Any], arch: str, where: str) -> Experiment:
@@ -179,7 +194,7 @@ def _experiment(architecture: Mapping[str, Any], preset: Mapping[str, Any], arch
 
 def _override(data: Any, override: str) -> Any:
     """Apply an override to the plain data of params.yaml."""
-    key, equals, value = override.partition("=")
+    key, equals, value = override.removeprefix("+").partition("=")
     if not equals:
         raise UserError(f"override {override!r}: expected KEY=VALUE")
     nested = parse_yaml(value, f"override {key}")

@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from sclip import distributed
 from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
-from sclip.evaluation.places import Places, find_places
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
+from sclip.heads.places import Places
 from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import Padded, even_batches, valid_mask
 
@@ -75,10 +75,9 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
         if output.keywords is not None:
             rows[indices, : output.keywords.rows.shape[1]] = output.keywords.rows.cpu()
             lengths[indices] = output.keywords.embeddings.lengths.cpu()
-            assert output.slot_weights is not None
-            found = find_places(output.slot_weights, head.cif is not None, model.frame_seconds)
-            peaks[indices, : found.peaks.shape[1]] = found.peaks.cpu()
-            spans[indices, : found.peaks.shape[1]] = found.spans.cpu()
+            found = output.places(model.frame_seconds)
+            peaks[indices, : found.peaks.shape[1]] = found.peaks
+            spans[indices, : found.peaks.shape[1]] = found.spans
         if output.cif is not None:
             truncated[indices] = output.cif.firing.truncated.cpu()
             firings[indices] = firing_times(output.cif.firing.fired.cpu(), model.frame_seconds, slots)

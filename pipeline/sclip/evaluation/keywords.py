@@ -154,7 +154,8 @@ def _first_synonyms(synonyms: Sequence[Sequence[str]], clip: "ClipEncoder") -> T
     first = torch.arange(len(clip.text_tower.table))
     for group in synonyms:
         tokens = [ids[0] for ids in clip.token_ids(list(group)) if len(ids) == 1]
-        first[tokens] = tokens[0]
+        if tokens:
+            first[tokens] = tokens[0]
     return first
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sclip.evaluation.bootstrap import Bootstrap, ratio
-from sclip.evaluation.boundaries import TimedWords
+from sclip.evaluation.boundaries import ROUNDING, TimedWords
 from sclip.evaluation.inference import BLOCK
 from sclip.evaluation.keywords import NO_TOKEN
-from sclip.evaluation.places import Places
+from sclip.heads.places import Places
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
@@ -45,7 +45,9 @@ class TimedTokens:
         tokens_of = dict(zip(words, clip.token_ids(words), strict=True))
         tokens, times = [], []
         for utterance in utterances:
-            pieces = [(token, start, end) for word, start, end in utterance for token in tokens_of[word]]
+            # The first column is padding, so that there is a column even if no word has a token.
+            pieces = [(NO_TOKEN, 0.0, 0.0)]
+            pieces += [(token, start, end) for word, start, end in utterance for token in set(tokens_of[word])]
             tokens.append(torch.tensor([token for token, _, _ in pieces], dtype=torch.long))
             times.append(torch.tensor([[start, end] for _, start, end in pieces], dtype=torch.float64).view(-1, 2))
         return cls(
@@ -57,7 +59,7 @@ class TimedTokens:
 def localization(
     tokens: Tensor,
     valid: Tensor,
-    where: Places,
+    places: Places,
     words: TimedTokens,
     durations: Tensor,
     content: Tensor,
@@ -69,8 +71,8 @@ def localization(
     `tokens` (N, S) are the keywords, and `valid` (N, S) marks those that are not padding. `durations` (N,) are in
     seconds. `content` marks those of CLIP's tokens that belong to content words.
     """
-    everything = (tokens, valid, where.peaks, where.spans, words.tokens, words.times, durations)
-    blocks = zip(*(torch.split(tensor, BLOCK) for tensor in everything), strict=True)
+    columns = (tokens, valid, places.peaks, places.spans, words.tokens, words.times, durations)
+    blocks = zip(*(torch.split(tensor, BLOCK) for tensor in columns), strict=True)
     spoken, *figures = (torch.cat(parts) for parts in zip(*(_compare(*block) for block in blocks), strict=True))
     scores: dict[str, Any] = {}
     for name, counted in (("all", torch.ones_like(content)), ("content", content)):
@@ -106,11 +108,12 @@ def firing_positions(firings: Tensor, utterances: Sequence[TimedWords], duration
     for times, words, duration in zip(firings, utterances, durations.tolist(), strict=True):
         start, end = torch.tensor([[start, end] for _, start, end in words], dtype=torch.float64).T.contiguous()
         finite = times[times.isfinite()]
-        word = torch.searchsorted(end, finite).clamp(max=len(end) - 1)
-        position = (finite - start[word]) / (end[word] - start[word]).clamp(min=1e-6)
-        for quarter in (4 * position).floor().tolist():
+        word = torch.searchsorted(end, finite - ROUNDING).clamp(max=len(end) - 1)
+        position = (finite - start[word] + ROUNDING) / (end[word] - start[word]).clamp(min=1e-6)
+        at_end = (finite - end[word]).abs() <= ROUNDING  # a firing at the end of a word belongs to the word
+        for quarter in torch.where(at_end, 3.0, (4 * position).floor()).tolist():
             found[QUARTERS[int(quarter)] if 0 <= quarter < 4 else BETWEEN] += 1
-        spoken = float((end - start).sum()) / duration
+        spoken = min(1.0, float((end - start).sum()) / duration)
         for name in QUARTERS:
             even[name] += len(finite) * spoken / 4
         even[BETWEEN] += len(finite) * (1 - spoken)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sclip import paths
 from sclip.config import ClipEncoderConfig, Encoders, FeaturesConfig, Params, SpeechEncoderConfig
-from sclip.corpora.scenes.captions import RELATION_WORDS, SIZE_WORDS
+from sclip.corpora.scenes.captions import SIZE_WORDS
 from sclip.encoders.mfcc import NAME as MFCC
 from sclip.encoders.source import Source
 from sclip.errors import Problems, UserError
@@ -56,7 +56,7 @@ def _evaluate(
     params: Params, preset: str, model: SpeechCLIP, dataset: Dataset, out: Path, about: dict[str, str | int]
 ) -> EvaluationResult:
     corpus = params.preset(preset).corpus
-    synonyms = [*SIZE_WORDS.values(), *RELATION_WORDS.values()] if corpus.kind == "scenes" else []
+    synonyms = list(SIZE_WORDS.values()) if corpus.kind == "scenes" else []
     about = {"preset": preset, **about}
     metrics = evaluate(model, dataset, model.device, out, 0, about, corpus.language, synonyms)
     branches = {branch: scores for branch, scores in metrics["speech_to_image"].items() if branch != "chance"}

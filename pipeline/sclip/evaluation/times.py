@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import torch
+
 from sclip.encoders.clip import ClipEncoder
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.boundaries import References, boundary_scores
 from sclip.evaluation.inference import Predictions
 from sclip.evaluation.keywords import Lexicon
 from sclip.evaluation.localization import TimedTokens, firing_positions, localization
-from sclip.evaluation.places import Places
 from sclip.features.dataset import Dataset
+from sclip.heads.places import Places
 
 
 def time_metrics(
@@ -34,12 +36,15 @@ def time_metrics(
     if predictions.keywords is not None and predictions.places is not None and lexicon is not None:
         keywords = predictions.keywords[rows]
         tokens, timed = lexicon.ids[keywords.rows], TimedTokens.of(words, clip)
-        places = Places(predictions.places.peaks[rows], predictions.places.spans[rows])
+        # The last frame of the attention layer may end after the recording.
+        spans = predictions.places.spans[rows].minimum(durations[:, None, None])
+        places = Places(predictions.places.peaks[rows].minimum(durations[:, None]), spans)
         metrics["localization"] = localization(
             tokens, keywords.valid, places, timed, durations, lexicon.content, pictures, bootstrap
         )
     if predictions.firings is not None:
         firings = predictions.firings[rows]
+        firings = torch.where(firings.isfinite(), firings.minimum(durations[:, None]), firings)
         scores = boundary_scores(firings, durations, References.of(words), pictures, bootstrap, seed)
         metrics["boundaries"] = scores | {"positions": firing_positions(firings, words, durations)}
     return metrics

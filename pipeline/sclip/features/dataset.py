@@ -145,9 +145,6 @@ class Dataset:
         digest = hashlib.sha256(self.index.encode())
         digest.update(json.dumps([[row.id, row.image_id] for row in self.rows]).encode())
         digest.update(self.images.numpy().tobytes())
-        if self.tokens is not None:
-            for tensor in (self.tokens.vectors, self.tokens.log_mean, self.tokens.counts):
-                digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
 
     def check_encoders(self, speech: AnySpeechEncoder, clip: ClipEncoder, model: str) -> None:

@@ -56,5 +56,7 @@ def _vectors(ids: Sequence[int], clip: ClipEncoder, device: str | torch.device) 
 
 def _log_mean(images: Tensor, vectors: Tensor, scale: float) -> Tensor:
     """Return for each token the logarithm of the mean of exp(scale * cosine) over the images: (V,)."""
-    sums = [torch.logsumexp((scale * batch @ vectors.T).double(), 0) for batch in torch.split(images, IMAGES_AT_ONCE)]
+    sums = [
+        torch.logsumexp(scale * batch @ vectors.T, 0).cpu().double() for batch in torch.split(images, IMAGES_AT_ONCE)
+    ]
     return torch.logsumexp(torch.stack(sums), 0) - math.log(len(images))

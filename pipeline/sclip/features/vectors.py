@@ -36,6 +36,12 @@ class TokenVectors:
     def select(self, ids: Sequence[int]) -> "TokenVectors":
         """Return the entries of some tokens, in their order."""
         rows = {token: row for row, token in enumerate(self.ids)}
+        unknown = [token for token in ids if token not in rows]
+        if unknown:
+            raise UserError(
+                f"CLIP's vectors of tokens: no token {unknown[0]}, which is in the vocabulary; "
+                "use the vocabulary of this corpus"
+            )
         index = torch.tensor([rows[token] for token in ids])
         return TokenVectors(list(ids), self.vectors[index], self.log_mean[index], self.counts[index], self.scale)
 

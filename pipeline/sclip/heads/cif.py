@@ -7,7 +7,8 @@ a slot fire is shared between that slot and the next one.
 - `slot_weights` computes one small matrix (S, T) per utterance, whose columns sum to α. The slots are the product of
   this matrix and the frames. There is no loop and no scatter, and the result does not depend on the batch.
 - Sums along time are in fp64, because in training the last firing depends on 1e-5 in a sum of up to 75.
-- In training, α may be scaled to reach a target length. The remainder after the last firing counts as a slot only if nothing fired.
+- In training, α may be scaled to reach a target length. The remainder after the last firing is not a slot, unless
+  nothing fired.
 - In evaluation, a remainder of at least `tail` is scaled up to a full slot. A smaller one is dropped.
 """
 

@@ -19,6 +19,7 @@ from sclip.errors import UserError
 from sclip.heads.attention import AttentionLayer
 from sclip.heads.cif import Cif, CifOutput
 from sclip.heads.keywords import KeywordBranch, Keywords, projection
+from sclip.heads.places import Places, find_places
 from sclip.heads.weighting import LayerWeighting
 from sclip.padded import Padded
 
@@ -44,6 +45,11 @@ class HeadOutput:
     keywords: Keywords | None = None
     cif: CifOutput | None = None
     slot_weights: Tensor | None = None  # (B, S, T): the weights of the frames in each keyword slot
+
+    def places(self, frame_seconds: float) -> Places:
+        """Return where the keyword slots lie in time, on the CPU."""
+        assert self.slot_weights is not None
+        return find_places(self.slot_weights.cpu(), self.cif is not None, frame_seconds)
 
 
 class SpeechHead(nn.Module):

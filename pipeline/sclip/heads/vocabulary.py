@@ -6,8 +6,7 @@ rows.)
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,17 +32,12 @@ class Vocabulary:
             raise ValueError(f"blocked: expected some rows of the vocabulary, but not all; found {self.blocked}")
 
     @classmethod
-    def from_captions(cls, captions: Iterable[str], clip: "ClipEncoder") -> "Vocabulary":
-        """Collect the tokens that CLIP's tokenizer makes of the captions."""
-        return cls.from_counts(Counter(token for caption in captions for token in clip.token_ids([caption])[0]), clip)
-
-    @classmethod
     def from_counts(cls, counts: Mapping[int, int], clip: "ClipEncoder") -> "Vocabulary":
         """Make a vocabulary of the tokens of captions, given how often the captions have each token."""
-        if not counts:
-            raise UserError("vocabulary: the captions have no words; add captions with words to the manifest")
         special = clip.text_tower.special_tokens  # CLIP pads with the token of "!", which a caption may contain
         words = sorted(counts.keys() - set(special), key=lambda token: (-counts[token], token))
+        if not words:
+            raise UserError("vocabulary: the captions have no words; add captions with words to the manifest")
         ids = special + words
         return cls(tuple(ids), tuple(clip.piece(i) for i in ids), tuple(range(len(special))))
 

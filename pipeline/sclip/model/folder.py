@@ -74,7 +74,7 @@ def encoder_path(name: str | None, inside: str, folder: Path, *, from_hub: bool)
             f"{folder / CONFIG_FILE}: encoder {name!r}: expected the name of a folder next to a local model folder, "
             "such as ../mini-clip"
         )
-    return str(folder.parent / name.removeprefix("../"))
+    return str(folder.resolve().parent / name.removeprefix("../"))
 
 
 def check_files(folder: Path, config: ModelConfig) -> None:

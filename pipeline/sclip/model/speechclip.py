@@ -185,10 +185,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         assert self.head.keywords is not None
         nearest = self.head.keywords.quantize.allowed(output.keywords).topk(top)  # (B, S, top)
         scores, rows = nearest.values.tolist(), nearest.indices.tolist()
+        all_spans = None if output.cif is None else output.places(self.frame_seconds).spans  # (B, S, 2)
         for b, slots in enumerate(output.keywords.embeddings.lengths.tolist()):
             spans: list[tuple[float, float] | None] = [None] * slots
-            if output.cif is not None:
-                spans = list(self._spans(output.cif.firing.weights[b, :slots]))
+            if all_spans is not None:
+                spans = [(start, end) for start, end in all_spans[b, :slots].tolist()]
             yield [
                 Keyword(tuple(self._piece(r, s) for r, s in zip(rows[b][k], scores[b][k], strict=True)), spans[k])
                 for k in range(slots)
@@ -198,14 +199,6 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         assert self.vocabulary is not None
         text = self.vocabulary.pieces[row]
         return Piece(text_of_pieces(text), self.vocabulary.ids[row], score, text.endswith("</w>"))
-
-    def _spans(self, weights: Tensor) -> Iterator[tuple[float, float]]:
-        """Yield the start and end, in seconds, of the frames that went into each slot: weights (S, T)"""
-        used = weights > 1e-6  # less is the rounding of a frame that closed a slot to the point
-        first = used.int().argmax(-1)
-        last = used.shape[-1] - used.flip(-1).int().argmax(-1)
-        for start, end in zip(first.tolist(), last.tolist(), strict=True):
-            yield start * self.frame_seconds, end * self.frame_seconds
 
     def _run(self, audio: Sequence[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], HeadOutput]]:
         """Yield the head's output for batches of similar length, with the indices of their recordings.
@@ -319,7 +312,8 @@ def load(name: str | Path, *, revision: str | None = None, device: str | torch.d
     clip = _open_clip(config.clip_encoder, folder, from_hub=commit is not None)
     vocabulary = Vocabulary.load(folder / VOCABULARY_FILE) if config.head.keywords else None
     # A copy of the model must not depend on the folders around this one.
-    inside = encoder_path(config.speech_encoder.name, "speech", folder, from_hub=commit is not None) is not None
+    references = (config.speech_encoder.name, config.clip_encoder.name)
+    inside = any(encoder_path(name, "", folder, from_hub=commit is not None) for name in references)
     try:
         model = SpeechCLIP(config.arch, config.architecture, speech, clip, vocabulary, config.origin, inside)
     except UserError as error:

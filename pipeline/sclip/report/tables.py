@@ -198,8 +198,10 @@ def keywords(results: Results) -> Table:
         Column("", "distinct tokens", percent=False): ["distinct_tokens"],
         Column("", "keywords per utterance", percent=False): ["per_utterance"],
     }
+    synonyms = " Synonyms as one: content words, where words of one meaning, such as small and little, are one word."
     if not any(SYNONYMS_AS_ONE in run.metrics.get("keywords", {}).get("model", {}) for run in results.all_runs):
         del keys[Column("", "F1, synonyms as one")]
+        synonyms = ""
     rows = []
     for arch, runs in results.runs.items():
         if "keywords" not in runs[0].metrics:
@@ -210,10 +212,9 @@ def keywords(results: Results) -> Table:
             )
     note = (
         "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
-        "caption contains one of the five nearest tokens. Synonyms as one: words that the corpus uses with the same "
-        "meaning, such as small and little, count as one word. Complete words: neighbouring keywords that together "
-        "spell a word. The row below each architecture is a baseline: it always predicts the most frequent tokens of "
-        f"the training captions.{_content_words(results)}{_with_text(results)}"
+        f"caption contains one of the five nearest tokens.{synonyms} Complete words: neighbouring keywords that "
+        "together spell a word. The row below each architecture is a baseline: it always predicts the most frequent "
+        f"tokens of the training captions.{_content_words(results)}{_with_text(results)}"
     )
     return Table("Keywords", note, list(keys), rows)
 
@@ -286,9 +287,9 @@ def localization(results: Results) -> Table:
         if "localization" in runs[0].metrics
     ]
     note = (
-        "Where the keywords lie, in %, counted over keywords that are words of the caption. Located: the slot takes "
-        "most of its weight from a frame within the word. Overlap: intersection of the slot's span and the word's "
-        "time, divided by their union. Chance: what a random frame of the utterance would locate."
+        "Where the keywords lie, in %, counted over keywords that are words of the caption. Located: the frame "
+        "with the slot's greatest weight lies within the word. Overlap: intersection of the slot's span and the word's "
+        "time, divided by their union. Chance: what a random moment of the utterance would locate."
     )
     groups = {"all": "all words", "content": "content words"}
     return Table("Keyword localisation", note, [Column(groups[group], figure) for group, figure in keys], rows)

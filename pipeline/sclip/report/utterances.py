@@ -159,7 +159,7 @@ def _model_output(run: EvaluatedRun, entry: dict[str, Any], seconds: float) -> M
         list(_slots(entry.get("keywords", []), caption, seconds)),
         _weights(alpha, run.examples["frame_seconds"] / seconds),
         max(alpha, default=0.0),
-        [round(100 * time / seconds, 2) for time in entry.get("fired", [])],
+        [min(100.0, round(100 * time / seconds, 2)) for time in entry.get("fired", [])],
     )
 
 

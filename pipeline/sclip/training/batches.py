@@ -4,7 +4,8 @@
   that was never interrupted.
 - `uniform` batches, as published: an epoch is shuffled and cut into batches.
 - `by_length` batches are cheaper, because they have less padding. A shuffled epoch is cut into pools; each pool is
-  sorted by length and cut into batches; the batches are shuffled. The negatives of an utterance then have a similar length.
+  sorted by length and cut into batches; the batches are shuffled. So the negatives of an utterance have a similar
+  length.
 - Both drop an epoch's last incomplete batch. With gradient accumulation a step never combines batches of two epochs,
   as in the published training: the last step of an epoch may have fewer batches.
 - An utterance longer than `crop_frames` is cropped to `crop_frames` frames at a random position. The published recipe

@@ -29,7 +29,7 @@ from sclip.device import plain_attention
 from sclip.errors import UserError
 from sclip.features.dataset import Dataset
 from sclip.files import atomic_folder
-from sclip.fingerprints import TRAINING, code_fingerprint, module_fingerprint
+from sclip.fingerprints import TRAINING, code_fingerprint, module_fingerprint, tensors_fingerprint
 from sclip.model.speechclip import SpeechCLIP
 from sclip.training.batches import Batch, TrainingBatches
 from sclip.training.checkpoints import Checkpoint
@@ -72,7 +72,7 @@ def train(
             f"split train: expected at least 2 pictures, found {len(train_set.images)}; "
             "add pictures, because the loss compares each utterance with the pictures of other utterances"
         )
-    trainer = Trainer(model, training, seed, torch.device(device), visual_words(train_set, model))
+    trainer = Trainer(model, training, seed, torch.device(device), open_visual_words(train_set, model))
     checkpoint = Checkpoint(scratch / "checkpoint.pt", _identity(train_set, dev_set, trainer))
     state = checkpoint.load()
     if state is not None:
@@ -85,7 +85,7 @@ def train(
     return TrainingResult(trainer.best["step"], trainer.best["dev"], trainer.seconds)
 
 
-def visual_words(train_set: Dataset, model: SpeechCLIP) -> VisualWords | None:
+def open_visual_words(train_set: Dataset, model: SpeechCLIP) -> VisualWords | None:
     """Return CLIP's knowledge of the keywords, or None if no loss uses it."""
     objective = model.architecture.objective
     if not (objective.visual_words or objective.token_balance):
@@ -203,7 +203,8 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
 
     The device and the number of threads are left out. They change rounding, but a run may resume on another machine.
     """
-    model = trainer.model
+    model, words = trainer.model, trainer.visual_words
+    teacher = None if words is None else tensors_fingerprint(dict(words.named_buffers()), {"scale": words.scale})
     return {
         "architecture": dataclasses.asdict(model.architecture),
         "training": dataclasses.asdict(trainer.training),
@@ -211,6 +212,7 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
         "start": module_fingerprint(trainer.trained, {}),
         "clip": model.clip.fingerprint(),
         "vocabulary": None if model.vocabulary is None else model.vocabulary.ids,
+        "visual words": teacher,
         "data": [train_set.fingerprint(), dev_set.fingerprint()],
         "code": code_fingerprint(TRAINING),
         "torch": torch.__version__,

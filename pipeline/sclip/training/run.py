@@ -62,7 +62,7 @@ def _vocabulary(
     _ = clip.text_tower  # raises an error if this CLIP takes no keywords
     if tokens is None:
         raise UserError(
-            f"{where}: keywords are words of the training captions, but no row of split train has text; "
+            f"{where}: keywords are words of captions, but no row of split train has text; "
             "add text to the manifest, or choose an architecture without keywords"
         )
     counts = dict(zip(tokens.ids, tokens.counts.tolist(), strict=True))

@@ -22,13 +22,17 @@ class Places:
 
 
 def find_places(weights: Tensor, is_cif: bool, frame_seconds: float) -> Places:
-    """Return the places of slots with the weights (B, S, T) of their frames."""
+    """Return the places of slots with the weights (B, S, T) of their frames. The weights must be on the CPU."""
+    count = weights.shape[-1]
+    frame = torch.arange(count)
     greatest, peak = weights.max(-1, keepdim=True)
-    belongs = weights > LEAST_WEIGHT if is_cif else weights >= greatest / 2
-    frame = torch.arange(weights.shape[-1], device=weights.device)
-    gaps = ~belongs
-    # The span ends at the first gap after the peak, and starts behind the last gap before it.
-    last = torch.where(gaps & (frame > peak), frame, weights.shape[-1]).amin(-1)
-    first = torch.where(gaps & (frame < peak), frame + 1, 0).amax(-1)
-    spans = torch.stack([first, last], -1).double() * frame_seconds
+    if is_cif:
+        belongs = weights > LEAST_WEIGHT
+        first = torch.where(belongs, frame, count).amin(-1)
+        last = torch.where(belongs, frame + 1, 0).amax(-1)
+    else:  # from the last gap before the peak to the first gap after it
+        gap = (weights < greatest / 2) | (weights == 0)
+        first = torch.where(gap & (frame < peak), frame + 1, 0).amax(-1)
+        last = torch.where(gap & (frame > peak), frame, count).amin(-1)
+    spans = torch.stack([first.minimum(last), last], -1).double() * frame_seconds
     return Places((peak[..., 0] + 0.5).double() * frame_seconds, spans)

@@ -21,6 +21,11 @@ def test_peak_and_span_of_a_slot():
     assert cif.spans[0, 0].tolist() == pytest.approx([0.1, 0.6])
     everything = find_places(torch.ones(1, 1, 4), is_cif=True, frame_seconds=0.5)
     assert everything.spans[0, 0].tolist() == [0.0, 2.0]
+    quiet_frame = find_places(torch.tensor([[[0.5, 0.4, 1e-7, 0.1]]]), is_cif=True, frame_seconds=0.5)
+    assert quiet_frame.spans[0, 0].tolist() == [0.0, 2.0]  # all frames of the slot
+    for is_cif in (True, False):
+        empty = find_places(torch.zeros(1, 1, 4), is_cif, frame_seconds=0.5)
+        assert empty.spans[0, 0, 1] <= 0.5  # padding is not a span
 
 
 def test_figures_by_hand():
@@ -46,6 +51,12 @@ def test_figures_by_hand():
     assert figures["content"]["overlap"]["value"] == pytest.approx(50)  # 1 for the first dog, 0 for the second
     assert figures["all"]["overlap"]["value"] == pytest.approx(100 * (1 + 0 + 0.5) / 3)
     assert figures["content"]["chance"]["value"] == pytest.approx(40)  # both words "dog", 0.8 of 2 s
+
+
+def test_words_without_tokens_and_words_that_repeat_a_token():
+    timed = TimedTokens.of([(("", 0.0, 0.5),), (("11", 0.0, 0.4),)], clip_encoder())
+    assert (timed.tokens[0] == -1).all()
+    assert int((timed.tokens[1] != -1).sum()) == 1  # CLIP writes 11 as two tokens that are the same
 
 
 def test_positions_of_firings():

@@ -52,6 +52,13 @@ def test_a_saved_copy_does_not_need_the_folders_around_the_model(tmp_path):
     assert torch.allclose(copy.encode_speech(recording), sclip.load(SHIPPED).encode_speech(recording), atol=1e-5)
 
 
+def test_the_model_loads_from_inside_its_folder_and_through_a_link(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(SHIPPED)
+    assert sclip.load(tmp_path / "link").name == "hybrid-cif"
+    monkeypatch.chdir(SHIPPED)
+    assert sclip.load(".").name == "hybrid-cif"
+
+
 @pytest.mark.parametrize("name", ["../../mini-hubert", "../", "../..", "../a/b"])
 def test_an_encoder_elsewhere_in_the_file_system_is_refused(name, tmp_path):
     for file in SHIPPED.iterdir():

@@ -34,6 +34,7 @@ def workspace(tmp_path_factory):
     ("preset", "archs"),
     [
         ("flickr8k-base", ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")),
+        ("flickr8k-base-sclip", ("cascaded", "hybrid-cif")),
         ("flickr8k-large", ("hybrid-cif",)),
         ("spokencoco-large", ("hybrid",)),
     ],

@@ -42,7 +42,7 @@ def test_keywords_are_words_of_the_caption(rows):
     named = [{slot.pieces[0].text for slot in slots} for slots in model.keywords([row.audio for row in rows])]
     spoken = [(ground, words) for caption, words in zip(captions, named, strict=True) for ground in caption]
     assert len(spoken) > PICTURES / 2
-    assert sum(ground in words for ground, words in spoken) > 0.9 * len(spoken)
+    assert sum(ground in words for ground, words in spoken) > 0.8 * len(spoken)  # by chance: about 1 in 20
 
 
 def test_a_saved_copy_does_not_need_the_folders_around_the_model(tmp_path):

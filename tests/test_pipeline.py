@@ -36,7 +36,7 @@ TINY_MANIFEST = {"kind": "manifest", "path": "data/tiny/manifest.jsonl"}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def workspace(tmp_path_factory):
     """Write a folder with small encoders, params.yaml, a corpus, its features and its vectors."""
     folder = tmp_path_factory.mktemp("pipeline")
     write_encoders(folder)
@@ -49,13 +49,13 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def here(place, monkeypatch):
-    monkeypatch.chdir(place)
-    return place
+def tiny_project(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    return workspace
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_architecture_trains_and_is_evaluated(arch, here):
+def test_every_architecture_trains_and_is_evaluated(arch, tiny_project):
     run_sclip("train", "--arch", arch, "--device", "cpu")
     model = sclip.load(f"models/tiny/{arch}/seed-0")
     assert model.name == arch
@@ -72,7 +72,7 @@ def test_every_architecture_trains_and_is_evaluated(arch, here):
     assert ("boundaries" in metrics) == arch.endswith("cif")
 
 
-def test_report_has_a_table_and_a_page_with_audio(here):
+def test_report_has_a_table_and_a_page_with_audio(tiny_project):
     run_sclip("train", "--arch", "hybrid-cif", "--device", "cpu")
     run_sclip("evaluate", "--arch", "hybrid-cif", "--device", "cpu")
     run_sclip("report")
@@ -80,12 +80,12 @@ def test_report_has_a_table_and_a_page_with_audio(here):
     assert "<audio" in Path("results/tiny/report.html").read_text()
 
 
-def test_features_have_no_faults_and_are_not_computed_again(here):
+def test_features_have_no_faults_and_are_not_computed_again(tiny_project):
     assert "0 faults" in run_sclip("verify-features")
     assert "0 shards computed" in run_sclip("extract-features")
 
 
-def test_plan_predicts_the_size_of_the_features(here, monkeypatch):
+def test_plan_predicts_the_size_of_the_features(tiny_project, monkeypatch):
     for seconds in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
         monkeypatch.setattr(f"sclip.features.plan.{seconds}", 0.05)
     told = run_sclip("plan", "tiny", "--device", "cpu")
@@ -96,26 +96,26 @@ def test_plan_predicts_the_size_of_the_features(here, monkeypatch):
     assert planned == pytest.approx(kept, abs=5e6)  # two places of a gigabyte
 
 
-def test_a_command_works_in_the_folder_of_params_yaml(here, tmp_path, monkeypatch):
+def test_a_command_works_in_the_folder_of_params_yaml(tiny_project, tmp_path, monkeypatch):
     """Paths on the command line stay relative to the current folder."""
     run_sclip("train", "--arch", "parallel", "--seed", "3", "--device", "cpu")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    shutil.copytree(here / "models/tiny/parallel/seed-3", "mine")
-    params = ("--params", os.path.relpath(here / "params.yaml"))
+    shutil.copytree(tiny_project / "models/tiny/parallel/seed-3", "mine")
+    params = ("--params", os.path.relpath(tiny_project / "params.yaml"))
     assert "28 utterances" in run_sclip("make-corpus", "--preset", "tiny", *params)
     assert "0 shards computed" in run_sclip("extract-features", *params)
     assert "0 faults" in run_sclip("verify-features", *params)
     run_sclip("train", "--arch", "parallel", "--seed", "4", "--device", "cpu", *params)
-    assert (here / "models/tiny/parallel/seed-4/config.json").is_file()
+    assert (tiny_project / "models/tiny/parallel/seed-4/config.json").is_file()
     assert "results/tiny/runs/parallel/imported" in run_sclip("evaluate", "--model", "mine", "--device", "cpu", *params)
-    metrics = json.loads((here / "results/tiny/runs/parallel/imported/metrics.json").read_text())
+    metrics = json.loads((tiny_project / "results/tiny/runs/parallel/imported/metrics.json").read_text())
     assert metrics["about"]["model"] == str(tmp_path / "elsewhere/mine")
     assert [path.name for path in Path().iterdir()] == ["mine"]
-    shutil.rmtree(here / "results/tiny/runs/parallel/imported")
+    shutil.rmtree(tiny_project / "results/tiny/runs/parallel/imported")
 
 
-def test_a_manifest_can_be_the_corpus(here):
+def test_a_manifest_can_be_the_corpus(tiny_project):
     chosen = write_preset("own", corpus=TINY_MANIFEST)
     assert "28 utterances" in run_sclip("make-corpus", *chosen)
     for command in ("extract-features", "embed-clip"):
@@ -124,7 +124,7 @@ def test_a_manifest_can_be_the_corpus(here):
     assert "move your manifest to another path" in run_sclip("make-corpus", *chosen, status=1)
 
 
-def test_stereo_ogg_and_transparent_png_are_converted(here, monkeypatch):
+def test_stereo_ogg_and_transparent_png_are_converted(tiny_project, monkeypatch):
     """Convert recordings of 44.1 kHz with two channels, and drawings without a background."""
     Path("drawings").mkdir()
     rows = ["audio,image,text,split"]
@@ -151,7 +151,7 @@ def test_stereo_ogg_and_transparent_png_are_converted(here, monkeypatch):
     assert torch.pdist(images).min() > 1e-3  # no two drawings became the same flat colour
 
 
-def test_training_without_stored_states_gives_the_same_losses(here):
+def test_training_without_stored_states_gives_the_same_losses(tiny_project):
     """Compare losses with those of stored states, up to rounding."""
     histories = []
     for preset, features in (("stored", {}), ("online", {"online": True})):
@@ -172,10 +172,10 @@ CODED = {"corpus": TINY_MANIFEST, "features": {"components": 6, "batch_seconds":
 
 
 @pytest.fixture(scope="module")
-def coded(place):
+def coded(workspace):
     """Store 8-bit codes of the same corpus, train a model on them, and return the options that choose both."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(workspace)
         preset = write_preset("coded", **CODED)
         run_sclip("make-corpus", *preset)
         chosen = (*preset, "--device", "cpu")
@@ -185,7 +185,7 @@ def coded(place):
     return ("--arch", "hybrid-cif", *chosen)
 
 
-def test_the_metrics_and_the_card_name_the_hidden_states(here, coded):
+def test_the_metrics_and_the_card_name_the_hidden_states(tiny_project, coded):
     run_sclip("evaluate", *coded)
     about = json.loads(Path("results/coded/runs/hybrid-cif/seed-0/metrics.json").read_text())["about"]
     states = "8-bit codes along 6 directions of hidden states computed in fp32"
@@ -193,7 +193,7 @@ def test_the_metrics_and_the_card_name_the_hidden_states(here, coded):
     assert f"- states in training: {states}" in Path("models/coded/hybrid-cif/seed-0/README.md").read_text()
 
 
-def test_exact_scores_equal_those_of_encode_speech(here, coded):
+def test_exact_scores_equal_those_of_encode_speech(tiny_project, coded):
     """Write exact scores to a folder of their own, and compare them with vectors of `encode_speech`."""
     run_sclip("evaluate", *coded)
     stored = Path("results/coded/runs/hybrid-cif/seed-0/metrics.json")
@@ -219,7 +219,7 @@ def test_exact_scores_equal_those_of_encode_speech(here, coded):
 
 
 @pytest.mark.parametrize("seconds", [0.1, 20.0])
-def test_exact_vectors_equal_those_of_encode_speech(here, coded, seconds):
+def test_exact_vectors_equal_those_of_encode_speech(tiny_project, coded, seconds):
     """Vary `batch_seconds`, which limits how many recordings the encoder takes at once."""
     model = sclip.load("models/coded/hybrid-cif/seed-0")
     config = FeaturesConfig(online=True, precision="fp32", batch_seconds=seconds)
@@ -236,7 +236,7 @@ def test_exact_vectors_equal_those_of_encode_speech(here, coded, seconds):
         assert bool((F.cosine_similarity(found, wanted) > 1 - 1e-5).all()), branch
 
 
-def test_exact_scores_need_no_features(here, coded):
+def test_exact_scores_need_no_features(tiny_project, coded):
     """Evaluate a model on a corpus that has only CLIP's vectors. A bad recording is named and left out."""
     folder = Path("data/bare")
     rows = [json.loads(line) for line in Path("data/coded/manifest.jsonl").read_text().splitlines()]
@@ -254,7 +254,7 @@ def test_exact_scores_need_no_features(here, coded):
     assert not (folder / "features").exists()
 
 
-def test_an_override_that_contradicts_the_stored_states_is_refused(here, coded):
+def test_an_override_that_contradicts_the_stored_states_is_refused(tiny_project, coded):
     online = ("-S", "presets.coded.features.online=true", "-S", "presets.coded.features.components=null")
     for command in ("evaluate", "train"):
         output = run_sclip(command, *coded, *online, status=1)
@@ -283,14 +283,14 @@ def test_an_override_that_contradicts_the_stored_states_is_refused(here, coded):
         ),
     ],
 )
-def test_an_override_that_contradicts_the_trained_model_is_refused(here, override, message):
+def test_an_override_that_contradicts_the_trained_model_is_refused(tiny_project, override, message):
     if not Path("models/tiny/cascaded/seed-0").exists():
         run_sclip("train", "--arch", "cascaded", "--device", "cpu")
     assert message in run_sclip("evaluate", "--arch", "cascaded", "-S", override, status=1)
 
 
 @pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
-def test_published_corpora_run_from_the_manifest_to_the_report(kind, here):
+def test_published_corpora_run_from_the_manifest_to_the_report(kind, tiny_project):
     getattr(miniature, kind)(Path(kind), odd=True)
     corpus = {"kind": kind, "path": kind} | ({"split": "karpathy"} if kind == "spokencoco" else {})
     chosen = write_preset(kind, corpus=corpus, on_error="skip")
@@ -304,7 +304,7 @@ def test_published_corpora_run_from_the_manifest_to_the_report(kind, here):
     assert "hybrid-cif" in Path(f"results/{kind}/table.md").read_text()
 
 
-def test_german_captions_and_an_xlsr_encoder_need_no_code(here):
+def test_german_captions_and_an_xlsr_encoder_need_no_code(tiny_project):
     """Use a table of German captions and an encoder of XLS-R's layout, with a preset alone."""
     sizes = {**SPEECH_CONFIG, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
     SpeechEncoder(Wav2Vec2Model(Wav2Vec2Config(**sizes)), Source("random")).save(Path("xlsr"))
@@ -330,7 +330,7 @@ def test_german_captions_and_an_xlsr_encoder_need_no_code(here):
     assert {"hund", "vögel", "weiße"} <= {word["word"] for word in words}
 
 
-def test_an_imported_checkpoint_is_evaluated_and_listed_in_the_table(here):
+def test_an_imported_checkpoint_is_evaluated_and_listed_in_the_table(tiny_project):
     golden = Path(__file__).parent / "golden"
     run_sclip(
         "import", str(golden / "large-parallel.ckpt"), "theirs", "--encoders", str(golden / "large-parallel.json")
@@ -368,7 +368,7 @@ def test_an_imported_checkpoint_is_evaluated_and_listed_in_the_table(here):
         ("vectors/index.json", "embed-clip"),
     ],
 )
-def test_training_refuses_damaged_data_until_it_is_computed_again(file, command, here):
+def test_training_refuses_damaged_data_until_it_is_computed_again(file, command, tiny_project):
     path = next(Path("data/tiny").glob(file))
     before = path.read_bytes()
     path.write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
@@ -380,7 +380,7 @@ def test_training_refuses_damaged_data_until_it_is_computed_again(file, command,
     assert path.read_bytes() == before
 
 
-def test_two_commands_do_not_write_to_one_folder(here):
+def test_two_commands_do_not_write_to_one_folder(tiny_project):
     for folder, command in (
         (paths.features_folder("tiny"), ["extract-features"]),
         (paths.vectors_folder("tiny"), ["embed-clip"]),
@@ -399,7 +399,7 @@ def test_a_disk_without_locks_is_no_error(tmp_path, monkeypatch):
         pass
 
 
-def test_a_full_disk_error_names_the_file(here, monkeypatch):
+def test_a_full_disk_error_names_the_file(tiny_project, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -408,7 +408,7 @@ def test_a_full_disk_error_names_the_file(here, monkeypatch):
     assert "[Errno 28] No space left on device: 'models/unfinished/tiny/parallel/seed-6/checkpoint.pt'" in output
 
 
-def test_mistyped_names_and_missing_models_are_explained(here):
+def test_mistyped_names_and_missing_models_are_explained(tiny_project):
     untrained = run_sclip("evaluate", "--arch", "parallel", "--seed", "77", status=1)
     assert "seed-77: no such folder; `sclip train --preset tiny --arch parallel --seed 77` makes it" in untrained
     assert "no such key; did you mean 'steps'" in run_sclip(
@@ -428,7 +428,7 @@ def test_a_missing_corpus_error_names_the_download(preset, corpus, tmp_path, mon
     assert f"`sclip fetch {corpus} data/{corpus}` downloads the corpus" in run_sclip("check-corpus", preset, status=1)
 
 
-def test_loading_a_folder_of_models_lists_them(here):
+def test_loading_a_folder_of_models_lists_them(tiny_project):
     run_sclip("train", "--arch", "parallel", "--device", "cpu")
     for folder in ("models/tiny/parallel", "models/tiny"):
         with pytest.raises(sclip.UserError, match=f"^{folder}: not a model folder, .* load one of .*parallel/seed-0"):
@@ -444,8 +444,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_recordings_are_errors_unless_skipped(fault, here, monkeypatch):
-    bad_corpus(here, monkeypatch, fault)
+def test_bad_recordings_are_errors_unless_skipped(fault, tiny_project, monkeypatch):
+    bad_corpus(tiny_project, monkeypatch, fault)
     FAULTS[fault](Path("data/tiny/bad.flac"))
     output = run_sclip("extract-features", status=1)
     assert "manifest row 3 (train-00002-0): " in output
@@ -455,23 +455,25 @@ def test_bad_recordings_are_errors_unless_skipped(fault, here, monkeypatch):
     assert "0 faults" in run_sclip("verify-features")
 
 
-def bad_corpus(here: Path, monkeypatch, name: str, **changes) -> None:
+def bad_corpus(tiny_project: Path, monkeypatch, name: str, **changes) -> None:
     """Write the same corpus to another folder with a changed third row. By default its recording is bad.flac."""
-    folder = here / name.replace(" ", "-")
+    folder = tiny_project / name.replace(" ", "-")
     (folder / "data" / "tiny").mkdir(parents=True)
     for shared in ("speech", "clip", "params.yaml"):
-        (folder / shared).symlink_to(here / shared)
-    rows = [json.loads(line) for line in (here / "data/tiny/manifest.jsonl").read_text().splitlines()]
+        (folder / shared).symlink_to(tiny_project / shared)
+    rows = [json.loads(line) for line in (tiny_project / "data/tiny/manifest.jsonl").read_text().splitlines()]
     for row in rows:
-        row |= {key: str((here / "data/tiny" / row[key]).resolve()) for key in ("audio", "image")}
+        row |= {key: str((tiny_project / "data/tiny" / row[key]).resolve()) for key in ("audio", "image")}
     rows[2] |= changes or {"audio": "bad.flac"}
     (folder / "data/tiny/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(folder)
 
 
-def test_repeated_recordings_do_not_fail_check_corpus(here, monkeypatch):
-    first = json.loads((here / "data/tiny/manifest.jsonl").read_text().splitlines()[0])
-    bad_corpus(here, monkeypatch, "repeated", audio=str((here / "data/tiny" / first["audio"]).resolve()))
+def test_repeated_recordings_do_not_fail_check_corpus(tiny_project, monkeypatch):
+    first = json.loads((tiny_project / "data/tiny/manifest.jsonl").read_text().splitlines()[0])
+    bad_corpus(
+        tiny_project, monkeypatch, "repeated", audio=str((tiny_project / "data/tiny" / first["audio"]).resolve())
+    )
     output = run_sclip("check-corpus", "tiny")
     assert "note     1 recordings with the same content" in output
     assert "fault" not in output
@@ -485,9 +487,9 @@ ROWS = {
 
 
 @pytest.mark.parametrize("fault", ROWS)
-def test_bad_rows_are_errors_unless_skipped(fault, here, monkeypatch):
+def test_bad_rows_are_errors_unless_skipped(fault, tiny_project, monkeypatch):
     changes, message = ROWS[fault]
-    bad_corpus(here, monkeypatch, fault, **changes)
+    bad_corpus(tiny_project, monkeypatch, fault, **changes)
     for command in ("extract-features", "embed-clip"):
         output = run_sclip(command, status=1)
         assert "manifest row 3" in output
@@ -495,8 +497,8 @@ def test_bad_rows_are_errors_unless_skipped(fault, here, monkeypatch):
         assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
 
 
-def test_each_stage_names_the_missing_files_that_it_opens(here, monkeypatch):
-    bad_corpus(here, monkeypatch, "gone", audio="gone.flac", image="gone.png")
+def test_each_stage_names_the_missing_files_that_it_opens(tiny_project, monkeypatch):
+    bad_corpus(tiny_project, monkeypatch, "gone", audio="gone.flac", image="gone.png")
     for command, missing in (("extract-features", "audio gone.flac"), ("embed-clip", "image gone.png")):
         assert f"manifest row 3 (train-00002-0): {missing}: no such file" in run_sclip(command, status=1)
         assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
@@ -504,8 +506,8 @@ def test_each_stage_names_the_missing_files_that_it_opens(here, monkeypatch):
 
 
 @pytest.mark.parametrize(("fault", "changes"), [("no picture", {"image": "bad.png"}), ("no words", {"text": "&nbsp;"})])
-def test_bad_pictures_and_captions_are_errors_unless_skipped(fault, changes, here, monkeypatch):
-    bad_corpus(here, monkeypatch, fault, **changes)
+def test_bad_pictures_and_captions_are_errors_unless_skipped(fault, changes, tiny_project, monkeypatch):
+    bad_corpus(tiny_project, monkeypatch, fault, **changes)
     Path("data/tiny/bad.png").write_bytes(b"no picture")
     assert "manifest row 3 (train-00002-0): " in run_sclip("embed-clip", status=1)
     assert "1 rows skipped" in run_sclip("embed-clip", "--on-error", "skip")

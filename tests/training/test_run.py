@@ -93,6 +93,6 @@ def test_vocabulary_is_of_the_training_captions_or_of_the_whole_corpus(params):
 
 def test_corpus_without_text_trains_only_heads_without_keywords(params, tmp_path):
     write_corpus(tmp_path / "data/scenes", encoders=write_encoders(tmp_path), text=None)
-    with pytest.raises(sclip.UserError, match=r"manifest.jsonl: cascaded: keywords are words of captions, but no row of split train"):
+    with pytest.raises(sclip.UserError, match=r"cascaded: keywords are words of captions, but no row of split train"):
         run_training(params, "scenes", "cascaded", 0)
     run_training(params, "scenes", "parallel", 0)

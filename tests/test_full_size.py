@@ -68,4 +68,5 @@ def test_the_stages_run_from_recordings_to_the_papers_tables(preset, archs, work
     assert float(planned.split("fp16  ")[1].split(" GB")[0]) * 1e9 == pytest.approx(size, abs=1e7)
     run_sclip("report", "--preset", preset)
     assert "Not a result of trained encoders" in Path(f"results/{preset}/table.md").read_text()
-    assert "ours, with random encoder weights" in run_sclip("table")
+    if not preset.endswith("sclip"):  # the papers' tables have no rows for this project's recipe
+        assert "ours, with random encoder weights" in run_sclip("table")

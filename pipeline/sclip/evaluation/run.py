@@ -7,7 +7,7 @@ from sclip import paths
 from sclip.config import ClipEncoderConfig, Encoders, FeaturesConfig, Params, SpeechEncoderConfig
 from sclip.corpora.scenes.captions import SIZE_WORDS
 from sclip.encoders.mfcc import NAME as MFCC
-from sclip.encoders.source import Source
+from sclip.encoders.source import Source, is_random
 from sclip.errors import Problems, UserError
 from sclip.evaluation.bootstrap import Estimate
 from sclip.evaluation.evaluate import evaluate
@@ -81,7 +81,10 @@ def _stored_dataset(params: Params, preset: str, model: SpeechCLIP) -> Dataset:
 
 
 def _check_encoder_names(dataset: Dataset, encoders: Encoders, preset: str) -> None:
-    """Refuse encoder settings, overrides included, other than those of the stored states and vectors."""
+    """Refuse encoder settings, overrides included, other than those of the stored states and vectors.
+
+    States of an encoder of this name with random weights (`--random-encoders`) are a rehearsal, and accepted.
+    """
     features = dataset.store.features
     settings = [
         ("speech.name", features["encoder"], _source_name(encoders.speech)),
@@ -89,7 +92,8 @@ def _check_encoder_names(dataset: Dataset, encoders: Encoders, preset: str) -> N
         ("clip.name", dataset.clip["name"], _source_name(encoders.clip)),
     ]
     for key, stored, wanted in settings:
-        if wanted is not None and stored != wanted and stored != MFCC:
+        is_rehearsal = isinstance(stored, str) and is_random(stored) and stored.startswith(f"{wanted} (")
+        if wanted is not None and stored not in (wanted, MFCC) and not is_rehearsal:
             raise UserError(
                 f"presets.{preset}.encoders.{key}: found {wanted!r}, but what is stored was computed with {stored!r}; "
                 "set it back, or run extract-features, embed-clip and train with it first"

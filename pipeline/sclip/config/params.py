@@ -2,9 +2,9 @@
 
 A preset is an experiment: a corpus, two encoders, how features are stored, how heads are trained, a recipe, and
 exceptions for single architectures. A preset with a `base` inherits all settings that it does not set itself, with two
-exceptions (see `_with_base` and `_inherited`). DVC does
-not know this rule, so dvc.yaml follows the keys of a preset and those of all BASES, and these keys must exist.
-A recipe has a head and losses for each architecture. `Params.experiment` combines a preset and an architecture.
+exceptions (see `_with_base` and `_inherited`). DVC does not know this rule, so dvc.yaml follows the keys of a preset
+and those of all BASES, and these keys must exist. A recipe has a head and losses for each architecture.
+`Params.experiment` combines a preset and an architecture.
 """
 
 from collections.abc import Mapping, Sequence

@@ -25,7 +25,7 @@ SAVED = ("step", "seconds", "history", "pending_dev_row", "best")  # attributes 
 
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
-    """Return the learning rate of a step, as published. The first step is 0; it has a rate above 0."""
+    """Return the learning rate of a step, as published. Step 0 is the first one, and its rate is above 0."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
     decayed = (step + 1 - training.warmup_steps) / (training.steps - training.warmup_steps)

@@ -100,8 +100,9 @@ class SlotNorm(nn.Module):
         if self.slots is not None:
             normalized = self._normalize(x.flatten(1)).view_as(x)
         elif self.training and not self.counts_padding:
-            normalized = torch.zeros_like(x)
-            normalized[slots.valid] = self._normalize(x[slots.valid])
+            flat, rows = x.flatten(0, 1), slots.valid.flatten().nonzero()[:, 0]
+            used = self._normalize(flat.index_select(0, rows))
+            normalized = torch.zeros_like(flat).index_copy(0, rows, used).view_as(x)
         else:
             normalized = self._normalize(x.flatten(0, 1)).view_as(x)
         return Padded(normalized, slots.lengths)

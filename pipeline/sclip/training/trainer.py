@@ -51,13 +51,18 @@ class Trainer:
             model.text_tower.tower.to(device)
         self.visual_words = None if visual_words is None else visual_words.to(device)
         self.parameters = list(self.trained.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, training.learning_rate, weight_decay=training.weight_decay)
+        # One kernel updates all parameters on a GPU. On a CPU it would round differently.
+        self.optimizer = torch.optim.Adam(
+            self.parameters, training.learning_rate, weight_decay=training.weight_decay, fused=device.type == "cuda"
+        )
         self.scaler = GradScaler(device.type, enabled=training.precision == "fp16")
         self.step = 0
         self.seconds = 0.0
         self.history: list[HistoryRow] = []
         self.pending_dev_row: HistoryRow | None = None  # row of the last step, if its dev evaluation is not finished
         self.best: dict[str, Any] = {"score": -1.0}
+        # The first step whose loss was not finite, or 0. It stays on the device, because reading it waits for the step.
+        self.diverged_at = torch.zeros((), dtype=torch.long, device=device)
 
     def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
         """Train one step, and return a function that computes the step's row of the history.
@@ -88,13 +93,20 @@ class Trainer:
         with autocast(self.device, self.training.precision):
             output = self.model.head(batch.states, self.model.text_tower, self.step)
             losses = self.model.objective(output, batch.images, batch.image_ids, self.visual_words)
-        if not bool(losses.total.isfinite()):
-            raise self._diverged(f"step {self.step + 1}: the loss is {losses.total.item()}")
+        failed = ~losses.total.detach().isfinite() & (self.diverged_at == 0)
+        self.diverged_at = torch.where(failed, self.step + 1, self.diverged_at)
         torch.autograd.backward(self.scaler.scale(losses.total / self.training.accumulate))
         return losses, output
 
+    def check_loss(self) -> None:
+        """Raise an error if the loss of a step was not finite. Wait for the last step."""
+        step = int(self.diverged_at)
+        if step:
+            raise self._diverged(f"step {step}: the loss is not finite")
+
     @torch.no_grad()
     def _measurements(self, losses: Losses, output: HeadOutput, norm: Tensor, rate: float) -> HistoryRow:
+        self.check_loss()
         values = {f"loss/{name}": loss for name, loss in vars(losses).items() if loss is not None}
         values["gradient_norm"] = norm
         values["temperature"] = 1 / self.model.objective.log_scale.exp()
@@ -126,6 +138,7 @@ class Trainer:
         return UserError(f"{problem}, in {precision}; try a lower training.learning_rate{fp32}")
 
     def state_dict(self) -> dict[str, Any]:
+        self.check_loss()
         attributes = {name: getattr(self, name) for name in SAVED}
         modules = {name: getattr(self, name).state_dict() for name in ("trained", "optimizer", "scaler")}
         return attributes | modules

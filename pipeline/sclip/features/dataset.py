@@ -7,7 +7,7 @@ vectors have already reported them.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.encode import FeatureEncoder
 from sclip.features.online import OnlineStore, online_index
+from sclip.features.resident import ResidentStore, fits
 from sclip.features.settings import describe
 from sclip.features.store import INDEX_FILE, FeatureStore, read_index
 from sclip.features.vectors import ClipVectors, TokenVectors
@@ -38,7 +39,7 @@ class Dataset:
     image_index: Tensor  # (N,): the index of each utterance's picture in `images`
     captioned: Tensor  # (C,): indices of the rows that have text
     captions: Tensor  # (C, J): vectors of their texts
-    store: FeatureStore | OnlineStore
+    store: FeatureStore | OnlineStore | ResidentStore
     store_rows: Tensor  # (N,): each utterance's row in the store
     index: str  # the text of the store's index, which has a digest of every file
     clip: dict[str, Any]  # the CLIP that computed the vectors: name, revision, hash
@@ -139,6 +140,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def on_device(self, device: torch.device) -> "Dataset":
+        """Return the dataset with its frames in a GPU's memory, or unchanged without a GPU or if they do not fit."""
+        if device.type != "cuda" or not isinstance(self.store, FeatureStore):
+            return self
+        if not fits(self.store, int(self.frames.sum()), device):
+            return self
+        store = ResidentStore.copy(self.store, self.store_rows, device)
+        return replace(self, store=store, store_rows=torch.arange(len(self)))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that training reads."""

@@ -183,10 +183,10 @@ class FeatureStore:
         self._shard = torch.arange(len(shards)).repeat_interleave(counts)  # (N,)
         # (N,), each utterance's first frame in its shard
         self._start = torch.cat([shard.lengths.cumsum(0) - shard.lengths for shard in shards])
-        self._shape, self._dtype = frame_shape(features), frame_type(features)
+        self.frame_shape, self.frame_type = frame_shape(features), frame_type(features)
         # numpy builds the batches, because its large arrays get huge pages. torch takes as long to allocate its own as
         # to fill them. numpy has no bf16, so the frames are viewed as integers of the same size.
-        integer = {1: torch.int8, 2: torch.int16, 4: torch.int32}[self._dtype.itemsize]
+        integer = {1: torch.int8, 2: torch.int16, 4: torch.int32}[self.frame_type.itemsize]
         self._frames = [shard.states.view(integer).flatten(1).numpy() for shard in shards]  # (frames, L * D or K)
 
     @classmethod
@@ -224,20 +224,18 @@ class FeatureStore:
 
         T is a multiple of `multiple`.
         """
-        starts = torch.zeros_like(rows) if starts is None else starts
-        lengths = self.lengths[rows] - starts
-        if limit is not None:
-            lengths = lengths.clamp(max=limit)
-        assert bool((lengths > 0).all()), "a start lies behind the end of its utterance"
-        # Padding repeats an utterance's last frame.
-        width = math.ceil(int(lengths.max()) / multiple) * multiple
-        steps = torch.minimum(torch.arange(width), lengths[:, None] - 1)  # (B, T)
-        frames = ((self._start[rows] + starts)[:, None] + steps).numpy()
-        values = self._gather(self._shard[rows].numpy(), frames)
-        batch = torch.from_numpy(values).view(self._dtype).view(*frames.shape, *self._shape)
+        frames, lengths = frame_numbers(self._start[rows], self.lengths[rows], starts, limit, multiple)
+        values = self._gather(self._shard[rows].numpy(), frames.numpy())
+        batch = torch.from_numpy(values).view(self.frame_type).view(*frames.shape, *self.frame_shape)
         if self.directions is not None:
             return Coded(batch, lengths, self.directions)
         return Padded(batch.transpose(1, 2), lengths)
+
+    def utterance(self, row: int) -> Tensor:
+        """Return the frames of a row as they are stored: states (T, L, D) or codes (T, K)."""
+        start, length = int(self._start[row]), int(self.lengths[row])
+        frames = self._frames[int(self._shard[row])][start : start + length]
+        return torch.from_numpy(frames).view(self.frame_type).view(length, *self.frame_shape)
 
     def _gather(self, shard: Array, frames: Array) -> Array:
         """Copy frames (B, T) of shards (B,): (B, T, L * D or K). Neighbouring rows of one shard are copied together."""
@@ -247,6 +245,23 @@ class FeatureStore:
             # "clip" lets numpy write in place; no index is out of range.
             np.take(self._frames[shard[start]], frames[start:end], axis=0, out=values[start:end], mode="clip")
         return values
+
+
+def frame_numbers(
+    first: Tensor, lengths: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return the numbers (B, T) of the frames to read, and how many of them each utterance has (B,).
+
+    An utterance has `lengths` (B,) frames from number `first` (B,) on. At most `limit` frames are read, from `starts`
+    (B,) of the utterance on. T is a multiple of `multiple`. Padding repeats an utterance's last frame.
+    """
+    if starts is not None:
+        first, lengths = first + starts, lengths - starts
+    if limit is not None:
+        lengths = lengths.clamp(max=limit)
+    assert bool((lengths > 0).all()), "a start lies behind the end of its utterance"
+    width = math.ceil(int(lengths.max()) / multiple) * multiple
+    return first[:, None] + torch.minimum(torch.arange(width), lengths[:, None] - 1), lengths
 
 
 def _open_listed(folder: Path, entry: dict[str, Any], fingerprint: str) -> Shard:

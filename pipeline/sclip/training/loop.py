@@ -78,6 +78,7 @@ def train(
     if state is not None:
         trainer.load_state_dict(state)
         log.info(f"{model.name}: resumes from step {trainer.step} of {training.steps}")
+    train_set, dev_set = train_set.on_device(trainer.device), dev_set.on_device(trainer.device)
     _run(trainer, train_set, dev_set, checkpoint, curves_folder)
     if distributed.is_main():
         _write_model_folder(trainer, out, scratch)

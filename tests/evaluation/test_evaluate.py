@@ -74,7 +74,7 @@ def test_metrics_and_examples_are_complete_and_independent_of_batches(arch, data
         assert metrics["keywords"]["commonest"]["distinct_tokens"] == 8
 
     # Other batches give the same metrics.
-    monkeypatch.setattr(inference, "BATCH_FRAMES", 100)
+    monkeypatch.setattr(inference, "BATCH_FRAMES", {"cpu": 100})
     evaluate(tested, dataset, "cpu", tmp_path / "b", about={"preset": "tiny", "seed": 3})
     other_batches = json.loads((tmp_path / "b/metrics.json").read_text())
     assert dict(leaves(other_batches)) == pytest.approx(dict(leaves(metrics)), abs=1e-3)
@@ -112,7 +112,7 @@ def test_predictions_are_the_head_s_output_for_each_utterance(dataset):
         assert predictions.firings[i, len(ends) :].isinf().all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_gpu_predictions_are_close_to_cpu(dataset, tmp_path):
     on_cpu, on_gpu = infer(model("hybrid-cif"), dataset), infer(model("hybrid-cif").to("cuda"), dataset)
     for branch, vectors in on_cpu.vectors.items():

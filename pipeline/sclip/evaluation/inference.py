@@ -17,7 +17,8 @@ from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import Padded, even_batches, valid_mask
 
 BLOCK = 1024  # utterances, or rows of the vocabulary, that are processed together
-BATCH_FRAMES = 4096  # frames in a batch, including padding
+# Frames in a batch, including padding: what fits in a CPU's cache, or keeps a GPU busy.
+BATCH_FRAMES = {"cpu": 4096, "cuda": 1 << 17}
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,13 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
     The memory for the predictions does not depend on the number of frames.
     """
     head, count, slots = model.head, len(dataset), _max_slots(model)
-    branches = [*["parallel"] * (head.utterance is not None), *["cascaded"] * (head.keywords is not None)]
-    vectors = {branch: torch.empty(count, model.clip.joint_width) for branch in branches}
+    vectors = _empty_vectors(model, count)
     rows, lengths = torch.zeros(count, slots, dtype=torch.long), torch.zeros(count, dtype=torch.long)
     firings = torch.full((count, slots), torch.inf, dtype=torch.float64)
     truncated = torch.zeros(count, dtype=torch.bool)
     peaks, spans = torch.zeros(count, slots, dtype=torch.float64), torch.zeros(count, slots, 2, dtype=torch.float64)
     for indices, output in _batches(model, dataset):
-        for branch, batch_vectors in (("parallel", output.utterance), ("cascaded", output.sentence)):
-            if batch_vectors is not None:
-                vectors[branch][indices] = F.normalize(batch_vectors, dim=-1).cpu()
+        _copy_vectors(output, indices, vectors)
         if output.keywords is not None:
             rows[indices, : output.keywords.rows.shape[1]] = output.keywords.rows.cpu()
             lengths[indices] = output.keywords.embeddings.lengths.cpu()
@@ -81,7 +79,7 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
         if output.cif is not None:
             truncated[indices] = output.cif.firing.truncated.cpu()
             firings[indices] = firing_times(output.cif.firing.fired.cpu(), model.frame_seconds, slots)
-    _gather([*vectors.values(), rows, lengths, peaks, spans, firings, truncated], dataset)
+    _gather(_all_batches(model, dataset), [*vectors.values(), rows, lengths, peaks, spans, firings, truncated])
     used = int(lengths.max())  # the most slots of an utterance
     has_keywords = head.keywords is not None
     return Predictions(
@@ -93,6 +91,28 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
     )
 
 
+@torch.inference_mode()
+def infer_vectors(model: SpeechCLIP, dataset: Dataset) -> dict[str, Tensor]:
+    """Return the unit vectors (N, J) of each branch, in the dataset's order, and nothing else that `infer` returns."""
+    vectors = _empty_vectors(model, len(dataset))
+    for indices, output in _batches(model, dataset):
+        _copy_vectors(output, indices, vectors)
+    _gather(_all_batches(model, dataset), [*vectors.values()])
+    return vectors
+
+
+def _empty_vectors(model: SpeechCLIP, count: int) -> dict[str, Tensor]:
+    has_branch = {"parallel": model.head.utterance is not None, "cascaded": model.head.keywords is not None}
+    return {branch: torch.empty(count, model.clip.joint_width) for branch, exists in has_branch.items() if exists}
+
+
+def _copy_vectors(output: HeadOutput, indices: Tensor, vectors: dict[str, Tensor]) -> None:
+    """Copy a batch's unit vectors into `vectors`."""
+    for branch, batch_vectors in (("parallel", output.utterance), ("cascaded", output.sentence)):
+        if batch_vectors is not None:
+            vectors[branch][indices] = F.normalize(batch_vectors, dim=-1).cpu()
+
+
 def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
     """Return the head's output for stored hidden states, computed in fp32."""
     return model.head(states.to(model.device), model.text_tower)
@@ -100,7 +120,7 @@ def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
 
 def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:
     """Yield indices (B,) and head output of this process's batches of utterances of similar length, longest first."""
-    batches = distributed.rank_share(list(even_batches(dataset.frames, BATCH_FRAMES)))
+    batches = distributed.rank_share(_all_batches(model, dataset))
     states = prefetch(dataset.read, batches, prefetch_count(model.device, PREFETCHED_BATCHES))
     with tqdm(
         total=sum(map(len, batches)), desc="evaluate", unit="utterance", disable=distributed.bar_disabled()
@@ -110,11 +130,15 @@ def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, Head
             progress.update(len(indices))
 
 
-def _gather(results: Sequence[Tensor], dataset: Dataset) -> None:
+def _all_batches(model: SpeechCLIP, dataset: Dataset) -> list[Tensor]:
+    """Return the indices of each batch, for all processes together."""
+    return list(even_batches(dataset.frames, BATCH_FRAMES.get(model.device.type, BATCH_FRAMES["cpu"])))
+
+
+def _gather(batches: Sequence[Tensor], results: Sequence[Tensor]) -> None:
     """Copy the predictions of the other processes into `results`, whose first dimension is the utterance."""
     if distributed.world_size() == 1:
         return
-    batches = list(even_batches(dataset.frames, BATCH_FRAMES))
     own = torch.cat([torch.empty(0, dtype=torch.long), *distributed.rank_share(batches)])
     for indices, *predictions in distributed.gather_objects([own, *(result[own] for result in results)]):
         for result, values in zip(results, predictions, strict=True):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sclip.evaluation.inference import infer
+from sclip.evaluation.inference import infer_vectors
 from sclip.evaluation.retrieval import first_ranks, recalls
 from sclip.features.dataset import Dataset
 from sclip.model.speechclip import SpeechCLIP
@@ -16,7 +16,7 @@ def mean_recalls(model: SpeechCLIP, dataset: Dataset) -> dict[str, float]:
 
     The model stays in evaluation mode.
     """
-    vectors = infer(model.eval(), dataset).vectors
+    vectors = infer_vectors(model.eval(), dataset)
     return {branch: mean_recall(speech.to(model.device), dataset) for branch, speech in vectors.items()}
 
 

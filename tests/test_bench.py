@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import pytest
 import torch
 
-from sclip.bench import cases, evaluation, run
+from sclip.bench import cases, evaluation, long_training, run
 from sclip.config import load_params
 
-TINY = dataclasses.replace(cases.SCENES, seconds=(0.5, 1.0), recordings=4, batch=4, components=20)
+TINY = dataclasses.replace(cases.SCENES, seconds=(0.5, 1.0), recordings=4, utterances=300, batch=4, components=20)
 
 
 def test_alternatives_give_the_same_results(tmp_path, monkeypatch):
@@ -39,3 +40,16 @@ def test_training_is_timed_with_stored_features_and_with_encoders(tmp_path, monk
         "the speech encoder in every step", "both encoders in every step",
     ]  # fmt: skip
     assert sum(case["notes"]["operators, %"].values()) <= 100 + torch.finfo(torch.float32).eps
+
+
+def test_duration_of_a_training_is_computed_from_its_steps_and_evaluations(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SCENES", TINY)
+    monkeypatch.setattr(long_training, "STEPS", 2)
+    params = load_params()
+    experiments = {TINY.preset: {"parallel": params.experiment(TINY.preset, "parallel")}}
+    run.run_bench(dataclasses.replace(params, experiments=experiments), "cpu", ("long-training",), tmp_path)
+    (case,) = json.loads((tmp_path / "bench.json").read_text())["cases"]
+    step, evaluation_seconds = (row["timed"]["seconds"] for row in case["rows"])
+    ((name, minutes),) = case["notes"].items()
+    assert name == "minutes of parallel, 600 steps and 4 evaluations"
+    assert minutes == pytest.approx((600 * step + 4 * evaluation_seconds) / 60, abs=0.06)

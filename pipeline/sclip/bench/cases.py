@@ -21,6 +21,7 @@ class Workload:
     preset: str  # its architectures are trained
     seconds: tuple[float, float]  # shortest and longest utterance
     recordings: int  # number of recordings to extract features of
+    utterances: int  # number of utterances to train on, of whole trainings
     shard_megabytes: int
     batch: int
     components: int
@@ -34,6 +35,7 @@ SCENES = Workload(
     preset="scenes",
     seconds=(1.5, 4.0),
     recordings=512,
+    utterances=8000,
     shard_megabytes=64,
     batch=256,
     components=288,
@@ -46,6 +48,7 @@ PAPERS = Workload(
     preset="flickr8k-base",
     seconds=(2.0, 6.4),
     recordings=1024,
+    utterances=30_000,
     shard_megabytes=512,
     batch=256,
     components=2496,

@@ -14,6 +14,7 @@ from sclip.bench.cases import PAPERS, SCENES, Case, Workload
 from sclip.bench.evaluation import evaluation_case
 from sclip.bench.extraction import extraction_case
 from sclip.bench.heads import cif_case, vocabulary_case
+from sclip.bench.long_training import long_training_case
 from sclip.bench.machine import Machine, measure
 from sclip.bench.stored import write_random_dataset
 from sclip.bench.training import training_case
@@ -32,18 +33,18 @@ class BenchResult:
 
 
 def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) -> BenchResult:
-    """Run the benchmarks in `only`, and write their results to `out`."""
+    """Run the benchmarks in `only`, and write the results to `out`, after each of them."""
     device = torch.device(device_name)
     workload = PAPERS if device.type == "cuda" else SCENES
     machine = measure(device)
     finished: list[Case] = []
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sclip-bench-") as folder:
         for case in cases(params, workload, only, machine, device, Path(folder)):
             finished.append(case)
+            data = {"machine": machine, "torch": torch.__version__, "sizes": workload, "cases": finished}
+            write_json(out / "bench.json", _plain(data))
             log.info(f"{case.name}: done")
-    data = {"machine": machine, "torch": torch.__version__, "sizes": workload, "cases": finished}
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "bench.json", _plain(data))
     return BenchResult(machine, finished, out / "bench.json")
 
 
@@ -70,10 +71,12 @@ def cases(
         yield vocabulary_case(workload, 8000, clip.text_tower.table.shape[1], machine, device)
     if "evaluation" in only:
         yield evaluation_case(device)
+    if "long-training" in only:
+        yield long_training_case(params, workload, speech, clip, device)
     if "training" in only:
         speech, clip = speech.to(device), clip.to(device)
         datasets = {
-            name: write_random_dataset(workload, speech, clip.joint_width, folder / name, coded=name == "codes")
+            name: write_random_dataset(workload, speech, clip.joint_width, folder / name, name == "codes", device)
             for name in ("states", "codes")
         }
         for arch in params.experiments[workload.preset]:

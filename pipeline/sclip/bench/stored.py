@@ -23,7 +23,7 @@ SHARD = 64  # utterances per shard
 
 
 def write_random_dataset(
-    workload: Workload, speech: AnySpeechEncoder, joint: int, folder: Path, coded: bool
+    workload: Workload, speech: AnySpeechEncoder, joint: int, folder: Path, coded: bool, device: torch.device
 ) -> Dataset:
     """Write a corpus of a few batches as states or as codes, with image vectors of width `joint`, and open it."""
     lengths = [int(s * FRAMES_PER_SECOND) for s in utterance_seconds(workload, BATCHES * workload.batch)]
@@ -38,14 +38,14 @@ def write_random_dataset(
     if coded:
         path = folder / "features" / DIRECTIONS_FILE
         path.parent.mkdir(parents=True)
-        write_tensors(path, _directions(speech, workload.components).tensors(), {"key": ""})
+        write_tensors(path, random_directions(speech, workload.components).tensors(), {"key": ""})
         features |= {"precision": CODES, "components": workload.components, "normalized": False}
         features |= {"directions": file_digest(path)}
     generator = torch.Generator().manual_seed(0)
     names = [str(i) for i in range(len(lengths))]
     rows = [{"id": name, "split": "train", "image_id": name} for name in names]
     vectors = F.normalize(torch.randn(len(names), joint, generator=generator), dim=-1)
-    states = _random_shards(lengths, features, generator)
+    states = _random_shards(lengths, features, torch.Generator(device).manual_seed(0))
     write_dataset(folder, rows, features, states, (names, vectors), ([], vectors[:0]))
     return Dataset.open(folder / "manifest.jsonl", folder / "features", folder / "vectors", "train")
 
@@ -84,12 +84,12 @@ def _random_shards(
 
 
 def _random_frames(count: int, features: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-    numbers = torch.randn(count, *frame_shape(features), generator=generator)
+    numbers = torch.randn(count, *frame_shape(features), generator=generator, device=generator.device)
     kind = frame_type(features)
-    return (20 * numbers).clamp(-127, 127).to(kind) if kind == torch.int8 else numbers.to(kind)
+    return ((20 * numbers).clamp(-127, 127) if kind == torch.int8 else numbers).to("cpu", kind)
 
 
-def _directions(speech: AnySpeechEncoder, components: int) -> Directions:
+def random_directions(speech: AnySpeechEncoder, components: int) -> Directions:
     numbers = torch.randn(speech.states * speech.width, components, generator=torch.Generator().manual_seed(0))
     unit, ones = torch.linalg.qr(numbers).Q.T.contiguous(), torch.ones(speech.states)
     return Directions(unit, torch.full((components,), 0.1), ones, torch.zeros(speech.states, speech.width), False)

@@ -51,6 +51,9 @@ def training_case(
     for form, reader in readers.items():
         alternatives[f"{form}, on the device"] = partial(_train_on, trainer, batches[form])
         alternatives[f"{form}, from the cache"] = partial(_train_from_store, trainer, reader, device)
+        if device.type == "cuda":
+            resident = TrainingBatches(datasets[form].on_device(device), experiment.training, 0, pin)
+            alternatives[f"{form}, gathered on the device"] = partial(_train_from_store, trainer, resident, device)
     alternatives |= _encoder_steps(trainer, encoders, workload, batches["states"][0].images, device)
     with plain_attention(device):
         times = compare(

@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint golden bench rehearse repro clean
+.PHONY: test test-gpu lint golden bench rehearse repro clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest -m gpu
 
 bench: .venv/installed
 	$(BIN)/sclip bench

@@ -28,3 +28,24 @@ def cores():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests that need a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print a table of the tests on a GPU, with what they measured."""
+    if config.option.markexpr != "gpu":
+        return
+    if torch.cuda.is_available():
+        terminalreporter.section(torch.cuda.get_device_name())
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            figures = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
+            line = f"{outcome:8} {report.duration:6.2f} s  {report.nodeid.partition('::')[2]}  {figures}"
+            terminalreporter.write_line(line.rstrip())

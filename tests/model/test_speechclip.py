@@ -63,7 +63,7 @@ def test_vectors_do_not_depend_on_the_batch_or_the_kind_of_input(folder, tmp_pat
         loaded.encode_speech(RECORDINGS, branch="middle")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_a_gpu_gives_nearly_the_same_numbers(folder):
     """The same calls, and in fp32 nearly the same numbers."""
     there, here = sclip.load(folder, device="cuda"), sclip.load(folder)

@@ -1,0 +1,164 @@
+"""What only a GPU can show. `make test-gpu` runs these tests and the other tests with the mark `gpu`."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from golden_files import cases
+from project import TINY, run_sclip, write_encoders, write_preset
+from safetensors.torch import load_file
+from small import ARCHITECTURES, WITH_VISUAL_WORDS, model, recordings
+from stored_corpus import open_split, write_corpus
+from test_golden_heads import Case, check_gradients, check_outputs
+
+from sclip.config import SpeechEncoderConfig, TrainingConfig
+from sclip.device import autocast
+from sclip.encoders.open import open_speech
+from sclip.training.batches import TrainingBatches
+from sclip.training.loop import open_visual_words
+from sclip.training.trainer import Trainer
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda", 0)
+TRAINING = TrainingConfig(steps=8, warmup_steps=2, batch=8, precision="fp32", learning_rate=1e-3)
+HUBERT_BASE = "facebook/hubert-base-ls960"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def trainer_of(corpus, arch, training=TRAINING):
+    data, trained_model = open_split(corpus, "train"), model(arch)
+    return Trainer(trained_model, training, 0, CUDA, open_visual_words(data, trained_model))
+
+
+def on_cpu(value):
+    """Copy the tensors of nested dataclasses to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(value, **{f.name: on_cpu(getattr(value, f.name)) for f in dataclasses.fields(value)})
+    return value
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("name", cases())
+def test_heads_match_the_published_code(name, mode):
+    case = Case(name)
+    states, data = case.states, case.data
+    case.tower.tower.to(CUDA), case.head.to(CUDA), case.objective.to(CUDA)
+    case.states, case.data = states.to(CUDA), {key: tensor.to(CUDA) for key, tensor in data.items()}
+    output, losses = case.run(mode)
+    if mode == "train":
+        losses.total.backward()
+    case.tower.tower.cpu(), case.head.cpu(), case.objective.cpu()  # with their gradients
+    case.states, case.data = states, data
+    check_outputs(case, on_cpu(output), on_cpu(losses), mode)
+    if mode == "train":
+        check_gradients(case, "grad.")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, *WITH_VISUAL_WORDS])
+def test_a_step_waits_for_the_gpu_only_where_listed(corpus, arch, precision):
+    training = dataclasses.replace(TRAINING, precision=precision)
+    trainer, batches = (
+        trainer_of(corpus, arch, training),
+        TrainingBatches(open_split(corpus, "train"), training, 0, True),
+    )
+    trainer.train_step([batches.read(0).to(CUDA)])  # allocates memory and the optimizer's state
+    batch = batches.read(1)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            trainer.train_step([batch.to(CUDA)])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    places = sorted({Path(wait.filename).name for wait in waits if "synchroniz" in str(wait.message)})
+    assert places == (["cif.py", "keywords.py"] if "cif" in arch else [])
+
+
+def test_resident_frames_give_the_same_batches_and_losses(corpus):
+    data = open_split(corpus, "train")
+    resident = data.on_device(CUDA)
+    assert resident.store is not data.store
+    losses = []
+    first = TrainingBatches(data, TRAINING, 0, pin=False).read(0).states.values
+    for dataset in (data, resident):
+        trainer, batches = trainer_of(corpus, "hybrid-cif"), TrainingBatches(dataset, TRAINING, 0, pin=True)
+        assert torch.equal(batches.read(0).to(CUDA).states.values.cpu(), first)
+        losses.append([trainer.train_step([batches.read(i).to(CUDA)])()["train/loss/total"] for i in range(4)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_resumed_training_continues(corpus, precision):
+    training = dataclasses.replace(TRAINING, precision=precision)
+    batches = TrainingBatches(open_split(corpus, "train"), training, 0, pin=True)
+
+    def losses(trainer, steps):
+        return [trainer.train_step([batches.read(i).to(CUDA)])()["train/loss/total"] for i in steps]
+
+    expected = losses(trainer_of(corpus, "hybrid-cif", training), range(8))
+    interrupted, resumed = (trainer_of(corpus, "hybrid-cif", training) for _ in range(2))
+    losses(interrupted, range(4))
+    resumed.load_state_dict(interrupted.state_dict())
+    assert losses(resumed, range(4, 8)) == pytest.approx(expected[4:], rel=1e-3 if precision == "fp32" else 2e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_hidden_states_of_hubert_base_in_half_precision(precision, record_property):
+    """Compare the hidden states of HuBERT base, with random weights, with fp32 on the same GPU."""
+    torch.manual_seed(0)
+    encoder = open_speech(SpeechEncoderConfig(HUBERT_BASE, random_seed=0)).to(CUDA)
+    waveforms = [waveform.to(CUDA) for waveform in recordings(64000, 48000, 80000)]
+    with torch.inference_mode():
+        exact = encoder(waveforms)
+        with autocast(CUDA, precision):
+            rounded = encoder(waveforms)
+    exact_states, states = (
+        torch.cat([utterance.float() for utterance in batch], 1) for batch in (exact, rounded)
+    )  # (L, frames, D)
+    difference = (states - exact_states).norm(dim=(1, 2)) / exact_states.norm(dim=(1, 2))
+    largest = int(difference.argmax())
+    record_property("largest relative difference", f"{difference[largest]:.2g} in state {largest}")
+    assert states.isfinite().all()
+    assert float(difference.max()) < {"fp16": 0.01, "bf16": 0.05}[precision]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_encoders(tmp_path)
+    preset = write_preset("tiny", training=TINY["training"] | {"precision": "fp16"})
+    for command in ("make-corpus", "extract-features", "embed-clip"):
+        run_sclip(command, *preset, *(() if command == "make-corpus" else ("--device", "cuda")))
+    return preset
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_stages_run(project, arch):
+    run_sclip("train", "--arch", arch, *project, "--device", "cuda")
+    run_sclip("evaluate", "--arch", arch, *project, "--device", "cuda")
+    assert Path(f"results/tiny/runs/{arch}/seed-0/metrics.json").is_file()
+
+
+def test_torchrun_with_nccl_gives_the_same_weights(project):
+    weights = []
+    for launcher in ((sys.executable,), (sys.executable, "-m", "torch.distributed.run", "--standalone")):
+        command = [*launcher, "-m", "sclip", "train", "--arch", "hybrid-cif", *project, "--device", "cuda"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert completed.returncode == 0, completed.stderr[-3000:]
+        weights.append(load_file("models/tiny/hybrid-cif/seed-0/model.safetensors"))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0.1, atol=1e-2)

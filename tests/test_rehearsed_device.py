@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from rehearsed_device import DEVICE, rehearsal
 from small import ARCHITECTURES, WITH_VISUAL_WORDS, model, recordings
 from stored_corpus import open_split, write_corpus
 
@@ -14,6 +13,11 @@ from sclip.features.resident import ResidentStore
 from sclip.training.batches import TrainingBatches
 from sclip.training.loop import open_visual_words
 from sclip.training.trainer import Trainer
+
+if torch.cuda.is_available():
+    pytest.skip("torch has one accelerator in a process, and here it is a GPU (tests/gpu)", allow_module_level=True)
+
+from rehearsed_device import DEVICE, rehearsal
 
 TRAINING = TrainingConfig(steps=4, warmup_steps=2, batch=8, precision="fp32", learning_rate=1e-3)
 # The number of slots is the size of a tensor. BatchNorm reads the valid slots only, and their number too.

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sclip.apps.index_config import BLOCKS_FOLDER, CONFIG_FILE, FORMAT, IndexConfig, read_config, write_config
+from sclip.apps.index_config import (
+    BLOCKS_FOLDER,
+    CONFIG_FILE,
+    FORMAT,
+    IndexConfig,
+    faiss_file,
+    read_config,
+    write_config,
+)
 from sclip.apps.inputs import NOUNS, Item, Kind, file_items, list_files
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, locked
@@ -166,5 +174,5 @@ def _write(
         config = dataclasses.replace(config, file=path.name, sha256=file_digest(path))
     write_config(folder, config)
     for old in folder.glob("vectors-*"):
-        if old.name != config.file:
+        if old.name not in (config.file, faiss_file(config)):
             shutil.rmtree(old) if old.is_dir() else old.unlink()

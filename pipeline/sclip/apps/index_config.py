@@ -49,5 +49,10 @@ def read_config(folder: Path) -> IndexConfig:
     return config
 
 
+def faiss_file(config: IndexConfig) -> str:
+    """Return the name of the file that a search by faiss makes of the same vectors."""
+    return f"{Path(config.file).stem}.faiss"
+
+
 def write_config(folder: Path, config: IndexConfig) -> None:
     write_json(folder / CONFIG_FILE, dataclasses.asdict(config))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sclip.apps.index_config import IndexConfig, read_config
+from sclip.apps.index_config import IndexConfig, faiss_file, read_config
 from sclip.errors import UserError
 from sclip.startup import paused_collection
 
@@ -90,8 +90,7 @@ def search(
     queries = _encode(opened, audio, text, image, branch or config.branch)
     vectors = opened_index.table.vectors
     if engine == "faiss":
-        file = opened_index.folder / f"{Path(config.file).stem}.faiss"
-        scores, rows = nearest_by_faiss(vectors, queries, top, file)
+        scores, rows = nearest_by_faiss(vectors, queries, top, opened_index.folder / faiss_file(config))
     else:
         scores, rows = nearest(vectors, queries, top, opened.model.device)
     names = opened_index.table.names

@@ -185,11 +185,9 @@ def test_a_killed_index_continues(folder, model, embedded):
 
 def test_blocks_of_another_model_are_not_used(folder, model, other_model, monkeypatch):
     write_pictures("a/1.png", "a/2.png")
-    monkeypatch.setattr(embedding.Store, "gather", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(embedding.Store, "gather", lambda *_: 1 / 0)
         sclip.index("a", other_model, "index")
-    monkeypatch.undo()
-    os.chdir(folder)
     assert list(Path("index/unfinished").glob("*.safetensors"))
     assert sclip.index("a", model, "index").embedded == 2
 
@@ -218,13 +216,13 @@ def test_another_head_reuses_the_vectors_of_pictures(folder, model):
 def test_other_folders_are_not_overwritten(folder, model):
     write_pictures("a/1.png")
     write_recordings("b/1.wav")
-    with pytest.raises(UserError, match="^a: has other files in it; expected an index"):
+    with pytest.raises(UserError, match=r"^a: has other files in it; expected an index"):
         sclip.index("a", model, "a")
-    with pytest.raises(UserError, match="^a/1.png: a file; expected an index"):
+    with pytest.raises(UserError, match=r"^a/1.png: a file; expected an index"):
         sclip.index("a", model, "a/1.png")
     sclip.index("a", model, "index")
     with pytest.raises(
-        UserError, match="^index: an index of pictures; give another --out for recordings, or delete it"
+        UserError, match=r"^index: an index of pictures; give another --out for recordings, or delete it"
     ):
         sclip.index("b", model, "index")
     assert names() == ["a/1.png"]

@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_not_a_folder_without_files
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match="^a/locked: the folder cannot be read: Permission denied"):
+    with pytest.raises(UserError, match=r"^a/locked: the folder cannot be read: Permission denied"):
         list_files("a")
 
 
@@ -97,5 +97,5 @@ def test_sentences_are_named_by_file_and_line(folder):
     (folder / "a.txt").write_text("a dog\n\ntwo dogs\n")
     assert [a == b for a, b in zip(items, sentence_items("a.txt"), strict=True)] == [True, False]
     (folder / "empty.txt").write_text("\n")
-    with pytest.raises(UserError, match="empty.txt: no sentences there"):
+    with pytest.raises(UserError, match=r"empty.txt: no sentences there"):
         sentence_items("empty.txt")

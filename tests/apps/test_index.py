@@ -269,3 +269,27 @@ def test_json_output(folder, model):
     write_pictures("a/1.png")
     result = json.loads(run_sclip("index", "a", "--model", str(model), "--out", "index", "--json"))
     assert (result["index"], result["kind"], result["count"], result["embedded"]) == ("index", "image", 1, 1)
+
+
+def test_a_file_without_permission_is_tried_again(folder, model, monkeypatch):
+    write_pictures("a/1.png", "a/2.png")
+
+    def refuse(path):  # the tests may run as root, who may read everything
+        if path.name == "2.png":
+            raise UserError(f"{path}: cannot be read: Permission denied")
+        return digest(path)
+
+    digest = embedding.file_digest
+    with monkeypatch.context() as patched:
+        patched.setattr(embedding, "file_digest", refuse)
+        result = sclip.index("a", model, "index")
+    assert list(result.skipped.values()) == ["cannot be read: Permission denied"]
+    assert names() == ["a/1.png"]
+    assert sclip.index("a", model, "index").embedded == 1
+    assert names() == ["a/1.png", "a/2.png"]
+
+
+def test_pictures_have_no_branch(folder, model):
+    write_pictures("a/1.png")
+    with pytest.raises(UserError, match="--branch parallel: only recordings are encoded by a branch; leave it out"):
+        sclip.index("a", model, "index", branch="parallel")

@@ -61,7 +61,7 @@ def embed(
         from sclip.apps.embedding import Store, embed_items, embedder
         from sclip.apps.models import open_model
     opened = open_model(model, device)
-    how = embedder(opened, kind, opened.branch(branch) if kind == "audio" else None)
+    how = embedder(opened, kind, opened.branch_for(kind, branch))
     blocks = out.with_name(out.name + BLOCKS_SUFFIX)
     with locked(blocks):
         store = Store(blocks, how.key)

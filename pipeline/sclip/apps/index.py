@@ -61,14 +61,15 @@ def index(
     """
     began, folder = time.monotonic(), Path(out)
     listing = list_files(files, kind)
-    before = _config_before(folder, listing.kind)
+    _config_before(folder, listing.kind)
     with paused_collection():
         from sclip.apps.embedding import Store, embed_items, embedder
         from sclip.apps.models import open_model
     opened = open_model(model, device)
-    branch = opened.branch(branch) if listing.kind == "audio" else None
+    branch = opened.branch_for(listing.kind, branch)
     how, items = embedder(opened, listing.kind, branch), file_items(listing.files)
     with _folder(folder):
+        before = _config_before(folder, listing.kind)  # another command may have ended since the first look
         table = None if before is None else open_table(folder, before)
         if before is not None and before.key != how.key:
             log.warning(f"{folder}: made with another model or branch; all {NOUNS[listing.kind]} are embedded again")

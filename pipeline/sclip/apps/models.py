@@ -27,6 +27,12 @@ class OpenedModel:
             raise UserError(f"--branch {name}: this model has {' and '.join(branches)}")
         return name or branches[0]
 
+    def branch_for(self, kind: str, name: str | None) -> str | None:
+        """Return the branch to encode files of a kind by; only recordings have one."""
+        if kind != "audio" and name is not None:
+            raise UserError(f"--branch {name}: only recordings are encoded by a branch; leave it out")
+        return self.branch(name) if kind == "audio" else None
+
     def key(self, kind: str, branch: str | None) -> str:
         """Return the fingerprint of everything that decides the vector of a file of this kind."""
         return data_fingerprint([kind, self.fingerprint, branch] if kind == "audio" else [kind, self.clip])

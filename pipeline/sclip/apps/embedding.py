@@ -38,7 +38,7 @@ BLOCK_SECONDS, BLOCK_ROWS = 15.0, 2**16  # a block is written after so much work
 
 @dataclass(frozen=True)
 class Embedder:
-    """How items of a kind are read and embedded."""
+    """Functions that read and embed items of one kind."""
 
     kind: str
     key: str  # fingerprint of everything that decides a vector
@@ -130,7 +130,7 @@ def _text_digest(item: Item) -> bytes:
 
 
 class Store:
-    """What is already embedded: the rows of an index and of finished blocks. New blocks are added to a folder."""
+    """The items that are already embedded: those of an index and of finished blocks, to which it adds new blocks."""
 
     def __init__(self, folder: Path, key: str, before: Table | None = None):
         """Open the blocks in `folder` whose vectors are decided by the same `key`, and delete others."""

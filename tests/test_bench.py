@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from sclip.bench import cases, evaluation, long_training, run
+from sclip.bench import cases, evaluation, index, long_training, run
 from sclip.config import load_params
 
 TINY = dataclasses.replace(cases.SCENES, seconds=(0.5, 1.0), recordings=4, utterances=300, batch=4, components=20)
@@ -26,6 +26,17 @@ def test_alternatives_give_the_same_results(tmp_path, monkeypatch):
     for case in cases_by_name.values():
         assert case["rows"][0]["timed"]["ratio"] == 1
         assert all(row["timed"]["seconds"] > 0 for row in case["rows"])
+
+
+def test_the_search_finds_the_same_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SCENES", TINY)
+    for name, value in (("PICTURES", 8), ("LOOP_PICTURES", 4), ("VECTORS", 1000)):
+        monkeypatch.setattr(index, name, value)
+    run.run_bench(load_params(), "cpu", ("index",), tmp_path)
+    built, searched = json.loads((tmp_path / "bench.json").read_text())["cases"]
+    assert (built["name"], searched["name"]) == ("index", "search")
+    assert searched["notes"]["the same pictures"] is True
+    assert all(row["timed"]["seconds"] > 0 for case in (built, searched) for row in case["rows"])
 
 
 def test_training_is_timed_with_stored_features_and_with_encoders(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The documentation names only files, commands, options and modules that exist, and its examples run."""
 
+import glob
 import itertools
 import pkgutil
 import re
@@ -26,7 +27,14 @@ from sclip.fingerprints import PACKAGE
 ROOT = Path(__file__).parents[1]
 PAGES = [
     page
-    for pattern in ("*.md", "docs/*.md", "data/README.md", "models/README.md", "models/mini-*/README.md")
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "data/README.md",
+        "data/examples/README.md",
+        "models/README.md",
+        "models/mini-*/README.md",
+    )
     for page in sorted(ROOT.glob(pattern))
 ]
 SCRIPTS = [ROOT / "docs/slurm.sh"]
@@ -87,7 +95,7 @@ def test_commands_and_options_exist(page):
         command = main.get_command(Context(main), name)
         assert command is not None, name
         options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-        assert {word for word in arguments if word.startswith("-")} <= options, (name, arguments)
+        assert {word for word in arguments if word.startswith("-") and word != "-"} <= options, (name, arguments)
 
 
 @all_pages
@@ -154,6 +162,8 @@ NOT_RUN = {
     "dvc": "needs a repository with the results of all stages; test_stages.py runs DVC in one",
     "torchrun": "needs a GPU for each process; test_distributed.py runs several processes",
     "sclip fetch flickr8k data/flickr8k": "downloads 5 GB",
+    "sclip search examples.index data/examples/dog.wav --engine faiss": "needs the extra faiss",
+    "arecord": "needs a microphone",
     "sclip train --arch cascaded-cif --seed 1 --device cuda": "needs a GPU",
     "sclip import CHECKPOINT.ckpt models/hybrid-cif": "needs a published checkpoint",
 }
@@ -167,6 +177,11 @@ def shell_commands(page: Path) -> list[list[str]]:
 
 def is_run(words: list[str]) -> bool:
     return not {words[0], " ".join(words)} & NOT_RUN.keys()
+
+
+def expanded(words: list[str]) -> list[str]:
+    """Replace patterns by the files they match, as a shell does."""
+    return [file for word in words for file in (sorted(glob.glob(word)) if "*" in word else [word])]
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +202,10 @@ def project(tmp_path_factory):
         params["presets"][preset]["features"] = TINY["features"] | {"components": None}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "tests").symlink_to(ROOT / "tests")
+    (folder / "models").mkdir(exist_ok=True)
+    for shipped in (*ROOT.glob("models/mini-*"), ROOT / "models/scenes-hybrid-cif", ROOT / "data/examples"):
+        (folder / shipped.relative_to(ROOT)).symlink_to(shipped)
+    (folder / "captions.txt").write_text("a brown dog")
     (folder / "results").mkdir()
     shutil.copy(ROOT / "results/paper.yaml", folder / "results")
     return folder
@@ -198,7 +217,7 @@ def test_shell_examples_run(page, project, monkeypatch):
     monkeypatch.setattr("sclip.corpora.flickr8k.PUBLISHED", None)  # the small copy has fewer pictures
     for limit in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
         monkeypatch.setattr(f"sclip.features.plan.{limit}", 0.05)
-    for program, *arguments in filter(is_run, shell_commands(page)):
+    for program, *arguments in map(expanded, filter(is_run, shell_commands(page))):
         assert program == "sclip", f"{program}: run it here, or add it to NOT_RUN with the reason"
         assert run_sclip(*arguments)
 

@@ -14,8 +14,10 @@ from sclip.bench.cases import PAPERS, SCENES, Case, Workload
 from sclip.bench.evaluation import evaluation_case
 from sclip.bench.extraction import extraction_case
 from sclip.bench.heads import cif_case, vocabulary_case
+from sclip.bench.index import index_cases
 from sclip.bench.long_training import long_training_case
 from sclip.bench.machine import Machine, measure
+from sclip.bench.models import random_model
 from sclip.bench.stored import write_random_dataset
 from sclip.bench.training import training_case
 from sclip.config import Params
@@ -73,6 +75,9 @@ def cases(
         yield evaluation_case(device)
     if "long-training" in only:
         yield long_training_case(params, workload, speech, clip, device)
+    if "index" in only:
+        model = random_model("parallel", params.experiment(workload.preset, "parallel"), speech, clip)
+        yield from index_cases(model, folder / "index", device)
     if "training" in only:
         speech, clip = speech.to(device), clip.to(device)
         datasets = {

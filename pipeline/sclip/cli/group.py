@@ -1,11 +1,14 @@
 """The group that all commands belong to."""
 
+import atexit
+import gc
 import logging
 from typing import Any
 
 import click
 
 from sclip import __version__
+from sclip.apps.names import printable
 from sclip.errors import UserError
 
 
@@ -20,7 +23,12 @@ class _Handler(logging.Handler):
         return record.levelno >= logging.WARNING and not prints_itself
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo(_printable_lines(self.format(record)), err=True)
+
+
+def _printable_lines(text: str) -> str:
+    """Replace control characters other than line breaks; names of files may hold any."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class _Commands(click.Group):
@@ -29,7 +37,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (UserError, OSError) as error:  # the latter of a full disk, or of a folder that cannot be written
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(_printable_lines(str(error))) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
@@ -40,6 +48,8 @@ class _Commands(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """SpeechCLIP+: speech in CLIP's image-text space, without transcripts."""
+    # At the end of the process, the collector would search torch's million objects once more, for half a second.
+    atexit.register(gc.freeze)
     logging.getLogger("sclip").setLevel(logging.INFO)
     # On the root logger: without a handler there, open_clip's log calls would add one that prints each line again.
     root = logging.getLogger()

@@ -7,7 +7,7 @@ import click
 from sclip.cli.options import device_option, reads_params
 from sclip.config import load_params
 
-BENCHMARKS = ("extraction", "training", "long-training", "cif", "vocabulary", "evaluation")
+BENCHMARKS = ("extraction", "training", "long-training", "cif", "vocabulary", "evaluation", "index")
 
 
 @click.command("import")

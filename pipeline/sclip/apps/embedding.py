@@ -1,0 +1,263 @@
+"""Embedding of many files or sentences, in blocks, so that an interrupted command continues where it was.
+
+A finished block is a file. A later run reads it, and embeds only what is neither in a block nor in the index before:
+a file is known by its name, size and time, and otherwise by its content.
+"""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sclip.apps.inputs import NEVER, Item
+from sclip.apps.models import OpenedModel
+from sclip.apps.table import DIGEST, Embedded, Table, read_table, write_table
+from sclip.concurrency import chunks, process_batches
+from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
+from sclip.encoders.pictures import picture_fault, read_rgb
+from sclip.errors import Fault, UserError
+from sclip.files import file_digest, remove_unfinished
+from sclip.model.speechclip import SHORT_SECONDS
+
+log = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE, RECORDINGS_AT_ONCE, TEXTS_AT_ONCE = 64, 64, 256
+RECORDED_BYTES = 2**25  # of the files of a batch of recordings, which are in memory together
+BLOCK_SECONDS, BLOCK_ROWS = 15.0, 2**16  # a block is written after so much work
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Functions that read and embed items of one kind."""
+
+    kind: str
+    key: str  # fingerprint of everything that decides a vector
+    width: int
+    device: torch.device
+    batches: Callable[[Sequence[Item]], Iterator[Sequence[Item]]]
+    digest: Callable[[Item], bytes]
+    read: Callable[[Item], Any]  # what `encode` takes, or a Fault
+    encode: Callable[[list[Any]], Tensor]  # -> (B, J)
+
+
+def embedder(opened: OpenedModel, kind: str, branch: str | None) -> Embedder:
+    """Return how a model embeds pictures, recordings or sentences."""
+    model = opened.model
+    key, width, device = opened.key(kind, branch), model.clip.joint_width, model.device
+
+    def read_image(item: Item) -> Tensor | Fault:
+        try:
+            return model.clip.preprocess(read_rgb(item.name))
+        except Exception as error:  # a damaged picture can raise any exception
+            path = Path(item.name)
+            return Fault(picture_fault(path, error).removeprefix(f"image {path.name}: "))
+
+    def read_recording(item: Item) -> Tensor | Fault:
+        try:
+            waveform = read_audio(item.name)
+        except UserError as error:
+            return Fault(str(error).removeprefix(f"audio {item.name}: "))
+        if len(waveform) < max(model.speech.shortest, SHORT_SECONDS * SAMPLE_RATE):
+            return Fault(f"only {len(waveform) / SAMPLE_RATE:.4f} s long; expected at least {SHORT_SECONDS} s")
+        return Fault("silent") if is_silent(waveform) else waveform
+
+    def read_text(item: Item) -> str | Fault:
+        assert item.text is not None
+        tokens = model.clip.count_tokens(item.text) if item.text else 0
+        room = model.clip.tokenizer.context_length - 2
+        if tokens is not None and tokens > room:
+            log.warning("%s: %d tokens, cut to CLIP's %d", item.name, tokens, room)
+        return Fault("CLIP finds no token in it") if tokens == 0 else item.text
+
+    def encode_images(pictures: list[Tensor]) -> Tensor:
+        return F.normalize(model.clip.encode_image(pictures).float(), dim=-1)
+
+    def encode_texts(texts: list[str]) -> Tensor:
+        return F.normalize(model.clip.encode_text(texts).float(), dim=-1)
+
+    def encode_recordings(waveforms: list[Tensor]) -> Tensor:
+        return model.encode_speech(waveforms, branch=branch)
+
+    if kind == "image":
+        return Embedder(kind, key, width, device, _picture_batches, _file_digest, read_image, encode_images)
+    if kind == "audio":
+        return Embedder(kind, key, width, device, _recording_batches, _file_digest, read_recording, encode_recordings)
+    return Embedder(kind, key, width, device, _text_batches, _text_digest, read_text, encode_texts)
+
+
+def _picture_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return chunks(items, IMAGES_AT_ONCE)
+
+
+def _text_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return chunks(items, TEXTS_AT_ONCE)
+
+
+def _recording_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Yield recordings of similar size, the smallest first."""
+    batch: list[Item] = []
+    size = 0
+    for item in sorted(items, key=lambda item: (item.size, item.name)):
+        if batch and (len(batch) == RECORDINGS_AT_ONCE or size + item.size > RECORDED_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item.size
+    if batch:
+        yield batch
+
+
+def _file_digest(item: Item) -> bytes:
+    path = Path(item.name)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise UserError(f"{path}: not a file")
+    return bytes.fromhex(file_digest(path))
+
+
+def _text_digest(item: Item) -> bytes:
+    assert item.text is not None
+    return hashlib.sha256(item.text.encode("utf-8", "surrogatepass")).digest()
+
+
+class Store:
+    """The items that are already embedded: those of an index and of finished blocks, to which it adds new blocks."""
+
+    def __init__(self, folder: Path, key: str, before: Table | None = None):
+        """Open the blocks in `folder` whose vectors are decided by the same `key`, and delete others."""
+        self.folder, self.key = folder, key
+        self.tables: list[Table] = []
+        self.rows: dict[tuple[str, int, int], tuple[int, int]] = {}  # name, size and time: table and row
+        self.faults: dict[tuple[str, int, int], str] = {}
+        self.contents: dict[bytes, tuple[int, int]] = {}  # digest: table and row
+        self._pending: list[Embedded] = []
+        self._written, self._blocks = time.monotonic(), 0
+        if before is not None:
+            self._add(before)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
+        for path in sorted(folder.glob("*.safetensors")):
+            self._open_block(path)
+
+    def _open_block(self, path: Path) -> None:
+        try:
+            table, metadata = read_table(path)
+        except UserError:  # of a disk that lost it
+            table, metadata = None, {}
+        if table is None or metadata.get("key") != self.key:
+            path.unlink()
+            return
+        self._add(table)
+        self._blocks = max(self._blocks, int(path.stem))
+
+    def _add(self, table: Table) -> None:
+        number = len(self.tables)
+        self.tables.append(table)
+        for row, (name, (size, mtime)) in enumerate(zip(table.names, table.stats.tolist(), strict=True)):
+            self.rows[name, size, mtime] = (number, row)
+        for row, digest in enumerate(table.digests.numpy()):
+            self.contents[digest.tobytes()] = (number, row)
+        skipped = zip(table.skipped, table.skipped_stats.tolist(), table.reasons, strict=True)
+        self.faults |= {(name, size, mtime): reason for name, (size, mtime), reason in skipped if size != NEVER}
+
+    def find(self, item: Item) -> tuple[int, int] | str | None:
+        """Return an item's table and row, or why it cannot be used; None if it is new or has changed."""
+        key = (item.name, item.size, item.mtime)
+        return self.rows.get(key) or self.faults.get(key)
+
+    def vector(self, digest: bytes) -> Tensor | None:
+        """Return the vector (J,) of a content."""
+        place = self.contents.get(digest)
+        return None if place is None else self.tables[place[0]].vectors[place[1]]
+
+    def add(self, embedded: Sequence[Embedded]) -> None:
+        """Add items, and write a block if the last one was written long ago."""
+        self._pending += embedded
+        if time.monotonic() - self._written >= BLOCK_SECONDS or len(self._pending) >= BLOCK_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been added since the last block as a block."""
+        if self._pending:
+            usable = [(e.item, e.digest, e.result) for e in self._pending if isinstance(e.result, Tensor)]
+            skipped = [(e.item, e.result.reason) for e in self._pending if isinstance(e.result, Fault)]
+            digests = torch.frombuffer(bytearray(b"".join(d for _, d, _ in usable) or bytes(1)), dtype=torch.uint8)
+            vectors = torch.stack([vector for _, _, vector in usable]) if usable else torch.empty(0, 0)
+            self._blocks += 1
+            path = self.folder / f"{self._blocks:06d}.safetensors"
+            rows = ([item for item, _, _ in usable], digests[: DIGEST * len(usable)].reshape(-1, DIGEST), vectors)
+            write_table(path, rows, skipped, {"key": self.key})
+            self._add(read_table(path)[0])
+            self._pending = []
+        self._written = time.monotonic()
+
+    def gather(self, places: Sequence[tuple[int, int]], width: int) -> tuple[Tensor, Tensor]:
+        """Return the digests (N, 32) and vectors (N, J) of N places. They are in a file, and not in memory."""
+        where = torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
+        digests = torch.empty(len(where), DIGEST, dtype=torch.uint8)
+        vectors = _in_file(self.folder / "gathered", (len(where), width))
+        for number, table in enumerate(self.tables):
+            for rows in torch.split((where[:, 0] == number).nonzero()[:, 0], BLOCK_ROWS):
+                digests[rows], vectors[rows] = table.digests[where[rows, 1]], table.vectors[where[rows, 1]]
+        return digests, vectors
+
+    def remove(self) -> None:
+        """Delete the blocks, when all of them are in their final place."""
+        self.tables.clear()
+        shutil.rmtree(self.folder)
+
+
+def _in_file(path: Path, shape: tuple[int, int]) -> Tensor:
+    """Return a tensor whose numbers are in a file, so that the system may write them out when memory is short."""
+    return torch.from_file(str(path), shared=True, size=shape[0] * shape[1], dtype=torch.float32).view(shape)
+
+
+def embed_items(
+    items: Sequence[Item], how: Embedder, store: Store, progress: bool = False
+) -> tuple[int, dict[str, str]]:
+    """Embed the items that are not in the store, and add them to it. Return how many, and faults that may pass.
+
+    Such a fault (no such file, no permission) is not stored, so the next run tries again.
+    """
+    waiting = [item for item in items if store.find(item) is None]
+    passing: dict[str, str] = {}
+    count = 0
+
+    def read(item: Item) -> Embedded | tuple[Item, bytes, Any]:
+        try:
+            digest = how.digest(item)
+        except UserError as error:
+            return Embedded(item, b"", Fault(str(error).removeprefix(f"{item.name}: ")))
+        vector = store.vector(digest)
+        return (item, digest, how.read(item)) if vector is None else Embedded(item, digest, vector)
+
+    @torch.no_grad()
+    def embed(_: Sequence[Item], data: list[Any]) -> tuple[list[Embedded], int]:
+        new = [(item, digest, content) for item, digest, content in (d for d in data if isinstance(d, tuple))]
+        usable = [content for _, _, content in new if not isinstance(content, Fault)]
+        vectors = iter(how.encode(usable).float().cpu() if usable else ())
+        done = [Embedded(i, d, content if isinstance(content, Fault) else next(vectors)) for i, d, content in new]
+        return [d for d in data if isinstance(d, Embedded)] + done, len(usable)
+
+    results = process_batches(how.batches(waiting), read, embed, how.device)
+    with tqdm(None, how.kind, len(waiting), unit="", disable=None if progress else True) as bar, closing(results):
+        try:
+            for embedded, new in results:
+                passing |= {
+                    e.item.name: e.result.reason for e in embedded if not e.digest and isinstance(e.result, Fault)
+                }
+                store.add([e for e in embedded if e.digest])
+                count += new
+                bar.update(len(embedded))
+        finally:
+            store.flush()
+    return count, passing

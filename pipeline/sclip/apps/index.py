@@ -1,0 +1,179 @@
+"""`sclip index`: embed pictures or recordings into an index that `sclip search` searches."""
+
+import dataclasses
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sclip.apps.index_config import (
+    BLOCKS_FOLDER,
+    CONFIG_FILE,
+    FORMAT,
+    IndexConfig,
+    faiss_file,
+    read_config,
+    write_config,
+)
+from sclip.apps.inputs import NOUNS, Item, Kind, file_items, list_files
+from sclip.errors import UserError
+from sclip.files import check_digest, file_digest, locked
+from sclip.startup import paused_collection
+
+if TYPE_CHECKING:
+    from sclip.apps.embedding import Store
+    from sclip.apps.models import OpenedModel
+    from sclip.apps.table import Table
+    from sclip.model.speechclip import SpeechCLIP
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IndexResult:
+    index: Path
+    kind: Kind
+    count: int  # files in the index
+    embedded: int  # files whose content was neither in the index before nor in a finished block
+    dropped: int  # files that were in the index before and are no longer listed
+    skipped: dict[str, str]  # files that cannot be used, and why
+    seconds: float
+
+
+def index(
+    files: "Sequence[str | Path] | str | Path",
+    model: "str | Path | SpeechCLIP | OpenedModel",
+    out: str | Path,
+    *,
+    kind: Kind | None = None,
+    branch: str | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> IndexResult:
+    """Write or update the index `out` of pictures or recordings: it then holds exactly the usable ones among `files`.
+
+    `files` are files, folders, patterns and lists (`@list.txt`). `branch`: of a model with two, for recordings. Only
+    new and changed files are embedded. If the function is interrupted, the next call continues.
+    """
+    began, folder = time.monotonic(), Path(out)
+    listing = list_files(files, kind)
+    _config_before(folder, listing.kind)
+    with paused_collection():
+        from sclip.apps.embedding import Store, embed_items, embedder
+        from sclip.apps.models import open_model
+    opened = open_model(model, device)
+    branch = opened.branch_for(listing.kind, branch)
+    how, items = embedder(opened, listing.kind, branch), file_items(listing.files)
+    with _folder(folder):
+        before = _config_before(folder, listing.kind)  # another command may have ended since the first look
+        table = None if before is None else open_table(folder, before)
+        if before is not None and before.key != how.key:
+            log.warning(f"{folder}: made with another model or branch; all {NOUNS[listing.kind]} are embedded again")
+        reusable = table if before is not None and before.key == how.key else None
+        store = Store(folder / BLOCKS_FOLDER, how.key, reusable)
+        embedded, passing = embed_items(items, how, store, progress)
+        usable, skipped = _sorted_out(items, store, passing)
+        if usable:
+            config = IndexConfig(
+                FORMAT, listing.kind, opened.name, opened.fingerprint, branch, how.key, len(usable), how.width,
+                len(skipped), "" if before is None else before.file, "" if before is None else before.sha256,
+            )  # fmt: skip
+            _write(folder, config, reusable, usable, skipped, store)
+        store.remove()
+    if not usable:
+        name, reason = skipped[0][0].name, skipped[0][1]
+        raise UserError(f"none of {len(items):,} {NOUNS[listing.kind]} can be used; the first: {name}: {reason}")
+    dropped = 0 if table is None else len(set(table.names) - {item.name for item in items})
+    reasons = {item.name: reason for item, reason in skipped}
+    return IndexResult(folder, listing.kind, len(usable), embedded, dropped, reasons, time.monotonic() - began)
+
+
+def _config_before(folder: Path, kind: Kind) -> IndexConfig | None:
+    """Return the configuration of the index that is to be updated; refuse a folder with anything else in it."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file; expected an index, or the name of a folder that does not exist yet")
+    if not folder.is_dir() or not any(path.name != BLOCKS_FOLDER for path in folder.iterdir()):
+        return None
+    if not (folder / CONFIG_FILE).exists() and not list(folder.glob("vectors-*.safetensors*")):
+        raise UserError(f"{folder}: has other files in it; expected an index, or a folder that does not exist yet")
+    if not (folder / CONFIG_FILE).exists():  # the first run was killed between its last two steps
+        return None
+    before = read_config(folder)
+    if before.kind != kind:
+        raise UserError(
+            f"{folder}: an index of {NOUNS[before.kind]}; give another --out for {NOUNS[kind]}, or delete it"
+        )
+    return before
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Lock the index's folder, and remove it again if nothing is in it in the end."""
+    try:
+        with locked(folder):
+            yield
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def open_table(folder: Path, config: IndexConfig) -> "Table":
+    """Open the table of an index after a check of every byte."""
+    from sclip.apps.table import read_table
+
+    path, expected = folder / config.file, (config.count, config.width)
+    try:
+        check_digest(path, config.sha256, CONFIG_FILE)
+        table, _ = read_table(path)
+        if table.vectors.shape != expected:
+            raise UserError(f"{path}: vectors: expected {expected}, found {tuple(table.vectors.shape)}")
+    except UserError as error:
+        raise UserError(f"{error}; delete {folder} and make the index again") from None
+    return table
+
+
+def _sorted_out(
+    items: Sequence[Item], store: "Store", passing: dict[str, str]
+) -> tuple[list[tuple[Item, tuple[int, int]]], list[tuple[Item, str]]]:
+    """Return the usable items with their places in the store, and the others with the reasons."""
+    usable, skipped = [], []
+    for item in items:
+        place = store.find(item)
+        if isinstance(place, tuple):
+            usable.append((item, place))
+        elif place is not None:
+            skipped.append((item, place))
+        else:
+            skipped.append((Item(item.name), passing[item.name]))  # without size and time, it is read again next time
+    return usable, skipped
+
+
+def _write(
+    folder: Path,
+    config: IndexConfig,
+    before: "Table | None",
+    usable: Sequence[tuple[Item, tuple[int, int]]],
+    skipped: Sequence[tuple[Item, str]],
+    store: "Store",
+) -> None:
+    """Write the table under a new name, then the configuration that names it, and delete the table before.
+
+    A table with the same rows as `before` is not written again.
+    """
+    from sclip.apps.table import has_rows, write_table
+
+    items = [item for item, _ in usable]
+    if before is None or not has_rows(before, items, skipped):
+        number = int("".join(filter(str.isdigit, config.file)) or 0) + 1
+        path = folder / f"vectors-{number}.safetensors"
+        rows = (items, *store.gather([place for _, place in usable], config.width))
+        write_table(path, rows, skipped, {"key": config.key})
+        config = dataclasses.replace(config, file=path.name, sha256=file_digest(path))
+    write_config(folder, config)
+    for old in folder.glob("vectors-*"):
+        if old.name not in (config.file, faiss_file(config)):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()

@@ -1,0 +1,58 @@
+"""The small JSON file of an index, which says what is in it. docs/search.md describes the format."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sclip.apps.inputs import Kind
+from sclip.errors import UserError
+from sclip.files import write_json
+from sclip.parsing import parse, read_json
+
+FORMAT = "sclip index 1"
+CONFIG_FILE = "index.json"
+BLOCKS_FOLDER = "unfinished"  # what an interrupted command has embedded so far
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    format: str
+    kind: Kind
+    model: str | None  # a folder or a hub repo; None: the model was given as a Python object without a folder
+    fingerprint: str  # of the model: its head and both encoders
+    branch: str | None  # that recordings are encoded by
+    key: str  # fingerprint of everything that decides a file's vector
+    count: int
+    width: int
+    skipped: int
+    file: str  # in the same folder
+    sha256: str  # of this file
+
+
+def read_config(folder: Path) -> IndexConfig:
+    """Read the configuration of an index, and refuse a folder that has none or one of another format."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        what = "not an index" if folder.is_dir() else "no such index"
+        raise UserError(f"{folder}: {what}; `sclip index FILES --model MODEL --out {folder}` makes one")
+    data = read_json(path)
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise UserError(
+            f"{path}: format: expected {FORMAT!r}, found {found!r}; delete the folder and make the index again with "
+            "this version of sclip"
+        )
+    config: IndexConfig = parse(IndexConfig, data, str(path))
+    if not re.fullmatch(r"vectors-[0-9]{1,18}\.safetensors", config.file):
+        raise UserError(f"{path}: file: expected vectors-NUMBER.safetensors, found {config.file!r}")
+    return config
+
+
+def faiss_file(config: IndexConfig) -> str:
+    """Return the name of the file that a search by faiss makes of the same vectors."""
+    return f"{Path(config.file).stem}.faiss"
+
+
+def write_config(folder: Path, config: IndexConfig) -> None:
+    write_json(folder / CONFIG_FILE, dataclasses.asdict(config))

@@ -1,0 +1,91 @@
+"""Search for the vectors with the largest inner products: exactly, or approximately by faiss."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sclip.errors import UserError
+from sclip.files import atomic_file
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 2**27  # of the vectors that are multiplied at a time
+QUERIES = 256  # that are multiplied at a time
+# faiss: below FLAT_BELOW every vector is compared. Above it, a vector is stored in one of 4 √N lists, a byte a number.
+# PROBES lists are searched for CANDIDATES times as many vectors as are asked for, and exact products rank them.
+FLAT_BELOW, PROBES, CANDIDATES, LEAST_CANDIDATES, TRAINED_PER_LIST = 10_000, 64, 10, 100, 64
+
+
+def nearest(vectors: Tensor, queries: Tensor, top: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+    """Return the `top` largest products of queries (Q, J) with vectors (N, J), and their rows: (Q, top) each."""
+    parts = [_nearest(vectors, part.to(device, torch.float32), top) for part in torch.split(queries, QUERIES)]
+    scores, rows = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    if not bool(scores.isfinite().all()):
+        raise UserError("the vectors hold numbers that are not finite; make the index again")
+    return scores, rows
+
+
+def _nearest(vectors: Tensor, queries: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    best = torch.empty(len(queries), 0, device=queries.device)
+    rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    size, start = max(1, BLOCK_BYTES // (4 * vectors.shape[1])), 0
+    for block in torch.split(vectors, size):
+        found = (queries @ block.to(queries.device).T).topk(min(top, len(block)))  # (Q, top)
+        best, chosen = torch.cat([best, found.values], 1).topk(min(top, start + len(block)))
+        rows = torch.cat([rows, found.indices + start], 1).gather(1, chosen)
+        start += len(block)
+    return best.cpu(), rows.cpu()
+
+
+def nearest_by_faiss(vectors: Tensor, queries: Tensor, top: int, file: Path) -> tuple[Tensor, Tensor]:
+    """Do the same approximately, by a faiss index in `file`, which is built at the first search."""
+    faiss = _import_faiss()
+    if not file.exists():
+        _build(faiss, vectors, file)
+    try:
+        approximate = faiss.read_index(str(file))
+    except RuntimeError:
+        raise UserError(f"{file}: damaged; delete it, and the next search builds it again") from None
+    if (approximate.ntotal, approximate.d) != tuple(vectors.shape):
+        raise UserError(f"{file}: not of these vectors; delete it, and the next search builds it again")
+    if hasattr(approximate, "nprobe"):
+        approximate.nprobe = PROBES
+    count = min(len(vectors), max(LEAST_CANDIDATES, CANDIDATES * top))
+    _, found = approximate.search(queries.float().cpu().numpy(), count)
+    results = []
+    for query, candidates in zip(queries.float().cpu(), torch.from_numpy(found), strict=True):
+        candidates = candidates[candidates >= 0].sort().values  # fewer than asked for have the row -1
+        best = (vectors[candidates] @ query).topk(min(top, len(candidates)))
+        results.append((best.values, candidates[best.indices]))
+    width = min(len(scores) for scores, _ in results)
+    return torch.stack([scores[:width] for scores, _ in results]), torch.stack([rows[:width] for _, rows in results])
+
+
+def _import_faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(
+            "--engine faiss needs the package faiss-cpu; install it by pip install 'sclip[faiss]'"
+        ) from None
+    return faiss
+
+
+def _build(faiss: Any, vectors: Tensor, file: Path) -> None:
+    """Build a faiss index of vectors (N, J) and write it atomically."""
+    count, width = vectors.shape
+    lists = 4 * math.isqrt(count)
+    kind = "Flat" if count < FLAT_BELOW else f"IVF{lists},SQ8"
+    log.info(f"building the faiss index {kind} of {count:,} vectors")
+    index = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
+    if not index.is_trained:
+        sample = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: TRAINED_PER_LIST * lists]
+        index.train(vectors[sample.sort().values].numpy())
+    for block in torch.split(vectors, max(1, BLOCK_BYTES // (4 * width))):
+        index.add(block.contiguous().numpy())
+    with atomic_file(file) as unfinished:
+        faiss.write_index(index, str(unfinished))

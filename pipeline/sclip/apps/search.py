@@ -1,0 +1,183 @@
+"""`sclip search`: rank the files of an index by their similarity to recordings, sentences or pictures."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sclip.apps.index_config import IndexConfig, faiss_file, read_config
+from sclip.errors import UserError
+from sclip.startup import paused_collection
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sclip.apps.models import OpenedModel
+    from sclip.apps.table import Table
+    from sclip.model.speechclip import SpeechCLIP
+
+Engine = Literal["exact", "faiss"]
+STANDARD_INPUT = "-"
+MOST_BYTES = 2**29  # of a recording on standard input
+
+
+@dataclass(frozen=True)
+class Match:
+    rank: int  # from 1
+    path: str
+    score: float  # cosine
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The files that are most similar to a query, best first."""
+
+    query: str  # a file's name, or the sentence
+    kind: str  # audio, text or image
+    matches: tuple[Match, ...]
+    files: str  # the kind of the files in the index
+
+
+@dataclass(frozen=True)
+class OpenedIndex:
+    """An index in memory or mapped from the disk, for several searches."""
+
+    folder: Path
+    config: IndexConfig
+    table: "Table"
+
+
+def open_index(index: "str | Path | OpenedIndex") -> OpenedIndex:
+    """Open an index after a check of every byte."""
+    if isinstance(index, OpenedIndex):
+        return index
+    from sclip.apps.index import open_table
+
+    config = read_config(Path(index))
+    return OpenedIndex(Path(index), config, open_table(Path(index), config))
+
+
+def search(
+    index: "str | Path | OpenedIndex",
+    audio: Sequence[Any] = (),
+    *,
+    text: Sequence[str] = (),
+    image: Sequence[Any] = (),
+    model: "str | Path | SpeechCLIP | OpenedModel | None" = None,
+    top: int = 10,
+    branch: str | None = None,
+    engine: Engine = "exact",
+    device: str = "auto",
+) -> list[Ranking]:
+    """Return a ranking of the files of an index for each recording, sentence and picture, in this order.
+
+    `audio` and `image` may hold whatever `encode_speech` and `encode_image` take; "-" is a recording on standard input.
+    Without `model`, the index's own model is opened. `branch`: of a model with two, for recordings.
+    """
+    _check(audio, text, image, top, engine)
+    config = index.config if isinstance(index, OpenedIndex) else read_config(Path(index))
+    name = model or config.model
+    if name is None:
+        raise UserError(f"{index}: the index does not say which model it was made with; give the model (--model)")
+    with paused_collection():
+        from sclip.apps.models import open_model
+        from sclip.apps.nearest import nearest, nearest_by_faiss
+    opened_index, opened = open_index(index), open_model(_existing(name, index), device)
+    _check_model(opened_index, opened)
+    queries = _encode(opened, audio, text, image, branch or config.branch)
+    vectors = opened_index.table.vectors
+    if engine == "faiss":
+        scores, rows = nearest_by_faiss(vectors, queries, top, opened_index.folder / faiss_file(config))
+    else:
+        scores, rows = nearest(vectors, queries, top, opened.model.device)
+    names = opened_index.table.names
+    rankings = []
+    for (kind, query), s, r in zip(_names(audio, text, image), scores.tolist(), rows.tolist(), strict=True):
+        matches = (Match(i + 1, names[row], score) for i, (score, row) in enumerate(zip(s, r, strict=True)))
+        rankings.append(Ranking(query, kind, tuple(matches), config.kind))
+    return rankings
+
+
+def _check(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any], top: int, engine: str) -> None:
+    """Refuse mistakes before anything that takes seconds."""
+    for option, items in (("audio", audio), ("text", text), ("image", image)):
+        if isinstance(items, str | Path):
+            raise UserError(f"{option}: expected a list, found a single {type(items).__name__}")
+        for item in items if option != "text" else ():
+            if isinstance(item, str | Path) and str(item) != STANDARD_INPUT and not os.path.isfile(item):
+                raise UserError(f"{item}: {'a folder' if os.path.isdir(item) else 'no such file'}; expected a file")
+    if not len(audio) + len(text) + len(image):
+        raise UserError("nothing to search for; give a recording, --text or --image")
+    if sum(isinstance(item, str) and item == STANDARD_INPUT for item in audio) > 1:
+        raise UserError("-: standard input can only be read once")
+    if not all(isinstance(sentence, str) and sentence.strip() for sentence in text):
+        raise UserError("text: expected a sentence, found an empty one")
+    if top < 1:
+        raise UserError(f"top: expected at least 1, found {top}")
+    if engine not in ("exact", "faiss"):
+        raise UserError(f"engine: expected exact or faiss, found {engine!r}")
+
+
+def _existing(model: "str | Path | SpeechCLIP | OpenedModel", index: "str | Path | OpenedIndex") -> Any:
+    """Refuse a model folder, named by its full path, that does not exist any more."""
+    if isinstance(model, str | Path) and Path(model).is_absolute() and not Path(model).is_dir():
+        folder = index.folder if isinstance(index, OpenedIndex) else index
+        raise UserError(f"{folder}: its model {model} does not exist; give the model's folder or hub repo (--model)")
+    return model
+
+
+def _check_model(index: OpenedIndex, opened: "OpenedModel") -> None:
+    if opened.fingerprint != index.config.fingerprint:
+        made, found = index.config.fingerprint[:12], opened.fingerprint[:12]
+        raise UserError(
+            f"{index.folder}: made with another model ({index.config.model or 'an object in Python'}, fingerprint "
+            f"{made}…, found {found}…); search with that model (--model), or make the index again with this one"
+        )
+
+
+def _names(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return the kind and the name of each query."""
+    names = [("audio", _name(item, f"recording {i}")) for i, item in enumerate(audio)]
+    names += [("text", sentence) for sentence in text]
+    return names + [("image", _name(item, f"picture {i}")) for i, item in enumerate(image)]
+
+
+def _name(item: Any, otherwise: str) -> str:
+    if not isinstance(item, str | Path):
+        return otherwise
+    return "standard input" if str(item) == STANDARD_INPUT else str(item)
+
+
+def _encode(
+    opened: "OpenedModel", audio: Sequence[Any], text: Sequence[str], image: Sequence[Any], branch: str | None
+) -> "Tensor":
+    """Return the vectors of all queries (Q, J)."""
+    import torch
+
+    model = opened.model
+    branch = opened.branch(branch) if audio else None
+    recordings = [_read_standard_input() if isinstance(a, str) and a == STANDARD_INPUT else a for a in audio]
+    parts = [model.encode_speech(recordings, branch=branch)] if recordings else []
+    parts += [model.encode_text(list(text))] if text else []
+    parts += [model.encode_image(list(image))] if image else []
+    return torch.cat(parts).float()
+
+
+def _read_standard_input() -> "Tensor":
+    """Decode a recording from standard input -> (N,)"""
+    import soundfile
+
+    from sclip.encoders.audio import as_waveform
+
+    data = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise UserError(f"standard input: expected at most {MOST_BYTES / 2**20:.0f} MiB of a recording")
+    try:
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # (N, channels)
+    except (OSError, RuntimeError, TypeError):
+        what = f"{len(data):,} bytes that are not a recording" if data else "nothing"
+        raise UserError(f"standard input: found {what}; expected a wav, flac, ogg or mp3 file") from None
+    return as_waveform(samples.mean(1), rate, "standard input")

@@ -1,0 +1,263 @@
+"""A search ranks every file of an index by its similarity to each query."""
+
+import io
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from file_examples import write_pictures, write_recordings
+from project import run_sclip
+
+import sclip
+from sclip import UserError
+from sclip.apps import nearest as engine
+from sclip.apps.nearest import nearest, nearest_by_faiss
+from sclip.apps.search import open_index
+from sclip.cli import main
+
+ROOT = Path(__file__).parents[2]
+PICTURES = [f"a/{i}.png" for i in range(6)]
+
+
+@pytest.fixture
+def index(folder, model) -> str:
+    write_pictures(*PICTURES)
+    sclip.index("a", model, "index")
+    return "index"
+
+
+def ranked(ranking) -> list[str]:
+    return [os.path.relpath(match.path) for match in ranking.matches]
+
+
+def expected_order(queries: torch.Tensor, model) -> list[list[str]]:
+    order = (queries @ sclip.load(model).encode_image(PICTURES).T).argsort(descending=True)
+    return [[PICTURES[i] for i in row] for row in order.tolist()]
+
+
+def test_recordings_sentences_and_pictures_find_what_the_model_says(index, model):
+    write_recordings("1.wav", "2.wav")
+    opened = sclip.load(model)
+    queries = [
+        opened.encode_speech(["1.wav", "2.wav"]),
+        opened.encode_text(["a brown dog"]),
+        opened.encode_image(["a/3.png"]),
+    ]
+    rankings = sclip.search(index, ["1.wav", Path("2.wav")], text=["a brown dog"], image=["a/3.png"])
+    assert [(r.kind, r.query, r.files) for r in rankings] == [
+        ("audio", "1.wav", "image"),
+        ("audio", "2.wav", "image"),
+        ("text", "a brown dog", "image"),
+        ("image", "a/3.png", "image"),
+    ]
+    assert [ranked(ranking) for ranking in rankings] == expected_order(torch.cat(queries), model)
+    assert [match.rank for match in rankings[0].matches] == [1, 2, 3, 4, 5, 6]
+    assert rankings[3].matches[0].path == str(Path("a/3.png").absolute())
+    assert rankings[3].matches[0].score == pytest.approx(1, abs=1e-5)
+
+
+def test_recordings_are_found_by_pictures_sentences_and_recordings(folder, model):
+    write_recordings(*(f"b/{i}.wav" for i in range(4)))
+    write_pictures("a/1.png")
+    sclip.index("b", model, "index", branch="cascaded")
+    by_picture, by_text = sclip.search("index", text=["a dog"], image=["a/1.png"])
+    assert (by_picture.files, len(by_text.matches)) == ("audio", 4)
+    (by_recording,) = sclip.search("index", ["b/2.wav"], top=1)  # encoded by the branch of the index
+    assert ranked(by_recording) == ["b/2.wav"]
+    assert by_recording.matches[0].score == pytest.approx(1, abs=1e-5)
+    (other_branch,) = sclip.search("index", ["b/2.wav"], branch="parallel", top=1)
+    assert other_branch.matches[0].score < 0.999
+
+
+def test_the_branch_is_chosen(index, model):
+    write_recordings("1.wav")
+    for branch in ("parallel", "cascaded"):
+        (ranking,) = sclip.search(index, ["1.wav"], branch=branch)
+        assert [ranked(ranking)] == expected_order(sclip.load(model).encode_speech(["1.wav"], branch=branch), model)
+    with pytest.raises(UserError, match="--branch both: this model has parallel and cascaded"):
+        sclip.search(index, ["1.wav"], branch="both")
+
+
+def test_arrays_and_loaded_models_are_taken_too(index, model):
+    write_recordings("1.wav")
+    opened, samples = sclip.load(model), soundfile.read("1.wav", dtype="float32")[0]
+    by_array, by_file = sclip.search(open_index(index), [samples, "1.wav"], model=opened)
+    assert ranked(by_array) == ranked(by_file)
+    assert by_array.query == "recording 0"
+
+
+def wav_of_unknown_length(samples: np.ndarray, size: int) -> bytes:
+    """Return a wav as programs write it into a pipe, with a length that is not true."""
+    data = io.BytesIO()
+    soundfile.write(data, samples, 16_000, format="WAV", subtype="PCM_16")
+    content = bytearray(data.getvalue())
+    content[4:8] = content[40:44] = struct.pack("<I", size)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("size", [None, 0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_recording_comes_from_standard_input(index, model, size):
+    write_recordings("1.wav")
+    data = Path("1.wav").read_bytes()
+    if size is not None:
+        data = wav_of_unknown_length(soundfile.read("1.wav")[0], size)
+    result = CliRunner().invoke(main, ["search", index, "-", "--json"], input=data)
+    assert result.exit_code == 0, result.output
+    (ranking,) = json.loads(result.output)
+    assert ranking["query"] == "standard input"
+    (by_file,) = sclip.search(index, ["1.wav"])
+    assert [match["path"] for match in ranking["matches"]] == [match.path for match in by_file.matches]
+    scores = [match["score"] for match in ranking["matches"]]
+    assert scores == pytest.approx([match.score for match in by_file.matches], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "standard input: found nothing; expected a wav"),
+        (b"hello", "standard input: found 5 bytes that are not a recording; expected a wav, flac, ogg or mp3 file"),
+    ],
+)
+def test_standard_input_without_a_recording_is_refused(index, data, message):
+    result = CliRunner().invoke(main, ["search", index, "-"], input=data)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert message in result.output
+
+
+def test_mistakes_are_one_line(index, model, other_model):
+    Path("text.wav").write_text("hello")
+    write_recordings("one.wav", samples=1)
+    Path("empty").mkdir()
+    for command, message in {
+        "search index": "nothing to search for; give a recording, --text or --image",
+        "search index missing.wav": "missing.wav: no such file; expected a file",
+        "search index empty": "empty: a folder; expected a file",
+        "search index text.wav": "audio text.wav: cannot be read",
+        "search index one.wav": "one.wav: 1 samples; a frame takes 400",
+        "search index --image text.wav": "image text.wav: cannot be read",
+        "search index - -": "-: standard input can only be read once",
+        "search nowhere --text dog": "nowhere: no such index; `sclip index FILES --model MODEL --out nowhere` makes",
+        "search empty --text dog": "empty: not an index",
+        f"search index --text dog --model {other_model}": "index: made with another model",
+        "search index --text dog --model /nowhere": "its model /nowhere does not exist; give the model's folder",
+        f"index empty --model {model} --out new": "empty: no pictures or recordings there",
+        f"index missing --model {model} --out new": "missing: no such file or folder",
+        "index a --model nowhere --out new": "nowhere: no such folder",
+        f"index a --model {model} --out new --device tpu": "--device tpu: expected auto",
+    }.items():
+        result = CliRunner().invoke(main, command.split())
+        assert result.exit_code == 1, (command, result.output)
+        assert message in result.output, (command, result.output)
+        assert result.output.count("\n") == 1, (command, result.output)
+    assert not Path("new").exists()
+
+
+def test_an_index_whose_model_was_removed_says_so(index, model, tmp_path_factory):
+    config = json.loads(Path("index/index.json").read_text())
+    for stored, message in (
+        ("/removed", "its model /removed does not exist; give"),
+        (None, "does not say which model"),
+    ):
+        Path("index/index.json").write_text(json.dumps(config | {"model": stored}))
+        with pytest.raises(UserError, match=message):
+            sclip.search(index, text=["a dog"])
+        assert sclip.search(index, text=["a dog"], model=model)
+
+
+def test_blocks_and_their_merge_give_what_a_sort_of_all_scores_gives(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    vectors, queries = (F.normalize(torch.randn(n, 24, generator=generator), dim=-1) for n in (1000, 7))
+    expected = (queries @ vectors.T).sort(descending=True)
+    for block, at_once, top in ((96 * 64, 3, 10), (96 * 7, 256, 20), (96, 1, 5), (2**27, 256, 2000)):
+        monkeypatch.setattr(engine, "BLOCK_BYTES", block)
+        monkeypatch.setattr(engine, "QUERIES", at_once)
+        scores, rows = nearest(vectors, queries, top)
+        assert torch.equal(rows, expected.indices[:, :top])
+        assert torch.allclose(scores, expected.values[:, :top], atol=1e-6)
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    vectors = torch.ones(3, 4)
+    vectors[1, 2] = torch.nan
+    with pytest.raises(UserError, match="numbers that are not finite; make the index again"):
+        nearest(vectors, torch.ones(1, 4), 2)
+
+
+def test_faiss_finds_almost_the_same(tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(50, 24, generator=generator)
+    vectors = F.normalize(centres.repeat(60, 1) + torch.randn(3000, 24, generator=generator) / 3, dim=-1)
+    queries = vectors[::100] + torch.randn(30, 24, generator=generator) / 50
+    rows = nearest(vectors, queries, 10)[1]
+    same = nearest_by_faiss(vectors, queries, 10, tmp_path / "flat.faiss")
+    assert torch.equal(same[1], rows)
+    monkeypatch.setattr(engine, "FLAT_BELOW", 100)
+    for _ in range(2):  # built, then read
+        found, where = nearest_by_faiss(vectors, queries, 10, tmp_path / "lists.faiss")
+        recall = torch.tensor([len(set(a) & set(b)) / 10 for a, b in zip(where.tolist(), rows.tolist(), strict=True)])
+        assert recall.mean() > 0.95
+        assert torch.allclose(found, (vectors[where] * queries[:, None]).sum(-1), atol=1e-5)  # exact products
+        monkeypatch.setattr(engine, "_build", lambda *_: pytest.fail("built again"))
+    with pytest.raises(UserError, match="not of these vectors; delete it"):
+        nearest_by_faiss(vectors[1:], queries, 10, tmp_path / "lists.faiss")
+    (tmp_path / "lists.faiss").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged; delete it, and the next search builds it again"):
+        nearest_by_faiss(vectors, queries, 10, tmp_path / "lists.faiss")
+
+
+def test_a_search_by_faiss_ranks_as_the_exact_one_and_follows_the_index(index, model):
+    pytest.importorskip("faiss")
+    for number in (1, 2):
+        exact, approximate = (sclip.search(index, text=["a dog"], engine=name)[0] for name in ("exact", "faiss"))
+        assert ranked(approximate) == ranked(exact)
+        assert [m.score for m in approximate.matches] == pytest.approx([m.score for m in exact.matches], abs=1e-6)
+        sclip.index("a", model, "index")  # changes nothing, so what faiss has built stays
+        assert [path.name for path in Path("index").glob("*.faiss")] == [f"vectors-{number}.faiss"]
+        write_pictures("a/new.png", first=20)
+        sclip.index("a", model, "index")
+    assert not list(Path("index").glob("vectors-1.*"))
+
+
+def test_without_faiss_the_error_says_what_to_install(index, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(UserError, match=r"needs the package faiss-cpu; install it by pip install 'sclip\[faiss\]'"):
+        sclip.search(index, text=["a dog"], engine="faiss")
+
+
+def test_names_cannot_control_a_terminal(folder, model):
+    bad = "a/\x1b[31mred\x07\n\u202egnp.png"
+    write_pictures(bad, "a/caf\u00e9.png")
+    Path("a/\x1b[2Jdamaged.png").touch()
+    os.rename(b"a/caf\xc3\xa9.png", b"a/caf\xe9.png")  # not UTF-8
+    output = run_sclip("index", "a", "--model", str(model), "--out", "index")
+    output += run_sclip("search", "index", "--text", "dog \x1b[31m", "--image", bad)
+    output += run_sclip("search", "index", "--text", "dog", "--json")
+    output += run_sclip("search", "index", "--image", "\x1b[31m.png", status=1)
+    assert not {char for char in output if not char.isprintable()} - {"\n"}
+    assert r"a/\x1b[31mred\x07\n\u202egnp.png" in output
+    assert r"a/\x1b[2Jdamaged.png" in output
+    assert r"a/caf\udce9.png" in output
+    assert os.fsencode(open_index("index").table.names[1]).endswith(b"caf\xe9.png")
+
+
+def test_the_shipped_examples_find_their_pictures(folder):
+    """The three recordings find their own pictures first, by either branch, and so does the command from README."""
+    examples, model = ROOT / "data/examples", ROOT / "models/scenes-hybrid-cif"
+    result = sclip.index(examples / "pictures", model, "index")
+    assert (result.count, result.skipped) == (40, {})
+    expected = {"mushroom.wav": "00027.png", "pumpkins.wav": "00030.png", "dog.wav": "00035.png"}
+    for branch in (None, "parallel", "cascaded"):
+        rankings = sclip.search("index", [examples / name for name in expected], branch=branch, top=1)
+        assert [Path(ranking.matches[0].path).name for ranking in rankings] == list(expected.values())
+    assert sum(file.stat().st_size for file in examples.rglob("*") if file.is_file()) < 1_000_000
+    first = run_sclip("search", "index", str(examples / "dog.wav")).splitlines()[0]
+    assert first.split()[0] == "1"
+    assert first.endswith("00035.png")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from sclip import __version__
-from sclip.errors import UserError
+from sclip.errors import UserError, printable
 
 
 class _Handler(logging.Handler):
@@ -20,7 +20,7 @@ class _Handler(logging.Handler):
         return record.levelno >= logging.WARNING and not prints_itself
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo(_shown(self.format(record)), err=True)
 
 
 class _Commands(click.Group):
@@ -29,11 +29,16 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (UserError, OSError) as error:  # the latter of a full disk, or of a folder that cannot be written
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(_shown(str(error))) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
         return list(self.commands)
+
+
+def _shown(message: str) -> str:
+    """Return a message without control characters, which names of files may have. Its own lines stay."""
+    return "\n".join(map(printable, message.split("\n")))
 
 
 @click.group(cls=_Commands)

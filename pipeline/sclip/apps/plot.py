@@ -96,6 +96,7 @@ def _figure(found: FoundKeywords, peaks: Samples) -> tuple[list[Shape], int]:
     starts = np.arange(0, max(found.seconds, 1e-3), strip).tolist()
     strip = min(strip, found.seconds)
     title = f"{printable(found.name)}: {found.seconds:.2f} s, {len(found.words)} keywords"
+    title += " (grey: waveform; blue: CIF's weights; red: firings)" if found.has_segments else ""
     shapes: list[Shape] = [Label(MARGIN, 8, title, INK)]
     top = float(TITLE)
     loudest, heaviest = float(peaks.max(initial=1e-6)), 1e-6
@@ -168,7 +169,7 @@ class _Strip:
             if lane is None:
                 continue
             top = base + lane * LANE
-            ends[lane] = max(right, x + width) + 2
+            ends[lane] = max(right, x + width)
             shapes += [Box(left, top, max(left + 1, right - 1), top + LANE - 2, PALE), Label(x + 2, top, text, INK)]
         return shapes
 

@@ -17,7 +17,7 @@ KEYWORD_FORMATS, SEGMENT_FORMATS = ("textgrid", "vtt", "ctm", "csv"), ("textgrid
 def _options(formats: tuple[str, ...]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds the recordings and the options that both commands have."""
     options = (
-        click.argument("audio", nargs=-1, required=True, type=click.Path()),
+        click.argument("audio", nargs=-1, required=True),
         click.option(
             "--model",
             default=SHIPPED,
@@ -62,7 +62,9 @@ def _options(formats: tuple[str, ...]) -> Callable[[Callable[..., None]], Callab
 @click.command("keywords")
 @_options(KEYWORD_FORMATS)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Near pieces for each keyword.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw one recording to this .png or .svg file.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, readable=False), help="Draw one recording to this .png or .svg file."
+)
 def keywords(audio: tuple[str, ...], plot: Path | None, top: int, **options: Any) -> None:
     """Find the keywords of recordings of any length, with times and scores.
 
@@ -96,7 +98,7 @@ def _run(
     on_error: str,
     device: str,
 ) -> None:
-    _check(audio, plot, form, as_json, on_error)
+    _check(audio, plot, form, as_json, on_error, out)
     from sclip.apps import exports
     from sclip.apps import keywords as search
     from sclip.apps import plot as plots
@@ -131,10 +133,14 @@ def _run(
             click.echo(exports.as_table(recording, segments=segments))
 
 
-def _check(audio: tuple[str, ...], plot: Path | None, form: str | None, as_json: bool, on_error: str) -> None:
+def _check(
+    audio: tuple[str, ...], plot: Path | None, form: str | None, as_json: bool, on_error: str, out: str | None
+) -> None:
     """Refuse what cannot be done, before anything that takes seconds to import."""
     if as_json and form is not None:
         raise UserError(f"--json and --format {form}: give one of them")
+    if form in {"textgrid", "vtt"} and len(audio) > 1 and out is None:
+        raise UserError(f"--format {form}: {len(audio)} recordings need a file each; choose a folder with --out")
     if plot is not None and len(audio) > 1:
         raise UserError(f"--plot draws one recording, found {len(audio)}; run the command for each")
     for path in audio:

@@ -6,6 +6,7 @@ and threads that read in advance do not start teams of torch's threads on the co
 
 import io
 import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -55,11 +56,12 @@ def open_audio(file: AudioFile, name: str) -> Iterator[soundfile.SoundFile]:
     elif not Path(file).exists() or Path(file).is_dir():
         raise UserError(f"{name}: {'a folder, not a recording' if Path(file).is_dir() else 'no such file'}")
     try:
-        with soundfile.SoundFile(file) as opened:
+        # As bytes, a name may be any that the file system has, also one that is not UTF-8.
+        with soundfile.SoundFile(file if isinstance(file, io.BytesIO) else os.fsencode(file)) as opened:
             yield opened
     except (OSError, RuntimeError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
         reason = getattr(error, "error_string", error)  # libsndfile's own words, without the name of the file
-        raise UserError(f"{name}: cannot be read: {reason}") from None
+        raise UserError(f"{name}: cannot be read: {str(reason).rstrip('.')}") from None
 
 
 def read_blocks(file: soundfile.SoundFile, size: int, name: str) -> Iterator[Samples]:

@@ -187,6 +187,9 @@ def project(tmp_path_factory):
         params["presets"][preset]["features"] = TINY["features"] | {"components": None}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "tests").symlink_to(ROOT / "tests")
+    (folder / "models").mkdir(exist_ok=True)
+    for name in ("scenes-hybrid-cif", "mini-hubert", "mini-clip"):
+        (folder / "models" / name).symlink_to(ROOT / "models" / name)
     (folder / "results").mkdir()
     shutil.copy(ROOT / "results/paper.yaml", folder / "results")
     return folder

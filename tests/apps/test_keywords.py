@@ -443,7 +443,7 @@ def test_plot_is_written(folder, wavs, tmp_path):
 def test_segments_end_where_cif_fires(folder, wavs, models, tmp_path):
     (found,) = segment(models[CIF], wavs[:1])
     text = run("segment", wavs[0], "--model", folder, "--format", "textgrid").stdout
-    ends = [end for _, end, label in read_textgrid(text)["keywords"] if label]
+    ends = [end for _, end, label in read_textgrid(text)["segments"] if label]
     assert ends == pytest.approx([w.end for w in found.segments], abs=1e-5)
     assert set(np.round(found.firings, 5)) <= {*np.round(ends, 5)}
     lines = run("segment", *wavs, "--model", folder, "--format", "ctm").stdout.splitlines()
@@ -475,6 +475,8 @@ def test_mistakes_are_one_clear_line(folder, wavs, tmp_path):
     assert "expected a name that ends in .png or .svg" in error(
         "keywords", wavs[0], *options, "--plot", tmp_path / "a.gif"
     )
+    blocked = error("keywords", wavs[0], *options, "--plot", tmp_path / "file/a.png")
+    assert "file is a file, not a folder" in blocked
     assert "give one of them" in error("keywords", wavs[0], *options, "--json", "--format", "csv")
     assert "window: expected 5 to 360 seconds, found 1" in error("keywords", wavs[0], *options, "--window", "1")
     assert "Missing argument 'AUDIO...'" in run("keywords", status=2).output
@@ -500,6 +502,12 @@ def test_control_characters_never_reach_the_terminal(folder, wavs, tmp_path):
     assert "left out" in result.stderr
     assert "\x1b" not in result.output
     assert "one.wav" in result.stdout
+
+
+def test_the_option_has_the_default_of_the_function():
+    for name in ("keywords", "segment"):
+        (option,) = [p for p in main.commands[name].params if p.name == "window"]
+        assert option.default == apps.WINDOW_SECONDS
 
 
 def test_noise_of_any_length_is_read(folder, tmp_path):

@@ -39,7 +39,7 @@ NOTHING = "<eps>"  # how CTM writes an empty word
 
 @dataclass(frozen=True)
 class Destination:
-    """Where exported keywords go: one file, or a folder with a file for each recording."""
+    """Hold where keywords go: one file, or a folder with a file for each recording."""
 
     form: Format
     path: Path
@@ -78,7 +78,7 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
         raise UserError(
             f"{out}: {len(names)} recordings need as many {ENDINGS[chosen]} files; expected a folder, found a file name"
         )
-    _check_writable(path if is_folder else path.parent, out)
+    check_writable(path if is_folder else path.parent, out)
     if is_folder:
         files: dict[Path, str] = {}
         for name in names:
@@ -89,7 +89,7 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
     return target
 
 
-def _check_writable(folder: Path, out: str | Path) -> None:
+def check_writable(folder: Path, out: str | Path) -> None:
     """Refuse a folder that cannot be made or written, before anything is computed."""
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     if not nearest.is_dir():
@@ -106,7 +106,7 @@ def export(found: Sequence[FoundKeywords], form: Format, *, segments: bool = Fal
     entries = [(recording, recording.segments if segments else _within(recording)) for recording in found]
     if form in SINGLE:
         assert len(entries) == 1
-        return write[form](*entries[0])
+        return write[form](*entries[0], "segments" if segments else "keywords")
     return write[form](entries)
 
 
@@ -143,13 +143,13 @@ def _within(recording: FoundKeywords) -> list[Word]:
     return kept
 
 
-def _textgrid(recording: FoundKeywords, words: list[Word]) -> str:
+def _textgrid(recording: FoundKeywords, words: list[Word], title: str) -> str:
     tiers = _tiers(recording.segments if recording.has_segments else words)
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_time(recording)}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, tier in enumerate(tiers, 1):
         intervals = _filled(tier, recording.seconds)
-        name = "keywords" if number == 1 else f"keywords {number}"
+        name = title if number == 1 else f"{title} {number}"
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
         lines += [
             "        xmin = 0",
@@ -198,7 +198,7 @@ def _filled(tier: list[Word], seconds: float) -> list[tuple[float, float, str]]:
     return intervals
 
 
-def _vtt(recording: FoundKeywords, words: list[Word]) -> str:
+def _vtt(recording: FoundKeywords, words: list[Word], _title: str) -> str:
     times = ((_clock(word.start), _clock(word.end), word.text) for word in words)
     cues = [f"{start} --> {end}\n{_vtt_text(text)}\n" for start, end, text in times if start != end]
     return "\n".join(["WEBVTT\n", *cues])

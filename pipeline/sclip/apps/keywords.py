@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 WHOLE_SECONDS = 20.0  # a recording of at most this duration is not cut
 # With 40 test captions of `scenes` in a row, 50 % of the keywords of windows of 8 s were words of the caption
-# at that time, 42 % of those of windows of 20 s, and 56 % if each caption was a recording of its own.
+# at that time, 41 % of those of windows of 20 s, and 56 % if each caption was a recording of its own.
 WINDOW_SECONDS, SHORTEST_WINDOW = 8.0, 5.0
 BATCH_SIZE = 8  # windows are long, and encoders of the papers' sizes have gigabytes of hidden states for a few of them
 REPEATED = 0.5  # a later keyword is the same as an earlier one if they share more than this part of the shorter one
@@ -99,7 +99,7 @@ class _Part(Recording):
 
 @dataclass(frozen=True)
 class _Found:
-    """What the model found in a window. All times are in seconds of the recording."""
+    """Hold what the model found in a window. All times are in seconds of the recording."""
 
     recording: str
     place: int

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sclip.apps.exports import check_writable
 from sclip.apps.keywords import FoundKeywords, Word
 from sclip.encoders.audio import SAMPLE_RATE, Samples
 from sclip.encoders.windows import read_pieces
@@ -68,14 +69,16 @@ def plot(found: FoundKeywords, audio: Any, path: str | Path, *, sample_rate: int
     peaks = _peaks(read_pieces(recording.audio, recording.rate, recording.name))
     shapes, height = _figure(found, peaks)
     data = _svg(shapes, height).encode() if path.suffix.lower() == ".svg" else _png(shapes, height)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as unfinished:
         unfinished.write_bytes(data)
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a file of another kind than the two that can be written."""
+    """Refuse a file of another kind than the two that can be written, or in a folder that cannot be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    check_writable(path.parent, path)
 
 
 def _peaks(pieces: Iterator[Samples]) -> Samples:

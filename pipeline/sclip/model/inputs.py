@@ -70,11 +70,12 @@ class Recording:
 def check_several(items: Any, dimensions: int) -> None:
     """Refuse a single item: a path would be read letter by letter, a recording sample by sample.
 
-    `dimensions` is the largest number that an array of a single item has.
+    `dimensions` is the largest number that an array of a single item has. An array of texts or paths is a list.
     """
     single = isinstance(items, str | bytes | bytearray | memoryview | os.PathLike | Mapping | Image.Image | Recording)
-    is_decoder = hasattr(items, "read") or hasattr(items, "get_all_samples")
-    if single or is_decoder or not hasattr(items, "__iter__") or getattr(items, "ndim", dimensions + 1) <= dimensions:
+    is_file = hasattr(items, "read") or hasattr(items, "get_all_samples")
+    is_array = isinstance(items, Tensor) or (isinstance(items, np.ndarray) and items.dtype.kind not in "OUS")
+    if single or is_file or (is_array and items.ndim <= dimensions) or not hasattr(items, "__iter__"):
         raise UserError(f"expected a list, found a single {type(items).__name__}")
 
 

@@ -115,6 +115,9 @@ def test_times_of_a_long_recording_are_those_of_its_whole(models, monkeypatch):
     assert checked > 20
     firings = np.array(found.firings)
     assert (np.diff(firings) > 0).all()
+    ends = np.array([word.end for word in found.words])
+    assert set(firings.round(6)) <= set(ends.round(6))
+    assert len(ends) - len(firings) <= 1  # the remainder at the end of the recording, which does not fire
     assert len(found.alpha) == int(np.ceil(31 / tested.frame_seconds))
 
 
@@ -159,7 +162,7 @@ def test_windows_are_joined_by_hand_made_examples():
     second = window(6, 10, None, word(6, 6.12), word(6.12, 7.1), word(7.1, 9))
     joined = apps._join([first, second], 0.02)
     assert [(w.start, w.end) for w in joined.words] == [(0, 3), (3, 5.8), (5.8, 6.15), (6.12, 7.1), (7.1, 9)]
-    assert joined.firings == [3, 5.8, 6.12, 7.1, 9]
+    assert joined.firings == [3, 5.8, 6.15, 7.1, 9]  # the ends of these words
     assert joined.alpha.tolist() == [1] * 300 + [7] * 200
     assert [(w.start, w.end) for w in joined.segments][2:4] == [(5.8, 6.15), (6.15, 7.1)]
     assert joined.seconds == 10

@@ -251,13 +251,15 @@ def _join(windows: list[_Found], frame_seconds: float) -> FoundKeywords:
     has_cif = first.alpha is not None
     alpha = np.zeros(math.ceil(end / frame_seconds - 1e-6), np.float32) if has_cif else None
     words: list[Word] = []
-    firings: list[float] = []
+    firings: set[float] = set()
     spoken = [found for found in windows if len(windows) == 1 or not found.is_silent]
     for found in spoken:
         until = math.inf if found.joint is None else found.joint
         near = [word for word in words if word.end > found.start]
-        words += [word for word in found.words if word.middle < until and not _is_repeated(word, near, has_cif)]
-        firings += [time for time in found.firings if found.start < time <= until]
+        own = [word for word in found.words if word.middle < until and not _is_repeated(word, near, has_cif)]
+        ends = {round(word.end, 6) for word in own}
+        words += own
+        firings |= {time for time in found.firings if len(windows) == 1 or round(time, 6) in ends}
         if alpha is not None and found.alpha is not None:
             frame = round(found.start / frame_seconds)
             alpha[frame : frame + len(found.alpha)] = found.alpha[: len(alpha) - frame]
@@ -265,7 +267,7 @@ def _join(windows: list[_Found], frame_seconds: float) -> FoundKeywords:
         silent = len(windows) - len(spoken)
         log.warning("%s: %d of %d windows are silent and have no keywords", first.recording, silent, len(windows))
     words.sort(key=lambda word: (word.start, word.end))
-    return FoundKeywords(first.recording, end, words, frame_seconds, alpha, firings)
+    return FoundKeywords(first.recording, end, words, frame_seconds, alpha, sorted(firings))
 
 
 def _is_repeated(word: Word, earlier: list[Word], has_cif: bool) -> bool:

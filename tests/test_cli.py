@@ -32,6 +32,8 @@ MISTAKES = {
     "train --arch parallel --device tpu": "--device tpu: expected auto, cpu, cuda, mps or xpu, or one of several",
     "pretrain clip --device tpu": "--device tpu: expected auto, cpu, cuda, mps or xpu, or one of several",
     "bench -S run.seeds=[5000000000]": "params.yaml: run.seeds[0]: expected 0 to 4294967295, found 5000000000",
+    "keywords none.wav": "none.wav: no such file (--on-error skip goes on without it)",
+    "segment setup.cfg setup.cfg --format textgrid": "2 recordings need a file each; choose a folder with --out",
     "pretrain clip --params none/params.yaml": "none/params.yaml: no such file",
 }
 

@@ -23,6 +23,11 @@ class Fault:
     reason: str
 
 
+def printable(text: str) -> str:
+    """Escape the characters that a terminal would obey instead of showing, such as those in a file's name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 class Problems:
     """Collects rows that cannot be used: raises at the first one, or with `skip` counts them."""
 

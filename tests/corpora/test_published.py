@@ -9,7 +9,7 @@ from miniature import PICTURES, flickr8k, jpg, spokencoco, wav
 from sclip.config import Columns, Flickr8kConfig, ManifestConfig, SpokenCocoConfig, TableConfig
 from sclip.corpora.check import check_corpus
 from sclip.corpora.make import make_corpus, read_listing
-from sclip.corpora.manifest import write_manifest
+from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.errors import Problems, UserError
 
 
@@ -138,6 +138,16 @@ def write_table(path):
             writer = csv.DictWriter(file, RECORDS[0].keys(), delimiter="\t" if path.suffix == ".tsv" else ",")
             writer.writeheader()
             writer.writerows(RECORDS)
+
+
+def test_a_table_may_name_the_language_of_each_row(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("clip,photo,spoken\na.wav,a.png,de\nb.wav,b.png,\n")
+    columns = Columns(audio="clip", image="photo", language="spoken")
+    listing = read_listing(TableConfig("table", str(path), columns), Problems())
+    write_manifest(tmp_path / "manifest.jsonl", [row.data for row in listing.rows])
+    rows = read_manifest(tmp_path / "manifest.jsonl", Problems())
+    assert [row.language for row in rows] == ["de", None]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])

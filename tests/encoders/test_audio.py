@@ -133,7 +133,7 @@ def test_unusable_recordings_are_user_errors(tmp_path):
     broken[[3, 5]] = np.nan
     for given, message in (
         (tmp_path / "text.wav", r"audio .*text\.wav: cannot be read"),
-        (tmp_path / "none.wav", r"audio .*none\.wav: cannot be read"),
+        (tmp_path / "none.wav", r"audio .*none\.wav: no such file"),
         (tmp_path / "empty.wav", r"audio .*empty\.wav: no samples"),
         (tmp_path / "headless.raw", r"audio .*headless\.raw: cannot be read"),
         (broken, "row 7: 2 samples are not finite numbers"),

@@ -107,9 +107,7 @@ def test_recordings_are_decoded_batch_by_batch(folder, tmp_path, monkeypatch):
     for path, samples in zip(paths, recordings(900, 800, 700, 600, 500), strict=True):
         soundfile.write(path, samples.numpy(), 16000, "FLOAT")
     decode, encode = as_waveform, loaded.speech.forward
-    monkeypatch.setattr(
-        "sclip.model.speechclip.as_waveform", lambda *given: [events.append("decode"), decode(*given)][1]
-    )
+    monkeypatch.setattr("sclip.model.inputs.as_waveform", lambda *given: [events.append("decode"), decode(*given)][1])
     monkeypatch.setattr(loaded.speech, "forward", lambda *given: [events.append("encode"), encode(*given)][1])
     assert len(loaded.encode_speech(paths, batch_size=2)) == 5
     assert events == ["decode", "decode", "encode"] * 2 + ["decode", "encode"]
@@ -117,7 +115,7 @@ def test_recordings_are_decoded_batch_by_batch(folder, tmp_path, monkeypatch):
 
 def test_recordings_that_are_too_long_are_refused_before_any_is_decoded(folder, monkeypatch):
     loaded = sclip.load(folder)
-    monkeypatch.setattr("sclip.model.speechclip.as_waveform", lambda *_: pytest.fail("decoded one"))
+    monkeypatch.setattr("sclip.model.inputs.as_waveform", lambda *_: pytest.fail("decoded one"))
     for call in (loaded.encode_speech, loaded.keywords):
         with pytest.raises(sclip.UserError, match=r"recording 1: 361\.0 s long; expected at most 360 s; cut it"):
             call([RECORDINGS[0], torch.zeros(361 * 16000)])
@@ -126,7 +124,7 @@ def test_recordings_that_are_too_long_are_refused_before_any_is_decoded(folder, 
 def test_batches_are_no_longer_than_the_longest_recording(folder, monkeypatch):
     loaded, totals = sclip.load(folder), []
     encode = loaded.speech.forward
-    monkeypatch.setattr("sclip.model.speechclip.LONGEST_SECONDS", 1.0)
+    monkeypatch.setattr("sclip.model.inputs.LONGEST_SECONDS", 1.0)
     monkeypatch.setattr(loaded.speech, "forward", lambda w: [totals.append(sum(map(len, w))), encode(w)][1])
     loaded.encode_speech(recordings(*[8000] * 4, 9000))
     assert totals == [9000, 16000, 16000]

@@ -305,3 +305,31 @@ def test_row_names_never_break_inside_words():
     cells = [rule for selector, rule in rules if re.search(r"\bt[hd]\b", selector)]
     assert cells
     assert not [rule for rule in cells if re.search(r"overflow-wrap: *anywhere|word-break: *break-(all|word)", rule)]
+
+
+def add_speakers(folder: Path, names: list[str], recall: float) -> None:
+    group = {"utterances": 2, "parallel": {"R@1": recall / 2, "R@10": recall}}
+    groups = {"speaker": {"count": 130, "groups": [{"name": name, **group} for name in names]}}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"groups": groups}))
+
+
+def test_report_shows_recalls_by_speaker_if_the_corpus_names_several():
+    names = ["anna", "x|<b>\x1b[2J", *(f"voice {i}" for i in range(40))]
+    for seed, recall in ((0, 20.0), (1, 40.0)):
+        add_speakers(add_run("parallel", seed, parallel=50.0), names, recall)
+    table = report()
+    page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    assert "## By speaker" in table
+    (line,) = [line for line in table.splitlines() if line.startswith("| anna ")]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["anna", "2", "15.0 ± 7.1", "30.0 ± 14.1"]
+    assert "| x\\|<b>\\x1b[2J | 2 |" in table
+    assert "x|&lt;b&gt;\\x1b[2J" in page
+    assert "\x1b" not in table + page
+    assert "The 20 speakers with most utterances, of 130." in table
+    assert sum(line.startswith("| voice ") for line in table.splitlines()) == 18
+
+
+def test_report_has_no_table_of_speakers_without_several_speakers():
+    add_run("parallel", parallel=50.0)
+    assert "By speaker" not in report()

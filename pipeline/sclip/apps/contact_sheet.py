@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sclip.apps.names import printable
 from sclip.apps.search import Ranking
+from sclip.errors import printable
 from sclip.files import write_text
 
 SIDE = 256  # pixels of a thumbnail

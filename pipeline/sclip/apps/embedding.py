@@ -27,7 +27,7 @@ from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import Fault, UserError
 from sclip.files import file_digest, remove_unfinished
-from sclip.model.speechclip import SHORT_SECONDS
+from sclip.model.inputs import SHORT_SECONDS
 
 log = logging.getLogger(__name__)
 

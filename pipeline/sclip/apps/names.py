@@ -1,11 +1,6 @@
-"""Names of files as they can be shown. A name may hold any byte, also those that control a terminal."""
+"""Names of files as they are shown."""
 
 import os
-
-
-def printable(text: str) -> str:
-    r"""Replace control characters, line breaks and bytes that are not UTF-8 by escapes such as \x1b."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def short_path(path: str) -> str:

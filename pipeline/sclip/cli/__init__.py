@@ -4,7 +4,7 @@ A user's mistake is one line and exit status 1. Options are checked before anyth
 as torch.
 """
 
-from sclip.cli import corpus, evaluation, features, search, tools, training
+from sclip.cli import corpus, evaluation, features, keywords, search, tools, training
 from sclip.cli.group import main
 
 __all__ = ["main"]
@@ -24,6 +24,8 @@ COMMANDS = (
     search.index,
     search.search,
     search.embed,
+    keywords.keywords,
+    keywords.segment,
     tools.import_,
     tools.bench,
     tools.pretrain,

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from sclip import __version__
-from sclip.apps.names import printable
-from sclip.errors import UserError
+from sclip.errors import UserError, printable
 
 
 class _Handler(logging.Handler):
@@ -23,12 +22,7 @@ class _Handler(logging.Handler):
         return record.levelno >= logging.WARNING and not prints_itself
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(_printable_lines(self.format(record)), err=True)
-
-
-def _printable_lines(text: str) -> str:
-    """Replace control characters other than line breaks; names of files may hold any."""
-    return "\n".join(map(printable, text.split("\n")))
+        click.echo(_shown(self.format(record)), err=True)
 
 
 class _Commands(click.Group):
@@ -37,11 +31,16 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (UserError, OSError) as error:  # the latter of a full disk, or of a folder that cannot be written
-            raise click.ClickException(_printable_lines(str(error))) from None
+            raise click.ClickException(_shown(str(error))) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
         return list(self.commands)
+
+
+def _shown(message: str) -> str:
+    """Return a message without control characters, which names of files may have. Its own lines stay."""
+    return "\n".join(map(printable, message.split("\n")))
 
 
 @click.group(cls=_Commands)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from sclip.apps.names import printable, short_path
+from sclip.apps.names import short_path
 from sclip.cli.options import device_option
-from sclip.errors import list_findings
+from sclip.errors import list_findings, printable
 
 if TYPE_CHECKING:
     from sclip.apps.search import Ranking

@@ -91,6 +91,7 @@ class Columns:
     speaker: str | None = None
     id: str | None = None
     image_id: str | None = None
+    language: str | None = None  # that is spoken
 
 
 @dataclass(frozen=True)

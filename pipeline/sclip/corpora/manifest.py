@@ -7,6 +7,7 @@
     image_id  the picture's name; utterances of the same picture share it
     text      the caption (optional)
     speaker   the speaker's name (optional)
+    language  the language that is spoken (optional)
     words     [[word, start, end], …] in seconds (optional)
 
 One file holds all splits, so every later stage reads the corpus in the same order.
@@ -38,6 +39,7 @@ class _ManifestRow:
     text: str | None = None
     speaker: str | None = None
     words: tuple[Any, ...] | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
         for word in self.words or ():
@@ -58,6 +60,7 @@ class Row:
     text: str | None = None
     speaker: str | None = None
     words: tuple[tuple[str, float, float], ...] | None = None
+    language: str | None = None
     where: str = ""  # the place it was read from, such as "manifest row 3"
 
     @property

@@ -55,6 +55,7 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
         "image_id": image_id,
         "text": cells.get("text"),
         "speaker": cells.get("speaker"),
+        **({"language": cells["language"]} if "language" in cells else {}),
     }
 
 

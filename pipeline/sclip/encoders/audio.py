@@ -4,7 +4,11 @@ All of it is computed by numpy in the calling thread: a precision that torch com
 and threads that read in advance do not start teams of torch's threads on the cores that the encoder needs.
 """
 
+import io
 import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -32,57 +36,83 @@ BLOCK = 2**16  # samples of each channel that are decoded at a time
 ZERO_CROSSINGS, ROLLOFF = 6, 0.99
 
 Samples = NDArray[np.float32]
+AudioFile = str | Path | io.BytesIO
 
 
-def read_audio(path: str | Path) -> Tensor:
-    """Decode any wav, flac, ogg or mp3 file -> (N,)"""
-    name = f"audio {path}"
+def read_audio(file: AudioFile, name: str | None = None) -> Tensor:
+    """Decode any wav, flac, ogg or mp3 file, at a path or in memory -> (N,)"""
+    name = f"audio {file}" if name is None else name
+    with open_audio(file, name) as opened:
+        check_length(opened.frames, opened.samplerate, name)
+        samples = np.concatenate([np.empty(0, np.float32), *read_blocks(opened, BLOCK, name)])
+        return checked(resample(samples, opened.samplerate), name)
+
+
+@contextmanager
+def open_audio(file: AudioFile, name: str) -> Iterator[soundfile.SoundFile]:
+    """Open a file for decoding, and raise one kind of error for all that may be wrong with it."""
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    elif not Path(file).exists() or Path(file).is_dir():
+        raise UserError(f"{name}: {'a folder, not a recording' if Path(file).is_dir() else 'no such file'}")
     try:
-        with soundfile.SoundFile(path) as file:
-            claimed, rate = file.frames, file.samplerate
-            check_length(claimed, rate, name)
-            # SoundFile.blocks would fill a last block that is cut short with samples of the block before.
-            blocks = [np.empty(0, np.float32)]
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(1))
+        # As bytes, a name may be any that the file system has, also one that is not UTF-8.
+        with soundfile.SoundFile(file if isinstance(file, io.BytesIO) else os.fsencode(file)) as opened:
+            yield opened
     except (OSError, RuntimeError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
-        raise UserError(f"{name}: cannot be read: {error}") from None
-    samples = np.concatenate(blocks)
-    if claimed - len(samples) > MISSING_SECONDS * rate:
+        reason = getattr(error, "error_string", error)  # libsndfile's own words, without the name of the file
+        raise UserError(f"{name}: cannot be read: {str(reason).rstrip('.')}") from None
+
+
+def read_blocks(file: soundfile.SoundFile, size: int, name: str) -> Iterator[Samples]:
+    """Yield the samples of an open file in blocks, mixed down. Raise an error if it ends before its header says so."""
+    count, rate = 0, file.samplerate
+    # SoundFile.blocks would fill a last block that is cut short with samples of the block before.
+    while len(block := file.read(size, dtype="float32", always_2d=True)):
+        count += len(block)
+        yield block.mean(1)
+    if file.frames - count > MISSING_SECONDS * rate:
         raise UserError(
-            f"{name}: the file is damaged or cut off: its header says {claimed / rate:.1f} s, and it ends after "
-            f"{len(samples) / rate:.1f} s"
+            f"{name}: the file is damaged or cut off: its header says {file.frames / rate:.1f} s, and it ends after "
+            f"{count / rate:.1f} s"
         )
-    return _checked(resample(samples, rate), name)
 
 
 def as_waveform(audio: Any, rate: int, name: str) -> Tensor:
     """Return a file's or an array's waveform -> (N,)
 
-    `audio` is a path, or samples (N,) or (channels, N) at `rate`: floats, or 16- or 32-bit integers of full scale.
+    `audio` is a path, a file in memory, or samples (N,) or (channels, N) at `rate`: floats, or 16- or 32-bit integers
+    of full scale.
     """
-    if isinstance(audio, str | Path):
-        return read_audio(audio)
-    samples = _as_floats(audio, name)
+    if isinstance(audio, AudioFile):
+        return read_audio(audio, _file_name(audio, name))
+    samples = as_floats(audio, name)
     check_length(samples.shape[-1], rate, name)
-    return _checked(resample(samples if samples.ndim == 1 else samples.mean(0), rate), name)
+    return checked(resample(samples if samples.ndim == 1 else samples.mean(0), rate), name)
 
 
 def count_samples(audio: Any, rate: int, name: str) -> int:
     """Return the length of a waveform at 16 kHz, of a file by its header. Nothing is decoded."""
-    if isinstance(audio, str | Path):
-        try:
-            info = soundfile.info(audio)
-        except (OSError, RuntimeError, TypeError) as error:
-            raise UserError(f"audio {audio}: cannot be read: {error}") from None
-        samples, rate, name = info.frames, info.samplerate, f"audio {audio}"
-    else:
-        samples = _as_floats(audio, name).shape[-1]
+    name = _file_name(audio, name)
+    samples, rate = measure(audio, rate, name)
     check_length(samples, rate, name)
     return samples * SAMPLE_RATE // rate
 
 
-def _as_floats(audio: Any, name: str) -> Samples:
+def measure(audio: Any, rate: int, name: str) -> tuple[int, int]:
+    """Return the number of samples and the sample rate of a recording, of a file by its header."""
+    if not isinstance(audio, AudioFile):
+        return as_floats(audio, name).shape[-1], rate
+    with open_audio(audio, name) as opened:
+        return opened.frames, opened.samplerate
+
+
+def _file_name(audio: Any, name: str) -> str:
+    """Return how messages call a recording: a file by its path, everything else by `name`."""
+    return f"audio {audio}" if isinstance(audio, str | Path) else name
+
+
+def as_floats(audio: Any, name: str) -> Samples:
     """Return samples (N,) or (channels, N) of a list, an array or a tensor: floats as they are, integers as -1..1."""
     try:
         array = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
@@ -100,14 +130,19 @@ def _as_floats(audio: Any, name: str) -> Samples:
 
 def check_length(samples: int, rate: int, name: str) -> None:
     """Refuse a sample rate or a length that only a damaged header has, or that no encoder can take."""
-    if not isinstance(rate, int) or not 1 <= rate <= HIGHEST_RATE:
-        raise UserError(f"{name}: sample rate: expected a whole number from 1 to {HIGHEST_RATE}, found {rate!r}")
-    if samples > UNKNOWN_LENGTH:
-        raise UserError(f"{name}: its header does not say how long it is; encode it again")
+    check_header(samples, rate, name)
     if samples > LONGEST_SECONDS * rate:
         raise UserError(
             f"{name}: {samples / rate:,.1f} s long; expected at most {LONGEST_SECONDS:.0f} s; cut it into parts"
         )
+
+
+def check_header(samples: int, rate: int, name: str) -> None:
+    """Refuse a sample rate or a length that only a damaged header has."""
+    if not isinstance(rate, int) or not 1 <= rate <= HIGHEST_RATE:
+        raise UserError(f"{name}: sample rate: expected a whole number from 1 to {HIGHEST_RATE}, found {rate!r}")
+    if samples > UNKNOWN_LENGTH:
+        raise UserError(f"{name}: its header does not say how long it is; encode it again")
 
 
 def is_silent(waveform: Tensor) -> bool:
@@ -136,6 +171,30 @@ def resample(samples: Samples, rate: int) -> Samples:
     return out.reshape(-1)[:count]
 
 
+def resample_blocks(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
+    """Interpolate a recording that comes in blocks. Joined, the results equal `resample` of the whole recording.
+
+    A block is interpolated together with the input samples on either side that its filters reach.
+    """
+    if rate == SAMPLE_RATE:
+        yield from blocks
+        return
+    step = Fraction(rate, SAMPLE_RATE)
+    period = step.numerator  # input samples after which the filters repeat
+    reach = math.ceil(_filters(step).shape[1] / period) * period
+    buffer, before = np.empty(0, np.float32), 0  # the first `before` samples of the buffer are done, and reach onwards
+    for block in blocks:
+        buffer = np.concatenate([buffer, block])
+        ready = (len(buffer) - before - reach) // period * period
+        if ready > 0:
+            done = before + ready
+            first, last = (count // period * step.denominator for count in (before, done))
+            yield resample(buffer[: done + reach], rate)[first:last]
+            before = min(reach, done)
+            buffer = buffer[done - before :]
+    yield resample(buffer, rate)[before // period * step.denominator :]
+
+
 @lru_cache(maxsize=8)
 def _filters(step: Fraction) -> Samples:
     """Return the filter of each position between input samples: (step.denominator, taps)"""
@@ -147,7 +206,8 @@ def _filters(step: Fraction) -> Samples:
     return (np.sinc(crossings) * window * cutoff).astype(np.float32)
 
 
-def _checked(samples: Samples, name: str) -> Tensor:
+def checked(samples: Samples, name: str) -> Tensor:
+    """Return decoded samples (N,) as a tensor. Refuse an empty recording and samples that are not finite."""
     if len(samples) == 0:
         raise UserError(f"{name}: no samples")
     if not np.isfinite(samples).all():

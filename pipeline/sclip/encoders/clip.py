@@ -168,17 +168,21 @@ class ClipEncoder(nn.Module):
     def device(self) -> torch.device:
         return self.model.logit_scale.device
 
-    def encode_image(self, images: Sequence[Any]) -> Tensor:
-        """Encode paths, PIL pictures, byte arrays (H, W, 3) or preprocessed float tensors (3, H, W) -> (B, J)."""
-        pixels = torch.stack([self._pixels(image, i).to(self.device) for i, image in enumerate(images)])
-        return self.model.encode_image(pixels)
+    def encode_image(self, images: Sequence[Any], names: Sequence[str] | None = None) -> Tensor:
+        """Encode paths, PIL pictures, byte arrays (H, W, 3) or preprocessed float tensors (3, H, W) -> (B, J).
 
-    def _pixels(self, image: Any, index: int) -> Tensor:
+        `names` are what messages call the images; the default is their number.
+        """
+        names = [f"image {i}" for i in range(len(images))] if names is None else names
+        pixels = [self._pixels(image, name).to(self.device) for image, name in zip(images, names, strict=True)]
+        return self.model.encode_image(torch.stack(pixels))
+
+    def _pixels(self, image: Any, name: str) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():
             size = self.model.visual.image_size
             expected = (3, *size) if isinstance(size, tuple) else (3, size, size)
             if image.shape != expected:
-                raise UserError(f"image {index}: expected {expected}, preprocessed, found {tuple(image.shape)}")
+                raise UserError(f"{name}: expected {expected}, preprocessed, found {tuple(image.shape)}")
             return image
         if isinstance(image, str | Path):
             try:
@@ -186,17 +190,17 @@ class ClipEncoder(nn.Module):
             except Exception as error:  # Pillow raises errors of many kinds on a damaged file
                 raise UserError(f"image {image}: cannot be read: {error}") from None
         if isinstance(image, Image.Image):
-            return self.preprocess(self._as_rgb(image, index))
+            return self.preprocess(self._as_rgb(image, name))
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise UserError(f"image {index}: expected bytes (H, W, 3), found {array.dtype} {array.shape}")
-        return self.preprocess(self._as_rgb(Image.fromarray(array), index))
+            raise UserError(f"{name}: expected bytes (H, W, 3), found {array.dtype} {array.shape}")
+        return self.preprocess(self._as_rgb(Image.fromarray(array), name))
 
-    def _as_rgb(self, image: Image.Image, index: int) -> Image.Image:
+    def _as_rgb(self, image: Image.Image, name: str) -> Image.Image:
         try:
             return as_rgb(image)
         except (OSError, ValueError) as error:
-            raise UserError(f"image {index}: cannot be used: {error}") from None
+            raise UserError(f"{name}: cannot be used: {error}") from None
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Encode texts -> (B, J). CLIP's tokenizer cuts a text to the positions of its text tower, usually 77."""

@@ -17,6 +17,7 @@
     localization      only for keywords, if the times of words are known: see localization.py
     boundaries        only for CIF, if the times of words are known: see boundaries.py, and for `positions`
                       localization.py
+    groups            speech to image by speaker and by language, if the manifest names several: see groups.py
 
 In every direction, all answers that belong to the query's picture are correct, and the best one counts. So for an
 utterance any caption of its picture is correct, not only its own transcript. The published code does the same, because
@@ -44,6 +45,7 @@ import sclip
 from sclip import distributed
 from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 from sclip.evaluation.examples import examples
+from sclip.evaluation.groups import group_scores
 from sclip.evaluation.inference import DecodedKeywords, Predictions, infer
 from sclip.evaluation.keywords import Lexicon, caption_tokens, describe_stop_words, hits, matches, usage
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
@@ -112,6 +114,8 @@ def evaluate(
         metrics["keywords"], words = _keywords(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
     metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, seed)
+    groups = group_scores(dataset.rows, ranks)
+    metrics |= {"groups": groups} if groups else {}
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
     shown = examples(model, dataset, branch, predictions.vectors[branch], ranks[branch], seed)
     metrics = _rounded(metrics)

@@ -7,7 +7,7 @@ revision and the hash of their weights, which loading checks.
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from sclip.config import Architecture, HeadConfig, SpeechEncoderConfig
-from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent
+from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder, text_of_pieces
 from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import find_folder
@@ -39,13 +40,12 @@ from sclip.model.folder import (
     encoder_path,
     read_config,
 )
+from sclip.model.inputs import Recording, as_picture, batched, batches, check_several, recordings, total
 from sclip.objective import Objective
-from sclip.padded import even_batches
 from sclip.tensors import fill, read_tensors, save_tensors, with_prefix
 
 log = logging.getLogger(__name__)
 
-SHORT_SECONDS = 0.1  # less than any word takes
 # A repo's tensors, settings and card, and never its code.
 REPO_FILES = ["*.json", "*.safetensors", "README.md"]
 Encoder = TypeVar("Encoder", bound=AnySpeechEncoder | ClipEncoder)
@@ -125,58 +125,138 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         """Return the duration of a frame of the attention layer, which may be the mean of several hidden states."""
         return self.speech.frame_seconds * self.architecture.head.pool_frames
 
+    @property
+    def branches(self) -> list[str]:
+        """Return the names of the vectors that the model has for a recording; the first one is the default."""
+        head = self.architecture.head
+        return ["parallel"] * head.utterance + ["cascaded"] * (head.keywords is not None)
+
     @torch.no_grad()
     def encode_speech(
-        self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, branch: str | None = None, batch_size: int = 16
+        self,
+        audio: Iterable[Any],
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        branch: str | None = None,
+        batch_size: int = 16,
+        progress: bool = False,
     ) -> Tensor:
-        """Encode paths, arrays or tensors -> (B, J), unit length. A hybrid has the branches `parallel` and `cascaded`.
+        """Encode recordings -> (B, J), unit length. A hybrid has the branches `parallel` and `cascaded`.
 
-        Without `branch`, the utterance vector is returned where the model has one, else the keywords' vector.
+        A recording is a path, bytes, an open file, samples at `sample_rate`, or a row's audio of `datasets`. Without
+        `branch`, the utterance vector is returned where the model has one, else the keywords' vector. `progress` shows
+        a bar.
         """
-        branch = branch or ("parallel" if self.architecture.head.utterance else "cascaded")
+        branch = branch or self.branches[0]
+        if branch not in self.branches:
+            expected = " or ".join(self.branches)
+            raise UserError(f"architecture {self.name}: no branch {branch!r}; expected {expected}")
         order: list[int] = []
         vectors: list[Tensor] = []
-        for indices, output in self._run(audio, sample_rate, batch_size):
-            found = {"parallel": output.utterance, "cascaded": output.sentence}.get(branch)
-            if found is None:
-                raise UserError(f"architecture {self.name}: no branch {branch!r}")
+        for indices, _, output in self.run(audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress):
+            found = output.utterance if branch == "parallel" else output.sentence
+            assert found is not None
             order += indices
             vectors.append(found)
         return self._unit(vectors)[torch.tensor(order, dtype=torch.long).argsort()]
 
     @torch.no_grad()
-    def encode_image(self, images: Sequence[Any], *, batch_size: int = 64) -> Tensor:
-        """Encode paths, PIL pictures, byte arrays (H, W, 3), or preprocessed float tensors -> (B, J), unit length"""
-        return self._unit([self.clip.encode_image(batch) for batch in _batches(_listed(images), batch_size)])
+    def encode_image(self, images: Iterable[Any], *, batch_size: int = 64, progress: bool = False) -> Tensor:
+        """Encode pictures -> (B, J), unit length.
+
+        A picture is a path, bytes, an open file, one of Pillow, an array of bytes (H, W, 3), a preprocessed float
+        tensor (3, H, W), or a row's image of `datasets`.
+        """
+        check_several(images, 3)
+        pictures = ((f"image {i}", image) for i, image in enumerate(images))
+
+        def encode(batch: list[tuple[str, Any]]) -> Tensor:
+            names = [name for name, _ in batch]
+            return self.clip.encode_image([as_picture(image, name) for name, image in batch], names)
+
+        return self._encode(pictures, encode, batch_size, total(images), "picture", progress)
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
+    def encode_text(self, texts: Iterable[str], *, batch_size: int = 256, progress: bool = False) -> Tensor:
         """Encode texts -> (B, J), unit length. A text that is too long for CLIP's context is cut, and logged."""
+        check_several(texts, 0)
         room = self.clip.tokenizer.context_length - 2
-        for i, text in enumerate(_listed(texts)):
-            tokens = self.clip.count_tokens(text) if isinstance(text, str) else None
-            if tokens is not None and tokens > room:
-                log.warning("text %d: %d tokens, cut to CLIP's %d", i, tokens, room)
-        return self._unit([self.clip.encode_text(batch) for batch in _batches(_listed(texts), batch_size)])
+
+        def checked() -> Iterator[str]:
+            for i, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise UserError(f"text {i}: expected text, found {type(text).__name__}")
+                tokens = self.clip.count_tokens(text)
+                if tokens is not None and tokens > room:
+                    log.warning("text %d: %d tokens, cut to CLIP's %d", i, tokens, room)
+                yield text
+
+        return self._encode(checked(), self.clip.encode_text, batch_size, total(texts), "text", progress)
+
+    def _encode(
+        self,
+        items: Iterable[Any],
+        encode: Callable[[list[Any]], Tensor],
+        batch_size: int,
+        count: int | None,
+        unit: str,
+        progress: bool,
+    ) -> Tensor:
+        """Encode items in batches -> (B, J), unit length. `count` is their number, if it is known."""
+        _check_batch_size(batch_size)
+        vectors = []
+        with tqdm(total=count, unit=unit, disable=not progress) as bar:
+            for batch in batched(items, batch_size):
+                vectors.append(encode(batch))
+                bar.update(len(batch))
+        return self._unit(vectors)
 
     def _unit(self, vectors: list[Tensor]) -> Tensor:
         """Join batches (b, J) -> (B, J), unit length"""
         return F.normalize(torch.cat([torch.empty(0, self.clip.joint_width, device=self.device), *vectors]), dim=-1)
 
+    def similarity(self, a: Any, b: Any) -> Tensor:
+        """Return the cosine of every vector of `a` with every one of `b`: (A, J), (B, J) -> (A, B)
+
+        Vectors are tensors or arrays, of any length and on any device. A single vector (J,) counts as one row.
+        """
+        sides = []
+        for name, vectors in (("a", a), ("b", b)):
+            rows = torch.as_tensor(vectors).to(self.device, torch.float32)
+            rows = rows[None] if rows.ndim == 1 else rows
+            if rows.ndim != 2 or rows.shape[1] != self.clip.joint_width:
+                found = tuple(rows.shape)
+                raise UserError(f"{name}: expected vectors (N, {self.clip.joint_width}), found {found}")
+            sides.append(F.normalize(rows, dim=-1))
+        return sides[0] @ sides[1].T
+
     @torch.no_grad()
     def keywords(
-        self, audio: Sequence[Any], *, sample_rate: int = SAMPLE_RATE, top: int = 5, batch_size: int = 16
+        self,
+        audio: Iterable[Any],
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        top: int = 5,
+        batch_size: int = 16,
+        progress: bool = False,
     ) -> list[list[Keyword]]:
-        """Return each recording's keywords: for every slot the `top` nearest word pieces."""
+        """Return each recording's keywords: for every slot the `top` nearest word pieces.
+
+        `audio` and `progress` are as in `encode_speech`.
+        """
+        top = self.check_keywords(top)
+        found: dict[int, list[Keyword]] = {}
+        for indices, _, output in self.run(audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress):
+            found |= zip(indices, self.keywords_of(output, top), strict=True)
+        return [found[i] for i in range(len(found))]
+
+    def check_keywords(self, top: int) -> int:
+        """Refuse a model without keywords. Return the number of pieces of a slot: `top`, or all if there are fewer."""
         if self.vocabulary is None or self.architecture.head.keywords is None:
             raise UserError(f"architecture {self.name}: has no keywords")
         if top < 1:
             raise UserError(f"top: expected at least 1, found {top}")
-        top = min(top, len(self.vocabulary) - len(self.vocabulary.blocked))
-        found: dict[int, list[Keyword]] = {}
-        for indices, output in self._run(audio, sample_rate, batch_size):
-            found |= zip(indices, self.keywords_of(output, top), strict=True)
-        return [found[i] for i in range(len(audio))]
+        return min(top, len(self.vocabulary) - len(self.vocabulary.blocked))
 
     def keywords_of(self, output: HeadOutput, top: int) -> Iterator[list[Keyword]]:
         """Yield the keywords of a head's output, one utterance after the other."""
@@ -200,34 +280,33 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         text = self.vocabulary.pieces[row]
         return Piece(text_of_pieces(text), self.vocabulary.ids[row], score, text.endswith("</w>"))
 
-    def _run(self, audio: Sequence[Any], rate: int, batch_size: int) -> Iterator[tuple[list[int], HeadOutput]]:
-        """Yield the head's output for batches of similar length, with the indices of their recordings.
+    def run(
+        self, audio: Iterable[Any], *, sample_rate: int = SAMPLE_RATE, batch_size: int = 16, progress: bool = False
+    ) -> Iterator[tuple[list[int], list[Recording], HeadOutput]]:
+        """Return the head's outputs for batches of recordings of similar length, with the place of each in `audio`.
 
-        A batch is decoded when it is computed, and is never longer than the longest possible recording.
+        The iterable is read as far as its recordings are sorted by length together, and a batch is decoded when it is
+        computed. So memory is bounded, whatever the number of recordings.
         """
-        is_file = [isinstance(item, str | Path) for item in _listed(audio)]
-        names = [str(item) if is_file[i] else f"recording {i}" for i, item in enumerate(audio)]
-        samples = torch.tensor([count_samples(item, rate, name) for item, name in zip(audio, names, strict=True)])
-        for group in even_batches(samples, int(LONGEST_SECONDS * SAMPLE_RATE)):
-            for indices in _batches(group.tolist(), batch_size):
-                waveforms = [self._waveform(audio[i], rate, names[i]) for i in indices]
+        check_several(audio, 1)
+        _check_batch_size(batch_size)
+        return self._run(recordings(audio, sample_rate), batch_size, total(audio), progress)
+
+    @torch.no_grad()
+    def _run(
+        self, audio: Iterable[Recording], batch_size: int, count: int | None, progress: bool
+    ) -> Iterator[tuple[list[int], list[Recording], HeadOutput]]:
+        with tqdm(total=count, unit="recording", disable=not progress) as bar:
+            for batch in batches(audio, batch_size):
+                indices, of_batch = [i for i, _ in batch], [recording for _, recording in batch]
+                waveforms = [recording.decode(self.speech.shortest) for recording in of_batch]
                 output = self.head(self.speech(waveforms), self.text_tower)
                 if output.cif is not None:
                     for i in output.cif.firing.truncated.nonzero().flatten().tolist():
                         slots = output.cif.firing.weights.shape[1]
-                        log.warning("%s: more than %d keywords; the last ones are left out", names[indices[i]], slots)
-                yield list(indices), output
-
-    def _waveform(self, audio: Any, rate: int, name: str) -> Tensor:
-        """Decode a recording, and log a warning if it is silent or very short."""
-        waveform = as_waveform(audio, rate, name)
-        if len(waveform) < self.speech.shortest:
-            raise UserError(f"{name}: {len(waveform)} samples; a frame takes {self.speech.shortest}")
-        if len(waveform) < SHORT_SECONDS * SAMPLE_RATE:
-            log.warning("%s: only %.2f s long; its vectors and keywords mean little", name, len(waveform) / SAMPLE_RATE)
-        elif is_silent(waveform):
-            log.warning("%s: silent; its vectors and keywords mean nothing", name)
-        return waveform
+                        log.warning("%s: more than %d keywords; the last ones are left out", of_batch[i].name, slots)
+                yield indices, of_batch, output
+                bar.update(len(batch))
 
     def train(self, mode: bool = True) -> "SpeechCLIP":
         """Switch the head to training or evaluation. The frozen encoders stay in evaluation."""
@@ -289,18 +368,9 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         return load(find_folder(str(name), revision, REPO_FILES, **download)[0])
 
 
-def _listed(items: Sequence[Any]) -> Sequence[Any]:
-    """Refuse a single item: a path would be read letter by letter, a recording sample by sample."""
-    if isinstance(items, str | Path) or not hasattr(items, "__len__") or getattr(items, "ndim", 2) == 1:
-        raise UserError(f"expected a list, found a single {type(items).__name__}")
-    return items
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _check_batch_size(size: int) -> None:
     if size < 1:
         raise UserError(f"batch_size: expected at least 1, found {size}")
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> SpeechCLIP:

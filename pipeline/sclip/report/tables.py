@@ -11,10 +11,12 @@ from functools import reduce
 from itertools import groupby
 from typing import Any
 
+from sclip.errors import printable
 from sclip.report.results import EvaluatedRun, Results
 
 MAX_SLOT_COLUMNS = 12
 SYNONYMS_AS_ONE = "content, synonyms as one"  # a key of metrics.json
+LISTED_GROUPS = 20  # speakers or languages
 COMMON, LISTED = 10, 8  # a listed word occurs in at least so many captions; the length of each list
 
 
@@ -81,7 +83,10 @@ class Table:
     def markdown(self) -> str:
         header = ["", *(column.title for column in self.columns)]
         lines = [header, ["---", *["---:"] * len(self.columns)]]
-        lines += [[row.label, *(cell.full_text if cell else "–" for cell in row.cells)] for row in self.rows]
+        lines += [
+            [row.label.replace("|", "\\|"), *(cell.full_text if cell else "–" for cell in row.cells)]
+            for row in self.rows
+        ]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         return f"## {self.title}\n\n{self.note}\n\n{table}\n" + "".join(f"\n{remark}\n" for remark in self.remarks)
 
@@ -119,6 +124,7 @@ def tables(results: Results) -> list[Table]:
         words(results),
         localization(results),
         boundaries(results),
+        *groups(results),
     )
     return [table for table in candidates if table.rows and table.columns]
 
@@ -310,3 +316,40 @@ def boundaries(results: Results) -> Table:
         "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random."
     )
     return Table("Word boundaries", note, [Column(group, name) for group, name, _, _ in keys], rows)
+
+
+def groups(results: Results) -> list[Table]:
+    """Return a table for speakers and one for languages, if the corpus names several of them."""
+    return [_groups(results, column) for column in lookup(results.first_run.metrics, ["groups"]) or {}]
+
+
+def _groups(results: Results, column: str) -> Table:
+    first = results.first_run.metrics["groups"][column]
+    listed = first["groups"][:LISTED_GROUPS]
+    branches = results.branches
+    columns = [Column("test", "utterances", percent=False)]
+    columns += [Column(name, recall) for name, _, _ in branches for recall in ("R@1", "R@10")]
+    scores = {name: [_by_name(run, column) for run in runs] for name, _, runs in branches}
+    rows = []
+    for group in listed:
+        cells = [
+            summarize([lookup(groups_of_run, [group["name"], branch, recall]) for groups_of_run in scores[name]])
+            for name, branch, _ in branches
+            for recall in ("R@1", "R@10")
+        ]
+        rows.append(TableRow(printable(group["name"]), [Measurement(group["utterances"], places=0), *cells]))
+    cut = (
+        f" The {len(listed)} {column}s with most utterances, of {first['count']}."
+        if len(listed) < first["count"]
+        else ""
+    )
+    note = (
+        f"Speech to image by {column}, in %. The utterances of each {column} are queries among all test pictures, so "
+        f"the rows can be compared with one another and with the whole split.{cut} metrics.json has up to 100."
+    )
+    return Table(f"By {column}", note, columns, rows)
+
+
+def _by_name(run: EvaluatedRun, column: str) -> dict[str, Any]:
+    """Return a run's scores of each group, by the group's name."""
+    return {group["name"]: group for group in lookup(run.metrics, ["groups", column, "groups"]) or ()}

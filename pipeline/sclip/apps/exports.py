@@ -1,0 +1,261 @@
+"""Write keywords and segments in the formats that other programs read.
+
+    TextGrid   Praat's: one tier, or as many as fixed slots need that overlap in time; one file for a recording
+    VTT        subtitles for a browser or a player; one file for a recording
+    CTM        lines of recording, channel, start, duration, word, score: as in NIST's scoring and in Kaldi
+    CSV        a line for each keyword: recording, start, end, score, word, and the other near pieces
+    JSON       everything, with all pieces and firings
+
+Names and pieces may come from strangers. All text formats have control characters escaped, and each format's own
+special characters are written as the format demands.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sclip.apps.keywords import FoundKeywords, Word
+from sclip.errors import UserError, printable
+from sclip.files import write_text
+
+Format = Literal["textgrid", "vtt", "ctm", "csv", "json"]
+SUFFIXES: dict[str, Format] = {
+    ".textgrid": "textgrid",
+    ".vtt": "vtt",
+    ".ctm": "ctm",
+    ".csv": "csv",
+    ".json": "json",
+}
+ENDINGS = {form: suffix for suffix, form in SUFFIXES.items()} | {"textgrid": ".TextGrid"}
+SINGLE: tuple[Format, ...] = ("textgrid", "vtt")  # formats that have one recording in a file
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that starts with one of these
+NOTHING = "<eps>"  # how CTM writes an empty word
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Hold where keywords go: one file, or a folder with a file for each recording."""
+
+    form: Format
+    path: Path
+    is_folder: bool
+
+    def file_of(self, name: str) -> Path:
+        """Return the file in the folder of the recording `name`."""
+        return self.path / f"{printable(Path(name).stem)}{ENDINGS[self.form]}"
+
+    def write(self, found: Iterable[FoundKeywords], *, segments: bool = False) -> Iterator[Path]:
+        """Write files, each of them atomically, and yield their paths. Those of a folder are written one by one."""
+        groups = ([recording] for recording in found) if self.is_folder else [list(found)]
+        for group in groups:
+            path = self.file_of(group[0].name) if self.is_folder else self.path
+            if not group and self.form in SINGLE:
+                raise UserError("no recording could be used, so nothing was written")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, export(group, self.form, segments=segments))
+            yield path
+
+
+def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> Destination:
+    """Return where to write the keywords of the recordings `names`, after checking that it can be done.
+
+    OUT is a folder if it exists as one, if it ends with a slash, or if the format has only one recording in a file and
+    there are several. Without `form`, the name of the file decides.
+    """
+    path, suffix = Path(out), SUFFIXES.get(Path(out).suffix.lower())
+    chosen = form or suffix
+    if chosen is None:
+        raise UserError(f"{out}: expected a name that ends in {', '.join(ENDINGS.values())}; or choose a format")
+    is_folder = path.is_dir() or str(out).endswith("/")
+    is_folder = is_folder or (len(names) > 1 and chosen in SINGLE)
+    target = Destination(chosen, path, is_folder)
+    if is_folder and suffix is not None and not path.is_dir():
+        raise UserError(
+            f"{out}: {len(names)} recordings need as many {ENDINGS[chosen]} files; expected a folder, found a file name"
+        )
+    check_writable(path if is_folder else path.parent, out)
+    if is_folder:
+        files: dict[Path, str] = {}
+        for name in names:
+            other = files.setdefault(target.file_of(name), name)
+            if other != name:
+                file = target.file_of(name)
+                raise UserError(f"{other} and {name} would both be written to {file}; choose a folder for each")
+    return target
+
+
+def check_writable(folder: Path, out: str | Path) -> None:
+    """Refuse a folder that cannot be made or written, before anything is computed."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{out}: cannot be written: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: cannot be written: no permission to write to {nearest}")
+
+
+def export(found: Sequence[FoundKeywords], form: Format, *, segments: bool = False) -> str:
+    """Return the content of a file. `segments` takes CIF's segments, which do not overlap, instead of the keywords."""
+    if form == "json":
+        return as_json(found, segments)
+    write: dict[str, Callable[..., str]] = {"textgrid": _textgrid, "vtt": _vtt, "ctm": _ctm, "csv": _csv}
+    entries = [(recording, recording.segments if segments else _within(recording)) for recording in found]
+    if form in SINGLE:
+        assert len(entries) == 1
+        return write[form](*entries[0], "segments" if segments else "keywords")
+    return write[form](entries)
+
+
+def as_json(found: Sequence[FoundKeywords], segments: bool = False) -> str:
+    """Return a JSON document. All of its characters are plain ASCII, so that a terminal shows it as it is."""
+    key = "segments" if segments else "keywords"
+    recordings = [
+        {
+            "recording": recording.name,
+            "seconds": round(recording.seconds, 4),
+            key: [_fields(word) for word in (recording.segments if segments else recording.words)],
+            **({"firings": [round(time, 4) for time in recording.firings]} if recording.has_segments else {}),
+        }
+        for recording in found
+    ]
+    return json.dumps({"recordings": recordings}, indent=1).replace("\x7f", "\\u007f") + "\n"
+
+
+def _fields(word: Word) -> dict[str, Any]:
+    pieces = [
+        {"text": piece.text, "token": piece.token, "score": round(piece.score, 4), "ends_word": piece.ends_word}
+        for piece in word.pieces
+    ]
+    times = {"start": round(word.start, 4), "end": round(word.end, 4)}
+    return {"word": word.text, "score": round(word.score, 4), **times, "pieces": pieces}
+
+
+def _within(recording: FoundKeywords) -> list[Word]:
+    """Return the keywords in order of time. The last frame may end after the recording; no format allows that."""
+    kept = []
+    for word in recording.words:
+        end = min(word.end, recording.seconds)
+        kept.append(Word(min(word.start, end), end, word.slot, word.pieces))
+    return kept
+
+
+def _textgrid(recording: FoundKeywords, words: list[Word], title: str) -> str:
+    tiers = _tiers(recording.segments if recording.has_segments else words)
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_time(recording)}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, tier in enumerate(tiers, 1):
+        intervals = _filled(tier, recording.seconds)
+        name = title if number == 1 else f"{title} {number}"
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
+        lines += [
+            "        xmin = 0",
+            f"        xmax = {_time(recording)}",
+            f"        intervals: size = {len(intervals)}",
+        ]
+        for place, (start, end, text) in enumerate(intervals, 1):
+            quoted = printable(text).replace('"', '""')
+            lines += [
+                f"        intervals [{place}]:",
+                f"            xmin = {start:.6f}",
+                f"            xmax = {end:.6f}",
+            ]
+            lines.append(f'            text = "{quoted}"')
+    return "\n".join(lines) + "\n"
+
+
+def _time(recording: FoundKeywords) -> str:
+    return f"{recording.seconds:.6f}"
+
+
+def _tiers(words: Iterable[Word]) -> list[list[Word]]:
+    """Distribute words over as few tiers as possible, so that those of a tier do not overlap. There is at least one."""
+    tiers: list[list[Word]] = [[]]
+    for word in words:
+        if word.end <= word.start:
+            continue
+        free = next((tier for tier in tiers if not tier or tier[-1].end <= word.start + 1e-9), None)
+        if free is None:
+            tiers.append([word])
+        else:
+            free.append(word)
+    return tiers
+
+
+def _filled(tier: list[Word], seconds: float) -> list[tuple[float, float, str]]:
+    """Return a tier's intervals with empty ones between them, as Praat demands, from 0 to the recording's end."""
+    intervals, end = [], 0.0
+    for word in tier:
+        if word.start > end + 1e-6:
+            intervals.append((end, word.start, ""))
+        intervals.append((max(end, word.start), word.end, word.text))
+        end = word.end
+    if seconds > end + 1e-6 or not intervals:
+        intervals.append((end, seconds, ""))
+    return intervals
+
+
+def _vtt(recording: FoundKeywords, words: list[Word], _title: str) -> str:
+    times = ((_clock(word.start), _clock(word.end), word.text) for word in words)
+    cues = [f"{start} --> {end}\n{_vtt_text(text)}\n" for start, end, text in times if start != end]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(1000 * seconds)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}"
+
+
+def _vtt_text(text: str) -> str:
+    """Escape what WebVTT reads as tags. A cue without text would end at once."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") or "&nbsp;"
+
+
+def _ctm(entries: list[tuple[FoundKeywords, list[Word]]]) -> str:
+    lines = [
+        f"{_field(Path(recording.name).stem)} 1 {word.start:.3f} {word.end - word.start:.3f} {_field(word.text)} "
+        f"{word.score:.4f}\n"
+        for recording, words in entries
+        for word in words
+    ]
+    return "".join(lines)
+
+
+def _field(text: str) -> str:
+    """Return a text as a CTM field: without spaces, not empty, and not the start of a comment."""
+    field = "_".join(printable(text).split())
+    return f"_{field}" if field.startswith(";;") else field or NOTHING
+
+
+def _csv(entries: list[tuple[FoundKeywords, list[Word]]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["recording", "start", "end", "score", "word", "near"])
+    for recording, words in entries:
+        name = f"./{recording.name}" if recording.name.startswith(FORMULA) else recording.name
+        for word in words:
+            near = " ".join(printable(piece.text) for piece in word.pieces[1:])
+            times = (f"{time:.3f}" for time in (word.start, word.end))
+            writer.writerow([printable(name), *times, f"{word.score:.4f}", printable(word.text), near])
+    return file.getvalue()
+
+
+def as_table(recording: FoundKeywords, *, segments: bool = False) -> str:
+    """Return a table for a terminal."""
+    words = recording.segments if segments else _within(recording)
+    lines = [
+        f"{printable(recording.name)}: {recording.seconds:.2f} s, {len(words)} {'segments' if segments else 'keywords'}"
+    ]
+    if words:
+        width = max(8, *(len(printable(word.text)) for word in words))
+        near = "also near" if any(len(word.pieces) > 1 for word in words) else ""
+        lines.append(f"{'start':>9} {'end':>9} {'score':>6}  {'keyword':{width}}  {near}".rstrip())
+    for word in words:
+        others = " ".join(printable(piece.text) for piece in word.pieces[1:])
+        line = f"{word.start:9.2f} {word.end:9.2f} {word.score:6.3f}  {printable(word.text):{width}}  {others}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,283 @@
+"""Find the keywords of recordings of any length, with times and scores.
+
+A recording of up to 20 seconds gives what `model.keywords` gives. A longer one is read in windows of a few seconds
+(encoders/windows.py), because models are trained with captions: over a long time, the weights that CIF sums up drift
+away from the words. All times are those of the whole recording. Near a joint, a keyword that two windows find is
+reported once: the earlier window has the keywords whose middle lies before the joint, the later one the others that
+lie elsewhere than those.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, is_silent, measure
+from sclip.encoders.windows import Window, read_windows
+from sclip.errors import UserError
+from sclip.heads.head import HeadOutput
+from sclip.model.inputs import Recording, check_several, recordings
+from sclip.model.speechclip import Piece, SpeechCLIP
+
+log = logging.getLogger(__name__)
+
+WHOLE_SECONDS = 20.0  # a recording of at most this duration is not cut
+# With 40 test captions of `scenes` in a row, 50 % of the keywords of windows of 8 s were words of the caption
+# at that time, 41 % of those of windows of 20 s, and 56 % if each caption was a recording of its own.
+WINDOW_SECONDS, SHORTEST_WINDOW = 8.0, 5.0
+BATCH_SIZE = 8  # windows are long, and encoders of the papers' sizes have gigabytes of hidden states for a few of them
+REPEATED = 0.5  # a later keyword is the same as an earlier one if they share more than this part of the shorter one
+
+
+@dataclass(frozen=True)
+class Word:
+    """A keyword, and when it is said, in seconds."""
+
+    start: float
+    end: float
+    slot: int  # its place among the keywords of its window
+    pieces: tuple[Piece, ...]  # the nearest pieces of CLIP's vocabulary, best first
+
+    @property
+    def text(self) -> str:
+        """Return the best piece, which is the keyword."""
+        return self.pieces[0].text
+
+    @property
+    def score(self) -> float:
+        """Return the cosine of the best piece."""
+        return self.pieces[0].score
+
+    @property
+    def middle(self) -> float:
+        return (self.start + self.end) / 2
+
+
+@dataclass(frozen=True)
+class FoundKeywords:
+    """The keywords of one recording."""
+
+    name: str
+    seconds: float  # the recording's duration
+    words: list[Word]  # in order of time
+    frame_seconds: float
+    alpha: NDArray[np.float32] | None  # (T,): CIF's weight of each frame; None without CIF
+    firings: list[float]  # the times at which CIF fires; empty without CIF
+
+    @property
+    def has_segments(self) -> bool:
+        """Return whether the keywords are CIF's, which follow one another without gaps."""
+        return self.alpha is not None
+
+    @property
+    def segments(self) -> list[Word]:
+        """Return the keywords without overlap. A frame that two of them share belongs to the earlier one."""
+        apart, end = [], 0.0
+        for word in self.words:
+            start, stop = max(end, word.start), min(word.end, self.seconds)
+            if start < stop:
+                apart.append(Word(start, stop, word.slot, word.pieces))
+                end = stop
+        return apart
+
+
+@dataclass(frozen=True)
+class _Part(Recording):
+    """A window on its way through the model."""
+
+    recording: str = field(kw_only=True)  # its name
+    place: int = field(kw_only=True)  # of the recording among all
+    window: Window = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Hold what the model found in a window. All times are in seconds of the recording."""
+
+    recording: str
+    place: int
+    start: float
+    end: float
+    joint: float | None
+    is_silent: bool
+    words: list[Word]
+    alpha: NDArray[np.float32] | None
+    firings: list[float]
+
+
+def keywords(
+    model: SpeechCLIP,
+    audio: Iterable[Any],
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    top: int = 5,
+    window: float = WINDOW_SECONDS,
+    on_error: Literal["fail", "skip"] = "fail",
+    progress: bool = False,
+) -> Iterator[FoundKeywords]:
+    """Return the keywords of each recording, in the given order, as they are found.
+
+    `audio` holds what `model.encode_speech` takes, of any length. `top` is the number of nearest pieces of each
+    keyword. A recording of more than 20 seconds is read in windows of `window` seconds; a model with a fixed number of
+    slots finds this number of keywords in each. With `on_error="skip"`, a recording that cannot be used is logged and
+    left out. `progress` shows a bar.
+    """
+    check_several(audio, 1)
+    top = model.check_keywords(top)
+    check_window(window)
+    return _stream(model, recordings(audio, sample_rate), top, window, on_error == "skip", progress)
+
+
+def segment(model: SpeechCLIP, audio: Iterable[Any], **options: Any) -> Iterator[FoundKeywords]:
+    """Return the keywords of each recording by a model with CIF, whose `segments` lie between CIF's firings.
+
+    `options` are those of `keywords`.
+    """
+    check_segments(model)
+    return keywords(model, audio, **options)
+
+
+def check_window(seconds: float) -> None:
+    """Refuse windows that the model cannot take, or that are too short to hold a few words."""
+    if not SHORTEST_WINDOW <= seconds <= LONGEST_SECONDS:
+        raise UserError(f"window: expected {SHORTEST_WINDOW:g} to {LONGEST_SECONDS:g} seconds, found {seconds:g}")
+
+
+def check_segments(model: SpeechCLIP) -> None:
+    """Refuse a model without CIF."""
+    if model.head.cif is None:
+        raise UserError(
+            f"architecture {model.name}: has no CIF, which cuts a recording into segments; use a model whose "
+            "architecture has it, such as hybrid-cif or cascaded-cif"
+        )
+
+
+def _stream(
+    model: SpeechCLIP, given: Iterator[Recording], top: int, window: float, skip: bool, progress: bool
+) -> Iterator[FoundKeywords]:
+    failed: set[int] = set()
+    parts = _parts(model, given, window, failed, skip)
+    with tqdm(unit=" s", unit_scale=True, disable=not progress) as bar:
+        in_order = _in_order(model, parts, top, bar)
+        for place, found in groupby(in_order, lambda window: window.place):
+            windows = list(found)
+            if place not in failed:
+                yield _join(windows, model.frame_seconds)
+
+
+def _parts(
+    model: SpeechCLIP, given: Iterator[Recording], window: float, failed: set[int], skip: bool
+) -> Iterator[_Part]:
+    """Yield the windows of all recordings, decoded. Add the places of those that cannot be used to `failed`."""
+    frame = _frame_samples(model)
+    size = int(window * SAMPLE_RATE)
+    for place, recording in enumerate(given):
+        try:
+            count, rate = measure(recording.audio, recording.rate, recording.name)
+            if count <= max(window, WHOLE_SECONDS) * rate:
+                waveform = recording.decode(model.speech.shortest)
+                windows: Iterable[Window] = [Window(0, waveform, None)]
+            else:
+                windows = read_windows(recording.audio, recording.rate, recording.name, size, frame)
+            for part in windows:
+                yield _part(part, recording.name, place)
+        except UserError as error:
+            if not skip:
+                raise
+            failed.add(place)
+            log.warning("%s; left out", error)
+
+
+def _part(window: Window, recording: str, place: int) -> _Part:
+    is_whole = window.start == 0 and window.joint is None
+    name = recording if is_whole else f"{recording} at {window.start / SAMPLE_RATE:.0f} s"  # for messages
+    return _Part(window.waveform, SAMPLE_RATE, name, True, recording=recording, place=place, window=window)
+
+
+def _frame_samples(model: SpeechCLIP) -> int:
+    """Return the number of samples from one frame of the attention layer to the next."""
+    return round(model.frame_seconds * SAMPLE_RATE)
+
+
+def _in_order(model: SpeechCLIP, parts: Iterator[_Part], top: int, bar: "tqdm[Any]") -> Iterator[_Found]:
+    """Yield what the model finds in each window, in the order of the windows, not in that of the batches."""
+    waiting: dict[int, _Found] = {}
+    following = 0
+    for indices, batch, output in model.run(parts, batch_size=BATCH_SIZE):
+        waiting |= zip(indices, _of_batch(model, batch, output, top), strict=True)
+        while following in waiting:
+            found = waiting.pop(following)
+            following += 1
+            bar.update((found.end if found.joint is None else found.joint) - found.start)
+            yield found
+
+
+def _of_batch(model: SpeechCLIP, batch: list[Recording], output: HeadOutput, top: int) -> Iterator[_Found]:
+    """Yield what the head's output says of each window of a batch."""
+    seconds = model.frame_seconds
+    spans = output.places(seconds).spans.tolist()
+    for b, slots in enumerate(model.keywords_of(output, top)):
+        part = batch[b]
+        assert isinstance(part, _Part)
+        window = part.window
+        offset = window.start / SAMPLE_RATE
+        words = [
+            Word(offset + start, offset + end, k, slot.pieces)
+            for k, (slot, (start, end)) in enumerate(zip(slots, spans[b][: len(slots)], strict=True))
+        ]
+        words.sort(key=lambda word: (word.start, word.end))
+        alpha, firings = None, []
+        if output.cif is not None:
+            frames = model.speech.frames(torch.tensor(len(window.waveform)))
+            count = -(-int(frames) // model.architecture.head.pool_frames)
+            alpha = output.cif.firing.alpha[b, :count].cpu().numpy().copy()
+            fired = output.cif.firing.fired[b].nonzero().flatten().tolist()
+            firings = [offset + (frame + 1) * seconds for frame in fired]
+        joint = None if window.joint is None else window.joint / SAMPLE_RATE
+        silent, end = is_silent(window.waveform), window.end / SAMPLE_RATE
+        yield _Found(part.recording, part.place, offset, end, joint, silent, words, alpha, firings)
+
+
+def _join(windows: list[_Found], frame_seconds: float) -> FoundKeywords:
+    """Combine the windows of one recording."""
+    first, end = windows[0], windows[-1].end
+    has_cif = first.alpha is not None
+    alpha = np.zeros(math.ceil(end / frame_seconds - 1e-6), np.float32) if has_cif else None
+    words: list[Word] = []
+    firings: set[float] = set()
+    spoken = [found for found in windows if len(windows) == 1 or not found.is_silent]
+    for found in spoken:
+        until = math.inf if found.joint is None else found.joint
+        near = [word for word in words if word.end > found.start]
+        own = [word for word in found.words if word.middle < until and not _is_repeated(word, near, has_cif)]
+        ends = {round(word.end, 6) for word in own}
+        words += own
+        firings |= {time for time in found.firings if len(windows) == 1 or round(time, 6) in ends}
+        if alpha is not None and found.alpha is not None:
+            frame = round(found.start / frame_seconds)
+            alpha[frame : frame + len(found.alpha)] = found.alpha[: len(alpha) - frame]
+    if len(spoken) < len(windows):
+        silent = len(windows) - len(spoken)
+        log.warning("%s: %d of %d windows are silent and have no keywords", first.recording, silent, len(windows))
+    words.sort(key=lambda word: (word.start, word.end))
+    return FoundKeywords(first.recording, end, words, frame_seconds, alpha, sorted(firings))
+
+
+def _is_repeated(word: Word, earlier: list[Word], has_cif: bool) -> bool:
+    """Return whether an earlier window has found this keyword: at the same time, and without CIF also the same token.
+
+    CIF's keywords have a time of their own each. Fixed slots may share it.
+    """
+    return any(
+        min(word.end, other.end) - max(word.start, other.start)
+        > REPEATED * min(word.end - word.start, other.end - other.start)
+        and (has_cif or word.pieces[0].token == other.pieces[0].token)
+        for other in earlier
+    )

@@ -1,0 +1,148 @@
+"""Commands that find words in recordings: `keywords` and `segment`."""
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sclip.cli.options import device_option, folder_or_repo
+from sclip.errors import UserError
+
+SHIPPED = "models/scenes-hybrid-cif"
+KEYWORD_FORMATS, SEGMENT_FORMATS = ("textgrid", "vtt", "ctm", "csv"), ("textgrid", "ctm")
+
+
+def _options(formats: tuple[str, ...]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds the recordings and the options that both commands have."""
+    options = (
+        click.argument("audio", nargs=-1, required=True),
+        click.option(
+            "--model",
+            default=SHIPPED,
+            show_default=True,
+            callback=folder_or_repo,
+            help="A model folder, or a hub repo that contains one.",
+        ),
+        click.option(
+            "--format", "form", type=click.Choice(formats), help="Print this format, or write it to --out, not a table."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, with everything that was found."),
+        click.option(
+            "--out",
+            help="The file to write. Its ending says the format if --format does not. For several recordings a folder: "
+            "each gets a file of its name; CTM, CSV and JSON can also put all of them into one file.",
+        ),
+        click.option(
+            "--window",
+            type=float,
+            default=8.0,
+            show_default=True,
+            help="Seconds. Recordings of more than 20 s are read in windows of this length.",
+        ),
+        click.option(
+            "--on-error",
+            type=click.Choice(["fail", "skip"]),
+            default="fail",
+            show_default=True,
+            help="What to do with a recording that cannot be used: stop, or name it and leave it out.",
+        ),
+        device_option,
+    )
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.command("keywords")
+@_options(KEYWORD_FORMATS)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Near pieces for each keyword.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, readable=False), help="Draw one recording to this .png or .svg file."
+)
+def keywords(audio: tuple[str, ...], plot: Path | None, top: int, **options: Any) -> None:
+    """Find the keywords of recordings of any length, with times and scores.
+
+    A keyword is the word piece of CLIP's vocabulary that is nearest to what is said at this time. Prints a table; see
+    --json, --format, --out and --plot for other forms.
+    """
+    _run(audio, plot, top, segments=False, **options)
+
+
+@click.command("segment")
+@_options(SEGMENT_FORMATS)
+def segment(audio: tuple[str, ...], **options: Any) -> None:
+    """Cut recordings where CIF fires, into segments like words.
+
+    Needs a model with continuous integrate-and-fire (CIF). Each segment has its keyword as its label.
+    """
+    _run(audio, None, 1, segments=True, **options)
+
+
+def _run(
+    audio: tuple[str, ...],
+    plot: Path | None,
+    top: int,
+    *,
+    segments: bool,
+    model: Path | str,
+    form: str | None,
+    as_json: bool,
+    out: str | None,
+    window: float,
+    on_error: str,
+    device: str,
+) -> None:
+    _check(audio, plot, form, as_json, on_error, out)
+    from sclip.apps import exports
+    from sclip.apps import keywords as search
+    from sclip.apps import plot as plots
+    from sclip.device import choose_device
+    from sclip.model.speechclip import load
+
+    search.check_window(window)
+    chosen: Any = "json" if as_json else form
+    target = None if out is None else exports.destination(out, chosen, audio)
+    if plot is not None:
+        plots.check_plot(plot)
+    loaded = load(model, device=choose_device(device))
+    if segments:
+        search.check_segments(loaded)
+    shows_progress = out is not None and sys.stderr.isatty()
+    options: Any = {"top": top, "window": window, "on_error": on_error, "progress": shows_progress}
+    found: Iterable[search.FoundKeywords] = search.keywords(loaded, audio, **options)
+    if plot is not None:
+        found = list(found)
+        for recording in found:
+            plots.plot(recording, audio[0], plot)
+            click.echo(plot, err=True)
+    if target is not None:
+        for path in target.write(found, segments=segments):
+            click.echo(path)
+    elif chosen is not None:
+        recordings = list(found)
+        if recordings or chosen not in exports.SINGLE:
+            click.echo(exports.export(recordings, chosen, segments=segments), nl=False)
+    else:
+        for recording in found:
+            click.echo(exports.as_table(recording, segments=segments))
+
+
+def _check(
+    audio: tuple[str, ...], plot: Path | None, form: str | None, as_json: bool, on_error: str, out: str | None
+) -> None:
+    """Refuse what cannot be done, before anything that takes seconds to import."""
+    if as_json and form is not None:
+        raise UserError(f"--json and --format {form}: give one of them")
+    if form in {"textgrid", "vtt"} and len(audio) > 1 and out is None:
+        raise UserError(f"--format {form}: {len(audio)} recordings need a file each; choose a folder with --out")
+    if plot is not None and len(audio) > 1:
+        raise UserError(f"--plot draws one recording, found {len(audio)}; run the command for each")
+    for path in audio:
+        if on_error == "fail" and not Path(path).exists():
+            raise UserError(f"{path}: no such file (--on-error skip goes on without it)")

@@ -2,7 +2,8 @@
 
 Repos are folders below `root`, one for each commit. What goes wrong is chosen by a repo's name:
 
-    team/cut      the connection breaks in the middle of the first download of huge.safetensors, the second gets a 503
+    team/cut      the connection breaks in the middle of the first download of huge.safetensors
+    team/stopped  503 to the first download of huge.safetensors
     team/broken   503 to every request
     private/*     401 without the right token
     team/readonly 403 to every write
@@ -62,7 +63,7 @@ class Hub:
         self.refs: dict[str, dict[str, str]] = {}  # of each repo: branch to commit
         self.objects: dict[str, bytes] = {}  # uploaded, by SHA-256
         self.requests: list[tuple[str, str, Message]] = []
-        self.cuts = 0
+        self.faults: set[str] = set()  # repos that have had their fault
         hub = self
 
         class Handler(_Handler):
@@ -129,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.body = self._read_body()
-        self.hub.requests.append((self.command, path, dict(self.headers)))
+        self.hub.requests.append((self.command, path, self.headers))
         for method, pattern, answer in ROUTES:
             match = re.fullmatch(pattern, path)
             if match and self.command in method.split():
@@ -209,11 +210,12 @@ class _Handler(BaseHTTPRequestHandler):
         if path is None or not path.is_file():
             self._missing("EntryNotFound" if commit else "RevisionNotFound")
             return
-        if repo == "team/cut" and file == "huge.safetensors" and self.command == "GET":
-            self.hub.cuts += 1
-            if self.hub.cuts == 2:
-                self._json({"error": "upstream"}, 503)
-                return
+        fault = repo if file == "huge.safetensors" and self.command == "GET" and repo not in self.hub.faults else None
+        if fault is not None:
+            self.hub.faults.add(fault)
+        if fault == "team/stopped":
+            self._json({"error": "upstream"}, 503)
+            return
         data = path.read_bytes()
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         self.send_response(206 if start else 200)
@@ -225,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if repo == "team/cut" and file == "huge.safetensors" and self.hub.cuts == 1:
+        if fault == "team/cut":
             self.wfile.write(data[: 2 * len(data) // 3])
             self.wfile.flush()
             self.close_connection = True

@@ -29,11 +29,20 @@ def hub(tmp_path_factory):
         one = model("hybrid", seed=seed)
         one.origin = {"seed": str(seed)}
         one.save(folder / str(seed))
-    for repo in ("team/model", "team/cut", "team/broken", "private/model", "team/readonly", "team/partial"):
+    for repo in (
+        "team/model",
+        "team/cut",
+        "team/stopped",
+        "team/broken",
+        "private/model",
+        "team/readonly",
+        "team/partial",
+    ):
         hub.add(repo, FIRST, folder / "1", "v1")
         hub.add(repo, SECOND, folder / "2", "main")
     (hub.folder("team/partial", SECOND) / "model.safetensors").unlink()
-    (hub.folder("team/cut", SECOND) / "huge.safetensors").write_bytes(bytes(range(256)) * (HUGE // 256))
+    for repo in ("team/cut", "team/stopped"):
+        (hub.folder(repo, SECOND) / "huge.safetensors").write_bytes(bytes(range(256)) * (HUGE // 256))
     (folder / "checkpoints/base/flickr").mkdir(parents=True)
     shutil.copy(GOLDEN / f"{CHECKPOINT}.ckpt", folder / "checkpoints/base/flickr/a b.ckpt")
     hub.add("authors/models", FIRST, folder / "checkpoints", "main")
@@ -139,27 +148,45 @@ def second_client(hub, online, tmp_path_factory):
     """The results of loads from repos with faults, the last one also in the cache, and the home folder."""
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(online[1] / "hub/models--team--model", home / "hub/models--team--broken")
-    return home, hub.client(home, ["load", "team/cut"], ["load", "team/cut"], ["load", "team/broken"])
+    names = ("team/cut", "team/stopped", "team/stopped", "team/broken")
+    return home, hub.client(home, *(["load", name] for name in names))
 
 
 def test_a_hub_with_a_fault_does_not_stop_what_is_in_the_cache(second_client):
-    result = second_client[1][2]
+    result = second_client[1][3]
     assert result["ok"], result["text"]
     assert "answered 503; using commit 222222222222 from the cache" in result["stderr"]
 
 
-def test_an_interrupted_download_resumes(hub, second_client):
-    """Also when the first command has failed: the second one asks for the rest alone."""
-    home, (first, second, _) = second_client
-    assert not first["ok"]
-    assert "team/cut: no such folder, and not available as a hub repo: the hub answered 503" in first["text"]
-    assert second["ok"], second["text"]
-    path = f"/team/cut/resolve/{SECOND}/huge.safetensors"
-    ranges = [headers["Range"] for method, asked, headers in hub.requests if method == "GET" and asked == path]
-    start = int(re.fullmatch(r"bytes=(\d+)-", ranges[-1])[1])
-    assert HUGE / 3 < start < HUGE
+def downloads(hub, repo: str) -> dict[str, list[str | None]]:
+    """Return the ranges that were asked for of each file, None for a whole file."""
+    asked: dict[str, list[str | None]] = {}
+    for method, path, headers in hub.requests:
+        if method == "GET" and path.startswith(f"/{repo}/resolve/"):
+            asked.setdefault(path.removeprefix(f"/{repo}/resolve/{SECOND}/"), []).append(headers["Range"])
+    return asked
+
+
+def test_a_download_goes_on_after_its_connection_breaks(hub, second_client):
+    home, (result, *_) = second_client
+    assert result["ok"], result["text"]
+    whole, rest = downloads(hub, "team/cut")["huge.safetensors"]
+    assert whole is None
+    assert 0 < int(re.fullmatch(r"bytes=(\d+)-", rest)[1]) < HUGE
     (file,) = home.glob(f"hub/models--team--cut/snapshots/{SECOND}/huge.safetensors")
     assert file.read_bytes() == (hub.folder("team/cut", SECOND) / file.name).read_bytes()
+
+
+def test_a_second_download_fetches_only_what_is_missing(hub, second_client):
+    _, (_, first, second, _) = second_client
+    assert not first["ok"]
+    assert "team/stopped: no such folder, and not available as a hub repo: the hub answered 503" in first["text"]
+    assert first["text"].count("\n") == 0
+    assert second["ok"], second["text"]
+    asked = downloads(hub, "team/stopped")
+    assert asked.pop("huge.safetensors") == [None, None]
+    assert "model.safetensors" in asked
+    assert all(ranges == [None] for ranges in asked.values())
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def fetch_repo(repo: str, revision: str | None, patterns: list[str], **download:
             f"{repo}: no such folder, and not available as a hub repo{at}: {hub_problem(problem or error)}"
         ) from None
     if problem is not None:
-        log.warning("%s: %s; using commit %s from the cache", repo, _unreachable_reason(problem), folder.name[:12])
+        log.warning("%s: %s; using commit %s from the cache", repo, unreachable_reason(problem), folder.name[:12])
     return folder, folder.name
 
 
@@ -136,7 +136,7 @@ def hub_problem(error: BaseException) -> str:
         return f"it is not in the cache, and HF_HUB_OFFLINE is set. {without_network('the repo')}"
     if isinstance(cause, LocalEntryNotFoundError):
         return f"it is not in the cache. {without_network('the repo')}"
-    return f"{_unreachable_reason(cause)}. {without_network('the repo')}"
+    return f"{unreachable_reason(cause)}. {without_network('the repo')}"
 
 
 def _http_problem(error: HfHubHTTPError) -> str:
@@ -155,7 +155,8 @@ def _http_problem(error: HfHubHTTPError) -> str:
     return f"{answer}: {_first_line(error.server_message or str(error))}"
 
 
-def _unreachable_reason(error: BaseException) -> str:
+def unreachable_reason(error: BaseException) -> str:
+    """Return why the hub cannot be used, on one line."""
     if isinstance(error, HfHubHTTPError):
         return f"{constants.ENDPOINT} answered {error.response.status_code}"
     return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}: {_first_line(str(error))})"
@@ -177,8 +178,15 @@ def _unreachable(repo: str, revision: str | None, **download: Any) -> Exception 
         cache = Path(download.get("cache_dir") or constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
         if (cache / f"trees/{revision}.json").is_file():  # the list of the commit's files
             return None
+    return ask_hub(repo, revision, token=download.get("token"))
+
+
+def ask_hub(
+    repo: str, revision: str | None, *, kind: str = "model", token: str | bool | None = None
+) -> Exception | None:
+    """Ask once for a repo, and return why the hub cannot be used now, or None. `kind`: model or dataset."""
     try:
-        HfApi(token=download.get("token")).model_info(repo, revision=revision, timeout=PROBE_SECONDS)
+        HfApi(token=token).repo_info(repo, revision=revision, repo_type=kind, timeout=PROBE_SECONDS)
     except HfHubHTTPError as error:
         return error if error.response.status_code >= 500 else None
     except Exception as error:  # each HTTP library has its own errors for a network that is down

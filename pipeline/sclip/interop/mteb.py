@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor
 
 from sclip.encoders.audio import SAMPLE_RATE, as_waveform
-from sclip.encoders.source import REPO, hub_problem
+from sclip.encoders.source import REPO, ask_hub, unreachable_reason
 from sclip.errors import UserError
 from sclip.fingerprints import module_fingerprint
 from sclip.model.card import CORPORA
@@ -141,6 +142,7 @@ def run_mteb(
         found = mteb.get_tasks(tasks=list(tasks))
     except KeyError as error:
         raise UserError(f"MTEB {mteb.__version__}: {error.args[0]}") from None
+    _check_data(found)
     model = open_for_mteb(name, device, branch)
     try:
         result = mteb.evaluate(
@@ -153,10 +155,23 @@ def run_mteb(
     except UserError:
         raise
     except (OSError, RuntimeError, ImportError) as error:  # of the network, the disk, and of what decodes audio
-        raise UserError(f"{', '.join(tasks)}: not evaluated: {hub_problem(error)}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{', '.join(tasks)}: not evaluated: {reason}") from None
     metrics = {task.metadata.name: str(task.metadata.main_score) for task in found}
     rows = [row for task in result.task_results for row in _scores(task, metrics[task.task_name])]
     return Benchmark(model.name, model.revision, out, rows)
+
+
+def _check_data(tasks: Sequence[Any]) -> None:
+    """Refuse tasks whose data cannot be downloaded now, before MTEB repeats its requests for half a minute."""
+    for task in [] if constants.is_offline_mode() else tasks:
+        data = task.metadata.dataset
+        problem = ask_hub(data["path"], data["revision"], kind="dataset")
+        if problem is not None:
+            raise UserError(
+                f"{task.metadata.name}: its data, {data['path']}, cannot be downloaded: {unreachable_reason(problem)}; "
+                "if the data are in the cache, set HF_HUB_OFFLINE=1"
+            )
 
 
 def open_for_mteb(name: str, device: str = "cpu", branch: str | None = None) -> MtebModel:

@@ -32,6 +32,7 @@ import json, os, sys, time
 from click.testing import CliRunner
 import sclip
 from sclip.cli import main
+from sclip.encoders.clip import ClipEncoder
 
 waits = []
 time.sleep = waits.append
@@ -47,8 +48,11 @@ for case in json.loads(sys.argv[1]):
             out["text"] += repr(result.exception)
     else:
         try:
-            model = sclip.load(case[1], revision=case[2] if len(case) > 2 else None)
-            out = {"ok": True, "text": model.name, "seed": model.origin.get("seed")}
+            if case[0] == "clip":
+                found = ClipEncoder.from_pretrained(case[1])
+            else:
+                found = sclip.load(case[1], revision=case[2] if len(case) > 2 else None)
+            out = {"ok": True, "text": found.name, "seed": found.origin.get("seed")}
         except sclip.UserError as error:
             out = {"ok": False, "text": str(error)}
     print("RESULT " + json.dumps({**out, "waited": sum(waits)}), flush=True)
@@ -97,8 +101,8 @@ class Hub:
     def client(self, home: Path, *cases: list[str], cwd: Path | None = None, **env: str) -> list[dict[str, Any]]:
         """Run a process, and return the result of each case.
 
-        A case is a command (["sclip", ...]), a load (["load", name, revision]), or sets the token of the following
-        ones (["token", value], which has no result).
+        A case is a command (["sclip", ...]), a load (["load", name, revision]), opens a CLIP (["clip", name]), or sets
+        the token of the following cases (["token", value], which has no result).
         """
         env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},

@@ -127,19 +127,18 @@ def test_what_is_in_the_cache_needs_no_hub(hub, online):
     home = online[1]
     for env in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         before = len(hub.requests)
-        main, commit, new, pinned = hub.client(
-            home, ["load", "team/model"], ["load", "team/model", FIRST], ["load", "team/new"],
-            ["load", "team/new", FIRST], **env,
-        )  # fmt: skip
+        cases = [["load", "team/model"], ["load", "team/model", FIRST], ["load", "team/new"]]
+        cases += [["load", "team/new", FIRST], ["clip", "ViT-B-32-quickgelu/openai"]]
+        main, commit, *missing = hub.client(home, *cases, **env)
         assert (main.get("seed"), commit.get("seed")) == ("2", "1")
         assert len(hub.requests) == before
-        for result in (new, pinned):
+        for result in missing:
             assert not result["ok"]
             assert "Without a network: copy a filled cache to" in result["text"]
             assert result["text"].count("\n") == 0
             assert result["waited"] == 0
         if "HF_ENDPOINT" in env:
-            assert "http://127.0.0.1:9 cannot be reached (ConnectError" in new["text"]
+            assert "http://127.0.0.1:9 cannot be reached (ConnectError" in missing[0]["text"]
             assert "using commit 222222222222 from the cache" in main["stderr"]
 
 

@@ -13,6 +13,7 @@ from hub_server import LARGE, TOKEN, Hub
 from small import model, recordings
 
 import sclip
+from sclip.encoders.source import hub_problem
 
 FIRST, SECOND = "1" * 40, "2" * 40
 SHIPPED = Path("models/scenes-hybrid-cif").resolve()
@@ -108,6 +109,13 @@ def test_a_failure_is_one_clear_line_at_once(online, case, message):
     assert re.search(message, result["text"]), result["text"]
     assert result["text"].strip().count("\n") == 0
     assert result["waited"] == 0
+
+
+def test_faults_that_are_not_of_the_hub_are_named():
+    assert hub_problem(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
+    with pytest.raises(sclip.UserError, match=r"a/-b: .*not available as a hub repo: .*-b") as error:
+        sclip.load("a/-b")
+    assert "cannot be reached" not in str(error.value)
 
 
 def test_a_checkpoint_is_imported_by_its_address(online):

@@ -23,7 +23,7 @@ def reads_params(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(params_file: Path, **options: Any) -> None:
         if not params_file.is_file():
-            raise UserError(f"{params_file}: no such file")
+            raise UserError(f"{params_file}: no such file; start in a project folder, or make one with `sclip init`")
         if params_file.parent.resolve() != Path.cwd():
             params_file = params_file.absolute()
             options = {key: value.absolute() if isinstance(value, Path) else value for key, value in options.items()}

@@ -132,6 +132,9 @@ def hub_problem(error: BaseException) -> str:
         return "the repo has no such revision; give a branch, a tag or a commit of it"
     if isinstance(cause, HfHubHTTPError):
         return _http_problem(cause)
+    missing_or_unreachable = isinstance(cause, LocalEntryNotFoundError | ConnectionError | TimeoutError)
+    if isinstance(cause, ValueError | OSError) and not missing_or_unreachable:
+        return _first_line(str(cause))  # of the disk, or of a name that the hub does not allow
     if constants.is_offline_mode():
         return f"it is not in the cache, and HF_HUB_OFFLINE is set. {without_network('the repo')}"
     if isinstance(cause, LocalEntryNotFoundError):
@@ -189,6 +192,8 @@ def ask_hub(
         HfApi(token=token).repo_info(repo, revision=revision, repo_type=kind, timeout=PROBE_SECONDS)
     except HfHubHTTPError as error:
         return error if error.response.status_code >= 500 else None
+    except ValueError:  # of a name that the hub does not allow
+        return None
     except Exception as error:  # each HTTP library has its own errors for a network that is down
         return error
     return None

@@ -3,43 +3,16 @@ what dvc.yaml says they write."""
 
 import difflib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.hydra import apply_overrides
+from stand_in import dvc, reran, run, write_stand_in
 
 from sclip.config import load_params
-
-STAND_IN = """#!{python}
-import sys
-from pathlib import Path
-
-command, *rest = sys.argv[1:]
-options = dict(zip(rest[::2], rest[1::2])) if command != "make-corpus" else {{"--preset": rest[0]}}
-preset, arch, seed = (options.get(name) for name in ("--preset", "--arch", "--seed"))
-runs, out = f"results/{{preset}}/runs/{{arch}}/seed-{{seed}}", f"results/{{preset}}"
-files = {{
-    "make-corpus": [f"data/{{preset}}/manifest.jsonl"],
-    "extract-features": [f"data/{{preset}}/features/index.json"],
-    "embed-clip": [f"data/{{preset}}/vectors/index.json"],
-    "train": [f"models/{{preset}}/{{arch}}/seed-{{seed}}/config.json", f"{{runs}}/curves/metrics.json"],
-    "evaluate": [f"{{runs}}/metrics.json", f"{{runs}}/examples.json", f"{{runs}}/words.json"],
-    "report": [f"{{out}}/{{name}}" for name in ("report.html", "table.md", "summary.json")]
-    + [f"{{out}}/plots/{{name}}.json" for name in ("recall", "development", "loss", "slots")],
-}}
-counter = Path("ran.txt")
-ran = counter.read_text() if counter.exists() else ""
-counter.write_text(ran + " ".join([command, *filter(None, [arch])]) + "\\n")
-for number, file in enumerate(files[command]):
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    Path(file).write_text(f'{{{{"runs": {{len(ran)}}}}}}')  # other content whenever it runs
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +26,7 @@ def repository(tmp_path_factory):
     for model in ("mini-hubert", "mini-clip"):
         (folder / "models" / model).mkdir(parents=True)
         (folder / "models" / model / "config.json").touch()
-    (folder / "bin").mkdir()
-    (folder / "bin/sclip").write_text(STAND_IN.format(python=sys.executable))
-    (folder / "bin/sclip").chmod(0o755)
+    write_stand_in(folder)
     (folder / ".gitignore").write_text(Path(".gitignore").read_text() + "ran.txt\n")
     run(folder, "git", "init", "--quiet")
     run(folder, "git", "add", ".")
@@ -67,24 +38,6 @@ def repository(tmp_path_factory):
 def first_run(repository):
     """The commands that the first `dvc repro` runs."""
     return reran(repository)
-
-
-def run(folder: Path, *command: str) -> str:
-    path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
-    env = {**os.environ, "PATH": path}
-    return subprocess.run(command, cwd=folder, check=True, env=env, stdout=subprocess.PIPE, text=True).stdout
-
-
-def dvc(folder: Path, *command: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *command)
-
-
-def reran(repository: Path) -> list[str]:
-    """What a `dvc repro` runs, the report last."""
-    (repository / "ran.txt").unlink(missing_ok=True)
-    dvc(repository, "repro", "--quiet")
-    ran = repository / "ran.txt"
-    return ran.read_text().splitlines() if ran.exists() else []
 
 
 def edit(file: Path, old: str, new: str) -> None:

@@ -77,6 +77,13 @@ def code_fingerprint(roots: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
+def stage_fingerprints() -> dict[str, str]:
+    """Return a fingerprint of the code of each stage of dvc.yaml, for the report with that of its page's files."""
+    found = {stage: code_fingerprint(roots) for stage, roots in STAGES.items()}
+    page = sorted(path for path in (PACKAGE / "report").iterdir() if path.suffix in (".html", ".css", ".js"))
+    return {**found, "report": data_fingerprint([found["report"], *(path.read_text("utf-8") for path in page)])}
+
+
 def computing_modules(roots: tuple[str, ...]) -> list[str]:
     """Return the names of some modules and of all that they import from this package, except NOT_COMPUTING."""
     names, waiting = set[str](), list(roots)

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+# What ships with the package: the files of a new project folder, and trained models among them.
+STARTER = Path(__file__).parent / "starter"
+SHIPPED_MODELS = STARTER / "models"
+CODE = Path("code.json")  # the fingerprints of each stage's code, in a folder without the source files
 # Files in a results folder.
 METRICS, EXAMPLES, WORDS = "metrics.json", "examples.json", "words.json"
 

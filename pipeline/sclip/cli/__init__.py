@@ -4,12 +4,15 @@ A user's mistake is one line and exit status 1. Options are checked before anyth
 as torch.
 """
 
-from sclip.cli import corpus, evaluation, features, keywords, search, tools, training
+from sclip.cli import corpus, evaluation, features, hub, keywords, project, search, tools, training
 from sclip.cli.group import main
 
 __all__ = ["main"]
 
 COMMANDS = (
+    project.init,
+    project.list_,
+    project.fingerprint_code,
     corpus.fetch,
     corpus.make_corpus,
     corpus.check_corpus,
@@ -26,6 +29,8 @@ COMMANDS = (
     search.embed,
     keywords.keywords,
     keywords.segment,
+    hub.push,
+    hub.benchmark,
     tools.import_,
     tools.bench,
     tools.pretrain,

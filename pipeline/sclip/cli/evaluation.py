@@ -4,16 +4,25 @@ from pathlib import Path
 
 import click
 
+from sclip import paths
+from sclip.cli.completion import complete_archs, complete_models
 from sclip.cli.options import device_option, folder_or_repo, preset_option, preset_settings, reads_params, seed_option
+from sclip.cli.output import json_option, print_json
 from sclip.errors import Problems, UserError
+from sclip.parsing import read_json
 
 
 @click.command("evaluate")
-@click.option("--arch", help="An architecture, such as cascaded-cif. Needed unless --model is given.")
+@click.option(
+    "--arch",
+    shell_complete=complete_archs,
+    help="An architecture, such as cascaded-cif. Needed unless --model is given.",
+)
 @click.option(
     "--model",
     "folder",
     callback=folder_or_repo,
+    shell_complete=complete_models,
     help="A model folder to evaluate instead of the model that was trained here, such as an imported checkpoint.",
 )
 @click.option(
@@ -25,6 +34,7 @@ from sclip.errors import Problems, UserError
 @preset_option
 @seed_option
 @device_option
+@json_option
 @reads_params
 def evaluate(
     arch: str | None,
@@ -35,6 +45,7 @@ def evaluate(
     device: str,
     params_file: Path,
     overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Measure a trained model on the test split: retrieval, keywords, word boundaries.
 
@@ -59,6 +70,9 @@ def evaluate(
         if not distributed.is_main():
             return
     problems.report()
+    if as_json:
+        print_json({"folder": result.folder, "metrics": read_json(result.folder / paths.METRICS)})
+        return
     for branch, recall in result.recalls.items():
         interval = f"[{recall['low']}, {recall['high']}]"
         click.echo(f"{result.folder}: {branch}: speech to image R@10 {recall['value']} {interval}")
@@ -66,8 +80,9 @@ def evaluate(
 
 @click.command("report")
 @preset_option
+@json_option
 @reads_params
-def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+def report(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Put all results of a preset into one table and one page.
 
     Reads results/PRESET/runs: metrics, examples, curves. Writes results/PRESET: table.md, report.html (one page that
@@ -76,7 +91,11 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) ->
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.report import write_report
 
-    for path in write_report(params, name).files:
+    files = write_report(params, name).files
+    if as_json:
+        print_json({"preset": name, "files": files, "summary": read_json(paths.report_folder(name) / "summary.json")})
+        return
+    for path in files:
         click.echo(path)
 
 
@@ -85,12 +104,16 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...]) ->
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "latex"]), default="markdown", show_default=True
 )
-def table(published_only: bool, form: str) -> None:
+@json_option
+def table(published_only: bool, form: str, as_json: bool) -> None:
     """Print the papers' tables, our numbers below the published ones.
 
     Reads results/paper.yaml, which has each published number and its source, and what `evaluate` wrote in
     results/PRESET/runs. Cells of what was not run are empty.
     """
-    from sclip.report.paper import FORMATS, read_paper
+    from sclip.report.paper import FORMATS, as_data, read_paper
 
+    if as_json:
+        print_json(as_data(read_paper(), not published_only))
+        return
     click.echo(FORMATS[form](read_paper(), not published_only), nl=False)

@@ -15,6 +15,7 @@ from sclip.cli.options import (
     random_encoders_option,
     reads_params,
 )
+from sclip.cli.output import json_option, print_json
 from sclip.errors import Problems
 
 
@@ -22,8 +23,11 @@ from sclip.errors import Problems
 @preset_or_argument
 @device_option
 @random_encoders_option
+@json_option
 @reads_params
-def plan(preset: str | None, device: str, random: bool, params_file: Path, overrides: tuple[str, ...]) -> None:
+def plan(
+    preset: str | None, device: str, random: bool, params_file: Path, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Print how much PRESET's caches will read and write, and about how long that will take on this device.
 
     Reads presets.PRESET and the headers of some recordings, and computes for about ten seconds. Writes nothing. Exit
@@ -32,13 +36,16 @@ def plan(preset: str | None, device: str, random: bool, params_file: Path, overr
     params, name = preset_settings(params_file, overrides, preset, random)
     from sclip.device import choose_device
     from sclip.encoders.open import open_clip, open_speech
-    from sclip.features.plan import describe_plan, make_plan
+    from sclip.features.plan import as_data, describe_plan, make_plan
 
     settings, where = params.preset(name), choose_device(device)
     speech, clip = open_speech(settings.encoders.speech), open_clip(settings.encoders.clip)
     result = make_plan(settings, paths.manifest(name), speech, clip, where, Problems(skip=True))
-    for line in describe_plan(result, name, paths.manifest(name).parent, where):
-        click.echo(line)
+    if as_json:
+        print_json({"preset": name, "device": where, **as_data(result)})
+    else:
+        for line in describe_plan(result, name, paths.manifest(name).parent, where):
+            click.echo(line)
     if not result.fits:
         raise SystemExit(1)
 
@@ -48,9 +55,16 @@ def plan(preset: str | None, device: str, random: bool, params_file: Path, overr
 @device_option
 @on_error_option
 @random_encoders_option
+@json_option
 @reads_params
 def extract_features(
-    preset: str | None, device: str, on_error: str | None, random: bool, params_file: Path, overrides: tuple[str, ...]
+    preset: str | None,
+    device: str,
+    on_error: str | None,
+    random: bool,
+    params_file: Path,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Cache the speech encoder's hidden states of every recording.
 
@@ -71,6 +85,9 @@ def extract_features(
         if not distributed.is_main():
             return
     problems.report()
+    if as_json:
+        print_json({"folder": out, **vars(result), "skipped": problems.skipped})
+        return
     click.echo(
         f"{out}: {result.utterances} utterances, {result.hours:.2f} hours, {result.gigabytes:.2f} GB; "
         f"{result.shards_computed} shards computed, {result.shards_reused} reused; {result.seconds:.0f} s"
@@ -79,8 +96,9 @@ def extract_features(
 
 @click.command("verify-features")
 @preset_option
+@json_option
 @reads_params
-def verify_features(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
+def verify_features(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check every byte of the cached hidden states.
 
     Reads data/PRESET/features and manifest.jsonl. Exit status 1 if anything is missing, damaged or left over.
@@ -91,11 +109,16 @@ def verify_features(preset: str | None, params_file: Path, overrides: tuple[str,
 
     rows = read_manifest(paths.manifest(name), Problems(skip=True))
     findings = verify(paths.features_folder(name), [row.id for row in rows])
-    for finding in findings:
-        click.echo(f"{finding.where}: {finding.what}")
-    click.echo(f"{paths.features_folder(name)}: {len(findings)} faults")
+    if as_json:
+        print_json({"folder": paths.features_folder(name), "faults": findings})
+    else:
+        for finding in findings:
+            click.echo(f"{finding.where}: {finding.what}")
+        click.echo(f"{paths.features_folder(name)}: {len(findings)} faults")
     if findings:
-        click.echo("Delete the shards named above, or all of them; extract-features computes what is missing.")
+        click.echo(
+            "Delete the shards named above, or all of them; extract-features computes what is missing.", err=as_json
+        )
         raise SystemExit(1)
 
 
@@ -104,9 +127,16 @@ def verify_features(preset: str | None, params_file: Path, overrides: tuple[str,
 @device_option
 @on_error_option
 @random_encoders_option
+@json_option
 @reads_params
 def embed_clip(
-    preset: str | None, device: str, on_error: str | None, random: bool, params_file: Path, overrides: tuple[str, ...]
+    preset: str | None,
+    device: str,
+    on_error: str | None,
+    random: bool,
+    params_file: Path,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Cache CLIP's vectors of every picture and caption.
 
@@ -123,5 +153,8 @@ def embed_clip(
     with locked(out):
         result = embed_clip(clip, paths.manifest(name), out, choose_device(device), problems)
     problems.report()
+    if as_json:
+        print_json({"folder": out, **vars(result), "skipped": problems.skipped})
+        return
     source = "reused" if result.reused else "computed"
     click.echo(f"{out}: {result.images} pictures, {result.captions} captions; {source}; {result.seconds:.0f} s")

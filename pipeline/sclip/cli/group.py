@@ -30,6 +30,8 @@ class _Commands(click.Group):
         """Turn errors that a user can act on into one line."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # of `| head`: click ends without a message
         except (UserError, OSError) as error:  # the latter of a full disk, or of a folder that cannot be written
             raise click.ClickException(_shown(str(error))) from None
 

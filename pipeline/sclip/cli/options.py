@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from sclip.cli.completion import complete_archs, complete_presets
 from sclip.config import LARGEST_SEED, Params, load_params
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
@@ -22,7 +23,7 @@ def reads_params(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(params_file: Path, **options: Any) -> None:
         if not params_file.is_file():
-            raise UserError(f"{params_file}: no such file")
+            raise UserError(f"{params_file}: no such file; start in a project folder, or make one with `sclip init`")
         if params_file.parent.resolve() != Path.cwd():
             params_file = params_file.absolute()
             options = {key: value.absolute() if isinstance(value, Path) else value for key, value in options.items()}
@@ -68,7 +69,11 @@ def folder_or_repo(_context: click.Context, _parameter: click.Parameter, name: s
     return Path(name) if name is not None and Path(name).exists() else name
 
 
-preset_option = click.option("--preset", help="A key of `presets` in params.yaml.  [default: the first of run.presets]")
+preset_option = click.option(
+    "--preset",
+    shell_complete=complete_presets,
+    help="A key of `presets` in params.yaml.  [default: the first of run.presets]",
+)
 device_option = click.option(
     "--device",
     default="auto",
@@ -77,7 +82,10 @@ device_option = click.option(
     help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.",
 )
 arch_option = click.option(
-    "--arch", required=True, help="An architecture of the preset's recipe in params.yaml, such as cascaded-cif."
+    "--arch",
+    required=True,
+    shell_complete=complete_archs,
+    help="An architecture of the preset's recipe in params.yaml, such as cascaded-cif.",
 )
 seed_option = click.option(
     "--seed",
@@ -109,7 +117,8 @@ def preset_or_argument(command: Callable[..., None]) -> Callable[..., None]:
             raise UserError(f"PRESET is {argument} and --preset is {preset}; give one of them")
         command(preset=preset if argument is None else argument, **options)
 
-    return click.argument("argument", metavar="[PRESET]", required=False)(preset_option(run))
+    argument = click.argument("argument", metavar="[PRESET]", required=False, shell_complete=complete_presets)
+    return argument(preset_option(run))
 
 
 def preset_settings(

@@ -5,13 +5,15 @@ from pathlib import Path
 import click
 
 from sclip.cli.options import device_option, reads_params
+from sclip.cli.output import json_option, print_json
 from sclip.config import load_params
+from sclip.parsing import read_json
 
 BENCHMARKS = ("extraction", "training", "long-training", "cif", "vocabulary", "evaluation", "index")
 
 
 @click.command("import")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--encoders",
@@ -19,15 +21,20 @@ BENCHMARKS = ("extraction", "training", "long-training", "cif", "vocabulary", "e
     help="JSON with the encoders' configurations (`hubert`: transformers', `clip`: open_clip's), for encoders of other "
     "sizes than the published ones.",
 )
-def import_(checkpoint: Path, out: Path, encoders: Path | None) -> None:
+@json_option
+def import_(checkpoint: str, out: Path, encoders: Path | None, as_json: bool) -> None:
     """Make the model folder OUT from a published SpeechCLIP or SpeechCLIP+ CHECKPOINT.
 
+    CHECKPOINT is a file, or one of a hub repo: hf://ORG/REPO/FILE, or hf://ORG/REPO@REVISION/FILE.
     The file is read as data: nothing in it is run, and the code that wrote it is not needed. OUT then holds everything,
     the encoders too, and sclip.load(OUT) opens it.
     """
     from sclip.interop.importer import import_checkpoint
 
     report = import_checkpoint(checkpoint, out, encoders)
+    if as_json:
+        print_json({"out": out, **vars(report)})
+        return
     for title, lines in (("read", report.read), ("ignored", report.ignored), ("missing", report.missing)):
         for line in lines:
             click.echo(f"{title:8}{line}")
@@ -37,8 +44,9 @@ def import_(checkpoint: Path, out: Path, encoders: Path | None) -> None:
 @click.command("bench")
 @device_option
 @click.option("--only", type=click.Choice(BENCHMARKS), multiple=True, help="May be repeated.  [default: all]")
+@json_option
 @reads_params
-def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tuple[str, ...]) -> None:
+def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Measure on this device how fast the pipeline is, compared with other ways to do the same.
 
     On a CPU it uses the small encoders and the sizes of `scenes`; on a GPU the papers' sizes and random weights. Writes
@@ -49,6 +57,9 @@ def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tupl
     from sclip.device import choose_device
 
     result = run_bench(params, choose_device(device), only or BENCHMARKS, Path("results"))
+    if as_json:
+        print_json(read_json(result.file))
+        return
     for line in describe(result):
         click.echo(line)
 
@@ -57,8 +68,11 @@ def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tupl
 @click.argument("which", type=click.Choice(["speech", "clip"]))
 @click.option("--out", type=click.Path(path_type=Path), help="[default: models/mini-hubert or models/mini-clip]")
 @device_option
+@json_option
 @reads_params
-def pretrain(which: str, out: Path | None, device: str, params_file: Path, overrides: tuple[str, ...]) -> None:
+def pretrain(
+    which: str, out: Path | None, device: str, params_file: Path, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Pre-train one of the two small encoders that ship with the project.
 
     Reads `pretrain` in params.yaml and generates its own data, disjoint from the test pictures, phrases and voices of
@@ -68,4 +82,8 @@ def pretrain(which: str, out: Path | None, device: str, params_file: Path, overr
     from sclip.device import choose_device
     from sclip.pretrain.run import pretrain
 
-    click.echo(pretrain(params, which, out, choose_device(device)).folder)
+    result = pretrain(params, which, out, choose_device(device))
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(result.folder)

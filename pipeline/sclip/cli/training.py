@@ -14,6 +14,7 @@ from sclip.cli.options import (
     reads_params,
     seed_option,
 )
+from sclip.cli.output import json_option, print_json
 
 
 @click.command("train")
@@ -22,6 +23,7 @@ from sclip.cli.options import (
 @seed_option
 @device_option
 @random_encoders_option
+@json_option
 @reads_params
 def train(
     arch: str,
@@ -31,6 +33,7 @@ def train(
     random: bool,
     params_file: Path,
     overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Train the head of an architecture.
 
@@ -48,6 +51,9 @@ def train(
         result = run_training(params, name, arch, number, where, paths.curves_folder(name, arch, number))
         if not distributed.is_main():
             return
+    if as_json:
+        print_json({"folder": paths.model_folder(name, arch, number), **vars(result)})
+        return
     recalls = ", ".join(f"{branch} {recall:.2f}" for branch, recall in result.dev.items())
     click.echo(
         f"{paths.model_folder(name, arch, number)}: weights of step {result.step}; dev mean R@10: {recalls}; "

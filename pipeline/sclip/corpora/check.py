@@ -84,6 +84,22 @@ def _find_duplicates(check: Check, rows: Sequence[Row], recordings: _CheckedFile
             _add(check.faults, "pictures with the same content", ", ".join(image.name for image, _ in group))
 
 
+def as_data(check: Check) -> dict[str, Any]:
+    """Return a report as plain data."""
+    return {
+        "splits": {split: _split_data(counts) for split, counts in check.splits.items()},
+        "notes": dict(sorted(check.notes.items())),
+        "faults": dict(sorted(check.faults.items())),
+    }
+
+
+def _split_data(counts: SplitCounts) -> dict[str, Any]:
+    seconds = sorted(counts.seconds)
+    spread = {"least": seconds[0], "median": statistics.median(seconds), "most": seconds[-1]} if seconds else None
+    numbers = {of: getattr(counts, of) for of in ("utterances", "pictures", "captions", "speakers")}
+    return {**numbers, "hours": sum(seconds) / 3600, "seconds": spread}
+
+
 def report(check: Check) -> Iterator[str]:
     """Yield the lines of a report: a table in Markdown, then notes and faults."""
     yield "| split | utterances | pictures | captions | speakers | hours | seconds: least, median, most |"

@@ -32,7 +32,7 @@ from sclip.encoders.clip_folder import (
 )
 from sclip.encoders.pictures import as_rgb, read_rgb
 from sclip.encoders.sizes import check_clip_sizes
-from sclip.encoders.source import Source, fetch_repo, without_network
+from sclip.encoders.source import Source, fetch_repo, shipped_folder, without_network
 from sclip.errors import UserError
 from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded
@@ -112,6 +112,8 @@ class ClipEncoder(nn.Module):
         if revision is not None:
             raise UserError(f"CLIP {name}: only a hub repo (hf-hub:…) has revisions, found {revision!r}")
         folder = Path(name.removeprefix("local-dir:"))
+        if not folder.is_dir():
+            folder = shipped_folder(str(folder)) or folder
         if name.startswith("local-dir:") or folder.is_dir():
             return cls._from_folder(folder, Source(str(folder)))
         return cls._from_tag(name)
@@ -148,6 +150,7 @@ class ClipEncoder(nn.Module):
         model_cfg = sizes_of_tag(name)
         warn_without_quick_gelu(name, model_cfg, Path(tag))
         hint = f". {without_network('its hub repo')} (local-dir:FOLDER, with {CONFIG_FILE} and {WEIGHTS_FILE})"
+        _fetch_tag(name)
         with one_line_errors(name, hint):
             model = open_clip.create_model(architecture, tag, require_pretrained=True)
             tokenizer = open_clip.get_tokenizer(architecture)
@@ -245,6 +248,21 @@ class ClipEncoder(nn.Module):
 def text_of_pieces(pieces: str) -> str:
     """Decode word pieces to text. CLIP's tokenizer represents each byte of UTF-8 by one letter."""
     return bytes(_BYTES[letter] for letter in pieces.removesuffix("</w>")).decode("utf-8", errors="replace")
+
+
+def _fetch_tag(name: str) -> None:
+    """Download the weights of MODEL/TAG into the hub's cache, where open_clip finds them.
+
+    Without a network, open_clip itself repeats its requests for more than a minute.
+    """
+    architecture, _, tag = name.partition("/")
+    repo, _, file = str((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("hf_hub", "")).rpartition("/")
+    if not repo:
+        return
+    try:
+        fetch_repo(repo, None, [file or WEIGHTS_FILE])
+    except UserError as error:
+        raise UserError(f"CLIP {name}: its weights are in a hub repo: {error}") from None
 
 
 def sizes_of_tag(name: str) -> dict[str, Any]:

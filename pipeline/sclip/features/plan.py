@@ -231,6 +231,21 @@ def _take(items: Iterator[Tensor], count: int, weight: Callable[[Tensor], float]
     return batch
 
 
+def as_data(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data, with what follows from its numbers."""
+    forms = (*PRECISIONS, CODES, ONLINE)
+    return {
+        **vars(plan),
+        "state_bytes": {form: plan.state_bytes(form) for form in forms},
+        "needed_bytes": plan.needed,
+        "fits": plan.fits,
+        "speech_seconds": plan.seconds / plan.speech_speed,
+        "picture_seconds": plan.pictures / plan.picture_speed,
+        "read_speed": {form: plan.read_speed(form) for form in forms},  # infinite from memory
+        "fastest": plan.fastest,
+    }
+
+
 def describe_plan(plan: Plan, preset: str, folder: Path, device: str) -> Iterator[str]:
     """Yield the lines that `sclip plan` prints. `folder` is on the disk that holds the caches."""
     yield from _describe_sizes(plan, preset, folder)

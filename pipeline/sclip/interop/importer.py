@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import parse_hf_uri
+from huggingface_hub.errors import HfUriError
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
 from sclip.encoders.clip import ClipEncoder
-from sclip.encoders.source import Source
+from sclip.encoders.source import Source, fetch_file
 from sclip.encoders.speech import SpeechEncoder, declared_options
 from sclip.errors import UserError
 from sclip.heads.vocabulary import Vocabulary
@@ -24,6 +26,8 @@ from sclip.interop.checkpoint import read_checkpoint
 from sclip.interop.fairseq import PRETRAINING_TENSORS, hubert_config, hubert_name
 from sclip.interop.published import TOKENS, head_name, head_tensors
 from sclip.interop.settings import Settings, published_settings
+from sclip.model.card import CLIP as CLIP_KEY
+from sclip.model.card import SPEECH as SPEECH_KEY
 from sclip.model.speechclip import SpeechCLIP
 from sclip.parsing import read_json
 from sclip.tensors import fill, with_prefix
@@ -41,6 +45,16 @@ SIZE_TENSORS = (
     "positional_embedding",
     "text_projection",
 )
+# The encoders of published configurations, by the names that params.yaml has for them.
+ENCODER_NAMES = {
+    "hubert": "facebook/hubert-base-ls960",
+    "hubert_base": "facebook/hubert-base-ls960",
+    "hubert_large_ll60k": "facebook/hubert-large-ll60k",
+    "ViT-B/32": "ViT-B-32-quickgelu/openai",
+    "ViT-B/16": "ViT-B-16-quickgelu/openai",
+    "ViT-L/14": "ViT-L-14-quickgelu/openai",
+}
+CORPORA = {"flickr": "flickr8k", "coco": "spokencoco"}  # likewise
 # Prefixes of tensors that sclip does not need, and what they are.
 IGNORED_PREFIXES = (
     ("criterion.eye_mat", "the loss's identity matrices"),
@@ -61,15 +75,17 @@ class ImportReport:
 def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | None = None) -> ImportReport:
     """Convert the checkpoint at `path` to the model folder `out`.
 
+    `path` may be a file of a hub repo, hf://ORG/REPO/FILE or hf://ORG/REPO@REVISION/FILE, or its page's address.
     Encoders of other than the published sizes need `encoders`: a JSON file with their configurations, `hubert` as in
     transformers' config.json and `clip` as in open_clip's model_cfg.
     """
-    path, out = Path(path), Path(out)
+    out = Path(out)
     if out.exists():
         raise UserError(f"{out}: already exists; choose another folder or remove it")
+    path, where = _find_checkpoint(path)
     checkpoint = read_checkpoint(path)
     try:
-        return _import(checkpoint, path, out, encoders)
+        return _import(checkpoint, path, where, out, encoders)
     except UserError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
@@ -78,7 +94,23 @@ def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | 
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {reason}") from None
 
 
-def _import(checkpoint: Mapping[str, Any], path: Path, out: Path, encoders: str | Path | None) -> ImportReport:
+def _find_checkpoint(path: str | Path) -> tuple[Path, str]:
+    """Return the checkpoint's file, which may have to be downloaded, and where it comes from."""
+    if not str(path).startswith(("hf://", "https://")):
+        return Path(path), Path(path).name
+    try:
+        uri = parse_hf_uri(str(path))
+    except HfUriError as error:
+        raise UserError(f"{path}: expected hf://ORG/REPO/FILE: {' '.join(str(error).split())}") from None
+    if uri.type != "model" or not uri.path_in_repo:
+        raise UserError(f"{path}: expected a file of a model repo, hf://ORG/REPO/FILE")
+    file, commit = fetch_file(uri.id, uri.path_in_repo, uri.revision)
+    return file, f"hf://{uri.id}@{commit}/{uri.path_in_repo}"
+
+
+def _import(
+    checkpoint: Mapping[str, Any], path: Path, where: str, out: Path, encoders: str | Path | None
+) -> ImportReport:
     tensors = _state_dict(checkpoint, path)
     settings = Settings(_configuration(checkpoint, path), str(path))
     sizes = _read_sizes(Path(encoders)) if encoders else {}
@@ -93,7 +125,7 @@ def _import(checkpoint: Mapping[str, Any], path: Path, out: Path, encoders: str 
         speech,
         clip,
         vocabulary if has_keywords else None,
-        _origin(checkpoint, path),
+        _origin(checkpoint, path, where) | _published_origin(settings, bool(encoders)),
         encoders_inside=True,
     )
     _load_head(model, tensors, path)
@@ -224,13 +256,23 @@ def _log_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"log_scale": tensors["criterion.temperature"]} if "criterion.temperature" in tensors else {}
 
 
-def _origin(checkpoint: Mapping[str, Any], path: Path) -> dict[str, str]:
+def _origin(checkpoint: Mapping[str, Any], path: Path, where: str) -> dict[str, str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = {"imported from": path.name, "its SHA-256": digest}
+    origin = {"imported from": where, "its SHA-256": digest}
     for key in ("epoch", "global_step"):
         if key in checkpoint:
             origin[f"its {key}"] = str(checkpoint[key])
+    return origin
+
+
+def _published_origin(settings: Settings, has_sizes: bool) -> dict[str, str]:
+    """Return what the configuration says about the corpus, and about the encoders where they have their usual sizes."""
+    corpus = CORPORA.get(str(settings.get("data.dataset.name", None)))
+    origin = {} if corpus is None else {"trained on": corpus}
+    if not has_sizes:
+        origin[SPEECH_KEY] = ENCODER_NAMES[settings.get("audio_encoder.name")]
+        origin[CLIP_KEY] = ENCODER_NAMES[settings.get("clip.name")]
     return origin
 
 

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sclip import paths
 from sclip.errors import UserError
@@ -140,6 +140,32 @@ def as_csv(paper: Paper, with_ours: bool) -> str:
                 rounded = ["" if n is None else f"{n:.2f}" for n in numbers] or [""] * 4
                 writer.writerow([name, table.split, row.system, row.origin, column, *rounded, row.source])
     return text.getvalue()
+
+
+def as_data(paper: Paper, with_ours: bool) -> dict[str, Any]:
+    """Return the tables as plain data; a cell is null, or has a value and what is known of its spread."""
+    return {
+        name: {
+            "title": table.title,
+            "split": table.split,
+            "rows": [
+                {
+                    "system": row.system,
+                    "origin": row.origin,
+                    "source": paper.sources[row.source] if row.source else None,
+                    "cells": {column: _number(cell) for column, cell in zip(table.columns, row.cells, strict=True)},
+                }
+                for row in printed_rows(table, with_ours)
+            ],
+        }
+        for name, table in paper.tables.items()
+    }
+
+
+def _number(cell: Measurement | None) -> dict[str, float | None] | None:
+    if cell is None:
+        return None
+    return {"value": cell.value, "low": cell.low, "high": cell.high, "deviation": cell.deviation}
 
 
 def as_latex(paper: Paper, with_ours: bool) -> str:

@@ -34,6 +34,8 @@ def run_training(
     vocabulary = _vocabulary(train_set.tokens, experiment, clip, f"{manifest}: {arch}")
     check_settings(train_set.store.features, preset.features, features, preset_name)
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
+    if preset.corpus.kind in ("table", "manifest") and preset.corpus.language is not None:
+        origin["language"] = preset.corpus.language  # the card knows those of the other corpora
     origin[STATES] = describe_states(train_set.store.features)
     if copy_encoders:  # the copies do not record what they were copied from
         origin |= {"speech encoder": speech.source.name, "CLIP": clip.source.name}

@@ -1,0 +1,161 @@
+"""What a project folder has, and how a new one is made from the installed package.
+
+In a clone, a stage depends on the source files that compute its result. A folder without them depends on code.json,
+which has a fingerprint of the installed code for each stage. `dvc repro` writes it first, so an update of the package
+reruns the stages whose code it changes.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sclip.config import Architecture, Params
+from sclip.errors import UserError
+from sclip.parsing import read_json
+from sclip.paths import CODE, SHIPPED_MODELS, STARTER
+
+# The files of a new folder, and where the package has them.
+STARTER_FILES = {
+    "params.yaml": "params.yaml",
+    "results/paper.yaml": "paper.yaml",
+    ".gitignore": "gitignore",
+    ".dvcignore": "dvcignore",
+    ".dvc/.gitignore": "dvc/gitignore",
+    ".dvc/config": "dvc/config",
+    ".dvc/plots": "dvc/plots",
+    "models": "models",
+}
+NO_GIT = "    no_scm = true\n"  # in [core] of .dvc/config
+HEADER = """\
+# Written by `sclip init`. Each stage runs one command; `run` in params.yaml lists the presets, architectures and seeds.
+# The parameters of a stage are those of its preset, and those of the presets from which others inherit.
+# code.json has a fingerprint of the installed code for each stage, so an update of sclip reruns what it changes.
+# Large files (pictures, recordings, shards) stay outside DVC's cache. The out of such a stage is a small file that the
+# command writes last and that lists the large files.
+"""
+
+
+@dataclass(frozen=True)
+class PresetRow:
+    preset: str
+    corpus: str
+    recipe: str
+    speech: str
+    clip: str
+    runs: bool  # `dvc repro` runs it
+
+
+@dataclass(frozen=True)
+class ArchRow:
+    arch: str
+    utterance: bool
+    keywords: str | None  # where the slots come from
+    attention_heads: int
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    model: str
+    arch: str
+    trained_on: str | None
+    shipped: bool  # with the package; the name works in every folder
+
+
+def list_presets(params: Params) -> list[PresetRow]:
+    return [
+        PresetRow(
+            name,
+            preset.corpus.kind,
+            preset.recipe,
+            _with_seed(preset.encoders.speech),
+            _with_seed(preset.encoders.clip),
+            name in params.run.presets,
+        )
+        for name, preset in params.presets.items()
+    ]
+
+
+def _with_seed(encoder: Any) -> str:
+    return str(encoder.name) if encoder.random_seed is None else f"{encoder.name}, random weights"
+
+
+def list_archs(params: Params, preset: str) -> list[ArchRow]:
+    """Return the architectures of a preset, with its exceptions applied."""
+    return [_arch_row(name, one.architecture) for name, one in params.experiments[preset].items()]
+
+
+def _arch_row(name: str, architecture: Architecture) -> ArchRow:
+    head, keywords = architecture.head, architecture.head.keywords
+    slots = None if keywords is None else "CIF" if keywords.cif else f"{keywords.slots} learned slots"
+    losses = ("parallel", "cascaded", "quantity", "visual_words", "token_balance")
+    weights = {loss: getattr(architecture.objective, loss) for loss in losses}
+    return ArchRow(name, head.utterance, slots, head.attention.heads, {k: w for k, w in weights.items() if w})
+
+
+def list_models(folder: Path = Path("models")) -> list[ModelRow]:
+    """Return the model folders below models/, and the shipped ones under names that work in every folder."""
+    rows = {row.model: row for row in _models_below(SHIPPED_MODELS, shipped=True)}
+    rows |= {row.model: row for row in _models_below(folder, shipped=False) if row.model not in rows}
+    return sorted(rows.values(), key=lambda row: row.model)
+
+
+def _models_below(folder: Path, *, shipped: bool) -> Iterator[ModelRow]:
+    """Yield the models in models/NAME and models/PRESET/ARCH/seed-N."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        for path in folder.glob(f"{pattern}/config.json"):
+            config = _read_quietly(path)
+            if str(config.get("format")).startswith("sclip model "):
+                origin = config.get("origin") if isinstance(config.get("origin"), dict) else {}
+                place = path.parent.relative_to(folder)
+                name = f"models/{place}" if shipped else str(folder / place)
+                yield ModelRow(name, str(config.get("arch")), (origin or {}).get("trained on"), shipped)
+
+
+def _read_quietly(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file with a table, and an empty table for any other file."""
+    try:
+        data = read_json(path)
+    except UserError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def init_project(folder: Path) -> list[str]:
+    """Write a project into an empty folder, and return the names of what was written. A .git there is left alone."""
+    if folder.exists() and (not folder.is_dir() or any(path.name != ".git" for path in folder.iterdir())):
+        raise UserError(f"{folder}: is not empty; choose a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".sclip-init-") as scratch:
+        new = Path(scratch)
+        for name, source in STARTER_FILES.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (STARTER / source).is_dir() else shutil.copy
+            copy(STARTER / source, new / name)
+        if not any((parent / ".git").exists() for parent in (folder.resolve(), *folder.resolve().parents)):
+            with (new / ".dvc/config").open("a", encoding="utf-8") as config:
+                config.write(NO_GIT)
+        (new / "dvc.yaml").write_text(installed_stages(), encoding="utf-8")
+        names = sorted(path.name for path in new.iterdir())
+        for name in names:
+            os.rename(new / name, folder / name)
+    return names
+
+
+def installed_stages() -> str:
+    """Return dvc.yaml for a folder without the source files: code.json stands for them."""
+    stages = yaml.safe_load((STARTER / "stages.yaml").read_text(encoding="utf-8"))["stages"]
+    for name, stage in stages.items():
+        stage["params"] = [*stage["params"], {CODE.name: [name]}]
+        stage["deps"] = [dep for dep in stage["deps"] if not dep.startswith("pipeline/")]
+        if not stage["deps"]:
+            del stage["deps"]
+    code = {"cmd": "sclip fingerprint-code", "always_changed": True, "outs": [{CODE.name: {"cache": False}}]}
+    text: str = yaml.safe_dump({"stages": {"fingerprint-code": code, **stages}}, sort_keys=False, width=120)
+    return HEADER + text

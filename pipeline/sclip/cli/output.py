@@ -1,0 +1,31 @@
+"""The output of commands for programs: with --json, standard output is one JSON document and nothing else."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON document, and nothing else, on stdout."
+)
+
+
+def print_json(data: Any) -> None:
+    click.echo(json.dumps(plain(data), indent=1, ensure_ascii=False))
+
+
+def plain(data: Any) -> Any:
+    """Convert dataclasses, paths and sequences to JSON's types. Numbers that JSON does not have become null."""
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        return {field.name: plain(getattr(data, field.name)) for field in dataclasses.fields(data)}
+    if isinstance(data, Mapping):
+        return {str(key): plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(item) for item in data]
+    if isinstance(data, Path):
+        return str(data)
+    return None if isinstance(data, float) and not math.isfinite(data) else data

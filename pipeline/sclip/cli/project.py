@@ -1,0 +1,106 @@
+"""Commands about a project folder: make one, and list what it has."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sclip.apps.project import init_project, list_archs, list_models, list_presets
+from sclip.cli.options import preset_option, preset_settings, reads_params
+from sclip.cli.output import json_option, print_json
+from sclip.config import load_params
+from sclip.paths import CODE
+
+
+@click.command("init")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def init(folder: Path, as_json: bool) -> None:
+    """Make an empty FOLDER a project: params.yaml, dvc.yaml, the papers' numbers and the small models that ship.
+
+    All commands work there, and `dvc repro` runs the stages, as in a clone.
+    """
+    names = init_project(folder)
+    if as_json:
+        print_json({"folder": folder, "written": names})
+        return
+    click.echo(f"{folder}: {', '.join(names)}")
+    click.echo(f"Next: cd {folder} && dvc repro, or edit params.yaml first; `sclip list presets` lists what it has")
+
+
+@click.command("fingerprint-code", hidden=True)
+def fingerprint_code() -> None:
+    """Write code.json, the fingerprint of the installed code of each stage, for the dvc.yaml of `sclip init`."""
+    from sclip.files import write_json
+    from sclip.fingerprints import stage_fingerprints
+
+    write_json(CODE, stage_fingerprints())
+
+
+@click.group("list")
+def list_() -> None:
+    """List what can be given as --preset, --arch and --model."""
+
+
+@list_.command("presets")
+@json_option
+@reads_params
+def presets(params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """List the presets of params.yaml; those that `dvc repro` runs have a star."""
+    rows = list_presets(load_params(params_file, overrides))
+    if as_json:
+        print_json(rows)
+        return
+    _print_table(
+        ("", "preset", "corpus", "recipe", "speech encoder", "CLIP"),
+        [("*" if row.runs else "", row.preset, row.corpus, row.recipe, row.speech, row.clip) for row in rows],
+    )
+
+
+@list_.command("archs")
+@preset_option
+@json_option
+@reads_params
+def archs(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """List the architectures of a preset, and what each one has."""
+    params, name = preset_settings(params_file, overrides, preset)
+    rows = list_archs(params, name)
+    if as_json:
+        print_json({"preset": name, "archs": rows})
+        return
+    _print_table(
+        ("architecture", "utterance vector", "keywords", "attention heads", "losses"),
+        [
+            (
+                row.arch,
+                "yes" if row.utterance else "–",
+                row.keywords or "–",
+                row.attention_heads,
+                ", ".join(f"{loss} {weight:g}" for loss, weight in row.losses.items()),
+            )
+            for row in rows
+        ],
+    )
+
+
+@list_.command("models")
+@json_option
+def models(as_json: bool) -> None:
+    """List the model folders below models/, and the models that ship, whose names work in every folder."""
+    rows = list_models()
+    if as_json:
+        print_json(rows)
+        return
+    _print_table(
+        ("model", "architecture", "trained on", ""),
+        [(row.model, row.arch, row.trained_on or "–", "ships with sclip" if row.shipped else "") for row in rows],
+    )
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print columns that are as wide as their widest cell."""
+    cells = [tuple(map(str, row)) for row in (titles, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

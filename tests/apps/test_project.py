@@ -1,0 +1,156 @@
+"""A new project folder has what the stages need, and reruns what an update of the package changes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from project import run_sclip
+from small import model
+from stand_in import reran, write_stand_in
+
+import sclip
+from sclip import fingerprints
+from sclip.cli import main
+from sclip.config import load_params
+from sclip.fingerprints import PACKAGE, STAGES, stage_fingerprints
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("projects") / "new/project"
+    run_sclip("init", str(folder))
+    return folder
+
+
+def test_a_new_folder_has_the_settings_the_numbers_and_the_models_that_ship(folder):
+    for name, source in (("params.yaml", "params.yaml"), ("results/paper.yaml", "results/paper.yaml")):
+        assert (folder / name).read_bytes() == (ROOT / source).read_bytes()
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    assert sclip.load(folder / "models/scenes-hybrid-cif").name == "hybrid-cif"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "models", "params.yaml", "results"),
+    ]
+
+
+def test_stages_depend_on_the_installed_code_instead_of_source_files(folder):
+    stages, original = (yaml.safe_load((place / "dvc.yaml").read_text())["stages"] for place in (folder, ROOT))
+    assert list(stages) == ["fingerprint-code", *original]
+    for name, stage in original.items():
+        assert {"code.json": [name]} in stages[name]["params"]
+        assert [param for param in stages[name]["params"] if param != {"code.json": [name]}] == stage["params"]
+        assert stages[name].get("deps", []) == [dep for dep in stage["deps"] if not dep.startswith("pipeline/")]
+        for key in ("cmd", "matrix", "outs", "metrics", "plots"):
+            assert stages[name].get(key) == stage.get(key)
+
+
+def test_dvc_reruns_what_an_update_of_the_package_changes(folder, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(folder, project)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["run"]["architectures"] = ["parallel", "cascaded"]
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    write_stand_in(project)
+    versions = dict.fromkeys(STAGES, "1")
+    (project / "installed.json").write_text(json.dumps(versions))
+    first = reran(project)
+    assert first[0] == "fingerprint-code"
+    assert len(first) == 9
+    assert reran(project) == ["fingerprint-code"]
+    (project / "installed.json").write_text(json.dumps(versions | {"evaluate": "2"}))
+    evaluations = [line for line in first if line.startswith("evaluate")]
+    again = reran(project)
+    assert len(evaluations) == 2
+    assert sorted(again) == sorted(["fingerprint-code", *evaluations, "report"])
+
+
+def test_fingerprints_change_with_the_code_of_their_stage(monkeypatch, tmp_path):
+    before = stage_fingerprints()
+    assert before.keys() == STAGES.keys()
+    shutil.copytree(PACKAGE, tmp_path / "sclip", ignore=shutil.ignore_patterns("__pycache__", "starter"))
+    monkeypatch.setattr(fingerprints, "PACKAGE", tmp_path / "sclip")
+    assert stage_fingerprints() == before
+    (tmp_path / "sclip/report/page.css").write_text("body {}")
+    changed = stage_fingerprints()
+    assert {name for name in STAGES if changed[name] != before[name]} == {"report"}
+
+
+def test_fingerprint_code_writes_the_file_of_dvc_yaml(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_sclip("fingerprint-code")
+    assert json.loads(Path("code.json").read_text()) == stage_fingerprints()
+
+
+def test_a_folder_with_something_in_it_is_refused_and_one_of_git_is_not(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").touch()
+    assert "full: is not empty; choose a new or an empty folder" in run_sclip("init", str(tmp_path / "full"), status=1)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+    (tmp_path / "repo/.git").mkdir(parents=True)
+    written = json.loads(run_sclip("init", str(tmp_path / "repo"), "--json"))["written"]
+    assert {"params.yaml", "dvc.yaml", "models", "results"} <= set(written)
+    assert "no_scm" not in (tmp_path / "repo/.dvc/config").read_text()
+
+
+def test_without_git_dvc_does_not_look_for_it(folder):
+    assert "no_scm = true" in (folder / ".dvc/config").read_text()
+
+
+def test_lists(tmp_path, monkeypatch):
+    params = load_params()
+    rows = json.loads(run_sclip("list", "presets", "--json"))
+    assert [row["preset"] for row in rows] == list(params.presets)
+    assert [row["preset"] for row in rows if row["runs"]] == list(params.run.presets)
+    shown = run_sclip("list", "presets").splitlines()
+    assert len(shown) == len(rows) + 1
+    assert next(line for line in shown if " scenes " in line).startswith("*")
+    rows = {row["arch"]: row for row in json.loads(run_sclip("list", "archs", "--preset", "scenes", "--json"))["archs"]}
+    assert rows["cascaded"]["keywords"] == "8 learned slots"
+    assert rows["parallel"] == {
+        **{"arch": "parallel", "utterance": True, "keywords": None, "attention_heads": 8},
+        "losses": {"parallel": 1.0},
+    }
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model("parallel").save(tmp_path / "models/mine/parallel/seed-0")
+    (tmp_path / "models/notes/config.json").parent.mkdir()
+    (tmp_path / "models/notes/config.json").write_text("not JSON")
+    models = {row["model"]: row for row in json.loads(run_sclip("list", "models", "--json"))}
+    assert models["models/mine/parallel/seed-0"]["arch"] == "parallel"
+    assert models["models/scenes-hybrid-cif"]["shipped"]
+    assert set(models) == {"models/mine/parallel/seed-0", "models/scenes-hybrid-cif"}
+    for name in models:
+        assert name in run_sclip("list", "models")
+        assert sclip.load(name)  # also the one that ships, in a folder without it
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("train --preset flickr8k-b", ["flickr8k-base", "flickr8k-base-sclip"]),
+        ("make-corpus scenes-st", ["scenes-study", "scenes-study-published"]),
+        ("train --arch cascaded", ["cascaded", "cascaded-cif"]),
+        ("evaluate --preset scenes --arch hyb", ["hybrid", "hybrid-cif"]),
+        ("evaluate --model models/sc", ["models/scenes-hybrid-cif"]),
+        ("push models/sc", ["models/scenes-hybrid-cif"]),
+        ("benchmark mteb --model models/sc", ["models/scenes-hybrid-cif"]),
+        ("train --params none.yaml --preset s", []),
+        ("list pr", ["presets"]),
+    ],
+)
+def test_names_are_completed(line, expected):
+    words = ["sclip", *line.split()]
+    env = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_SCLIP_COMPLETE": "bash_complete"}
+    result = CliRunner().invoke(main, [], prog_name="sclip", env=env)
+    kinds = [item.split(",") for item in result.stdout.splitlines() if item]
+    assert [value for kind, value in kinds if kind == "plain"] == expected
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_get_a_script(shell):
+    result = CliRunner().invoke(main, [], prog_name="sclip", env={"_SCLIP_COMPLETE": f"{shell}_source"})
+    assert "_SCLIP_COMPLETE" in result.stdout

@@ -113,7 +113,7 @@ def evaluate(
         metrics["keywords"]["truncated"] = predictions.truncated
     metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, seed)
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
-    shown = examples(model, dataset, branch, predictions.vectors[branch], ranks[branch], seed)
+    shown = examples(model, dataset, branch, predictions, ranks[branch], seed)
     metrics = _rounded(metrics)
     if distributed.is_main():
         _log_warnings(dataset, predictions.truncated)

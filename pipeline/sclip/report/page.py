@@ -12,6 +12,7 @@ from sclip.errors import Problems
 from sclip.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, layer_weights, learning_curves
 from sclip.report.plots import recall, summary
 from sclip.report.results import Results
+from sclip.report.search import commands, searched_utterances, thumbnails
 from sclip.report.tables import Measurement, results_note, tables
 from sclip.report.utterances import BOX_HEIGHT, PEAKS, examples, pictures
 
@@ -60,6 +61,9 @@ def render_page(params: Params, results: Results) -> str:
         layers=layer_weights(results),
         examples=examples(results),
         pictures=pictures(results),
+        utterances=searched_utterances(results),
+        thumbnails=thumbnails(results),
+        commands=commands(results),
         colours={arch: f"colour-{i % COLOURS}" for i, arch in enumerate(results.runs)},
         counts=results.first_run.metrics["counts"],
         view=VIEW,

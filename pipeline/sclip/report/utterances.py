@@ -94,14 +94,15 @@ def pictures(results: Results) -> dict[str, str]:
     for run in results.first_runs:
         for example in run.examples["examples"]:
             paths |= {picture["image_id"]: picture["image"] for picture in (example, *example["retrieved"])}
-    return {name: _picture(Path(path)) for name, path in sorted(paths.items())}
+    return {name: picture_url(Path(path), MAX_PIXELS) for name, path in sorted(paths.items())}
 
 
-def _picture(path: Path) -> str:
+def picture_url(path: Path, pixels: int) -> str:
+    """Return a data URL of a picture whose longer side has at most so many pixels."""
     if not path.is_file():
         raise UserError(f"{path}: no such file, but the report shows it; run `sclip make-corpus` to write it")
     picture = read_rgb(path)
-    picture.thumbnail((MAX_PIXELS, MAX_PIXELS))
+    picture.thumbnail((pixels, pixels))
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=85, method=6)
     return _data_url("image/webp", file)

@@ -1,5 +1,6 @@
 """Test the stage `report`: write its files from synthetic results."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -282,7 +283,7 @@ def test_every_control_and_table_of_the_page_has_a_name():
     levels = [int(level) for level in re.findall(r"<h([1-6])", page)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
 
 
 def luminance(colour: str) -> float:

@@ -297,7 +297,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_of_the_page_have_enough_contrast(scheme):
-    style = (Path(sclip.report.__file__).parent / "page.css").read_text()
+    style = (Path(sclip.report.__file__).parent / "colours.css").read_text()
     light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     colours = dict(re.findall(r"--(\w+): (#\w+);", light if scheme == "light" else dark))
     texts = ["ink", "muted", *(f"c{i}" for i in range(8))]

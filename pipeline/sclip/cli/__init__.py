@@ -4,7 +4,7 @@ A user's mistake is one line and exit status 1. Options are checked before anyth
 as torch.
 """
 
-from sclip.cli import corpus, evaluation, features, tools, training
+from sclip.cli import corpus, demo, evaluation, features, tools, training
 from sclip.cli.group import main
 
 __all__ = ["main"]
@@ -21,6 +21,7 @@ COMMANDS = (
     evaluation.evaluate,
     evaluation.report,
     evaluation.table,
+    demo.demo,
     tools.import_,
     tools.bench,
     tools.pretrain,

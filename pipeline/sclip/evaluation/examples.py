@@ -25,6 +25,7 @@ from sclip.corpora.manifest import Row
 from sclip.encoders.clip import text_of_pieces
 from sclip.evaluation.inference import Predictions, firing_times, output_of
 from sclip.features.dataset import Dataset
+from sclip.heads.head import HeadOutput
 from sclip.model.speechclip import SpeechCLIP
 
 COUNT, MAX_NEAREST = 12, 5
@@ -49,7 +50,8 @@ def examples(
             for p, score in zip(pictures, scores, strict=True)
         ]
         example = _fields(dataset.rows[index], "text", "words") | {"rank": int(ranks[index]), "retrieved": retrieved}
-        chosen_examples.append(example | _head_output(model, dataset, index))
+        output = output_of(model, dataset.read(torch.tensor([index])))
+        chosen_examples.append(example | head_fields(model, output))
     utterances = [
         _fields(dataset.rows[index], "text", "speaker")
         | {"rank": int(ranks[index]), "keywords": _distinct_keywords(model, predictions, index)}
@@ -78,9 +80,8 @@ def _distinct_keywords(model: SpeechCLIP, predictions: Predictions, index: int) 
     return list(dict.fromkeys(text_of_pieces(model.vocabulary.pieces[row]) for row in rows))
 
 
-def _head_output(model: SpeechCLIP, dataset: Dataset, index: int) -> dict[str, Any]:
-    """Return the keywords, CIF's weights and the firing times of an utterance, as far as the architecture has them."""
-    output = output_of(model, dataset.read(torch.tensor([index])))
+def head_fields(model: SpeechCLIP, output: HeadOutput) -> dict[str, Any]:
+    """Return one utterance's keywords, CIF's weights and the firing times, as far as the architecture has them."""
     fields: dict[str, Any] = {}
     if output.keywords is not None:
         assert model.vocabulary is not None

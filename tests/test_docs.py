@@ -155,6 +155,14 @@ NOT_RUN = {
     "torchrun": "needs a GPU for each process; test_distributed.py runs several processes",
     "sclip fetch flickr8k data/flickr8k": "downloads 5 GB",
     "sclip train --arch cascaded-cif --seed 1 --device cuda": "needs a GPU",
+    **dict.fromkeys(
+        (
+            "sclip demo",
+            "sclip demo --images photos --model my/model --open",
+            "sclip demo --model models/scenes-hybrid-cif --model my/model",
+        ),
+        "serves a page until Ctrl-C, and needs Gradio; tests/browser does this",
+    ),
     "sclip import CHECKPOINT.ckpt models/hybrid-cif": "needs a published checkpoint",
 }
 

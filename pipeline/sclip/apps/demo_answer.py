@@ -46,7 +46,7 @@ class FoundPicture:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What the time axis shows of one model's output. Without CIF, `weights` and `fired` are empty."""
+    """Hold what the time axis shows of one model's output. Without CIF, `weights` and `fired` are empty."""
 
     arch: str  # the key of its colour
     slots: list[Slot]
@@ -57,7 +57,7 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class TimeAxis:
-    """What the time axis reads (report/timeline.html)."""
+    """Hold what the time axis reads (report/timeline.html)."""
 
     id: str
     seconds: float

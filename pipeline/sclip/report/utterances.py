@@ -98,7 +98,7 @@ def pictures(results: Results) -> dict[str, str]:
 
 
 def picture_url(path: Path, pixels: int) -> str:
-    """Return a data URL of a picture whose longer side has at most so many pixels."""
+    """Return a data URL of a picture, scaled so that its longer side has at most `pixels`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file, but the report shows it; run `sclip make-corpus` to write it")
     picture = read_rgb(path)

@@ -239,5 +239,17 @@ def test_the_end_leaves_nothing_and_no_connection_led_outside(pictures, tmp_path
     assert lines == [f"{running.address}/ shows 24 pictures; Ctrl-C stops it"]
 
 
+def test_the_shipped_examples_find_their_pictures(tmp_path, visit):
+    running = Server(tmp_path)
+    page = visit(running.address).page
+    for name, picture in (("mushroom", "00027"), ("pumpkins", "00030"), ("dog", "00035")):
+        page.get_by_role("button", name=f"{name}.wav").click()
+        page.locator(f"#answer audio[aria-label*={name}]").wait_for(timeout=PATIENCE)
+        for ranking in page.locator("#answer .pictures").all():
+            assert ranking.locator("img").first.get_attribute("alt") == f"Picture {picture}.png"
+    assert page.locator("#answer .token").filter(has_text="green").count() > 0
+    running.stop()
+
+
 def test_no_connection_of_the_server_led_outside(server):
     assert not server.outside.exists()  # after all that the tests above did

@@ -3,17 +3,20 @@
 import itertools
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from click import Context
 from PIL import Image
 from small import model
 from stored_corpus import write_test_split
 
 import sclip.report
 from sclip import paths
+from sclip.cli import main
 from sclip.config import load_params
 from sclip.corpora.manifest import write_manifest
 from sclip.errors import UserError
@@ -255,6 +258,9 @@ def test_page_shows_the_commands_of_each_model():
         "sclip keywords data/scenes/0.wav --model models/scenes/cascaded/seed-0",
         "sclip demo --model models/scenes/cascaded/seed-0 --images data/scenes",
     ]
+    for _, name, *arguments in map(shlex.split, commands):
+        command = main.get_command(Context(main), name)
+        command.make_context(name, arguments)  # raises UsageError for options that do not exist
 
 
 def test_examples_of_an_older_version_are_refused():

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import subprocess
 import sys
 
 import numpy as np
@@ -145,12 +146,20 @@ def test_a_folder_without_pictures_is_refused(folder, tmp_path):
         open_demo(names, tmp_path, "cpu")
 
 
-def test_a_port_in_use_is_one_line():
+def test_a_port_in_use_is_one_line_and_imports_no_torch():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        result = CliRunner().invoke(main, ["demo", "--port", str(port)])
-    assert result.exit_code == 1
-    assert result.output == f"Error: port {port}: Address already in use; choose another one with --port\n"
+        code = f"""
+import sys
+from click.testing import CliRunner
+from sclip.cli import main
+
+result = CliRunner().invoke(main, ["demo", "--port", "{port}"])
+assert result.exit_code == 1, result.exception
+assert result.output == "Error: port {port}: Address already in use; choose another one with --port\\n", result.output
+assert not {{"torch", "transformers", "gradio"}} & set(sys.modules)
+"""
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_demo_without_gradio_says_what_to_install(monkeypatch):

@@ -7,7 +7,6 @@ Recordings lie in a temporary folder, which is removed at the end.
 import logging
 import os
 import signal
-import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -16,36 +15,15 @@ from typing import Any
 from jinja2 import Environment
 
 from sclip.apps.demo_answer import Demo
+from sclip.apps.serving import HOST, import_gradio
 from sclip.encoders.audio import LONGEST_SECONDS
-from sclip.errors import UserError
 from sclip.report.page import templates
 from sclip.report.utterances import picture_url
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 MEGABYTES = 40  # of a recording: six minutes at 48 kHz, mono, 16 bits
 WALL, WALL_PIXELS = 60, 64  # pictures at the top of the page, so that people know what they can describe
-
-
-def check_port(port: int) -> None:
-    """Raise an error if the port cannot be used, before anything is loaded."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed may be used again
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UserError(f"port {port}: {error.strerror}; choose another one with --port") from None
-
-
-def import_gradio() -> Any:
-    """Import Gradio, which must know before that it should not report its use."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError:
-        raise UserError("the demo needs Gradio; run pip install 'sclip[demo]'") from None
-    return gradio
 
 
 def serve(demo: Demo, port: int, in_browser: bool) -> None:

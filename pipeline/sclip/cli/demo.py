@@ -32,10 +32,11 @@ def demo(models: tuple[str, ...], images: Path, port: int, in_browser: bool, dev
     The page shows the pictures that a spoken caption finds, and the keywords in time. It is served to this machine
     alone, and needs no network. It needs Gradio: pip install 'sclip[demo]'.
     """
-    from sclip.apps.demo import check_port, import_gradio, serve
+    from sclip.apps.serving import check_port, import_gradio
 
     check_port(port)
     import_gradio()
+    from sclip.apps.demo import serve
     from sclip.apps.demo_answer import open_demo
     from sclip.device import choose_device
 

@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test test-gpu lint golden bench rehearse repro clean
+.PHONY: test test-gpu test-browser lint golden bench rehearse repro demo clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest
 
 test-gpu: .venv/installed
 	$(BIN)/python -m pytest -m gpu
+
+test-browser: .venv/demo/installed
+	.venv/demo/bin/python -m pytest -m browser
+
+demo: .venv/demo/installed
+	.venv/demo/bin/sclip demo
 
 bench: .venv/installed
 	$(BIN)/sclip bench
@@ -37,6 +43,15 @@ repro: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Gradio needs a Pillow older than the one in constraints.txt, which decides results. So the demo and the browser tests
+# have an environment of their own, which adds a few packages to those of .venv.
+.venv/demo/installed: .venv/installed
+	$(BIN)/python -m venv .venv/demo
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$(.venv/demo/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	.venv/demo/bin/python -m pip install --quiet --editable '.[demo,browser]'
 	touch $@
 
 clean:

@@ -168,6 +168,14 @@ NOT_RUN = {
     "sclip search examples.index data/examples/dog.wav --engine faiss": "needs the extra faiss",
     "arecord": "needs a microphone",
     "sclip train --arch cascaded-cif --seed 1 --device cuda": "needs a GPU",
+    **dict.fromkeys(
+        (
+            "sclip demo",
+            "sclip demo --images photos --model my/model --open",
+            "sclip demo --model models/scenes-hybrid-cif --model my/model",
+        ),
+        "serves a page until Ctrl-C, and needs Gradio; tests/browser does this",
+    ),
     "sclip import CHECKPOINT.ckpt models/hybrid-cif": "needs a published checkpoint",
     "pip": "installs from the network",
     "cd": "has no arguments to check",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from small import ARCHITECTURES, CAPTIONS, model
 from stored_corpus import write_test_split
 
-from sclip.evaluation import inference
+from sclip.evaluation import examples, inference
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.evaluate import _rounded, distinct_texts, evaluate
 from sclip.evaluation.inference import infer
@@ -94,6 +94,26 @@ def test_metrics_and_examples_are_complete_and_independent_of_batches(arch, data
             assert len(example["keywords"]) - len(example["fired"]) in (0, 1)
             for slot, time in zip(example["keywords"], example["fired"], strict=False):
                 assert slot["span"][1] == pytest.approx(time)
+
+    listed = {utterance["id"]: utterance for utterance in shown["utterances"]}
+    assert list(listed) == [row.id for row in dataset.rows]  # all of them, in order, as they are few
+    for example in shown["examples"]:
+        utterance = listed[example["id"]]
+        assert utterance["rank"] == example["rank"]
+        words = [slot["pieces"][0]["text"] for slot in example.get("keywords", [])]
+        assert utterance["keywords"] == list(dict.fromkeys(words))
+
+
+def test_utterances_of_the_report_are_a_sample_of_a_large_split(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(examples, "MAX_UTTERANCES", 13)
+    ids = []
+    for arch in ("parallel", "hybrid"):
+        evaluate(model(arch), dataset, "cpu", tmp_path / arch)
+        shown = json.loads((tmp_path / arch / "examples.json").read_text())
+        ids.append([utterance["id"] for utterance in shown["utterances"]])
+        assert {example["id"] for example in shown["examples"]} < set(ids[-1])
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == 13 < len(dataset)
 
 
 def test_predictions_are_the_head_s_output_for_each_utterance(dataset):

@@ -1,18 +1,22 @@
 """Test the stage `report`: write its files from synthetic results."""
 
+import itertools
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from click import Context
 from PIL import Image
 from small import model
 from stored_corpus import write_test_split
 
 import sclip.report
 from sclip import paths
+from sclip.cli import main
 from sclip.config import load_params
 from sclip.corpora.manifest import write_manifest
 from sclip.errors import UserError
@@ -39,7 +43,8 @@ def corpus(tmp_path, monkeypatch):
 
 def row(i: int) -> dict:
     files = {"audio": f"{i}.wav", "image": f"{i}.png"}
-    return {"id": f"u{i}", "split": "test", **files, "image_id": f"p{i}", "text": CAPTIONS[i], "words": [["a", 0, 0.3]]}
+    about = {"image_id": f"p{i}", "text": CAPTIONS[i], "speaker": f"speaker {i}", "words": [["a", 0, 0.3]]}
+    return {"id": f"u{i}", "split": "test", **files, **about}
 
 
 def estimate(value: float) -> dict:
@@ -57,6 +62,8 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
     curve.parent.mkdir(parents=True)
     curve.write_text("step\ttotal\n20\t3.5\n40\t2.5\n")
     examples = {"branch": next(iter(recalls)), "frame_seconds": 0.02, "examples": [example(i, cif) for i in range(3)]}
+    keywords = ["dog", "</script>"] if "cascaded" in recalls else []
+    examples["utterances"] = [utterance(i, keywords) for i in range(3)]
     words = keyword_study(wordless) if "cascaded" in recalls else {}
     for name, data in (("metrics", run_metrics(recalls, cif)), ("examples", examples), ("words", words)):
         (folder / f"{name}.json").write_text(json.dumps(data))
@@ -108,6 +115,16 @@ def example(i: int, cif: bool) -> dict:
         pieces = [{"text": "dog", "score": 0.5}, {"text": "</script>", "score": 0.4}]
         entry |= {"keywords": [{"span": [0.0, 0.4], "pieces": pieces}], "alpha": [0.1] * 39, "fired": [0.4]}
     return entry
+
+
+def utterance(i: int, keywords: list[str]) -> dict:
+    fields = ("id", "audio", "image", "image_id", "text", "speaker", "rank")
+    return {key: example(i, False)[key] for key in fields} | {"keywords": keywords}
+
+
+def data_of(page: str, name: str):
+    """Return the data that the page's script reads."""
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', page)[1])
 
 
 def report(preset: str = PRESET) -> str:
@@ -193,11 +210,107 @@ def test_page_is_self_contained_and_escapes_its_texts():
     assert [path.read_bytes() for path in write_report(PARAMS, PRESET).files] == first
     page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|@import|url\(", page)
-    assert set(re.findall(r'(?:src|href)="([^",]*)', page)) == {"data:", "data:audio/flac;base64"}
+    links = set(re.findall(r'(?:src|href)="([^",]*)', page))
+    assert {link for link in links if not link.startswith("#")} == {"data:", "data:audio/flac;base64"}
+    assert {link[1:] for link in links if link.startswith("#")} <= set(re.findall(r' id="([\w-]+)"', page))
     assert "<script>alert" not in page
-    assert page.count("</script>") == 2  # the pictures and the code
-    pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', page)[1])
+    assert page.count("</script>") == 4  # the pictures, their small copies, the utterances and the code
+    pictures = data_of(page, "pictures")
     assert pictures.keys() == set(re.findall(r'data-picture="(\w+)"', page)) == {"p0", "p1", "p2"}
+
+
+def test_page_lists_the_utterances_with_the_output_of_each_architecture():
+    add_run("cascaded-cif", cif=True, cascaded=40.0)
+    examples = add_run("parallel", parallel=50.0) / "examples.json"
+    examples.write_text(examples.read_text().replace('"rank": 1, "keywords"', '"rank": 3, "keywords"'))
+    report()
+    page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    listed = data_of(page, "utterances")
+    assert [utterance["text"] for utterance in listed] == CAPTIONS
+    assert listed[1] == {
+        "id": "u1",
+        "text": CAPTIONS[1],
+        "speaker": "speaker 1",
+        "picture": "p1",
+        "audio": "data/scenes/1.wav",
+        "example": 2,
+        "outputs": {
+            "parallel": {"rank": 3, "keywords": []},
+            "cascaded-cif": {"rank": 1, "keywords": ["dog", "</script>"]},
+        },
+    }
+    assert data_of(page, "thumbnails").keys() == {"p0", "p1", "p2"}
+    assert 'id="example-2"' in page
+
+
+def test_page_shows_the_commands_of_each_model():
+    add_run("cascaded", cascaded=40.0)
+    add_run("parallel", parallel=50.0)
+    report()
+    page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    commands = re.findall(r"<code[^>]*>(.*?)</code>", page)
+    assert commands == [
+        "sclip index data/scenes --model models/scenes/parallel/seed-0 --out pictures.index",
+        "sclip search pictures.index data/scenes/0.wav",
+        "sclip demo --model models/scenes/parallel/seed-0 --images data/scenes",
+        "sclip index data/scenes --model models/scenes/cascaded/seed-0 --out pictures.index",
+        "sclip search pictures.index data/scenes/0.wav",
+        "sclip keywords data/scenes/0.wav --model models/scenes/cascaded/seed-0",
+        "sclip demo --model models/scenes/cascaded/seed-0 --images data/scenes",
+    ]
+    for _, name, *arguments in map(shlex.split, commands):
+        command = main.get_command(Context(main), name)
+        command.make_context(name, arguments)  # raises UsageError for options that do not exist
+
+
+def test_examples_of_an_older_version_are_refused():
+    examples = add_run("parallel", parallel=50.0) / "examples.json"
+    examples.write_text(examples.read_text().replace('"utterances"', '"other"'))
+    with pytest.raises(UserError, match=r"examples\.json: does not list the test utterances; run `sclip evaluate"):
+        report()
+
+
+def test_every_control_and_table_of_the_page_has_a_name():
+    add_run("cascaded-cif", cif=True, cascaded=40.0)
+    add_run("parallel", parallel=50.0)
+    report()
+    page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for name in re.findall(r'(?:aria-labelledby|for)="([^"]+)"', page):
+        assert name in ids
+    for tag in re.findall(r"<(?:table|section|nav|audio|svg|article|form)\b[^>]*>", page):
+        assert "aria-label" in tag, tag
+    for control in re.findall(r"<(?:input|select)\b[^>]*>", page):
+        identity = re.search(r' id="([^"]+)"', control)
+        assert 'type="radio"' in control or f'for="{identity[1]}"' in page, control
+    assert all(" alt=" in image for image in re.findall(r"<img\b[^>]*>", page))
+    assert all("scope=" in header for header in re.findall(r"<th\b[^>]*>", page))
+    levels = [int(level) for level in re.findall(r"<h([1-6])", page)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance that WCAG defines."""
+    digits = colour.strip("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_of_the_page_have_enough_contrast(scheme):
+    style = (Path(sclip.report.__file__).parent / "colours.css").read_text()
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): (#\w+);", light if scheme == "light" else dark))
+    texts = ["ink", "muted", *(f"c{i}" for i in range(8))]
+    for name, least in [*((name, 4.5) for name in texts), ("field", 3)]:  # WCAG 2.2 AA
+        for background in ("paper", "panel"):
+            lighter, darker = sorted((luminance(colours[name]), luminance(colours[background])), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) >= least, (name, background)
 
 
 def test_report_reads_what_evaluate_writes():

@@ -4,7 +4,7 @@ A user's mistake is one line and exit status 1. Options are checked before anyth
 as torch.
 """
 
-from sclip.cli import corpus, evaluation, features, hub, keywords, project, search, tools, training
+from sclip.cli import corpus, demo, evaluation, features, hub, keywords, project, search, tools, training
 from sclip.cli.group import main
 
 __all__ = ["main"]
@@ -31,6 +31,7 @@ COMMANDS = (
     keywords.segment,
     hub.push,
     hub.benchmark,
+    demo.demo,
     tools.import_,
     tools.bench,
     tools.pretrain,

@@ -117,7 +117,7 @@ def evaluate(
     groups = group_scores(dataset.rows, ranks)
     metrics |= {"groups": groups} if groups else {}
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
-    shown = examples(model, dataset, branch, predictions.vectors[branch], ranks[branch], seed)
+    shown = examples(model, dataset, branch, predictions, ranks[branch], seed)
     metrics = _rounded(metrics)
     if distributed.is_main():
         _log_warnings(dataset, predictions.truncated)

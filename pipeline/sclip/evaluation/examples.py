@@ -9,6 +9,11 @@ examples          a list; each has id, audio, image_id, image, text and words as
                   their cosine similarities; the first one is the keyword
     alpha         CIF only: the weight of each frame
     fired         CIF only: the times of the firings, in seconds
+utterances        a list for the report's search: at most a thousand utterances, in the dataset's order, the same for
+                  every architecture. The examples are among them. Each has id, audio, image_id, image, text and
+                  speaker as in the manifest, and
+    rank          the rank of the utterance's own picture
+    keywords      the keyword of each slot, each word once; empty for models without keywords
 """
 
 from typing import Any
@@ -17,21 +22,26 @@ import torch
 from torch import Tensor
 
 from sclip.corpora.manifest import Row
-from sclip.evaluation.inference import firing_times, output_of
+from sclip.encoders.clip import text_of_pieces
+from sclip.evaluation.inference import Predictions, firing_times, output_of
 from sclip.features.dataset import Dataset
+from sclip.heads.head import HeadOutput
 from sclip.model.speechclip import SpeechCLIP
 
 COUNT, MAX_NEAREST = 12, 5
+MAX_UTTERANCES = 1000  # that the report searches; more would make its page too large
 
 
 @torch.inference_mode()
 def examples(
-    model: SpeechCLIP, dataset: Dataset, branch: str, vectors: Tensor, ranks: Tensor, seed: int
+    model: SpeechCLIP, dataset: Dataset, branch: str, predictions: Predictions, ranks: Tensor, seed: int
 ) -> dict[str, Any]:
-    """Return the content of examples.json. `vectors` (N, J) and `ranks` (N,) are those of the branch."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(dataset), generator=generator)[:COUNT].sort().values
-    nearest = (vectors[chosen] @ dataset.images.float().cpu().T).topk(min(MAX_NEAREST, len(dataset.images)))
+    """Return the content of examples.json. `ranks` (N,) are those of the branch."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    chosen = order[:COUNT].sort().values
+    nearest = (predictions.vectors[branch][chosen] @ dataset.images.float().cpu().T).topk(
+        min(MAX_NEAREST, len(dataset.images))
+    )
     rows_by_picture = {int(picture): row for picture, row in zip(dataset.image_index, dataset.rows, strict=True)}
     chosen_examples = []
     for index, pictures, scores in zip(chosen.tolist(), nearest.indices.tolist(), nearest.values.tolist(), strict=True):
@@ -39,19 +49,39 @@ def examples(
             {"image_id": rows_by_picture[p].image_id, "image": str(rows_by_picture[p].image), "score": score}
             for p, score in zip(pictures, scores, strict=True)
         ]
-        example = _manifest_fields(dataset.rows[index]) | {"rank": int(ranks[index]), "retrieved": retrieved}
-        chosen_examples.append(example | _head_output(model, dataset, index))
-    return {"branch": branch, "frame_seconds": model.frame_seconds, "examples": chosen_examples}
+        example = _fields(dataset.rows[index], "text", "words") | {"rank": int(ranks[index]), "retrieved": retrieved}
+        output = output_of(model, dataset.read(torch.tensor([index])))
+        chosen_examples.append(example | head_fields(model, output))
+    utterances = [
+        _fields(dataset.rows[index], "text", "speaker")
+        | {"rank": int(ranks[index]), "keywords": _distinct_keywords(model, predictions, index)}
+        for index in order[:MAX_UTTERANCES].sort().values.tolist()
+    ]
+    return {
+        "branch": branch,
+        "frame_seconds": model.frame_seconds,
+        "examples": chosen_examples,
+        "utterances": utterances,
+    }
 
 
-def _manifest_fields(row: Row) -> dict[str, Any]:
-    fields = {key: getattr(row, key) for key in ("id", "image_id", "text", "words")}
+def _fields(row: Row, *others: str) -> dict[str, Any]:
+    """Return the id, the picture's id, both files and some other fields of a manifest's row."""
+    fields = {key: getattr(row, key) for key in ("id", "image_id", *others)}
     return fields | {"audio": str(row.audio), "image": str(row.image)}
 
 
-def _head_output(model: SpeechCLIP, dataset: Dataset, index: int) -> dict[str, Any]:
-    """Return the keywords, CIF's weights and the firing times of an utterance, as far as the architecture has them."""
-    output = output_of(model, dataset.read(torch.tensor([index])))
+def _distinct_keywords(model: SpeechCLIP, predictions: Predictions, index: int) -> list[str]:
+    """Return the keywords of an utterance in the order of the slots, each word once."""
+    if predictions.keywords is None:
+        return []
+    assert model.vocabulary is not None
+    rows = predictions.keywords.rows[index, : predictions.keywords.lengths[index]].tolist()
+    return list(dict.fromkeys(text_of_pieces(model.vocabulary.pieces[row]) for row in rows))
+
+
+def head_fields(model: SpeechCLIP, output: HeadOutput) -> dict[str, Any]:
+    """Return one utterance's keywords, CIF's weights and the firing times, as far as the architecture has them."""
     fields: dict[str, Any] = {}
     if output.keywords is not None:
         assert model.vocabulary is not None

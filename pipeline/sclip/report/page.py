@@ -12,6 +12,7 @@ from sclip.errors import Problems
 from sclip.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, layer_weights, learning_curves
 from sclip.report.plots import recall, summary
 from sclip.report.results import Results
+from sclip.report.search import commands, searched_utterances, thumbnails
 from sclip.report.tables import Measurement, results_note, tables
 from sclip.report.utterances import BOX_HEIGHT, PEAKS, examples, pictures
 
@@ -39,30 +40,41 @@ class BestResult:
     recall: Measurement
 
 
-def render_page(params: Params, results: Results) -> str:
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+def templates(*folders: Path) -> Environment:
+    """Return what opens the templates of these folders and of this one. They escape every value."""
+    return Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_page(params: Params, results: Results) -> str:
     rows = read_manifest(paths.manifest(results.preset), Problems(skip=True))
-    return templates.get_template("page.html").render(
-        results=results,
-        preset=params.preset(results.preset),
-        best=_best_result(results),
-        summary=summary(results),
-        corpus=[_count(split, rows) for split in SPLITS],
-        tables=tables(results),
-        results_note=results_note(results),
-        charts=learning_curves(results),
-        layers=layer_weights(results),
-        examples=examples(results),
-        pictures=pictures(results),
-        colours={arch: f"colour-{i % COLOURS}" for i, arch in enumerate(results.runs)},
-        counts=results.first_run.metrics["counts"],
-        view=VIEW,
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            results=results,
+            preset=params.preset(results.preset),
+            best=_best_result(results),
+            summary=summary(results),
+            corpus=[_count(split, rows) for split in SPLITS],
+            tables=tables(results),
+            results_note=results_note(results),
+            charts=learning_curves(results),
+            layers=layer_weights(results),
+            examples=examples(results),
+            pictures=pictures(results),
+            utterances=searched_utterances(results),
+            thumbnails=thumbnails(results),
+            commands=commands(results),
+            colours={arch: f"colour-{i % COLOURS}" for i, arch in enumerate(results.runs)},
+            counts=results.first_run.metrics["counts"],
+            view=VIEW,
+        )
     )
 
 

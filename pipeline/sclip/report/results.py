@@ -115,6 +115,8 @@ def _read(folder: Path, preset: str) -> EvaluatedRun:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file; run `{command}` to write it")
     metrics, examples, words = (read_json(folder / name) for name in (METRICS, EXAMPLES, WORDS))
+    if "utterances" not in examples:
+        raise UserError(f"{folder / EXAMPLES}: does not list the test utterances; run `{command}` again")
     if "states" not in metrics["about"]:
         raise UserError(f"{folder / METRICS}: does not say which hidden states were scored; run `{command}` again")
     return EvaluatedRun(arch, seed, metrics, examples, words, read_curves(folder))
@@ -151,7 +153,7 @@ def _check_comparable(results: Results) -> None:
     """Refuse runs that were evaluated on different data or in different ways."""
 
     def conditions(run: EvaluatedRun) -> Any:
-        utterances = [example["id"] for example in run.examples["examples"]]
+        utterances = [[entry["id"] for entry in run.examples[key]] for key in ("examples", "utterances")]
         about = run.metrics["about"]
         return run.metrics["counts"], *(about[key] for key in ("encoders", "states", "stop_words")), utterances
 

@@ -94,14 +94,15 @@ def pictures(results: Results) -> dict[str, str]:
     for run in results.first_runs:
         for example in run.examples["examples"]:
             paths |= {picture["image_id"]: picture["image"] for picture in (example, *example["retrieved"])}
-    return {name: _picture(Path(path)) for name, path in sorted(paths.items())}
+    return {name: picture_url(Path(path), MAX_PIXELS) for name, path in sorted(paths.items())}
 
 
-def _picture(path: Path) -> str:
+def picture_url(path: Path, pixels: int) -> str:
+    """Return a data URL of a picture, scaled so that its longer side has at most `pixels`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file, but the report shows it; run `sclip make-corpus` to write it")
     picture = read_rgb(path)
-    picture.thumbnail((MAX_PIXELS, MAX_PIXELS))
+    picture.thumbnail((pixels, pixels))
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=85, method=6)
     return _data_url("image/webp", file)
@@ -119,7 +120,9 @@ def _example(runs: list[EvaluatedRun], entries: tuple[dict[str, Any], ...]) -> E
     words = [SpokenWord(word, _span(start, end, seconds)) for word, start, end in entry["words"] or []]
     outputs = [_model_output(run, own_entry, seconds) for run, own_entry in zip(runs, entries, strict=True)]
     text = entry["text"] or entry["id"]
-    return Example(entry["id"], text, entry["image_id"], _audio(samples), seconds, _waveform(samples), words, outputs)
+    return Example(
+        entry["id"], text, entry["image_id"], _audio(samples), seconds, waveform_path(samples), words, outputs
+    )
 
 
 def _span(start: float, end: float, seconds: float) -> Span:
@@ -136,7 +139,7 @@ def _audio(samples: Tensor) -> str:
     return _data_url("audio/flac", file)
 
 
-def _waveform(samples: Tensor) -> str:
+def waveform_path(samples: Tensor) -> str:
     """Return the peaks on both sides of the centre line as an SVG path. The highest peak fills the box."""
     normalized = samples.abs() / samples.abs().max().clamp(min=1e-6)
     peaks = F.adaptive_max_pool1d(normalized[None, None], PEAKS)[0, 0].mul(BOX_HEIGHT / 2).tolist()
@@ -156,14 +159,14 @@ def _model_output(run: EvaluatedRun, entry: dict[str, Any], seconds: float) -> M
             RetrievedPicture(picture["image_id"], picture["score"], picture["image_id"] == entry["image_id"])
             for picture in entry["retrieved"]
         ],
-        list(_slots(entry.get("keywords", []), caption, seconds)),
-        _weights(alpha, run.examples["frame_seconds"] / seconds),
+        list(keyword_slots(entry.get("keywords", []), caption, seconds)),
+        weights_path(alpha, run.examples["frame_seconds"] / seconds),
         max(alpha, default=0.0),
         [min(100.0, round(100 * time / seconds, 2)) for time in entry.get("fired", [])],
     )
 
 
-def _slots(keywords: list[dict[str, Any]], caption: set[str], seconds: float) -> Iterator[Slot]:
+def keyword_slots(keywords: list[dict[str, Any]], caption: set[str], seconds: float) -> Iterator[Slot]:
     """Yield the slots without overlap: a frame that ends one slot and starts the next belongs to the earlier one."""
     end = 0.0
     for keyword in keywords:
@@ -175,7 +178,7 @@ def _slots(keywords: list[dict[str, Any]], caption: set[str], seconds: float) ->
         yield Slot(span, tokens)
 
 
-def _weights(alpha: list[float], frame: float) -> str:
+def weights_path(alpha: list[float], frame: float) -> str:
     """Return the weights as an SVG path with one step per frame. The highest weight fills the box.
 
     `frame` is the duration of a frame as a share of the recording's duration.

@@ -1,9 +1,10 @@
-"""Flickr8k and SpokenCOCO with a few pictures, laid out as published, odd cases included."""
+"""The corpora that sclip reads, with a few pictures, laid out as published, odd cases included."""
 
 import json
 from collections.abc import Iterator, Sequence
 from itertools import count, cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -71,8 +72,10 @@ def flickr8k(
 
 
 def spokencoco(folder: Path, odd: bool = False, seconds: Sequence[float] = (0.4,)) -> None:
-    """Both splits. `odd`: one caption's recording is missing, one picture has none, one is a text file, one is in two
-    splits, two captions share an id."""
+    """Both splits. The first two captions of a picture have word times.
+
+    `odd`: one caption's recording is missing, one picture has none, one is a text file, one is in two splits, two
+    captions share an id, one alignment is of another caption and one cannot be read."""
     lengths = cycle(seconds)
     for part, names in {
         "SpokenCOCO_train": ["train", "dev"],
@@ -86,6 +89,8 @@ def spokencoco(folder: Path, odd: bool = False, seconds: Sequence[float] = (0.4,
             (folder / "SpokenCOCO" / data[0]["captions"][2]["wav"]).unlink()
             data[1]["captions"] = []
             (folder / "mscoco_img" / data[2]["image"]).write_text("not a picture")
+            data[5]["captions"][0]["text_alignment"] = "0.02__NOTHING__0.10"
+            data[5]["captions"][1]["text_alignment"] = "0.02__A_0.10"
             data[3]["captions"][1]["uttid"] = data[3]["captions"][0]["uttid"]
         if odd and part == "SpokenCOCO_ksplit_test":
             data.append(_coco_picture(folder, "train", 4, lengths))
@@ -102,7 +107,61 @@ def _coco_picture(folder: Path, name: str, number: int, lengths: Iterator[float]
         path = f"wavs/{name}/0/{uttid}.wav"
         if not (folder / "SpokenCOCO" / path).exists():
             wav(folder / "SpokenCOCO" / path, next(lengths))
-        captions.append(
-            {"text": caption(100 + 3 * number + k).upper(), "speaker": f"m07{number}", "uttid": uttid, "wav": path}
-        )
+        text = caption(100 + 3 * number + k).upper()
+        data = {"text": text, "speaker": f"m07{number}", "uttid": uttid, "wav": path}
+        captions.append(data | ({"text_alignment": text_alignment(text)} if k < 2 else {}))
     return {"image": image, "captions": captions, "reassign_id": number}
+
+
+def spread(text: str, seconds: float = 0.4) -> list[tuple[str, float, float]]:
+    """Return the words of a caption, each as long as the others, between pauses of 20 ms at both ends."""
+    words = [word for word in text.split() if word != "."]
+    step = (seconds - 0.04) / len(words)
+    return [(word, round(0.02 + step * i, 4), round(0.02 + step * (i + 1), 4)) for i, word in enumerate(words)]
+
+
+def ctm(folder: Path, odd: bool = False) -> None:
+    """Write word times of `flickr8k`.
+
+    `odd`: one caption has none, one has another's, one has a mark of noise, one ends after its recording, and one has
+    overlapping words; a line is of no recording."""
+    lines = []
+    for line in (folder / "Flickr8k.token.txt").read_text().splitlines():
+        name, text = line.split("\t")
+        words = spread(text)
+        if odd:
+            words = {
+                "dev0_abc.jpg#0": [],
+                "dev0_abc.jpg#1": spread("a dog that nobody mentions"),
+                "dev0_abc.jpg#2": [("<SPOKEN_NOISE>", *words[0][1:]), *words[1:]],
+                "dev0_abc.jpg#3": [*words[:-1], (words[-1][0], words[-1][1], 0.7)],
+                "dev0_abc.jpg#4": [(words[0][0], 0.02, 0.3), *words[1:]],
+            }.get(name, words)
+        lines += [f"{name.replace('#', '_#')} 1 {start} {end - start:.4f} {word.upper()}" for word, start, end in words]
+    lines += ["nobody_abc.jpg_#0 1 0.1 0.2 DOG"] * odd
+    (folder / "Flickr_8k.ctm").write_text("\n".join(lines) + "\n")
+
+
+def text_alignment(text: str) -> str:
+    return " ".join(f"{start:.2f}__{word}__{end:.2f}" for word, start, end in spread(text))
+
+
+def textgrid(path: Path, tiers: dict[str, list[tuple[str, float, float]]], short: bool = False, code: str = "utf-8"):
+    """Write a TextGrid, with pauses as empty intervals, in Praat's long or short form."""
+    end = max(end for words in tiers.values() for _, _, end in words) + 0.02
+    values: list[tuple[str, Any]] = [("xmin = ", 0), ("xmax = ", end), ("tiers? ", "<exists>"), ("size = ", len(tiers))]
+    values.append(("item []:", None))
+    for number, (name, words) in enumerate(tiers.items(), 1):
+        intervals, last = [], 0.0
+        for word, start, stop in [*words, ("", end, end)]:
+            intervals += [("", last, start)] * (start > last) + [(word, start, stop)] * (stop > start)
+            last = stop
+        values += [(f"item [{number}]:", None), ("class = ", '"IntervalTier"'), ("name = ", f'"{name}"')]
+        values += [("xmin = ", 0), ("xmax = ", end), ("intervals: size = ", len(intervals))]
+        for i, (word, start, stop) in enumerate(intervals, 1):
+            values += [(f"intervals [{i}]:", None), ("xmin = ", start), ("xmax = ", stop)]
+            values.append(("text = ", '"' + word.replace('"', '""') + '"'))
+    lines = [str(value) if short else f"    {key}{'' if value is None else value} " for key, value in values]
+    lines = [line for line, (_, value) in zip(lines, values, strict=True) if not short or value is not None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *lines, ""]), encoding=code)

@@ -292,16 +292,23 @@ def test_an_override_that_contradicts_the_trained_model_is_refused(tiny_project,
 @pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
 def test_published_corpora_run_from_the_manifest_to_the_report(kind, tiny_project):
     getattr(miniature, kind)(Path(kind), odd=True)
+    if kind == "flickr8k":
+        miniature.ctm(Path(kind), odd=True)
     corpus = {"kind": kind, "path": kind} | ({"split": "karpathy"} if kind == "spokencoco" else {})
     chosen = write_preset(kind, corpus=corpus, on_error="skip")
-    assert "rows skipped" in run_sclip("make-corpus", *chosen)
+    made = run_sclip("make-corpus", *chosen)
+    assert "rows skipped" in made
+    assert "alignments that are not of the caption" in made
     assert "fault" in run_sclip("check-corpus", *chosen, status=1)
     run_sclip("extract-features", *chosen)
     run_sclip("embed-clip", *chosen)
     run_sclip("train", "--arch", "hybrid-cif", *chosen)
     assert "cascaded: speech to image R@10" in run_sclip("evaluate", "--arch", "hybrid-cif", *chosen)
+    metrics = json.loads(Path(f"results/{kind}/runs/hybrid-cif/seed-0/metrics.json").read_text())
+    assert metrics["boundaries"]["utterances"] == (20 if kind == "flickr8k" else 8)  # those with word times
+    assert metrics["localization"].keys() == {"all", "content"}
     run_sclip("report", *chosen)
-    assert "hybrid-cif" in Path(f"results/{kind}/table.md").read_text()
+    assert "Word boundaries" in Path(f"results/{kind}/table.md").read_text()
 
 
 def test_german_captions_and_an_xlsr_encoder_need_no_code(tiny_project):

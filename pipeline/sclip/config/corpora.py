@@ -17,6 +17,11 @@ def _require_language(language: str | None) -> None:
     )
 
 
+def _require_splits(splits: dict[str, str]) -> None:
+    for name, split in splits.items():
+        require(split in ("train", "dev", "test"), f"splits: {name}: expected one of train, dev, test, found {split!r}")
+
+
 @dataclass(frozen=True)
 class Splits:
     """A number for each split."""
@@ -91,6 +96,7 @@ class Columns:
     speaker: str | None = None
     id: str | None = None
     image_id: str | None = None
+    words: str | None = None  # [[word, start, end], ...] in seconds
 
 
 @dataclass(frozen=True)
@@ -101,10 +107,12 @@ class TableConfig:
     path: str
     columns: Columns
     splits: dict[str, str] = field(default_factory=dict)  # from the table's names to train, dev and test
+    alignments: str | None = None  # a pattern of TextGrids or CTM files, relative to the table's folder
     language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
 
     def __post_init__(self) -> None:
         _require_language(self.language)
+        _require_splits(self.splits)
 
 
 CorpusConfig = ScenesConfig | ManifestConfig | Flickr8kConfig | SpokenCocoConfig | TableConfig

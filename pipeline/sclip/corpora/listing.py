@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sclip.corpora.manifest import SPLITS, Draft
-from sclip.errors import UserError
+from sclip.errors import Findings, UserError
 from sclip.parsing import read_text
 
 
@@ -22,11 +22,21 @@ class Listing:
     """The rows of a corpus, and what is left out of it."""
 
     rows: list[Draft] = field(default_factory=list)  # utterances, with absolute paths
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # reason: names
+    left_out: Findings = field(default_factory=dict)  # reason: names
     published: PublishedCounts | None = None
+    # Of the row with this id, when each word is spoken; `alignments.add_words` checks them and adds them to the rows.
+    words: dict[str, tuple[tuple[str, float, float], ...]] = field(default_factory=dict)
+    notes: Findings = field(default_factory=dict)  # what is unusual and does no harm
+    faults: Findings = field(default_factory=dict)  # what is wrong with a row that is used all the same
 
     def leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(name)
+
+    def note(self, kind: str, case: str) -> None:
+        self.notes.setdefault(kind, []).append(case)
+
+    def add_fault(self, kind: str, case: str) -> None:
+        self.faults.setdefault(kind, []).append(case)
 
 
 def split_of_pictures(pictures: Mapping[str, Sequence[str]], listing: Listing) -> dict[str, str]:

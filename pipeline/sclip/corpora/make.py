@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sclip.config import CorpusConfig, Flickr8kConfig, ManifestConfig, ScenesConfig, SpokenCocoConfig, TableConfig
+from sclip.corpora.alignments import add_words
 from sclip.corpora.flickr8k import list_flickr8k
 from sclip.corpora.listing import Listing
 from sclip.corpora.manifest import SPLITS, Row, check_rows, read_manifest, with_files, write_manifest
@@ -28,6 +29,9 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> Cor
     for reason, names in listing.left_out.items():
         for name in names:
             problems.note(f"{reason}, left out", name)
+    for kind, cases in (*listing.notes.items(), *listing.faults.items()):
+        for case in cases:
+            problems.note(kind, case)
     for split in sorted(set(SPLITS) - {row.split for row in rows}):
         problems.note("splits without a row; commands that need these splits will fail", split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +50,7 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
     rows = with_files(named, problems)
     if not rows:
         raise problems.nothing_left(f"{path}: no utterance can be used")
-    return rows, listing
+    return (rows if isinstance(config, ScenesConfig) else add_words(rows, listing)), listing
 
 
 def read_listing(config: Flickr8kConfig | SpokenCocoConfig | TableConfig, problems: Problems) -> Listing:

@@ -165,3 +165,17 @@ def textgrid(path: Path, tiers: dict[str, list[tuple[str, float, float]]], short
     lines = [line for line, (_, value) in zip(lines, values, strict=True) if not short or value is not None]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *lines, ""]), encoding=code)
+
+
+def keyword_labels(folder: Path) -> None:
+    """Write labels of the first caption of each test picture of `flickr8k`, in semantic_flickraudio's layout."""
+    lines = (folder / "Flickr8k.token.txt").read_text().splitlines()
+    captions = dict(line.removesuffix(" .").split("\t") for line in lines)
+    rows = ["utt_key,transcription,keywords"]
+    for n in range(PICTURES["test"]):
+        text = captions[f"test{n}_abc.jpg#0"]
+        rows.append(f'test{n}_abc_0,"{text}","{"|".join(word for word in ("dog", "snow", "beach") if word in text)}"')
+    place = folder / "semantic_flickraudio"
+    place.mkdir()
+    (place / "keywords.txt").write_text("beach\ndog\nsnow\n")
+    (place / "semantic_flickraudio_labels.csv").write_text("\n".join([*rows, ""]))

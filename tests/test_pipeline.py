@@ -294,6 +294,7 @@ def test_published_corpora_run_from_the_manifest_to_the_report(kind, tiny_projec
     getattr(miniature, kind)(Path(kind), odd=True)
     if kind == "flickr8k":
         miniature.ctm(Path(kind), odd=True)
+        miniature.keyword_labels(Path(kind))
     corpus = {"kind": kind, "path": kind} | ({"split": "karpathy"} if kind == "spokencoco" else {})
     chosen = write_preset(kind, corpus=corpus, on_error="skip")
     made = run_sclip("make-corpus", *chosen)
@@ -307,8 +308,11 @@ def test_published_corpora_run_from_the_manifest_to_the_report(kind, tiny_projec
     metrics = json.loads(Path(f"results/{kind}/runs/hybrid-cif/seed-0/metrics.json").read_text())
     assert metrics["boundaries"]["utterances"] == (20 if kind == "flickr8k" else 8)  # those with word times
     assert metrics["localization"].keys() == {"all", "content"}
+    assert metrics.get("keyword_spotting", {}).get("utterances") == (4 if kind == "flickr8k" else None)
     run_sclip("report", *chosen)
-    assert "Word boundaries" in Path(f"results/{kind}/table.md").read_text()
+    table = Path(f"results/{kind}/table.md").read_text()
+    assert "Word boundaries" in table
+    assert ("| hybrid-cif, slots | " in table) == (kind == "flickr8k")
 
 
 def test_german_captions_and_an_xlsr_encoder_need_no_code(tiny_project):

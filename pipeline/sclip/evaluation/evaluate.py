@@ -15,6 +15,7 @@
     keywords          `model`, and as a baseline `commonest`, the most common tokens: see keywords.py; `truncated` is
                       the number of utterances with more keywords than max_slots
     localization      only for keywords, if the times of words are known: see localization.py
+    keyword_spotting  if the corpus has human labels of keywords: see spotting.py
     boundaries        only for CIF, if the times of words are known: see boundaries.py, and for `positions`
                       localization.py
 
@@ -47,6 +48,7 @@ from sclip.evaluation.examples import examples
 from sclip.evaluation.inference import DecodedKeywords, Predictions, infer
 from sclip.evaluation.keywords import Lexicon, caption_tokens, describe_stop_words, hits, matches, usage
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
+from sclip.evaluation.spotting import KeywordLabels, keyword_spotting
 from sclip.evaluation.times import time_metrics
 from sclip.evaluation.words import WordComparison, study
 from sclip.features.dataset import Dataset
@@ -89,12 +91,13 @@ def evaluate(
     about: Mapping[str, str | int] | None = None,
     language: str | None = None,
     synonyms: Sequence[Sequence[str]] = (),
+    labels: KeywordLabels | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json, examples.json and words.json, and return the metrics.
 
     `about`, for example the preset and the seed, is copied into the metrics. `language` is the language of the
     captions, if known. It selects the stop words. `synonyms` are groups of words; one of the figures counts a group as
-    one word.
+    one word. `labels` say for which utterances people found a keyword relevant.
     """
     model = model.to(device).eval()
     predictions = infer(model, dataset)
@@ -112,6 +115,8 @@ def evaluate(
         metrics["keywords"], words = _keywords(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
     metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, seed)
+    if labels is not None:
+        metrics["keyword_spotting"] = keyword_spotting(model, dataset, predictions.vectors, labels, seed)
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
     shown = examples(model, dataset, branch, predictions.vectors[branch], ranks[branch], seed)
     metrics = _rounded(metrics)

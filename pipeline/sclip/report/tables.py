@@ -119,6 +119,7 @@ def tables(results: Results) -> list[Table]:
         words(results),
         localization(results),
         boundaries(results),
+        spotting(results),
     )
     return [table for table in candidates if table.rows and table.columns]
 
@@ -310,3 +311,21 @@ def boundaries(results: Results) -> Table:
         "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random."
     )
     return Table("Word boundaries", note, [Column(group, name) for group, name, _, _ in keys], rows)
+
+
+def spotting(results: Results) -> Table:
+    metrics = ("P@10", "P@N", "EER", "AP")
+    keys = [(kind, metric) for kind in ("semantic", "exact") for metric in metrics]
+    rows = []
+    for arch, runs in results.runs.items():
+        for system in runs[0].metrics.get("keyword_spotting", {}).get("semantic", {}):
+            if system != "chance":
+                cells = [measure(runs, "keyword_spotting", kind, system, metric) for kind, metric in keys]
+                rows.append(TableRow(f"{arch}, {system}", cells, arch))
+    note = (
+        "Ranking the labelled utterances for each written keyword, in %. Semantic: people found the keyword relevant. "
+        "Exact: the keyword was spoken. Parallel and cascaded: the utterance's vector and the keyword as a text; "
+        "slots: the keyword slots. P@N: precision among the first N, where N are relevant; EER: equal error rate; AP: "
+        "average precision. Intervals are over keywords."
+    )
+    return Table("Keyword spotting", note, [Column(kind, metric) for kind, metric in keys], rows)

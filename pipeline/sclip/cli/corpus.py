@@ -6,20 +6,37 @@ import click
 
 from sclip import paths
 from sclip.cli.options import on_error_option, preset_or_argument, preset_settings, problems_of, reads_params
+from sclip.errors import UserError
 
 
 @click.command("fetch")
-@click.argument("corpus", type=click.Choice(["flickr8k", "spokencoco"]))
-@click.argument("folder", type=click.Path(path_type=Path))
-def fetch(corpus: str, folder: Path) -> None:
-    """Download CORPUS into FOLDER: recordings, captions, splits and pictures.
+@click.option("--list", "listed", is_flag=True, help="List the archives, their sources, sizes and checksums.")
+@click.argument("corpus", type=click.Choice(["flickr8k", "spokencoco", "places", "speech-coco"]), required=False)
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.argument("parts", nargs=-1)
+def fetch(listed: bool, corpus: str | None, folder: Path | None, parts: tuple[str, ...]) -> None:
+    """Download CORPUS into FOLDER: all of it, or the PARTS given.
 
-    An interrupted download resumes. The archives of flickr8k have 5.3 GB, those of spokencoco 84 GB; unpacking needs as
-    much again. A preset reads the corpus with corpus.path: FOLDER.
+    Parts are recordings, captions, pictures, splits, alignments and keyword-labels, as far as the corpus has them. An
+    interrupted download resumes; if a source fails, the next one is tried. The archives of flickr8k have 5.3 GB, those
+    of spokencoco 84 GB, the recordings of places 85 GB; unpacking needs as much again. A preset reads the corpus with
+    corpus.path: FOLDER.
     """
-    from sclip.corpora.fetch import ARCHIVES, fetch
+    from sclip.corpora.archives import ARCHIVES
 
-    for line in fetch(ARCHIVES[corpus], folder):
+    if listed:
+        for name in ARCHIVES if corpus is None else (corpus,):
+            click.echo("\n  ".join([name, *(archive.describe() for archive in ARCHIVES[name])]))
+        return
+    if corpus is None or folder is None:
+        raise UserError("expected a corpus and a folder, such as `sclip fetch flickr8k data/flickr8k`, or --list")
+    known = {archive.part for archive in ARCHIVES[corpus]}
+    for part in parts:
+        if part not in known:
+            raise UserError(f"{corpus} has no part {part!r}; expected some of {', '.join(sorted(known))}")
+    from sclip.corpora.fetch import fetch
+
+    for line in fetch([archive for archive in ARCHIVES[corpus] if not parts or archive.part in parts], folder):
         click.echo(line)
 
 

@@ -179,3 +179,157 @@ def keyword_labels(folder: Path) -> None:
     place.mkdir()
     (place / "keywords.txt").write_text("beach\ndog\nsnow\n")
     (place / "semantic_flickraudio_labels.csv").write_text("\n".join([*rows, ""]))
+
+
+def places(folder: Path, odd: bool = False) -> None:
+    """Write the splits of 2020 and the original one.
+
+    `odd`: one recording is missing, one picture is in two splits, one has no file, and an id is there twice."""
+    entries = {}
+    for part in ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen", "val"):
+        rows = []
+        for n in range(4):
+            wav(folder / f"PlacesAudio_400k_distro/wavs/{part}/utterance_{n}.wav")
+            jpg(folder / f"images/{part[0]}/{part}_place/gsun_{n}.jpg")
+            row = {"uttid": f"{part}_{n}", "speaker": f"A{n}", "asr_text": caption(n)[:-2]}
+            files = {"wav": f"wavs/{part}/utterance_{n}.wav", "image": f"{part[0]}/{part}_place/gsun_{n}.jpg"}
+            rows.append(row | files)
+        entries[part] = rows
+    if odd:
+        (folder / "PlacesAudio_400k_distro" / entries["train"][0]["wav"]).unlink()
+        (folder / "images" / entries["train"][1]["image"]).unlink()
+        entries["train"][3]["uttid"] = entries["train"][2]["uttid"]
+        entries["test_seen"].append(entries["dev_seen"][0] | {"uttid": "again"})
+    (folder / "metadata").mkdir()
+    for part, rows in entries.items():
+        for name in [part] * (part in ("train", "val")) + [f"{part}_2020"] * (part != "val"):
+            (folder / f"metadata/{name}.json").write_text(json.dumps({"data": rows}))
+
+
+TIMECODE = [  # of "um , a white dog": milliseconds, kind, value; the comma is a pause
+    [0.0, "SYL", ""],
+    [20.0, "WORD", "um"],
+    [20.0, "PHO", "@"],
+    [60.0, "SYL", ""],
+    [60.0, "SEPR", " "],
+    [60.0, "SIL", ""],
+    [100.0, "SYL", ""],
+    [100.0, "WORD", ","],
+    [100.0, "SYL", ""],
+    [100.0, "WORD", "a"],
+    [100.0, "PHO", "@"],
+    [130.0, "PHO", "_"],
+    [150.0, "SIL", ""],
+    [150.0, "SYL", ""],
+    [150.0, "WORD", "white"],
+    [150.0, "PHO", "w"],
+    [220.0, "PHO", "ai"],
+    [260.0, "SYL", ""],
+    [260.0, "SEPR", " "],
+    [260.0, "WORD", "dog"],
+    [260.0, "PHO", "d"],
+    [380.0, "SYL", ""],
+    [380.0, "SEPR", " "],
+]
+
+
+def speech_coco(folder: Path, odd: bool = False) -> None:
+    """Write three pictures with two captions for each part.
+
+    `odd`: one recording has no JSON file, one JSON file no recording, one is damaged, one lacks a key, one picture is
+    missing, one timecode is of another caption and one cannot be read."""
+    for part, first in (("train2014", 100), ("val2014", 200)):
+        for image in range(first, first + 3):
+            jpg(folder / f"mscoco_img/{part}/COCO_{part}_{image:012}.jpg")
+            for k in range(2):
+                name = f"{image}_{10 * image + k}_Phil_None_0-9"
+                wav(folder / f"{part}/wav/{name}.wav")
+                entry = {
+                    "duration": 0.4,
+                    "speaker": "Phil",
+                    "synthesisedCaption": "Um, a white dog. ",
+                    "timecode": TIMECODE,
+                    "speed": 0.9,
+                    "wavFilename": f"{name}.wav",
+                    "captionID": 10 * image + k,
+                    "imgID": image,
+                    "disfluency": ["um"],
+                }
+                (folder / part / "json").mkdir(exist_ok=True)
+                (folder / f"{part}/json/{name}.json").write_text(json.dumps(entry))
+    if odd:
+        files = sorted((folder / "train2014/json").glob("*.json"))
+        files[0].unlink()
+        (folder / f"train2014/wav/{files[1].stem}.wav").unlink()
+        files[2].write_text("{")
+        (folder / "mscoco_img/val2014/COCO_val2014_000000000202.jpg").unlink()
+        files = sorted((folder / "val2014/json").glob("*.json"))
+        for file, change in zip(
+            files,
+            ({"imgID": None}, {"timecode": TIMECODE[:-3]}, {"timecode": [[1, "WORD"]]}),
+            strict=False,
+        ):
+            file.write_text(json.dumps(json.loads(file.read_text()) | change))
+
+
+def pairs(folder: Path, odd: bool = False) -> None:
+    """Write pairs in folders of the splits, some with captions and word times.
+
+    `odd`: a pair is in no folder of a split, a recording and a picture are alone, two pictures have one name, one
+    caption is empty and one is not UTF-8, and one has other words than its TextGrid."""
+    for part, total in (("train", 3), ("validation", 2), ("test", 2)):
+        for n in range(total):
+            place = folder / part / f"speaker{n}"
+            wav(place / "a.wav")
+            jpg(place / "a.jpg")
+            if n < 2:
+                (place / "a.txt").write_text(f"{caption(n)}\n")
+                textgrid(place / "a.TextGrid", {"words": spread(caption(n))}, short=bool(n))
+    if odd:
+        wav(folder / "top.wav")
+        jpg(folder / "top.jpg")
+        wav(folder / "train/alone.wav")
+        jpg(folder / "alone.png")
+        jpg(folder / "train/speaker2/a.png")
+        (folder / "test/speaker0/a.txt").write_text("\n")
+        (folder / "test/speaker1/a.txt").write_bytes("Bäume".encode("latin-1"))
+        (folder / "train/speaker1/a.txt").write_text("something else")
+
+
+def hub(folder: Path, odd: bool = False) -> None:
+    """Write Parquet files with the layouts of `datasets`' Audio and Image.
+
+    `odd`: one recording is damaged, one cell is empty, one path leads nowhere, one picture is damaged, and one caption
+    is not that of the word times."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for part, total in (("train", 4), ("validation", 2), ("test", 2)):
+        rows = []
+        for n in range(total):
+            recording, picture = folder / "source.wav", folder / "source.jpg"
+            wav(recording)
+            jpg(picture)
+            words = [{"word": word, "start": start, "end": end} for word, start, end in spread(caption(n))]
+            rows.append(
+                {
+                    "audio": {"bytes": recording.read_bytes(), "path": f"{n}.wav"},
+                    "image": {"bytes": picture.read_bytes(), "path": f"{n}.jpg"},
+                    "caption": caption(n),
+                    "who": n % 2,
+                    "timed": words if n != 1 else None,
+                }
+            )
+            recording.unlink()
+            picture.unlink()
+        if part == "train":
+            rows[2]["image"] = rows[0]["image"]  # a second caption of the same picture
+        if odd and part == "train":
+            rows[0]["audio"]["bytes"] = rows[0]["audio"]["bytes"][:20]
+            rows[1]["audio"] = None
+            rows[2]["caption"] = "something else"
+            rows[3]["audio"] = {"bytes": None, "path": "nowhere.wav"}
+        if odd and part == "test":
+            rows[0]["image"] = {"bytes": b"not a picture", "path": None}
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"data/{part}-00000-of-00001.parquet")

@@ -29,6 +29,7 @@ from sclip.evaluation.inference import infer
 from sclip.evaluation.retrieval import first_ranks, recalls
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
+from sclip.features.store import FeatureStore
 from sclip.features.vectors import ClipVectors
 
 ARCHITECTURES = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
@@ -313,6 +314,25 @@ def test_published_corpora_run_from_the_manifest_to_the_report(kind, tiny_projec
     table = Path(f"results/{kind}/table.md").read_text()
     assert "Word boundaries" in table
     assert ("| hybrid-cif, slots | " in table) == (kind == "flickr8k")
+
+
+@pytest.mark.parametrize("kind", ["places", "speech-coco", "pairs", "hub"])
+def test_other_corpora_run_from_their_files_to_the_vectors(kind, tiny_project):
+    getattr(miniature, kind.replace("-", "_"))(Path(kind))
+    corpus = {"kind": kind, "path": kind} | {
+        "places": {"split": "seen"},
+        "pairs": {"splits": {"validation": "dev"}},
+        "hub": {"columns": {"audio": "audio", "image": "image", "text": "caption", "words": "timed"}},
+    }.get(kind, {})
+    chosen = write_preset(f"other-{kind}", corpus=corpus)
+    run_sclip("check-corpus", *chosen)
+    run_sclip("make-corpus", *chosen)
+    run_sclip("extract-features", *chosen)
+    run_sclip("embed-clip", *chosen)
+    rows = Path(f"data/other-{kind}/manifest.jsonl").read_text().splitlines()
+    assert len(rows) == {"places": 12, "speech-coco": 12, "pairs": 7, "hub": 8}[kind]
+    assert len(FeatureStore.open(Path(f"data/other-{kind}/features")).ids) == len(rows)
+    assert all("words" in json.loads(row) for row in rows) == (kind == "speech-coco")
 
 
 def test_german_captions_and_an_xlsr_encoder_need_no_code(tiny_project):

@@ -48,7 +48,7 @@ def make_corpus(preset: str | None, on_error: str | None, params_file: Path, ove
     """Write the manifest of PRESET's corpus.
 
     Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, one row an utterance. For scenes, also makes the
-    pictures and recordings.
+    pictures and recordings; for a hub data set, unpacks them.
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.make import make_corpus
@@ -65,9 +65,9 @@ def make_corpus(preset: str | None, on_error: str | None, params_file: Path, ove
 def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ...]) -> None:
     """Read every recording and picture of PRESET's corpus once, and print counts, notes and faults.
 
-    Reads presets.PRESET.corpus and the files that it names; for scenes, what make-corpus made. Writes nothing. Exit
-    status 1 if a file is missing or damaged, if a picture occurs twice or in two splits, or if a published corpus is
-    not complete.
+    Reads presets.PRESET.corpus and the files that it names; for scenes, what make-corpus made. Writes nothing, except
+    that a hub data set is unpacked into data/PRESET/unpacked. Exit status 1 if a file is missing or damaged, if a
+    picture occurs twice or in two splits, if word times do not fit, or if a published corpus is not complete.
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.check import check_corpus, report

@@ -86,6 +86,41 @@ class SpokenCocoConfig:
 
 
 @dataclass(frozen=True)
+class PlacesConfig:
+    """The Places Audio Captions in the folder `path`; corpora/places.py shows its layout."""
+
+    language: ClassVar[str] = "en"
+
+    kind: Literal["places"]
+    path: str
+    split: Literal["seen", "unseen", "original"]  # the speakers of development and test, or the split before 2020
+
+
+@dataclass(frozen=True)
+class SpeechCocoConfig:
+    """SPEECH-COCO in the folder `path`; corpora/speech_coco.py shows its layout."""
+
+    language: ClassVar[str] = "en"
+
+    kind: Literal["speech-coco"]
+    path: str
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """A folder of recordings and pictures with equal names; corpora/pairs.py shows its layout."""
+
+    kind: Literal["pairs"]
+    path: str
+    splits: dict[str, str] = field(default_factory=dict)  # from the folders' names to train, dev and test
+    language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
+
+    def __post_init__(self) -> None:
+        _require_language(self.language)
+        _require_splits(self.splits)
+
+
+@dataclass(frozen=True)
 class Columns:
     """The names of a table's columns. The default of `id` is the recording, and of `image_id` the picture."""
 
@@ -115,4 +150,29 @@ class TableConfig:
         _require_splits(self.splits)
 
 
-CorpusConfig = ScenesConfig | ManifestConfig | Flickr8kConfig | SpokenCocoConfig | TableConfig
+@dataclass(frozen=True)
+class HubConfig:
+    """A data set of Parquet files with recordings and pictures inside; corpora/hub.py describes the layouts."""
+
+    kind: Literal["hub"]
+    path: str  # a file, a folder or a pattern, here or as hf://datasets/ORG/NAME
+    columns: Columns
+    splits: dict[str, str] = field(default_factory=dict)  # from the names of files or cells to train, dev and test
+    language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
+
+    def __post_init__(self) -> None:
+        _require_language(self.language)
+        _require_splits(self.splits)
+
+
+CorpusConfig = (
+    ScenesConfig
+    | ManifestConfig
+    | Flickr8kConfig
+    | SpokenCocoConfig
+    | PlacesConfig
+    | SpeechCocoConfig
+    | PairsConfig
+    | HubConfig
+    | TableConfig
+)

@@ -71,13 +71,18 @@ def read_text_alignment(text: str, where: str) -> TimedWords:
 
 
 def read_words(value: Any, where: str) -> TimedWords:
-    """Return the words of a table's cell: a list [[word, start, end], …], the same as JSON, or a `text_alignment`."""
+    """Return the words of a table's cell: a list [[word, start, end], …], the same as JSON, or a `text_alignment`.
+
+    Instead of [word, start, end], a word may be {"word", "start", "end"}.
+    """
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return read_text_alignment(value, where)
     try:
         entries = parse_json(value) if isinstance(value, str) else value
-        return timed_words((str(word), float(start), float(end)) for word, start, end in entries)
-    except (ValueError, TypeError):
+        keys = ("word", "start", "end")
+        triples = [[entry[key] for key in keys] if isinstance(entry, dict) else entry for entry in entries]
+        return timed_words((str(word), float(start), float(end)) for word, start, end in triples)
+    except (ValueError, TypeError, KeyError):
         raise UserError(f"{where}: expected [[word, start, end], ...], found {shortened(value)}") from None
 
 
@@ -152,10 +157,13 @@ class AlignmentFiles:
         return [name for name in names if name not in self.used]
 
 
-def try_words(listing: Listing, row_id: str, read: Callable[[], TimedWords | None]) -> None:
-    """Add a row's words to the listing, or name an alignment that cannot be read. `read` returns None for no words."""
+def try_words(listing: Listing, row_id: str, read: Callable[..., TimedWords | None], *arguments: Any) -> None:
+    """Add a row's words to the listing, or name an alignment that cannot be read.
+
+    `read` gets the arguments, and returns None if there are no words.
+    """
     try:
-        words = read()
+        words = read(*arguments)
     except UserError as error:
         listing.add_fault(UNREADABLE, str(error))
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from sclip.corpora.manifest import SPLITS, Draft
@@ -49,6 +50,17 @@ def split_of_pictures(pictures: Mapping[str, Sequence[str]], listing: Listing) -
         if len(names) > 1:
             listing.leave_out("pictures in two splits", f"{picture} ({', '.join(names)})")
     return {picture: names[0] for picture, names in splits.items() if len(names) == 1}
+
+
+def fifth_to_dev(picture: str) -> str:
+    """Return the split of a picture of a corpus without a test set: a fifth go to development, the others to test."""
+    return "dev" if sha256(picture.encode()).digest()[0] < 256 / 5 else "test"
+
+
+def split_by_hash(picture: str) -> str:
+    """Return the split of a picture of a corpus without splits: a tenth go to development and a tenth to the test."""
+    fraction = int.from_bytes(sha256(picture.encode()).digest()[:8]) / 2**64
+    return "dev" if fraction < 0.1 else "test" if fraction < 0.2 else "train"
 
 
 def require_fetched(path: Path, corpus: str, folder: str) -> None:

@@ -14,13 +14,12 @@ fifth go to development, the others to the test.
 """
 
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from sclip.config import SpokenCocoConfig
 from sclip.corpora.alignments import read_text_alignment, try_words
-from sclip.corpora.listing import Listing, PublishedCounts, require_fetched, split_of_pictures
+from sclip.corpora.listing import Listing, PublishedCounts, fifth_to_dev, require_fetched, split_of_pictures
 from sclip.corpora.manifest import Draft
 from sclip.errors import UserError
 from sclip.parsing import read_json
@@ -92,14 +91,14 @@ def _add_alignment_files(folder: Path, listing: Listing) -> None:
 
 
 def _add_alignment(caption: dict[str, str], where: str, listing: Listing) -> None:
-    try_words(listing, caption["uttid"], lambda: read_text_alignment(caption[ALIGNMENT], where))
+    try_words(listing, caption["uttid"], read_text_alignment, caption[ALIGNMENT], where)
 
 
 def _split(part: str, image: str) -> str:
     """Return the split of a picture in a file: val is divided, the others are splits themselves."""
     if part != "val":
         return part
-    return "dev" if sha256(image.encode()).digest()[0] < 256 / 5 else "test"
+    return fifth_to_dev(image)
 
 
 def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,14 +7,13 @@ the picture's name assigns a tenth of the pictures to development and a tenth to
 
 import csv
 from collections.abc import Iterator
-from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from sclip.config import TableConfig
 from sclip.corpora.alignments import UNUSED, AlignmentFiles, read_words, try_words
-from sclip.corpora.listing import Listing, numbered_lines
+from sclip.corpora.listing import Listing, numbered_lines, split_by_hash
 from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse_json, read_text, shortened
@@ -69,14 +68,14 @@ def _add_words(
     """Add the times of a row's words, from its cell or else from the alignment files."""
     column = config.columns.words
     if column is not None and not _is_empty(record[column]):
-        try_words(listing, row["id"], lambda: read_words(record[column], f"{where} ({row['id']}), column {column!r}"))
+        try_words(listing, row["id"], read_words, record[column], f"{where} ({row['id']}), column {column!r}")
     elif files is not None:
-        try_words(listing, row["id"], lambda: files.find(row["id"], Path(row["audio"])))
+        try_words(listing, row["id"], files.find, row["id"], Path(row["audio"]))
 
 
 def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, Any]:
     image_id = cells.get("image_id", cells["image"])
-    split = cells["split"] if "split" in cells else _split_by_hash(image_id)
+    split = cells["split"] if "split" in cells else split_by_hash(image_id)
     return {
         "id": cells.get("id", cells["audio"]),
         "split": config.splits.get(split, split),
@@ -86,11 +85,6 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
         "text": cells.get("text"),
         "speaker": cells.get("speaker"),
     }
-
-
-def _split_by_hash(image_id: str) -> str:
-    fraction = int.from_bytes(sha256(image_id.encode()).digest()[:8]) / 2**64
-    return "dev" if fraction < 0.1 else "test" if fraction < 0.2 else "train"
 
 
 def _is_empty(value: Any) -> bool:

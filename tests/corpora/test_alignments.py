@@ -1,9 +1,12 @@
 """Word alignments of every format: read, compared with the captions and the recordings, and written to the manifest."""
 
 import json
+import re
 
 import miniature
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from miniature import flickr8k, jpg, spokencoco, spread, textgrid, wav
 
 from sclip.config import Columns, Flickr8kConfig, SpokenCocoConfig, TableConfig
@@ -111,6 +114,12 @@ def test_only_letters_and_digits_are_compared_with_the_caption():
     assert not agrees(words, "a t-shirts' 5")  # <unk> stands for at least one letter
     assert not agrees(words, "a t-shirts' colour 6")
     assert not agrees((("dog", 0, 1),), "dogs")
+
+
+@given(st.lists(st.sampled_from(["a", "b", "ab", "ba", "<unk>"]), max_size=6), st.text("ab", max_size=8))
+def test_unknown_words_stand_for_one_letter_or_more(words, caption):
+    pattern = "".join(".+" if word == "<unk>" else word for word in words)
+    assert agrees(tuple((word, 0, 1) for word in words), caption) == bool(re.fullmatch(pattern, caption))
 
 
 def manifest(config, folder):

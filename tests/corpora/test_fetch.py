@@ -333,8 +333,9 @@ def test_archives_that_unpack_completely_are_accepted(tmp_path):
     """Members with data descriptors, comments and a listing in another order; tars without compression."""
     path, out = tmp_path / "odd.zip", io.BytesIO()
     with zipfile.ZipFile(out, "w") as packed:
-        for name in ("b.txt", "a.txt"):
-            packed.writestr(name, "PK\x03\x04 a dog")
+        packed.writestr("b.txt", "PK\x03\x04 a dog")
+        with packed.open("a.txt", "w", force_zip64=True) as member:
+            member.write(b"a dog")
         packed.comment = b"PK\x03\x04"
     path.write_bytes(out.getvalue())
     unpack(path, tmp_path / "zip")

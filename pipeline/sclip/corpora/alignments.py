@@ -20,7 +20,7 @@ import soundfile
 
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.corpora.listing import Listing, numbered_lines
-from sclip.corpora.manifest import Row
+from sclip.corpora.manifest import LARGEST_TIME, Row
 from sclip.corpora.textgrid import read_textgrid
 from sclip.errors import UserError
 from sclip.parsing import parse_json, shortened
@@ -49,7 +49,8 @@ def read_ctm(path: Path) -> dict[str, TimedWords]:
         fields = line.split()
         try:
             utterance, _, start, duration, word = fields[:5]
-            entries.setdefault(utterance, []).append((word, float(start), float(start) + float(duration)))
+            begin = float(start)
+            entries.setdefault(utterance, []).append((word, begin, begin + float(duration)))
         except ValueError:
             raise UserError(
                 f"{where}: expected UTTERANCE CHANNEL START DURATION WORD, found {shortened(line)}"
@@ -61,11 +62,10 @@ def read_text_alignment(text: str, where: str) -> TimedWords:
     """Return the words of tokens `START__WORD__END`."""
     words = []
     for token in text.split():
-        match = re.fullmatch(r"([\d.]+)__(.*)__([\d.]+)", token)
         try:
-            start, word, end = match.groups()  # type: ignore[union-attr]
+            start, word, end = token.split("__")
             words.append((word, float(start), float(end)))
-        except (AttributeError, ValueError):
+        except ValueError:
             raise UserError(f"{where}: expected START__WORD__END, found {shortened(token)}") from None
     return timed_words(words)
 
@@ -103,9 +103,10 @@ def timed_words(entries: Iterable[tuple[str, float, float]]) -> TimedWords:
     words: list[tuple[str, float, float]] = []
     for word, start, end in sorted(entries, key=lambda entry: entry[1:]):
         word = word.strip()
-        if word.lower() in SILENCE:
+        lower = word.lower()
+        if lower in SILENCE:
             continue
-        is_mark = re.fullmatch(r"<.*>", word) is not None or word.lower() in UNKNOWN_MARKS
+        is_mark = lower in UNKNOWN_MARKS or (lower[0] == "<" and lower[-1] == ">")
         words.append((UNKNOWN if is_mark else word, round(start, 4), round(end, 4)))
     starts = [start for _, start, _ in words[1:]]
     return tuple(
@@ -221,7 +222,7 @@ def _duration(row: Row) -> float | None:
 def _faults(row: Row, duration: float | None) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a row's words: the kind of the fault, and the case."""
     words = row.words or ()
-    for (word, start, end), following in zip(words, [*(start for _, start, _ in words[1:]), math.inf], strict=True):
+    for (word, start, end), following in zip(words, [*(start for _, start, _ in words[1:]), LARGEST_TIME], strict=True):
         if not 0 <= start <= end <= following:
             yield UNORDERED, f"{word!r} from {start} to {end} s"
     if duration is not None and words[-1][2] > duration + SLACK:
@@ -232,8 +233,23 @@ def _faults(row: Row, duration: float | None) -> Iterator[tuple[str, str]]:
 
 def agrees(words: TimedWords, caption: str) -> bool:
     """Return whether the words are the caption's. Only letters and digits count; <unk> stands for any word."""
-    parts = [".+" if word == UNKNOWN else re.escape(_letters(word)) for word, _, _ in words]
-    return re.fullmatch("".join(parts), _letters(caption)) is not None
+    known = [""]  # what is before, between and after the unknown words
+    for word, _, _ in words:
+        if word == UNKNOWN:
+            known.append("")
+        else:
+            known[-1] += _letters(word)
+    text, (first, *others) = _letters(caption), known
+    if not others:
+        return text == first
+    *middle, last = others
+    place = len(first)
+    for part in middle:
+        found = text.find(part, place + 1)  # an unknown word has at least one letter
+        if found == -1:
+            return False
+        place = found + len(part)
+    return text.startswith(first) and text.endswith(last) and place < len(text) - len(last)
 
 
 def _letters(text: str) -> str:

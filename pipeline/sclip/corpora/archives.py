@@ -11,7 +11,7 @@ PARTS = ("recordings", "captions", "pictures", "splits", "alignments", "keyword-
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download. A .zip, .tar or .tar.gz is unpacked, any other file is kept as it is."""
+    """A file to download. A .zip, .tar or .tar.gz is unpacked, any other file is only moved to its place."""
 
     part: str  # one of PARTS
     name: str  # of the file

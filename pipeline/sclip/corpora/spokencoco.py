@@ -2,7 +2,7 @@
 
     FOLDER/SpokenCOCO/SpokenCOCO_{train,val}.json          SpokenCOCO's own split
     FOLDER/SpokenCOCO/SpokenCOCO_ksplit_{train,val,test}.json   Karpathy's split, or
-    FOLDER/SpokenCOCO/**/SpokenCOCO_{train,val,test}_unrolled_karpathy.json
+    FOLDER/SpokenCOCO/**/SpokenCOCO_{train,val,test}_unrolled_karpathy{,_with_alignments}.json
     FOLDER/SpokenCOCO/wavs/…
     FOLDER/SpokenCOCO/**/*alignment*.json                       word times, if they are there
     FOLDER/mscoco_img/{train2014,val2014}/COCO_….jpg            (** is this folder or one below)
@@ -26,11 +26,15 @@ from sclip.parsing import read_json
 
 ALIGNMENT = "text_alignment"
 KARPATHY = PublishedCounts(pictures={"train": 113_287, "dev": 5_000, "test": 5_000})
-# The names that a file may have. The second ones are those of VG-HuBERT's authors.
+# The names that a file may have. All but the first are those of VG-HuBERT's authors.
 FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "own": {"train": ("SpokenCOCO_train.json",), "val": ("SpokenCOCO_val.json",)},
     "karpathy": {
-        split: (f"SpokenCOCO_ksplit_{name}.json", f"SpokenCOCO_{name}_unrolled_karpathy.json")
+        split: (
+            f"SpokenCOCO_ksplit_{name}.json",
+            f"SpokenCOCO_{name}_unrolled_karpathy.json",
+            f"SpokenCOCO_{name}_unrolled_karpathy_with_alignments.json",
+        )
         for split, name in (("train", "train"), ("dev", "val"), ("test", "test"))
     },
 }

@@ -49,7 +49,7 @@ NEVER = -1.0  # the score of a keyword that is not in the vocabulary: the lowest
 
 @dataclass(frozen=True)
 class KeywordLabels:
-    """Which keywords are relevant for each labelled utterance, by its id."""
+    """Hold the keywords that are relevant for each labelled utterance, by the utterance's id."""
 
     keywords: tuple[str, ...]
     exact: Mapping[str, frozenset[str]]

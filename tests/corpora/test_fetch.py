@@ -15,7 +15,7 @@ from project import run_sclip
 from sclip.corpora import fetch as fetching
 from sclip.corpora.archives import ARCHIVES, PARTS, Archive
 from sclip.corpora.fetch import fetch
-from sclip.corpora.unpack import unpack
+from sclip.corpora.unpack import DamagedArchive, unpack
 from sclip.errors import UserError
 
 
@@ -327,6 +327,14 @@ def test_a_file_that_was_put_there_by_hand_is_used_or_named(host, tmp_path):
 def test_archives_without_a_source_say_what_to_do(tmp_path):
     (line,) = fetch([archive("Places205")], tmp_path)
     assert line == "Places205 (recordings): cannot be downloaded from here; ask the authors"
+
+
+@pytest.mark.parametrize("block", [1, 3, 4])
+def test_a_member_that_the_index_skips_is_found_across_blocks(block, tmp_path, monkeypatch):
+    monkeypatch.setattr("sclip.corpora.unpack.BLOCK", block)
+    (tmp_path / "a.zip").write_bytes(without_a_member())
+    with pytest.raises(DamagedArchive, match=r"leaves out a member between a\.txt and c.txt"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
 def test_archives_that_unpack_completely_are_accepted(tmp_path):

@@ -12,6 +12,7 @@ from sclip.evaluation.evaluate import evaluate
 from sclip.evaluation.inference import infer, output_of
 from sclip.evaluation.spotting import (
     KeywordLabels,
+    _slot_scores,
     average_precision,
     chance,
     equal_error_rate,
@@ -107,6 +108,16 @@ def labels_of(scores: torch.Tensor, keywords: tuple[str, ...]) -> KeywordLabels:
 
 
 KEYWORDS = ("dog", "beach", "brown dog", "snowboard")  # the last one's tokens are not in the vocabulary
+
+
+def test_padding_is_no_keyword_slot(tmp_path):
+    """Score utterances of different numbers of slots together and alone. Padded slots would say what no slot says."""
+    data, tested = corpus(tmp_path), model("cascaded-cif")
+    indices, rows = torch.arange(UTTERANCES), [[row] for row in range(4, len(tested.vocabulary.ids))]
+    together = _slot_scores(tested, data, indices, rows)
+    alone = torch.cat([_slot_scores(tested, data, indices[i : i + 1], rows) for i in range(UTTERANCES)])
+    torch.testing.assert_close(together, alone)
+    assert len(set(infer(tested, data).keywords.lengths.tolist())) > 1
 
 
 @pytest.mark.parametrize("system", ["parallel", "cascaded", "slots"])

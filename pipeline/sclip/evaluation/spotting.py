@@ -114,7 +114,7 @@ def _slot_scores(model: SpeechCLIP, dataset: Dataset, rows: Tensor, places: list
     """Score keywords by the slots of utterances: (U, Q). `places` are the rows of each keyword in the vocabulary."""
     assert model.head.keywords is not None
     scores = torch.full((len(rows), len(places)), NEVER)
-    for batch in even_batches(dataset.frames[rows], BATCH_FRAMES):
+    for batch in even_batches(dataset.frames[rows], BATCH_FRAMES["cpu"]):  # small: the cosines are (B, S, V)
         output = output_of(model, dataset.read(rows[batch]))
         assert output.keywords is not None
         cosines = model.head.keywords.quantize.allowed(output.keywords)  # (B, S, V)

@@ -12,7 +12,7 @@ from project import PARAMS, run_sclip, write_encoders, write_preset
 from sclip.cli import main
 
 # Commands that print no result of their own.
-WITHOUT = {"fingerprint-code"}
+WITHOUT = {"demo", "fingerprint-code"}
 
 
 def commands(group: click.Group) -> dict[str, click.Command]:

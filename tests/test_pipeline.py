@@ -29,6 +29,7 @@ from sclip.evaluation.inference import infer
 from sclip.evaluation.retrieval import first_ranks, recalls
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
+from sclip.features.store import FeatureStore
 from sclip.features.vectors import ClipVectors
 
 ARCHITECTURES = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
@@ -292,16 +293,46 @@ def test_an_override_that_contradicts_the_trained_model_is_refused(tiny_project,
 @pytest.mark.parametrize("kind", ["flickr8k", "spokencoco"])
 def test_published_corpora_run_from_the_manifest_to_the_report(kind, tiny_project):
     getattr(miniature, kind)(Path(kind), odd=True)
+    if kind == "flickr8k":
+        miniature.ctm(Path(kind), odd=True)
+        miniature.keyword_labels(Path(kind))
     corpus = {"kind": kind, "path": kind} | ({"split": "karpathy"} if kind == "spokencoco" else {})
     chosen = write_preset(kind, corpus=corpus, on_error="skip")
-    assert "rows skipped" in run_sclip("make-corpus", *chosen)
+    made = run_sclip("make-corpus", *chosen)
+    assert "rows skipped" in made
+    assert "alignments that are not of the caption" in made
     assert "fault" in run_sclip("check-corpus", *chosen, status=1)
     run_sclip("extract-features", *chosen)
     run_sclip("embed-clip", *chosen)
     run_sclip("train", "--arch", "hybrid-cif", *chosen)
     assert "cascaded: speech to image R@10" in run_sclip("evaluate", "--arch", "hybrid-cif", *chosen)
+    metrics = json.loads(Path(f"results/{kind}/runs/hybrid-cif/seed-0/metrics.json").read_text())
+    assert metrics["boundaries"]["utterances"] == (20 if kind == "flickr8k" else 8)  # those with word times
+    assert metrics["localization"].keys() == {"all", "content"}
+    assert metrics.get("keyword_spotting", {}).get("utterances") == (4 if kind == "flickr8k" else None)
     run_sclip("report", *chosen)
-    assert "hybrid-cif" in Path(f"results/{kind}/table.md").read_text()
+    table = Path(f"results/{kind}/table.md").read_text()
+    assert "Word boundaries" in table
+    assert ("| hybrid-cif, slots | " in table) == (kind == "flickr8k")
+
+
+@pytest.mark.parametrize("kind", ["places", "speech-coco", "pairs", "hub"])
+def test_other_corpora_run_from_their_files_to_the_vectors(kind, tiny_project):
+    getattr(miniature, kind.replace("-", "_"))(Path(kind))
+    corpus = {"kind": kind, "path": kind} | {
+        "places": {"split": "seen"},
+        "pairs": {"splits": {"validation": "dev"}},
+        "hub": {"columns": {"audio": "audio", "image": "image", "text": "caption", "words": "timed"}},
+    }.get(kind, {})
+    chosen = write_preset(f"other-{kind}", corpus=corpus)
+    run_sclip("check-corpus", *chosen)
+    run_sclip("make-corpus", *chosen)
+    run_sclip("extract-features", *chosen)
+    run_sclip("embed-clip", *chosen)
+    rows = Path(f"data/other-{kind}/manifest.jsonl").read_text().splitlines()
+    assert len(rows) == {"places": 12, "speech-coco": 12, "pairs": 7, "hub": 8}[kind]
+    assert len(FeatureStore.open(Path(f"data/other-{kind}/features")).ids) == len(rows)
+    assert all("words" in json.loads(row) for row in rows) == (kind == "speech-coco")
 
 
 def test_german_captions_and_an_xlsr_encoder_need_no_code(tiny_project):

@@ -1,17 +1,21 @@
 """Test downloads from a local server that interrupts transfers, changes its files or loses them."""
 
-import dataclasses
+import gzip
 import hashlib
 import io
+import re
 import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from project import run_sclip
 
 from sclip.corpora import fetch as fetching
-from sclip.corpora.fetch import ARCHIVES, Archive, fetch
+from sclip.corpora.archives import ARCHIVES, PARTS, Archive
+from sclip.corpora.fetch import fetch
+from sclip.corpora.unpack import DamagedArchive, unpack
 from sclip.errors import UserError
 
 
@@ -76,8 +80,12 @@ def host(monkeypatch):
     server.server_close()
 
 
-def tar_archive(host, **more) -> Archive:
-    return Archive(f"{host}/some.tar.gz", "the authors", subfolder="SpokenCOCO", top_folder="ksplit", **more)
+def archive(name: str, *hosts: str, **more) -> Archive:
+    return Archive("recordings", name, tuple(f"{host}/{name}" for host in hosts), "ask the authors", **more)
+
+
+def tar_archive(*hosts, **more) -> Archive:
+    return archive("some.tar.gz", *hosts, subfolder="SpokenCOCO", top_folder="ksplit", **more)
 
 
 def file_names(folder):
@@ -89,7 +97,7 @@ ALL_FILES = ["SpokenCOCO/a.json", "SpokenCOCO/deep/b.json", "fetched/some.tar.gz
 
 def test_archives_are_downloaded_only_once(host, tmp_path):
     md5 = hashlib.md5(Server.files["/some.tar.gz"]).hexdigest()
-    archives = [tar_archive(host, md5=md5), Archive(f"{host}/text.zip", "")]
+    archives = [tar_archive(host, checksum=f"md5:{md5}"), archive("text.zip", host)]
     assert len(list(fetch(archives, tmp_path))) == 2
     assert file_names(tmp_path) == sorted([*ALL_FILES, "Flickr8k.token.txt", "fetched/text.zip"])
     assert list(fetch(archives, tmp_path)) == ["some.tar.gz: already unpacked", "text.zip: already unpacked"]
@@ -108,7 +116,7 @@ def test_interrupted_download_resumes(host, tmp_path):
 def test_download_restarts_if_it_cannot_resume(reason, host, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     Server.cut_after = [100]
-    with pytest.raises(UserError, match=r"received 100 of .* bytes.* or get the file from the authors"):
+    with pytest.raises(UserError, match=r"received 100 of .* bytes.* or ask the authors"):
         list(fetch([tar_archive(host)], tmp_path))
     if reason == "changed file":
         Server.files["/some.tar.gz"] = make_tar() + b"\0" * 50
@@ -123,7 +131,7 @@ def test_wrong_range_is_not_appended(content_range, host, tmp_path):
     size = len(Server.files["/some.tar.gz"])
     Server.cut_after = [100]
     Server.replaced_headers = [{}, {"Content-Range": content_range.format(size=size, last=size - 1)}]
-    list(fetch([tar_archive(host, md5=hashlib.md5(Server.files["/some.tar.gz"]).hexdigest())], tmp_path))
+    list(fetch([tar_archive(host, checksum=f"md5:{hashlib.md5(make_tar()).hexdigest()}")], tmp_path))
     assert Server.requested_ranges == [None, "bytes=100-", None]
     assert file_names(tmp_path) == ALL_FILES
 
@@ -163,6 +171,34 @@ def with_wrong_offset() -> bytes:
     return bytes(data)
 
 
+def without_a_member(last: bool = False) -> bytes:
+    """Return a zip archive with an index in which the comment of one member covers the entry of the next."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        for name in ("a.txt", "b.txt", "c.txt", "d.txt")[: 3 if last else 4]:
+            packed.writestr(name, name * 100)
+    data = bytearray(out.getvalue())
+    entries = [match.start() for match in re.finditer(b"PK\x01\x02", data)]
+    swallowed = entries[2] - entries[1]
+    place = entries[1 if last else 0] + 32  # the length of the comment
+    data[place : place + 2] = swallowed.to_bytes(2, "little")
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:  # Python reads it without an error
+        assert packed.testzip() is None
+        assert len(packed.namelist()) == len(entries) - 1
+    return bytes(data)
+
+
+def plain_tar() -> bytes:
+    return gzip.decompress(make_tar())
+
+
+def cut_tar() -> bytes:
+    """Return a tar without its second member and its end. A member has a header and 70,000 bytes, in blocks."""
+    with tarfile.open(fileobj=io.BytesIO(plain_tar()[:70_656])) as packed:  # Python reads it without an error
+        assert len(packed.getnames()) == 1
+    return plain_tar()[:70_656]
+
+
 DAMAGED_ARCHIVES = {
     # Level 0 does not compress, so a flipped bit in a member or in the padding causes no error before the CRC check.
     "a member of a tar": ("some.tar.gz", flip_bit(make_tar(level=0), 30_000), "CRC check failed"),
@@ -171,6 +207,22 @@ DAMAGED_ARCHIVES = {
     "half a tar": ("some.tar.gz", make_tar()[:-8], "ended before the end-of-stream marker"),
     "a member of a zip": ("text.zip", flip_bit(make_zip(), 30_000), "Bad CRC-32 for file 'Flickr8k.token.txt'"),
     "an encrypted zip": ("text.zip", encrypted(), "is encrypted, password required"),
+    "a zip whose index skips a member": ("text.zip", without_a_member(), "its index leaves out a member between a"),
+    "a zip whose index skips the last member": (
+        "text.zip",
+        without_a_member(last=True),
+        "leaves out a member between b.txt and the index",
+    ),
+    "a tar that ends between members": (
+        "some.tar",
+        cut_tar(),
+        "no end of the archive after byte 70,656; it is cut off",
+    ),
+    "a tar with a damaged header": (
+        "some.tar",
+        flip_bit(plain_tar(), 70_656),
+        "no end of the archive after byte 70,656",
+    ),
     "a zip with a wrong offset": ("text.zip", with_wrong_offset(), "Invalid argument"),
 }
 
@@ -179,8 +231,8 @@ DAMAGED_ARCHIVES = {
 def test_a_damaged_archive_is_refused_and_removed(fault, host, tmp_path):
     name, data, message = DAMAGED_ARCHIVES[fault]
     Server.files[f"/{name}"] = data
-    with pytest.raises(UserError, match=rf"{name}: cannot be unpacked: .*{message}.*; the archive was removed, run"):
-        list(fetch([Archive(f"{host}/{name}", "the authors")], tmp_path))
+    with pytest.raises(UserError, match=rf"{name}: cannot be unpacked: .*{message}.*; the file was removed. Run"):
+        list(fetch([archive(name, host)], tmp_path))
     assert not (tmp_path / name).exists()
     assert not (tmp_path / "fetched" / name).exists()
 
@@ -190,7 +242,7 @@ def test_killed_unpacking_does_not_download_again(host, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetching, "_unpack", kill)
+        patch.setattr(fetching, "unpack", kill)
         with pytest.raises(KeyboardInterrupt):
             list(fetch([tar_archive(host)], tmp_path))
     list(fetch([tar_archive(host)], tmp_path))
@@ -199,19 +251,150 @@ def test_killed_unpacking_does_not_download_again(host, tmp_path, monkeypatch):
 
 
 def test_errors_name_the_archive(host, tmp_path):
-    with pytest.raises(UserError, match="expected MD5 123, found"):
-        list(fetch([tar_archive(host, md5="123")], tmp_path))
+    with pytest.raises(UserError, match=r"some.tar.gz: http.*: expected md5 123, found"):
+        list(fetch([tar_archive(host, checksum="md5:123")], tmp_path))
     assert file_names(tmp_path) == []
-    missing = dataclasses.replace(tar_archive(host), url=f"{host}/other.tar.gz")
-    with pytest.raises(UserError, match=r"other\.tar\.gz: download failed: 404 gone\..* from the authors"):
-        list(fetch([missing], tmp_path))
+    with pytest.raises(UserError, match=r"other\.tar\.gz: download failed: 404 gone\. .* or ask the authors"):
+        list(fetch([archive("other.tar.gz", host)], tmp_path))
     Server.files["/some.tar.gz"] = b"not an archive"
     with pytest.raises(UserError, match=r"some\.tar\.gz: cannot be unpacked"):
         list(fetch([tar_archive(host)], tmp_path))
     assert file_names(tmp_path) == []
 
 
-def test_every_archive_names_an_alternative_source():
+def test_sources_are_tried_in_order(host, tmp_path):
+    """The first source has no such file, the second one a damaged file, and the third one the right one."""
+    Server.files["/damaged/some.tar.gz"] = DAMAGED_ARCHIVES["half a tar"][1]
+    asked = [f"{host}/gone", f"{host}/damaged", host]
+    (line,) = fetch([tar_archive(*asked)], tmp_path)
+    assert line.endswith("unpacked")
+    assert file_names(tmp_path) == ALL_FILES
+    assert (tmp_path / "fetched/some.tar.gz").read_text() == f"{host}/some.tar.gz\n"
+    with pytest.raises(UserError) as error:
+        list(fetch([tar_archive(*asked[:2])], tmp_path / "other"))
+    for part in (
+        "/gone/some.tar.gz: download failed: 404",
+        "/damaged/some.tar.gz: cannot be unpacked",
+        "ask the authors",
+    ):
+        assert part in str(error.value)
+
+
+def test_a_partial_file_of_another_source_is_not_continued(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "ATTEMPTS", 1)
+    Server.files["/copy/some.tar.gz"] = make_tar()  # the same version, so only its source tells them apart
+    Server.cut_after = [100]
+    list(fetch([tar_archive(host, f"{host}/copy")], tmp_path))
+    assert Server.requested_ranges == [None, None]
+    assert file_names(tmp_path) == ALL_FILES
+
+
+@pytest.mark.parametrize("size", [-1, 1])
+def test_a_file_of_another_size_is_not_downloaded(size, host, tmp_path):
+    right = len(make_tar())
+    with pytest.raises(UserError, match=rf"expected {right + size:,} bytes, the host has {right:,}"):
+        list(fetch([tar_archive(host, size=right + size)], tmp_path))
+    assert file_names(tmp_path) == []
+    list(fetch([tar_archive(host, size=right)], tmp_path))
+    assert file_names(tmp_path) == ALL_FILES
+
+
+def test_files_that_are_not_packed_are_kept(host, tmp_path):
+    """Git's hash of a file is that of a header and the content."""
+    Server.files["/keywords.txt"] = b"dog\nsnow\n"
+    right = "git:" + hashlib.sha1(b"blob 9\0dog\nsnow\n").hexdigest()
+    with pytest.raises(UserError, match="expected git 12, found "):
+        list(fetch([archive("keywords.txt", host, checksum="git:12")], tmp_path))
+    assert file_names(tmp_path) == []
+    (line,) = fetch([archive("keywords.txt", host, subfolder="labels", checksum=right)], tmp_path)
+    assert line.endswith("complete")
+    assert (tmp_path / "labels/keywords.txt").read_text() == "dog\nsnow\n"
+    assert list(fetch([archive("keywords.txt", host)], tmp_path)) == ["keywords.txt: already there"]
+
+
+def test_a_file_that_was_put_there_by_hand_is_used_or_named(host, tmp_path):
+    (tmp_path / "some.tar.gz").write_bytes(make_tar())
+    list(fetch([tar_archive(f"{host}/gone")], tmp_path))
+    assert file_names(tmp_path) == ALL_FILES
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/some.tar.gz").write_bytes(make_tar()[:-8])
+    with pytest.raises(UserError, match=r"other/some.tar.gz: cannot be unpacked: .*; remove it, and run the command"):
+        list(fetch([tar_archive(host)], tmp_path / "other"))
+    assert (tmp_path / "other/some.tar.gz").is_file()  # it is the user's
+    assert Server.requested_ranges == []
+
+
+def test_archives_without_a_source_say_what_to_do(tmp_path):
+    (line,) = fetch([archive("Places205")], tmp_path)
+    assert line == "Places205 (recordings): cannot be downloaded from here; ask the authors"
+
+
+@pytest.mark.parametrize("block", [1, 3, 4])
+def test_a_member_that_the_index_skips_is_found_across_blocks(block, tmp_path, monkeypatch):
+    monkeypatch.setattr("sclip.corpora.unpack.BLOCK", block)
+    (tmp_path / "a.zip").write_bytes(without_a_member())
+    with pytest.raises(DamagedArchive, match=r"leaves out a member between a\.txt and c.txt"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_archives_that_unpack_completely_are_accepted(tmp_path):
+    """Members with data descriptors, comments and a listing in another order; tars without compression."""
+    path, out = tmp_path / "odd.zip", io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        packed.writestr("b.txt", "PK\x03\x04 a dog")
+        with packed.open("a.txt", "w", force_zip64=True) as member:
+            member.write(b"a dog")
+        packed.comment = b"PK\x03\x04"
+    path.write_bytes(out.getvalue())
+    unpack(path, tmp_path / "zip")
+
+    class Pipe(io.BytesIO):
+        """A file without a seek, for which zipfile writes data descriptors behind the members."""
+
+        def seekable(self):
+            return False
+
+        def tell(self):
+            raise OSError
+
+    stream = Pipe()
+    with zipfile.ZipFile(stream, "w") as packed:
+        packed.writestr("a.txt", "a dog")
+        packed.writestr("b.txt", "b dog")
+    path.write_bytes(stream.getvalue())
+    unpack(path, tmp_path / "piped")
+    path = tmp_path / "plain.tar"
+    path.write_bytes(gzip.decompress(make_tar()))
+    unpack(path, tmp_path / "tar")
+    assert file_names(tmp_path / "zip") == file_names(tmp_path / "piped") == ["a.txt", "b.txt"]
+    assert file_names(tmp_path / "tar") == ["ksplit/a.json", "ksplit/deep/b.json"]
+
+
+def test_every_part_of_every_corpus_has_a_source_or_says_what_to_do():
     for archives in ARCHIVES.values():
-        assert all("https://" in archive.alternative for archive in archives)
+        assert all(archive.by_hand and archive.part in PARTS for archive in archives)
+        assert all(source.endswith(f"/{archive.name}") for archive in archives for source in archive.sources)
         assert len({archive.name for archive in archives}) == len(archives)
+        assert all(re.fullmatch(r"(md5:[0-9a-f]{32}|git:[0-9a-f]{40})", a.checksum) for a in archives if a.checksum)
+
+
+def test_list_shows_sources_sizes_and_checksums():
+    shown = run_sclip("fetch", "--list")
+    for corpus, archives in ARCHIVES.items():
+        assert f"\n{corpus}\n" in f"\n{shown}"
+        for listed in archives:
+            assert f"  {listed.part}: {listed.name}, " in shown
+            assert all(f"\n    {source}\n" in shown for source in listed.sources)
+    assert "6,645,013,297 bytes, md5 a3d79f5ed8d289b7a7554ce06a5782b3" in shown
+    assert "kaggle datasets download" in run_sclip("fetch", "flickr8k", "--list")
+    assert "places" not in run_sclip("fetch", "speech-coco", "--list")
+
+
+def test_parts_are_chosen_by_name(monkeypatch, tmp_path):
+    chosen = []
+    monkeypatch.setattr("sclip.corpora.fetch.fetch", lambda archives, _: chosen.extend(archives) or [])
+    run_sclip("fetch", "flickr8k", str(tmp_path), "alignments", "keyword-labels")
+    assert [a.name for a in chosen] == ["flickr_8k.ctm", "keywords.txt", "semantic_flickraudio_labels.csv"]
+    message = "flickr8k has no part 'splits'; expected some of alignments, captions, "
+    assert message in run_sclip("fetch", "flickr8k", str(tmp_path), "splits", status=1)
+    assert "expected a corpus and a folder" in run_sclip("fetch", "flickr8k", status=1)

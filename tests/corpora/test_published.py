@@ -11,6 +11,7 @@ from sclip.corpora.check import check_corpus
 from sclip.corpora.make import make_corpus, read_listing
 from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.errors import Problems, UserError
+from sclip.parsing import parse
 
 
 @pytest.mark.parametrize("captions", ["Flickr8k.token.txt", "captions.txt"])
@@ -107,7 +108,9 @@ def test_faults_of_spokencoco_are_found(tmp_path):
     spokencoco(tmp_path, odd=True)
     check = check_corpus(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), tmp_path)
     del check.faults["counts that differ from the published ones"]
-    assert {what: len(which) for what, which in check.faults.items()} == {
+    assert {what.split(", so")[0]: len(which) for what, which in check.faults.items()} == {
+        "alignments that are not of the caption": 1,
+        "alignments that cannot be read": 1,
         "pictures without a recording": 1,
         "pictures in two splits": 1,
         "rows that cannot be used": 2,  # a missing recording and a repeated id
@@ -244,3 +247,24 @@ def test_files_of_other_formats_are_refused(name, data, message, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message):
         read_listing(TableConfig("table", str(tmp_path / name), Columns(audio="clip", image="photo")), Problems())
+
+
+def test_a_wrong_target_of_a_split_names_the_setting():
+    columns = {"audio": "clip", "image": "photo"}
+    config = {"kind": "table", "path": "mine.csv", "columns": columns, "splits": {"validation": "valid"}}
+    message = "corpus.splits: validation: expected one of train, dev, test, found 'valid'"
+    with pytest.raises(UserError, match=message):
+        parse(TableConfig, config, "params.yaml: presets.mine.corpus")
+
+
+def test_a_repeated_recording_without_an_id_column_gets_advice(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("clip,photo,n\na.wav,a.png,1\nb.wav,b.png,2\na.wav,b.png,3\n")
+    problems = Problems(skip=True)
+    assert len(read_listing(TableConfig("table", str(path), Columns("clip", "photo")), problems).rows) == 2
+    assert problems.skipped == {
+        "mine.csv line 4": "the recording a.wav is also in mine.csv line 2; add a column with a unique id for each "
+        "row, and name it in columns.id"
+    }
+    with_ids = TableConfig("table", str(path), Columns("clip", "photo", id="n"))
+    assert [row.data["id"] for row in read_listing(with_ids, Problems()).rows] == ["1", "2", "3"]

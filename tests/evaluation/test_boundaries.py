@@ -74,6 +74,21 @@ def test_counts_match_counts_by_hand():
     assert count_pairs(seconds([]), close, 0.05).tolist() == [[0, 0, 1]]
 
 
+def test_starts_and_ends_are_boundaries_as_in_vg_hubert():
+    """The start and the end of a pause are two boundaries; words that touch have one between them."""
+    words = [(("a", 0.1, 0.3), ("dog", 0.3, 0.6), ("barks", 0.7, 1.0)), (("go", 0.2, 0.5),)]
+    references = References.starts_and_ends(words)
+    assert references.boundaries.tolist() == [[0.3, 0.6, 0.7], [INF] * 3]
+    # Pairs with 0.3, with 0.6 and 0.7; 0.65 is too far from both; 0.1 is the start of the speech.
+    assert count_pairs(seconds([0.1, 0.31, 0.59, 0.65, 0.7], []), references, 0.02).tolist() == [[3, 4, 3], [0, 0, 0]]
+    bootstrap = Bootstrap(2, seed=0)
+    firings = seconds([0.31, 0.59, 0.65], [0.35])
+    scores = boundary_scores(firings, torch.tensor([1.0, 0.6]).double(), words, torch.arange(2), bootstrap, 0)["20ms"]
+    assert scores["cif_starts_and_ends"]["precision"]["value"] == 50  # 2 of 4
+    assert scores["cif_starts_and_ends"]["recall"]["value"] == pytest.approx(200 / 3)
+    assert scores["cif"]["recall"]["value"] == 100
+
+
 def test_figures_match_figures_by_hand():
     """Use 6 pairs of 10 firings and 8 boundaries. The R-value follows the formula of its definition."""
     sums = torch.tensor([6.0, 10, 8], dtype=torch.float64)
@@ -105,12 +120,12 @@ def test_baselines_have_the_given_number_of_firings():
 def test_words_of_equal_length_give_the_expected_scores():
     """Even firings are perfect, these firings of CIF are 30 ms late, and random firings score low."""
     words = tuple((f"w{i}", 0.4 * i, 0.4 * (i + 1)) for i in range(5))
-    references = References.of([words] * 30)
-    firings = references.boundaries + 0.03
-    arguments = (torch.full((30,), 2.0).double(), references, torch.arange(30), Bootstrap(30, seed=0), 0)
+    firings = References.of([words] * 30).boundaries + 0.03
+    arguments = (torch.full((30,), 2.0).double(), [words] * 30, torch.arange(30), Bootstrap(30, seed=0), 0)
     result = boundary_scores(firings, *arguments)
     assert result["20ms"]["even"]["r_value"] == {"value": 100, "low": 100, "high": 100}
     assert result["20ms"]["cif"]["f1"]["value"] == 0
     assert result["50ms"]["cif"]["f1"]["value"] == 100
+    assert result["50ms"]["cif_starts_and_ends"] == result["50ms"]["cif"]  # words without pauses
     assert 0 < result["50ms"]["random"]["f1"]["high"] < 50
     assert result == boundary_scores(firings, *arguments)

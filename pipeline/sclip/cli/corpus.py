@@ -7,26 +7,52 @@ import click
 from sclip import paths
 from sclip.cli.options import on_error_option, preset_or_argument, preset_settings, problems_of, reads_params
 from sclip.cli.output import json_option, print_json
+from sclip.errors import UserError
 
 
 @click.command("fetch")
-@click.argument("corpus", type=click.Choice(["flickr8k", "spokencoco"]))
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--list", "listed", is_flag=True, help="List the archives, their sources, sizes and checksums.")
+@click.argument("corpus", type=click.Choice(["flickr8k", "spokencoco", "places", "speech-coco"]), required=False)
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.argument("parts", nargs=-1)
 @json_option
-def fetch(corpus: str, folder: Path, as_json: bool) -> None:
-    """Download CORPUS into FOLDER: recordings, captions, splits and pictures.
+def fetch(listed: bool, corpus: str | None, folder: Path | None, parts: tuple[str, ...], as_json: bool) -> None:
+    """Download CORPUS into FOLDER: all of it, or the PARTS given.
 
-    An interrupted download resumes. The archives of flickr8k have 5.3 GB, those of spokencoco 84 GB; unpacking needs as
-    much again. A preset reads the corpus with corpus.path: FOLDER.
+    Parts are recordings, captions, pictures, splits, alignments and keyword-labels, as far as the corpus has them. An
+    interrupted download resumes; if a source fails, the next one is tried. The archives of flickr8k have 5.3 GB, those
+    of spokencoco 84 GB, the recordings of places 85 GB; unpacking needs as much again. A preset reads the corpus with
+    corpus.path: FOLDER.
     """
-    from sclip.corpora.fetch import ARCHIVES, fetch
+    from sclip.corpora.archives import ARCHIVES
+
+    if listed:
+        chosen = ARCHIVES if corpus is None else {corpus: ARCHIVES[corpus]}
+        described = {name: [archive.describe() for archive in archives] for name, archives in chosen.items()}
+        _print_archives(described, as_json)
+        return
+    if corpus is None or folder is None:
+        raise UserError("expected a corpus and a folder, such as `sclip fetch flickr8k data/flickr8k`, or --list")
+    known = {archive.part for archive in ARCHIVES[corpus]}
+    for part in parts:
+        if part not in known:
+            raise UserError(f"{corpus} has no part {part!r}; expected some of {', '.join(sorted(known))}")
+    from sclip.corpora.fetch import fetch
 
     lines = []
-    for line in fetch(ARCHIVES[corpus], folder):
+    for line in fetch([archive for archive in ARCHIVES[corpus] if not parts or archive.part in parts], folder):
         lines.append(line)
         click.echo(line, err=as_json)
     if as_json:
         print_json({"folder": folder, "archives": lines})
+
+
+def _print_archives(described: dict[str, list[str]], as_json: bool) -> None:
+    if as_json:
+        print_json(described)
+        return
+    for name, lines in described.items():
+        click.echo("\n  ".join([name, *lines]))
 
 
 @click.command("make-corpus")
@@ -40,7 +66,7 @@ def make_corpus(
     """Write the manifest of PRESET's corpus.
 
     Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, one row an utterance. For scenes, also makes the
-    pictures and recordings.
+    pictures and recordings; for a hub data set, unpacks them.
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.make import make_corpus
@@ -61,9 +87,9 @@ def make_corpus(
 def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Read every recording and picture of PRESET's corpus once, and print counts, notes and faults.
 
-    Reads presets.PRESET.corpus and the files that it names; for scenes, what make-corpus made. Writes nothing. Exit
-    status 1 if a file is missing or damaged, if a picture occurs twice or in two splits, or if a published corpus is
-    not complete.
+    Reads presets.PRESET.corpus and the files that it names; for scenes, what make-corpus made. Writes nothing, except
+    that a hub data set is unpacked into data/PRESET/unpacked. Exit status 1 if a file is missing or damaged, if a
+    picture occurs twice or in two splits, if word times do not fit, or if a published corpus is not complete.
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.check import as_data, check_corpus, report

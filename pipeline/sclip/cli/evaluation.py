@@ -47,7 +47,7 @@ def evaluate(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure a trained model on the test split: retrieval, keywords, word boundaries.
+    """Measure a trained model on the test split: retrieval, keywords, word boundaries, keyword spotting.
 
     Reads models/PRESET/ARCH/seed-N and data/PRESET. Writes results/PRESET/runs/ARCH/seed-N: metrics.json, with
     intervals, and examples.json and words.json for the report. With --model reads that folder, and writes

@@ -17,6 +17,11 @@ def _require_language(language: str | None) -> None:
     )
 
 
+def _require_splits(splits: dict[str, str]) -> None:
+    for name, split in splits.items():
+        require(split in ("train", "dev", "test"), f"splits: {name}: expected one of train, dev, test, found {split!r}")
+
+
 @dataclass(frozen=True)
 class Splits:
     """A number for each split."""
@@ -81,6 +86,41 @@ class SpokenCocoConfig:
 
 
 @dataclass(frozen=True)
+class PlacesConfig:
+    """The Places Audio Captions in the folder `path`; corpora/places.py shows its layout."""
+
+    language: ClassVar[str] = "en"
+
+    kind: Literal["places"]
+    path: str
+    split: Literal["seen", "unseen", "original"]  # the speakers of development and test, or the split before 2020
+
+
+@dataclass(frozen=True)
+class SpeechCocoConfig:
+    """SPEECH-COCO in the folder `path`; corpora/speech_coco.py shows its layout."""
+
+    language: ClassVar[str] = "en"
+
+    kind: Literal["speech-coco"]
+    path: str
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """A folder of recordings and pictures with equal names; corpora/pairs.py shows its layout."""
+
+    kind: Literal["pairs"]
+    path: str
+    splits: dict[str, str] = field(default_factory=dict)  # from the folders' names to train, dev and test
+    language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
+
+    def __post_init__(self) -> None:
+        _require_language(self.language)
+        _require_splits(self.splits)
+
+
+@dataclass(frozen=True)
 class Columns:
     """The names of a table's columns. The default of `id` is the recording, and of `image_id` the picture."""
 
@@ -92,6 +132,7 @@ class Columns:
     id: str | None = None
     image_id: str | None = None
     language: str | None = None  # that is spoken
+    words: str | None = None  # [[word, start, end], ...] in seconds
 
 
 @dataclass(frozen=True)
@@ -102,10 +143,37 @@ class TableConfig:
     path: str
     columns: Columns
     splits: dict[str, str] = field(default_factory=dict)  # from the table's names to train, dev and test
+    alignments: str | None = None  # a pattern of TextGrids or CTM files, relative to the table's folder
     language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
 
     def __post_init__(self) -> None:
         _require_language(self.language)
+        _require_splits(self.splits)
 
 
-CorpusConfig = ScenesConfig | ManifestConfig | Flickr8kConfig | SpokenCocoConfig | TableConfig
+@dataclass(frozen=True)
+class HubConfig:
+    """A data set of Parquet files with recordings and pictures inside; corpora/hub.py describes the layouts."""
+
+    kind: Literal["hub"]
+    path: str  # a file, a folder or a pattern, here or as hf://datasets/ORG/NAME
+    columns: Columns
+    splits: dict[str, str] = field(default_factory=dict)  # from the names of files or cells to train, dev and test
+    language: str | None = None  # of the captions, one of LANGUAGES: decides the stop words
+
+    def __post_init__(self) -> None:
+        _require_language(self.language)
+        _require_splits(self.splits)
+
+
+CorpusConfig = (
+    ScenesConfig
+    | ManifestConfig
+    | Flickr8kConfig
+    | SpokenCocoConfig
+    | PlacesConfig
+    | SpeechCocoConfig
+    | PairsConfig
+    | HubConfig
+    | TableConfig
+)

@@ -121,6 +121,8 @@ def _find_rows(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:
     for reason, names in listing.left_out.items():
         # Published corpora have pictures in no split, so these are no fault.
         (check.notes if reason.endswith("in no split") else check.faults)[reason] = sorted(names)
+    check.notes |= listing.notes
+    check.faults |= listing.faults
     for name, reason in problems.skipped.items():
         _add(check.faults, "rows that cannot be used", f"{name}: {reason}")
     return rows, check

@@ -7,6 +7,8 @@ FOLDER/captions.txt                             image,caption below a header; a 
 FOLDER/flickr_audio/wav2capt.txt                NAME_N.wav NAME.jpg #N
 FOLDER/flickr_audio/wav2spk.txt                 NAME_N.wav SPEAKER
 FOLDER/flickr_audio/wavs/NAME_N.wav
+FOLDER/Flickr_8k.ctm                            NAME.jpg_#N CHANNEL START DURATION WORD, if there are word times;
+                                                also as flickr_8k.ctm, and in flickr_audio/
 """
 
 import csv
@@ -17,6 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from sclip.config import Flickr8kConfig
+from sclip.corpora.alignments import TimedWords, read_ctm
 from sclip.corpora.listing import (
     Listing,
     PublishedCounts,
@@ -33,6 +36,8 @@ PUBLISHED = PublishedCounts(
     pictures={"train": 6_000, "dev": 1_000, "test": 1_000},
     utterances={"train": 30_000, "dev": 5_000, "test": 5_000},
 )
+
+ALIGNMENTS = ("Flickr_8k.ctm", "flickr_8k.ctm")
 
 Caption = tuple[str, int]  # a picture's file, and the caption's number, from 0
 
@@ -66,6 +71,7 @@ def list_flickr8k(config: Flickr8kConfig) -> Listing:
                 "speaker": speakers.get(recording),
             }
             listing.rows.append(Draft(where, row))
+    listing.words = _word_times(folder)
     for picture, number in captions.keys() - recordings.keys():
         listing.leave_out("captions without a recording", f"{picture}#{number}")
     for name in _files(audio / "wavs", "*.wav") - set(recordings.values()):
@@ -81,6 +87,15 @@ def _spoken_captions(path: Path) -> Iterator[tuple[str, Caption, str]]:
         if not re.fullmatch(r"#\d+", mark):
             raise UserError(f"{where}: expected a caption's number, such as #0, found {mark!r}")
         yield where, (picture, int(mark.removeprefix("#"))), recording
+
+
+def _word_times(folder: Path) -> dict[str, TimedWords]:
+    """Return the words of each recording that the CTM file has; its utterance NAME.jpg_#N is the recording NAME_N."""
+    places = [folder / subfolder / name for subfolder in ("", "flickr_audio") for name in ALIGNMENTS]
+    for path in places:
+        if path.is_file():
+            return {re.sub(r"\.jpg_#(\d+)$", r"_\1", name): words for name, words in read_ctm(path).items()}
+    return {}
 
 
 def _files(folder: Path, pattern: str) -> set[str]:

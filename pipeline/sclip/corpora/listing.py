@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from sclip.corpora.manifest import SPLITS, Draft
-from sclip.errors import UserError
+from sclip.errors import Findings, UserError
 from sclip.parsing import read_text
 
 
@@ -22,11 +23,21 @@ class Listing:
     """The rows of a corpus, and what is left out of it."""
 
     rows: list[Draft] = field(default_factory=list)  # utterances, with absolute paths
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # reason: names
+    left_out: Findings = field(default_factory=dict)  # reason: names
     published: PublishedCounts | None = None
+    # Of the row with this id, when each word is spoken; `alignments.add_words` checks them and adds them to the rows.
+    words: dict[str, tuple[tuple[str, float, float], ...]] = field(default_factory=dict)
+    notes: Findings = field(default_factory=dict)  # what is unusual and does no harm
+    faults: Findings = field(default_factory=dict)  # what is wrong with a row that is used all the same
 
     def leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(name)
+
+    def note(self, kind: str, case: str) -> None:
+        self.notes.setdefault(kind, []).append(case)
+
+    def add_fault(self, kind: str, case: str) -> None:
+        self.faults.setdefault(kind, []).append(case)
 
 
 def split_of_pictures(pictures: Mapping[str, Sequence[str]], listing: Listing) -> dict[str, str]:
@@ -39,6 +50,17 @@ def split_of_pictures(pictures: Mapping[str, Sequence[str]], listing: Listing) -
         if len(names) > 1:
             listing.leave_out("pictures in two splits", f"{picture} ({', '.join(names)})")
     return {picture: names[0] for picture, names in splits.items() if len(names) == 1}
+
+
+def fifth_to_dev(picture: str) -> str:
+    """Return the split of a picture of a corpus without a test set: a fifth go to development, the others to test."""
+    return "dev" if sha256(picture.encode()).digest()[0] < 256 / 5 else "test"
+
+
+def split_by_hash(picture: str) -> str:
+    """Return the split of a picture of a corpus without splits: a tenth go to development and a tenth to the test."""
+    fraction = int.from_bytes(sha256(picture.encode()).digest()[:8]) / 2**64
+    return "dev" if fraction < 0.1 else "test" if fraction < 0.2 else "train"
 
 
 def require_fetched(path: Path, corpus: str, folder: str) -> None:

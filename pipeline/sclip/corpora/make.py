@@ -5,14 +5,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sclip.config import CorpusConfig, Flickr8kConfig, ManifestConfig, ScenesConfig, SpokenCocoConfig, TableConfig
+from sclip.config import (
+    CorpusConfig,
+    Flickr8kConfig,
+    HubConfig,
+    ManifestConfig,
+    PairsConfig,
+    PlacesConfig,
+    ScenesConfig,
+    SpeechCocoConfig,
+    SpokenCocoConfig,
+    TableConfig,
+)
+from sclip.corpora.alignments import add_words
 from sclip.corpora.flickr8k import list_flickr8k
+from sclip.corpora.hub import list_hub
 from sclip.corpora.listing import Listing
 from sclip.corpora.manifest import SPLITS, Row, check_rows, read_manifest, with_files, write_manifest
+from sclip.corpora.pairs import list_pairs
+from sclip.corpora.places import list_places
 from sclip.corpora.scenes.corpus import make_scenes
+from sclip.corpora.speech_coco import list_speech_coco
 from sclip.corpora.spokencoco import list_spokencoco
 from sclip.corpora.table import list_table
 from sclip.errors import Problems
+
+SourceConfig = Flickr8kConfig | SpokenCocoConfig | PlacesConfig | SpeechCocoConfig | PairsConfig | TableConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,9 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> Cor
     for reason, names in listing.left_out.items():
         for name in names:
             problems.note(f"{reason}, left out", name)
+    for kind, cases in (*listing.notes.items(), *listing.faults.items()):
+        for case in cases:
+            problems.note(kind, case)
     for split in sorted(set(SPLITS) - {row.split for row in rows}):
         problems.note("splits without a row; commands that need these splits will fail", split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -41,21 +62,33 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
         path = Path(config.path).resolve() if isinstance(config, ManifestConfig) else manifest
         named, listing = read_manifest(path, problems), Listing()
     else:
-        path, listing = Path(config.path), read_listing(config, problems)
+        if isinstance(config, HubConfig):
+            listing = list_hub(config, manifest.parent.resolve() / "unpacked", problems)
+        else:
+            listing = read_listing(config, problems)
+        path = Path(config.path)
         named = check_rows(listing.rows, Path(), problems)
     rows = with_files(named, problems)
     if not rows:
         raise problems.nothing_left(f"{path}: no utterance can be used")
-    return rows, listing
+    return (rows if isinstance(config, ScenesConfig) else add_words(rows, listing)), listing
 
 
-def read_listing(config: Flickr8kConfig | SpokenCocoConfig | TableConfig, problems: Problems) -> Listing:
+def read_listing(config: SourceConfig, problems: Problems) -> Listing:
     """Read the rows of a corpus from its own files."""
-    if isinstance(config, Flickr8kConfig):
-        return list_flickr8k(config)
-    if isinstance(config, SpokenCocoConfig):
-        return list_spokencoco(config)
-    return list_table(config, problems)
+    match config:
+        case Flickr8kConfig():
+            return list_flickr8k(config)
+        case SpokenCocoConfig():
+            return list_spokencoco(config)
+        case PlacesConfig():
+            return list_places(config)
+        case SpeechCocoConfig():
+            return list_speech_coco(config, problems)
+        case PairsConfig():
+            return list_pairs(config, problems)
+        case TableConfig():
+            return list_table(config, problems)
 
 
 def _plain(row: Row) -> dict[str, Any]:

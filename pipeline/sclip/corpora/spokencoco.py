@@ -1,32 +1,41 @@
 """SpokenCOCO and MSCOCO's pictures, in the layout of their archives.
 
     FOLDER/SpokenCOCO/SpokenCOCO_{train,val}.json          SpokenCOCO's own split
-    FOLDER/SpokenCOCO/SpokenCOCO_ksplit_{train,val,test}.json   Karpathy's split
+    FOLDER/SpokenCOCO/SpokenCOCO_ksplit_{train,val,test}.json   Karpathy's split, or
+    FOLDER/SpokenCOCO/**/SpokenCOCO_{train,val,test}_unrolled_karpathy{,_with_alignments}.json
     FOLDER/SpokenCOCO/wavs/…
-    FOLDER/mscoco_img/{train2014,val2014}/COCO_….jpg
+    FOLDER/SpokenCOCO/**/*alignment*.json                       word times, if they are there
+    FOLDER/mscoco_img/{train2014,val2014}/COCO_….jpg            (** is this folder or one below)
 
-A file holds {"data": [{"image", "captions": [{"text", "speaker", "uttid", "wav"}]}]}. SpokenCOCO's own split has no
-test set, so a hash divides the pictures of val: a fifth go to development, the others to the test.
+A file holds {"data": [{"image", "captions": [{"text", "speaker", "uttid", "wav"}]}]}. A caption may have a
+"text_alignment": the times of its words. VG-HuBERT's authors write one entry for each caption instead, {"image",
+"caption": {...}, "text_alignment"}. SpokenCOCO's own split has no test set, so a hash divides the pictures of val: a
+fifth go to development, the others to the test.
 """
 
-from collections.abc import Iterator
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sclip.config import SpokenCocoConfig
-from sclip.corpora.listing import Listing, PublishedCounts, require_fetched, split_of_pictures
+from sclip.corpora.alignments import read_text_alignment, try_words
+from sclip.corpora.listing import Listing, PublishedCounts, fifth_to_dev, require_fetched, split_of_pictures
 from sclip.corpora.manifest import Draft
 from sclip.errors import UserError
 from sclip.parsing import read_json
 
+ALIGNMENT = "text_alignment"
 KARPATHY = PublishedCounts(pictures={"train": 113_287, "dev": 5_000, "test": 5_000})
-FILES = {
-    "own": {"train": "SpokenCOCO_train.json", "val": "SpokenCOCO_val.json"},
+# The names that a file may have. All but the first are those of VG-HuBERT's authors.
+FILES: dict[str, dict[str, tuple[str, ...]]] = {
+    "own": {"train": ("SpokenCOCO_train.json",), "val": ("SpokenCOCO_val.json",)},
     "karpathy": {
-        "train": "SpokenCOCO_ksplit_train.json",
-        "dev": "SpokenCOCO_ksplit_val.json",
-        "test": "SpokenCOCO_ksplit_test.json",
+        split: (
+            f"SpokenCOCO_ksplit_{name}.json",
+            f"SpokenCOCO_{name}_unrolled_karpathy.json",
+            f"SpokenCOCO_{name}_unrolled_karpathy_with_alignments.json",
+        )
+        for split, name in (("train", "train"), ("dev", "val"), ("test", "test"))
     },
 }
 
@@ -34,12 +43,11 @@ FILES = {
 def list_spokencoco(config: SpokenCocoConfig) -> Listing:
     """Read the corpus's JSON files. A row needs a picture in exactly one split."""
     folder = Path(config.path).resolve()
-    require_fetched(folder / "SpokenCOCO" / next(iter(FILES[config.split].values())), "spokencoco", config.path)
     listing = Listing(published=KARPATHY if config.split == "karpathy" else None)
     entries = [
         (_split(part, data["image"]), where, data)
-        for part, name in FILES[config.split].items()
-        for where, data in _read(folder / "SpokenCOCO" / name)
+        for part, names in FILES[config.split].items()
+        for where, data in _read(_find(folder / "SpokenCOCO", names, config.path))
     ]
     pictures = {
         split: [data["image"] for of_split, _, data in entries if of_split == split]
@@ -62,14 +70,39 @@ def list_spokencoco(config: SpokenCocoConfig) -> Listing:
                 "speaker": caption["speaker"],
             }
             listing.rows.append(Draft(where, row))
+            if ALIGNMENT in caption:
+                _add_alignment(caption, where, listing)
+    _add_alignment_files(folder / "SpokenCOCO", listing)
     return listing
+
+
+def _find(folder: Path, names: Sequence[str], path: str) -> Path:
+    """Return the first file that exists in the folder or one folder below."""
+    found = [file for name in names for file in (folder / name, *sorted(folder.glob(f"*/{name}"))) if file.is_file()]
+    if not found:
+        require_fetched(folder / names[0], "spokencoco", path)
+    return found[0]
+
+
+def _add_alignment_files(folder: Path, listing: Listing) -> None:
+    """Add the word times of files that have only these, for rows that have none yet."""
+    ids = {draft.data["id"] for draft in listing.rows}
+    for path in sorted((*folder.glob("*alignment*.json"), *folder.glob("*/*alignment*.json"))):
+        for where, data in _read(path):
+            for caption in data["captions"]:
+                if ALIGNMENT in caption and caption["uttid"] in ids and caption["uttid"] not in listing.words:
+                    _add_alignment(caption, where, listing)
+
+
+def _add_alignment(caption: dict[str, str], where: str, listing: Listing) -> None:
+    try_words(listing, caption["uttid"], read_text_alignment, caption[ALIGNMENT], where)
 
 
 def _split(part: str, image: str) -> str:
     """Return the split of a picture in a file: val is divided, the others are splits themselves."""
     if part != "val":
         return part
-    return "dev" if sha256(image.encode()).digest()[0] < 256 / 5 else "test"
+    return fifth_to_dev(image)
 
 
 def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -80,7 +113,8 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, entry in enumerate(data["data"]):
         where = f"{path.name} data[{number}]"
         try:
-            picture = {"image": entry["image"], "captions": list(map(_caption, entry["captions"]))}
+            captions = entry["captions"] if "captions" in entry else [entry["caption"] | _alignment(entry)]
+            picture = {"image": entry["image"], "captions": list(map(_caption, captions))}
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{where}: expected an image and captions of text, speaker, uttid, wav: {error!r}"
@@ -89,4 +123,9 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _caption(data: dict[str, Any]) -> dict[str, str]:
-    return {key: data[key] for key in ("text", "speaker", "uttid", "wav")}
+    return {key: data[key] for key in ("text", "speaker", "uttid", "wav")} | _alignment(data)
+
+
+def _alignment(data: dict[str, Any]) -> dict[str, str]:
+    """Return the alignment of a caption as a table, which is empty if there is none."""
+    return {ALIGNMENT: data[ALIGNMENT]} if data.get(ALIGNMENT) else {}

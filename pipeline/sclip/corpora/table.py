@@ -1,19 +1,19 @@
 """A user's corpus as a table in CSV, TSV, JSON lines or Parquet, with one row per utterance.
 
-The preset names the columns. Paths are absolute or relative to the table's folder. CSV cells may be quoted; in TSV a
-quotation mark is an ordinary character. Without a column of splits, a hash of the picture's name assigns a tenth of
-the pictures to development and a tenth to the test.
+The preset names the columns, and may name files of word alignments. Paths are absolute or relative to the table's
+folder. CSV cells may be quoted; in TSV a quotation mark is an ordinary character. Without a column of splits, a hash of
+the picture's name assigns a tenth of the pictures to development and a tenth to the test.
 """
 
 import csv
 from collections.abc import Iterator
-from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from sclip.config import TableConfig
-from sclip.corpora.listing import Listing, numbered_lines
+from sclip.corpora.alignments import UNUSED, AlignmentFiles, read_words, try_words
+from sclip.corpora.listing import Listing, numbered_lines, split_by_hash
 from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse_json, read_text, shortened
@@ -26,9 +26,11 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
     path = Path(config.path).resolve()
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    listing, columns = Listing(), vars(config.columns)
+    listing, columns = Listing(), {key: column for key, column in vars(config.columns).items() if key != "words"}
+    files = AlignmentFiles(path.parent, config.alignments) if config.alignments else None
+    seen: dict[str, str] = {}
     for where, record in _records(path, problems):
-        missing = [column for column in columns.values() if column is not None and column not in record]
+        missing = [column for column in vars(config.columns).values() if column is not None and column not in record]
         if missing:
             raise UserError(f"{where}: no column {missing[0]!r}; the columns are {', '.join(map(str, record))}")
         values = {key: record[column] for key, column in columns.items() if column is not None}
@@ -39,14 +41,41 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
             problems.add(where, f"expected text in column {not_text[0]!r}, found {shortened(record[not_text[0]])}")
         elif empty:
             problems.add(where, f"column {empty[0]!r} is empty; every row needs a recording and a picture")
+        elif config.columns.id is None and cells["audio"] in seen:
+            problems.add(
+                where,
+                f"the recording {cells['audio']} is also in {seen[cells['audio']]}; add a column with a unique id for "
+                "each row, and name it in columns.id",
+            )
         else:
-            listing.rows.append(Draft(where, _row(cells, config, path.parent)))
+            seen[cells["audio"]] = where
+            row = _row(cells, config, path.parent)
+            listing.rows.append(Draft(where, row))
+            _add_words(row, record, where, config, files, listing)
+    for name in files.unused() if files else ():
+        listing.note(UNUSED, name)
     return listing
+
+
+def _add_words(
+    row: dict[str, Any],
+    record: dict[str, Any],
+    where: str,
+    config: TableConfig,
+    files: AlignmentFiles | None,
+    listing: Listing,
+) -> None:
+    """Add the times of a row's words, from its cell or else from the alignment files."""
+    column = config.columns.words
+    if column is not None and not _is_empty(record[column]):
+        try_words(listing, row["id"], read_words, record[column], f"{where} ({row['id']}), column {column!r}")
+    elif files is not None:
+        try_words(listing, row["id"], files.find, row["id"], Path(row["audio"]))
 
 
 def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, Any]:
     image_id = cells.get("image_id", cells["image"])
-    split = cells["split"] if "split" in cells else _split_by_hash(image_id)
+    split = cells["split"] if "split" in cells else split_by_hash(image_id)
     return {
         "id": cells.get("id", cells["audio"]),
         "split": config.splits.get(split, split),
@@ -57,11 +86,6 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
         "speaker": cells.get("speaker"),
         **({"language": cells["language"]} if "language" in cells else {}),
     }
-
-
-def _split_by_hash(image_id: str) -> str:
-    fraction = int.from_bytes(sha256(image_id.encode()).digest()[:8]) / 2**64
-    return "dev" if fraction < 0.1 else "test" if fraction < 0.2 else "train"
 
 
 def _is_empty(value: Any) -> bool:

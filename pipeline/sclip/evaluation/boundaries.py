@@ -9,6 +9,8 @@ speech count as errors. CIF's last slot, which ends with the recording, is not a
   possible: in order of time, each firing takes the earliest free boundary.
 - The figures are precision, recall, F1, over-segmentation (firings / boundaries - 1) and the R-value (Räsänen et al.
   2009). All are in %, and are computed from counts over the corpus.
+- VG-HuBERT and others count differently: every start and every end of a word is a boundary, once each, except the
+  first and the last. `cif_starts_and_ends` are CIF's figures for these boundaries, to compare with theirs.
 - Two baselines have the same number of firings in each utterance: evenly spaced, and random (the mean of 10 draws).
 """
 
@@ -34,32 +36,49 @@ TimedWords = tuple[tuple[str, float, float], ...]
 class References:
     """Hold the word boundaries and the speech edges of N utterances, in seconds as fp64."""
 
-    boundaries: Tensor  # (N, R): the end of each word except the last; padded with infinity
+    boundaries: Tensor  # (N, R), in ascending order; padded with infinity
     edges: Tensor  # (N, 2): start and end of the speech
 
     @classmethod
     def of(cls, words: Sequence[TimedWords]) -> "References":
-        ends = [torch.tensor([end for _, _, end in utterance[:-1]], dtype=torch.float64) for utterance in words]
-        boundaries = torch.nn.utils.rnn.pad_sequence(ends, batch_first=True, padding_value=torch.inf)
+        """Return as boundaries the end of each word except the last."""
+        return cls._of([[end for _, _, end in utterance[:-1]] for utterance in words], words)
+
+    @classmethod
+    def starts_and_ends(cls, words: Sequence[TimedWords]) -> "References":
+        """Return as boundaries each start and each end of a word, once, except the first and the last."""
+        times = [sorted({time for _, start, end in utterance for time in (start, end)}) for utterance in words]
+        return cls._of([distinct[1:-1] for distinct in times], words)
+
+    @classmethod
+    def _of(cls, boundaries: Sequence[Sequence[float]], words: Sequence[TimedWords]) -> "References":
+        rows = [torch.tensor(times, dtype=torch.float64) for times in boundaries]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.inf)
         edges = [(utterance[0][1], utterance[-1][2]) for utterance in words]
-        return cls(boundaries, torch.tensor(edges, dtype=torch.float64))
+        return cls(padded, torch.tensor(edges, dtype=torch.float64))
 
 
 def boundary_scores(
-    firings: Tensor, durations: Tensor, references: References, pictures: Tensor, bootstrap: Bootstrap, seed: int
+    firings: Tensor,
+    durations: Tensor,
+    words: Sequence[TimedWords],
+    pictures: Tensor,
+    bootstrap: Bootstrap,
+    seed: int,
 ) -> dict[str, Any]:
     """Return the figures of CIF and of the baselines for each tolerance, with confidence intervals.
 
     `firings` (N, S) are in ascending order and padded with infinity. `durations` (N,) are those of the utterances. Both
     are in seconds.
     """
-    counts = firings.isfinite().sum(1)
+    references, counts = References.of(words), firings.isfinite().sum(1)
     generator = torch.Generator().manual_seed(seed)
     draws = [random_firings(counts, durations, generator) for _ in range(DRAWS)]
     scores: dict[str, Any] = {"utterances": len(firings)}
     for name, tolerance in TOLERANCES.items():
         counted = {
             "cif": count_pairs(firings, references, tolerance),
+            "cif_starts_and_ends": count_pairs(firings, References.starts_and_ends(words), tolerance),
             "even": count_pairs(even_firings(counts, durations), references, tolerance),
             "random": torch.stack([count_pairs(times, references, tolerance) for times in draws]).mean(0),
         }

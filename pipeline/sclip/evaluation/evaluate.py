@@ -15,6 +15,7 @@
     keywords          `model`, and as a baseline `commonest`, the most common tokens: see keywords.py; `truncated` is
                       the number of utterances with more keywords than max_slots
     localization      only for keywords, if the times of words are known: see localization.py
+    keyword_spotting  if the corpus has human labels of keywords: see spotting.py
     boundaries        only for CIF, if the times of words are known: see boundaries.py, and for `positions`
                       localization.py
     groups            speech to image by speaker and by language, if the manifest names several: see groups.py
@@ -41,20 +42,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import sclip
 from sclip import distributed
-from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
+from sclip.evaluation.about import describe_run
+from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.examples import examples
 from sclip.evaluation.groups import group_scores
 from sclip.evaluation.inference import DecodedKeywords, Predictions, infer
-from sclip.evaluation.keywords import Lexicon, caption_tokens, describe_stop_words, hits, matches, usage
+from sclip.evaluation.keywords import Lexicon, caption_tokens, hits, matches, usage
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
+from sclip.evaluation.spotting import KeywordLabels, keyword_spotting
 from sclip.evaluation.times import time_metrics
 from sclip.evaluation.words import WordComparison, study
 from sclip.features.dataset import Dataset
-from sclip.features.settings import describe_states
 from sclip.files import write_json
-from sclip.model.folder import STATES
 from sclip.model.speechclip import SpeechCLIP
 from sclip.paths import EXAMPLES, METRICS, WORDS
 
@@ -91,19 +91,20 @@ def evaluate(
     about: Mapping[str, str | int] | None = None,
     language: str | None = None,
     synonyms: Sequence[Sequence[str]] = (),
+    labels: KeywordLabels | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json, examples.json and words.json, and return the metrics.
 
     `about`, for example the preset and the seed, is copied into the metrics. `language` is the language of the
     captions, if known. It selects the stop words. `synonyms` are groups of words; one of the figures counts a group as
-    one word.
+    one word. `labels` say for which utterances people found a keyword relevant.
     """
     model = model.to(device).eval()
     predictions = infer(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), seed)
     retrieval, ranks = _retrieval(predictions, dataset, model.device, bootstrap)
     metrics: dict[str, Any] = {
-        "about": {**(about or {}), **_about(model, dataset, seed, language)},
+        "about": {**(about or {}), **describe_run(model, dataset, seed, language)},
         "counts": _counts(dataset),
         "layers": {str(state): share for state, share in enumerate(model.head.weighting.weights().tolist())},
         **retrieval,
@@ -114,6 +115,8 @@ def evaluate(
         metrics["keywords"], words = _keywords(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
     metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, seed)
+    if labels is not None:
+        metrics["keyword_spotting"] = keyword_spotting(model, dataset, predictions.vectors, labels, seed)
     groups = group_scores(dataset.rows, ranks)
     metrics |= {"groups": groups} if groups else {}
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
@@ -226,29 +229,6 @@ def _counts(dataset: Dataset) -> dict[str, int]:
     texts = [row.text for row in dataset.rows if row.text is not None]
     sizes = {"utterances": len(dataset), "pictures": len(dataset.images)}
     return sizes | {"captions": len(texts), "distinct_captions": len(set(texts))}
-
-
-def _about(model: SpeechCLIP, dataset: Dataset, seed: int, language: str | None) -> dict[str, Any]:
-    """Return a description of the model, the data and the environment."""
-    is_cuda = model.device.type == "cuda"
-    return {
-        "arch": model.name,
-        "encoders": _encoders(dataset),
-        "states": describe_states(dataset.store.features),
-        **({"training_states": model.origin[STATES]} if STATES in model.origin else {}),
-        "stop_words": describe_stop_words(language),
-        "sclip": sclip.__version__,
-        "torch": str(torch.__version__),
-        "device": torch.cuda.get_device_name(model.device) if is_cuda else model.device.type,
-        "bootstrap": {"resamples": RESAMPLES, "seed": seed},
-    }
-
-
-def _encoders(dataset: Dataset) -> dict[str, str]:
-    """Return the names and revisions of the encoders that computed the hidden states and the vectors."""
-    speech, clip = dataset.store.features, dataset.clip
-    revisions = {"speech": (speech["encoder"], speech["revision"]), "clip": (clip["name"], clip["revision"])}
-    return {encoder: f"{name} at {revision}" if revision else name for encoder, (name, revision) in revisions.items()}
 
 
 def _rounded(data: Any) -> Any:

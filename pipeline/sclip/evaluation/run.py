@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sclip import paths
-from sclip.config import ClipEncoderConfig, Encoders, FeaturesConfig, Params, SpeechEncoderConfig
+from sclip.config import ClipEncoderConfig, Encoders, FeaturesConfig, Flickr8kConfig, Params, SpeechEncoderConfig
 from sclip.corpora.scenes.captions import SIZE_WORDS
 from sclip.encoders.mfcc import NAME as MFCC
 from sclip.encoders.source import Source, is_random
 from sclip.errors import Problems, UserError
 from sclip.evaluation.bootstrap import Estimate
 from sclip.evaluation.evaluate import evaluate
+from sclip.evaluation.spotting import KeywordLabels
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings
@@ -58,7 +59,8 @@ def _evaluate(
     corpus = params.preset(preset).corpus
     synonyms = list(SIZE_WORDS.values()) if corpus.kind == "scenes" else []
     about = {"preset": preset, **about}
-    metrics = evaluate(model, dataset, model.device, out, 0, about, corpus.language, synonyms)
+    labels = KeywordLabels.find(Path(corpus.path)) if isinstance(corpus, Flickr8kConfig) else None
+    metrics = evaluate(model, dataset, model.device, out, 0, about, corpus.language, synonyms, labels)
     branches = {branch: scores for branch, scores in metrics["speech_to_image"].items() if branch != "chance"}
     return EvaluationResult(out, {branch: scores["R@10"] for branch, scores in branches.items()})
 

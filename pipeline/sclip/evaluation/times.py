@@ -6,7 +6,7 @@ import torch
 
 from sclip.encoders.clip import ClipEncoder
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.boundaries import References, boundary_scores
+from sclip.evaluation.boundaries import boundary_scores
 from sclip.evaluation.inference import Predictions
 from sclip.evaluation.keywords import Lexicon
 from sclip.evaluation.localization import TimedTokens, firing_positions, localization
@@ -45,6 +45,6 @@ def time_metrics(
     if predictions.firings is not None:
         firings = predictions.firings[rows]
         firings = torch.where(firings.isfinite(), firings.minimum(durations[:, None]), firings)
-        scores = boundary_scores(firings, durations, References.of(words), pictures, bootstrap, seed)
+        scores = boundary_scores(firings, durations, words, pictures, bootstrap, seed)
         metrics["boundaries"] = scores | {"positions": firing_positions(firings, words, durations)}
     return metrics

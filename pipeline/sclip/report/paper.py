@@ -30,9 +30,11 @@ class Ours:
 
 @dataclass(frozen=True)
 class PaperRow:
+    """A published row, or, without `published`, a system of ours that has no published numbers."""
+
     system: str
-    source: str
-    published: tuple[float | None, ...]
+    source: str | None = None
+    published: tuple[float | None, ...] = ()
     ours: Ours | None = None
 
 
@@ -55,7 +57,7 @@ class PrintedRow:
     system: str
     origin: str  # published, ours, difference, or the published checkpoint measured here
     cells: list[Measurement | None]  # None: an empty cell
-    source: str = ""
+    source: str = ""  # of published numbers
 
 
 def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
@@ -65,6 +67,8 @@ def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
     for name, table in paper.tables.items():
         for row in table.rows:
             where = f"{path}: tables.{name}: {row.system}"
+            if row.ours is not None and row.source is None and not row.published:
+                continue
             if len(row.published) != len(table.columns):
                 raise UserError(f"{where}: expected {len(table.columns)} numbers, found {len(row.published)}")
             if row.source not in paper.sources:
@@ -73,16 +77,19 @@ def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
 
 
 def printed_rows(table: PaperTable, with_ours: bool) -> Iterator[PrintedRow]:
+    """Yield for each row of a table the published numbers, ours and the difference, as far as there are any."""
     for row in table.rows:
         published = [None if number is None else Measurement(number, places=2) for number in row.published]
-        yield PrintedRow(row.system, "published", list(published), row.source)
+        if row.source is not None:
+            yield PrintedRow(row.system, "published", list(published), row.source)
         if row.ours is None or not with_ours:
             continue
         folders = sorted((paths.report_folder(row.ours.preset) / "runs" / row.ours.arch).glob("seed-*"))
         ours = _cells(table, row.ours.branch, folders)
         origin = "ours, with random encoder weights" if _has_random_encoders(folders) else "ours"
         yield PrintedRow(row.system, origin, ours)
-        yield PrintedRow(row.system, "difference", list(map(_difference, ours, published)))
+        if published:
+            yield PrintedRow(row.system, "difference", list(map(_difference, ours, published)))
         checkpoint = paths.imported_results_folder(row.ours.preset, row.ours.arch)
         if checkpoint.is_dir():
             cells = _cells(table, row.ours.branch, [checkpoint])
@@ -118,8 +125,10 @@ def as_markdown(paper: Paper, with_ours: bool) -> str:
     parts = []
     for table in paper.tables.values():
         rows = [["", "", *table.columns], ["---", "---", *["---:"] * len(table.columns)]]
+        last = ""
         for row in printed_rows(table, with_ours):
-            system = row.system if row.origin == "published" else ""
+            system = "" if row.system == last else row.system
+            last = row.system
             origin = f"published ({row.source})" if row.source else row.origin
             rows.append([system, origin, *map(_text, row.cells)])
         body = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
@@ -173,8 +182,10 @@ def as_latex(paper: Paper, with_ours: bool) -> str:
     parts = []
     for table in paper.tables.values():
         lines = [" & ".join(["", "", *map(_escape, table.columns)])]
+        last = ""
         for row in printed_rows(table, with_ours):
-            system = row.system if row.origin == "published" else ""
+            system = "" if row.system == last else row.system
+            last = row.system
             lines.append(" & ".join(map(_escape, [system, row.origin, *map(_text, row.cells)])))
         body = f"{lines[0]} \\\\\n\\midrule\n" + "".join(f"{line} \\\\\n" for line in lines[1:])
         columns = "ll" + "r" * len(table.columns)

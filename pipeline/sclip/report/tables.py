@@ -124,6 +124,7 @@ def tables(results: Results) -> list[Table]:
         words(results),
         localization(results),
         boundaries(results),
+        spotting(results),
         *groups(results),
     )
     return [table for table in candidates if table.rows and table.columns]
@@ -316,6 +317,24 @@ def boundaries(results: Results) -> Table:
         "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random."
     )
     return Table("Word boundaries", note, [Column(group, name) for group, name, _, _ in keys], rows)
+
+
+def spotting(results: Results) -> Table:
+    metrics = ("P@10", "P@N", "EER", "AP")
+    keys = [(kind, metric) for kind in ("semantic", "exact") for metric in metrics]
+    rows = []
+    for arch, runs in results.runs.items():
+        for system in runs[0].metrics.get("keyword_spotting", {}).get("semantic", {}):
+            if system != "chance":
+                cells = [measure(runs, "keyword_spotting", kind, system, metric) for kind, metric in keys]
+                rows.append(TableRow(f"{arch}, {system}", cells, arch))
+    note = (
+        "Ranking the labelled utterances for each written keyword, in %. Semantic: people found the keyword relevant. "
+        "Exact: the keyword was spoken. Parallel and cascaded: the utterance's vector and the keyword as a text; "
+        "slots: the keyword slots. P@N: precision among the first N, where N are relevant; EER: equal error rate; AP: "
+        "average precision. Intervals are over keywords."
+    )
+    return Table("Keyword spotting", note, [Column(kind, metric) for kind, metric in keys], rows)
 
 
 def groups(results: Results) -> list[Table]:

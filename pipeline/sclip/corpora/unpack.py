@@ -1,0 +1,101 @@
+"""Unpack archives, and refuse those that hold more than they would give, or less than they held.
+
+The readers of Python stop without an error where a damaged index of a zip skips members, or where a tar is cut off
+between two members. So both are checked here. Members of a zip and all of a gzip have a CRC.
+"""
+
+import errno
+import gzip
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+from tqdm.auto import tqdm
+
+BLOCK = 1 << 20
+TAR_BLOCK = 512
+MEMBER = b"PK\x03\x04"  # starts each member of a zip
+MEMBER_HEADER = 30  # bytes before the member's name
+
+
+class DamagedArchive(Exception):
+    """An archive that cannot be unpacked, or not completely."""
+
+
+def unpack(path: Path, into: Path, top_folder: str = "") -> None:
+    """Extract all members of a .zip, .tar or .tar.gz, and overwrite files that are there."""
+    into.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.suffix == ".zip":
+            _unpack_zip(path, into)
+        else:
+            _unpack_tar(path, into, top_folder)
+    except OSError as error:
+        if error.filename is not None or error.errno not in (None, errno.EINVAL):
+            raise  # from the disk
+        raise DamagedArchive(str(error)) from None  # from gzip, or from zipfile for an offset outside the file
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
+        # zipfile raises RuntimeError for encrypted or unsupported members.
+        raise DamagedArchive(str(error)) from None
+
+
+def _unpack_zip(path: Path, into: Path) -> None:
+    with path.open("rb") as file, zipfile.ZipFile(file) as packed:
+        _check_index(file, packed)
+        for member in tqdm(packed.infolist(), f"unpack {path.name}", disable=None):
+            if not member.filename.startswith("__MACOSX/"):
+                packed.extract(member, into)
+
+
+def _check_index(file: IO[bytes], packed: zipfile.ZipFile) -> None:
+    """Raise an error if a member lies between those that the zip's index lists."""
+    end, last = 0, "the start"
+    members = sorted(packed.infolist(), key=lambda member: member.header_offset)
+    for start, name, size in (
+        *((member.header_offset, member.filename, member.compress_size) for member in members),
+        (packed.start_dir, "the index", 0),
+    ):
+        if _contains(file, end, start, MEMBER):
+            raise zipfile.BadZipFile(f"its index leaves out a member between {last} and {name}")
+        file.seek(start)
+        header = file.read(MEMBER_HEADER)
+        names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        end, last = start + MEMBER_HEADER + names + size, name
+
+
+def _contains(file: IO[bytes], start: int, end: int, signature: bytes) -> bool:
+    """Return whether the signature is in these bytes of a file."""
+    for place in range(start, end, BLOCK):
+        file.seek(place)
+        if signature in file.read(min(BLOCK + len(signature) - 1, end - place)):
+            return True
+    return False
+
+
+class _LastBlock:
+    """A file that remembers the last block that was read of it."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.block = file, b""
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        self.block = self.file.read(size)
+        return self.block
+
+
+def _unpack_tar(path: Path, into: Path, top_folder: str) -> None:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        stream = cast(IO[bytes], file)
+        last = _LastBlock(stream)
+        with tarfile.open(fileobj=cast(IO[bytes], last), mode="r:") as packed:
+            for entry in tqdm(packed, f"unpack {path.name}", disable=None):
+                name = entry.name.removeprefix(f"{top_folder}/") if top_folder else entry.name
+                if name != top_folder:
+                    packed.extract(entry.replace(name=name), into, filter="data")
+            if last.block != bytes(TAR_BLOCK):
+                raise tarfile.ReadError(f"no end of the archive after byte {packed.offset:,}; it is cut off or damaged")
+        while stream.read(BLOCK):  # gzip checks the CRC only at the end of its data, after the last member
+            pass

@@ -14,8 +14,9 @@ import pytest
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
+SHIPPED = ["models/scenes-cif", "models/scenes-hybrid-cif", "models/scenes-parallel"]
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "params.yaml", "dvc.yaml", ".gitignore", ".dvcignore")
-FOLDERS = ("pipeline", "models/mini-hubert", "models/mini-clip", "models/scenes-hybrid-cif", ".dvc/plots")
+FOLDERS = ("pipeline", "models/mini-hubert", "models/mini-clip", *SHIPPED, ".dvc/plots")
 # The shipped model, and all stages on a dozen pictures, in one process, since the imports take longer than the work.
 STAGES = """
 import os
@@ -106,7 +107,7 @@ def test_the_shipped_model_loads_anywhere_and_the_stages_run_in_a_new_folder(ven
 
 def test_the_command_lists_the_models_that_ship(venv, tmp_path):
     rows = json.loads(run(venv, "sclip", "list", "models", "--json", cwd=tmp_path))
-    assert [row["model"] for row in rows] == ["models/scenes-hybrid-cif"]
+    assert [row["model"] for row in rows] == SHIPPED
 
 
 def test_the_wheel_requires_what_setup_cfg_says(venv):

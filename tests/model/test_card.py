@@ -12,7 +12,7 @@ from sclip.model.card import base_models, encoder_licence, model_card
 from sclip.model.folder import read_config
 
 BASE_SPEECH, BASE_CLIP = "facebook/hubert-base-ls960", "timm/vit_base_patch32_clip_224.openai"
-SHIPPED = Path(__file__).parents[2] / "models/scenes-hybrid-cif"
+MODELS = Path(__file__).parents[2] / "models"
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,10 @@ def head(text: str) -> dict:
     return yaml.safe_load(text.split("---\n")[1])
 
 
-def test_the_shipped_card_is_what_is_written_today():
-    expected = model_card(read_config(SHIPPED), repo="models/scenes-hybrid-cif", licence="mit")
-    assert (SHIPPED / "README.md").read_text() == expected
+@pytest.mark.parametrize("name", ["scenes-hybrid-cif", "scenes-cif", "scenes-parallel"])
+def test_a_shipped_card_is_what_is_written_today(name):
+    expected = model_card(read_config(MODELS / name), repo=f"models/{name}", licence="mit")
+    assert (MODELS / name / "README.md").read_text() == expected
 
 
 def test_the_hub_reads_the_metadata(config):

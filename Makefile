@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test test-gpu test-browser lint golden bench rehearse repro demo clean
+.PHONY: install test test-gpu test-browser lint golden bench rehearse repro demo clean
+
+install: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest

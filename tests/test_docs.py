@@ -140,6 +140,8 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
     code = "\n".join(blocks(page, "python"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/examples").symlink_to(ROOT / "data/examples")
     for i, file in enumerate(re.findall(r'"([\w.]+\.(?:wav|flac))"', code)):
         soundfile.write(file, np.random.default_rng(i).standard_normal(8_000) / 10, 16_000)
     for i, file in enumerate(re.findall(r'"([\w.]+\.jpg)"', code)):

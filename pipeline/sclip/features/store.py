@@ -7,6 +7,7 @@ which lists the shards, last. A read copies only the frames that it returns. Onl
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -31,6 +32,7 @@ Array = np.ndarray[Any, Any]
 
 FORMAT = "sclip features 2"
 INDEX_FILE = "index.json"
+HASHERS = 8  # threads
 CODES = "int8"  # in place of a precision: states are stored as codes
 DIRECTIONS_FILE = "directions.safetensors"
 
@@ -129,7 +131,8 @@ def write_shard(
     `skipped` is by id: why a recording cannot be used.
     """
     empty = torch.empty(0, *frame_shape(features), dtype=frame_type(features))
-    hashes = [list(hashlib.sha256(bytes_of(states.contiguous())).digest()) for states in utterances.values()]
+    with ThreadPoolExecutor(HASHERS) as pool:  # one thread hashes more slowly than a GPU encodes
+        hashes = list(pool.map(_hash, utterances.values()))
     tensors = {
         "states": torch.cat([empty, *utterances.values()]),
         "lengths": torch.tensor([len(states) for states in utterances.values()], dtype=torch.int64),
@@ -144,6 +147,10 @@ def write_shard(
     }
     write_tensors(path, tensors, metadata)
     return Shard.open(path)
+
+
+def _hash(states: Tensor) -> list[int]:
+    return list(hashlib.sha256(bytes_of(states.contiguous())).digest())
 
 
 def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shard]) -> None:

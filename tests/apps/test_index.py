@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from project import run_sclip
 import sclip
 from sclip import UserError
 from sclip.apps import embedding
+from sclip.apps.inputs import Item
 from sclip.apps.search import open_index
+from sclip.apps.table import Embedded
 
 
 def names(index="index") -> list[str]:
@@ -263,6 +266,32 @@ def test_two_commands_do_not_write_at_the_same_time(folder, model):
     write_pictures("a/1.png")
     with locked(folder / "index"), pytest.raises(UserError, match="another command is writing there"):
         sclip.index("a", model, "index")
+
+
+def test_a_disk_without_room_for_the_vectors_is_an_error(tmp_path):
+    """A file that is mapped before its numbers have a place on the disk would kill the process."""
+    item = Item("1.png", 1, 1)
+    store = embedding.Store(tmp_path, "key")
+    store.add([Embedded(item, bytes(32), torch.ones(1024))])
+    store.flush()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        with pytest.raises(OSError, match="gathered"):
+            store.gather([store.find(item)], 1024)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    _, vectors = store.gather([store.find(item)], 1024)
+    assert torch.equal(vectors, torch.ones(1, 1024))
+
+
+def test_a_folder_without_permission_is_refused_before_the_model_is_loaded(folder, monkeypatch):
+    write_pictures("a/1.png")
+    monkeypatch.setattr("os.access", lambda *_: False)  # as for a user who is not root
+    for out in ("index", "new/index"):
+        with pytest.raises(UserError, match=f"{out}: cannot be written: no permission to write to"):
+            sclip.index("a", "no-model", out)
+    assert os.listdir() == ["a"]
 
 
 def test_json_output(folder, model):

@@ -436,6 +436,30 @@ def test_formats_go_to_standard_output_or_to_files(folder, wavs, tmp_path):
     assert not list(tmp_path.rglob("*.unfinished"))
 
 
+def test_a_recording_comes_from_standard_input(folder, wavs, tmp_path):
+    options = ["--model", str(folder), "--json"]
+    by_file = json.loads(run("keywords", wavs[1], *options).stdout)["recordings"][0]
+    command = ["keywords", "-", *options, "--plot", str(tmp_path / "a.svg")]
+    result = CliRunner().invoke(main, command, input=wavs[1].read_bytes())
+    assert result.exit_code == 0, result.output
+    (recording,) = json.loads(result.stdout)["recordings"]
+    assert recording.pop("recording") == "standard input"
+    assert recording == {key: value for key, value in by_file.items() if key != "recording"}
+    assert "standard input: 2.00 s" in (tmp_path / "a.svg").read_text()
+    assert "-: standard input can only be read once" in error("segment", "-", "-")
+
+
+def test_without_a_usable_recording_nothing_is_written(folder, tmp_path):
+    for name in ("one.wav", "two.wav"):
+        (tmp_path / name).write_text("not a recording")
+    command = ("keywords", tmp_path / "one.wav", tmp_path / "two.wav", "--model", folder, "--on-error", "skip")
+    for options in ((), ("--json",), ("--out", tmp_path / "a.csv"), ("--out", f"{tmp_path}/new/", "--format", "vtt")):
+        result = run(*command, *options, status=1)
+        assert result.stderr.endswith("Error: none of 2 recordings can be used\n")
+        assert result.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["one.wav", "two.wav"]
+
+
 def test_plot_is_written(folder, wavs, tmp_path):
     for name in ("a.png", "a.svg"):
         result = run("keywords", wavs[0], "--model", folder, "--plot", tmp_path / name)

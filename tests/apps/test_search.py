@@ -4,6 +4,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +131,13 @@ def test_standard_input_without_a_recording_is_refused(index, data, message):
     result = CliRunner().invoke(main, ["search", index, "-"], input=data)
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert message in result.output
+
+
+def test_a_closed_standard_input_is_one_line(index):
+    command = f"{sys.executable} -m sclip search {index} - <&-"
+    result = subprocess.run(command, shell=True, text=True, capture_output=True)
+    message = "Error: standard input: found nothing; expected a wav, flac, ogg or mp3 file\n"
+    assert (result.returncode, result.stderr) == (1, message)
 
 
 def test_mistakes_are_one_line(index, model, other_model):

@@ -95,6 +95,7 @@ def test_mistakes_are_named_before_anything_is_written(folder, model, monkeypatc
     for kind, files, out, message in (
         ("image", "a", "out.csv", "out.csv: expected a name that ends with one of .npy, .parquet, .safetensors"),
         ("image", "a", "empty.png/out.npy", "cannot be written: empty.png is a file, not a folder"),
+        ("image", "a", "x\udcff.npy", "x\udcff.npy: the name is not UTF-8; choose another one"),
         ("image", "b", "out.npy", "b: no such file or folder"),
         ("audio", "a", "out.npy", "a: no recordings there"),
         ("image", "empty.png", "out.npy", "none of 1 pictures can be used"),

@@ -214,6 +214,14 @@ def test_long_recordings_need_bounded_memory(models, monkeypatch, tmp_path):
     assert large < small + 900 * RATE * 4 / 8  # a waveform of the other 900 s would take eight times as much
 
 
+def test_a_model_may_be_given_by_its_name(folder, models):
+    import sclip
+
+    (by_name,), (found,) = (sclip.keywords(model, [speechlike(1)]) for model in (folder, models[CIF]))
+    assert by_name.words == found.words
+    assert [len(result.segments) for result in sclip.segment(str(folder), [speechlike(1)])] == [len(found.segments)]
+
+
 def test_recordings_longer_than_the_limit_of_the_model_are_no_fault(models, monkeypatch):
     """`model.keywords` refuses them. A stand-in for six minutes keeps the test short."""
     monkeypatch.setattr("sclip.encoders.audio.LONGEST_SECONDS", 21.0)

@@ -10,7 +10,7 @@ import click
 from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standard_input
 from sclip.cli.options import device_option, model_option
 from sclip.cli.output import json_option
-from sclip.errors import UserError
+from sclip.errors import UserError, printable
 
 if TYPE_CHECKING:
     from sclip.apps.keywords import FoundKeywords
@@ -110,20 +110,19 @@ def _run(
     if plot is not None:
         plots.check_plot(plot)
     loaded = load(model, device=choose_device(device))
-    if segments:
-        search.check_segments(loaded)
     shows_progress = out is not None and sys.stderr.isatty()
     options: Any = {"top": top, "window": window, "on_error": on_error, "progress": shows_progress}
+    find = search.segment if segments else search.keywords
     given = [read_standard_input() if path == STANDARD_INPUT else path for path in audio]
-    found: Iterable[search.FoundKeywords] = _refuse_none(search.keywords(loaded, given, **options), len(given))
+    found: Iterable[search.FoundKeywords] = _refuse_none(find(loaded, given, **options), len(given))
     if plot is not None:
         found = list(found)
         for recording in found:
             plots.plot(recording, given[0], plot)
-            click.echo(plot, err=True)
+            click.echo(printable(str(plot)), err=True)
     if target is not None:
         for path in target.write(found, segments=segments):
-            click.echo(path)
+            click.echo(printable(str(path)))
     elif chosen is not None:
         click.echo(exports.export(list(found), chosen, segments=segments), nl=False)
     else:

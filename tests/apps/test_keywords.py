@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import re
 import tracemalloc
 from xml.etree import ElementTree
@@ -498,6 +499,8 @@ def test_mistakes_are_one_clear_line(folder, wavs, tmp_path):
     assert "short.wav: 1 samples; a frame takes 400" in error("keywords", short, *options)
     assert "none.wav: no such file" in error("keywords", tmp_path / "none.wav", *options)
     assert "a folder, not a recording" in error("keywords", tmp_path, *options)
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe: not a file; - is a recording on standard input" in error("keywords", tmp_path / "pipe", *options)
     assert "file is a file, not a folder" in error("keywords", wavs[0], *options, "--out", tmp_path / "file/a.vtt")
     assert "expected a name that ends in .TextGrid" in error("keywords", wavs[0], *options, "--out", tmp_path / "a.txt")
     assert "expected a folder, found a file name" in error("keywords", *wavs, *options, "--out", tmp_path / "a.vtt")

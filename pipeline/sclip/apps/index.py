@@ -47,9 +47,9 @@ class IndexResult:
 
 def index(
     files: "Sequence[str | Path] | str | Path",
-    model: "str | Path | SpeechCLIP | OpenedModel",
     out: str | Path,
     *,
+    model: "str | Path | SpeechCLIP | OpenedModel",
     kind: Kind | None = None,
     branch: str | None = None,
     device: str = "auto",

@@ -105,7 +105,7 @@ def _check(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any], top:
             raise UserError(f"{option}: expected a list, found a single {type(items).__name__}")
         for item in items if option != "text" else ():
             if isinstance(item, str | Path) and str(item) != STANDARD_INPUT and not os.path.isfile(item):
-                raise UserError(f"{item}: {'a folder' if os.path.isdir(item) else 'no such file'}; expected a file")
+                raise UserError(f"{item}: {_found(item)}; expected a file")
     if not len(audio) + len(text) + len(image):
         raise UserError("nothing to search for; give a recording, --text or --image")
     check_standard_input(audio)
@@ -115,6 +115,12 @@ def _check(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any], top:
         raise UserError(f"top: expected at least 1, found {top}")
     if engine not in ("exact", "faiss"):
         raise UserError(f"engine: expected exact or faiss, found {engine!r}")
+
+
+def _found(path: str | Path) -> str:
+    if not os.path.exists(path):
+        return "no such file"
+    return "a folder" if os.path.isdir(path) else "not a file"
 
 
 def _existing(model: "str | Path | SpeechCLIP | OpenedModel", index: "str | Path | OpenedIndex") -> Any:

@@ -154,3 +154,7 @@ def _check(
     for path in audio:
         if on_error == "fail" and path != STANDARD_INPUT and not Path(path).exists():
             raise UserError(f"{path}: no such file (--on-error skip goes on without it)")
+        if (
+            not (Path(path).is_file() or Path(path).is_dir()) and Path(path).exists()
+        ):  # reading a pipe could wait forever
+            raise UserError(f"{path}: not a file; - is a recording on standard input")

@@ -47,7 +47,7 @@ def index(
     """
     from sclip.apps.index import index
 
-    result = index(files, model, out, kind=kind, branch=branch, device=device, progress=True)
+    result = index(files, out, model=model, kind=kind, branch=branch, device=device, progress=True)
     _report_skipped(result.kind, result.skipped)
     if as_json:
         print_json(result)

@@ -14,6 +14,7 @@ def test_help_imports_no_torch():
 
 
 MISTAKES = {
+    "init setup.cfg/project": "setup.cfg/project: Not a directory",
     "train --arch hybrd": "recipes.sclip: no 'hybrd'; did you mean 'hybrid'?",
     "evaluate --arch hybrd": "recipes.sclip: no 'hybrd'; did you mean 'hybrid'?",
     "train --arch zzz": "recipes.sclip: no 'zzz'; expected one of parallel, cascaded, cascaded-cif, hybrid, hybrid-cif",

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from project import PARAMS, run_sclip, write_encoders, write_preset
 
 from sclip.cli import main
+from sclip.cli.output import print_json
 
 # Commands that print no result of their own.
 WITHOUT = {"demo", "fingerprint-code"}
@@ -118,6 +119,13 @@ def test_tables_have_the_published_numbers_with_their_sources(results):
     text = run_sclip("table", "--paper", "--format", "csv")
     cells = [cell for row in published for cell in row["cells"].values() if cell is not None]
     assert len(cells) == sum(line.split(",")[5] != "" for line in text.splitlines()[1:] if "published" in line)
+
+
+def test_names_are_escaped():
+    """A name may hold what a terminal obeys, or bytes that are no text."""
+    command = click.command()(lambda: print_json({"name": "é\x1b\x7f\udcff"}))
+    result = CliRunner().invoke(command)
+    assert result.output == '{\n "name": "\\u00e9\\u001b\\u007f\\udcff"\n}\n'
 
 
 def test_an_error_leaves_standard_output_empty():

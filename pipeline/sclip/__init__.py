@@ -18,14 +18,19 @@ _PLACES = {
     "UserError": "sclip.errors",
     "embed": "sclip.apps.embed",
     "index": "sclip.apps.index",
+    "keywords": "sclip.apps.keywords",
     "load": "sclip.model.speechclip",
+    "push": "sclip.apps.hub",
     "search": "sclip.apps.search",
+    "segment": "sclip.apps.keywords",
 }
-__all__ = ["SpeechCLIP", "UserError", "__version__", "embed", "index", "load", "search"]
+__all__ = ["SpeechCLIP", "UserError", "__version__", "embed", "index", "keywords", "load", "push", "search", "segment"]
 
 if TYPE_CHECKING:
     from sclip.apps.embed import embed
+    from sclip.apps.hub import push
     from sclip.apps.index import index
+    from sclip.apps.keywords import keywords, segment
     from sclip.apps.search import search
     from sclip.errors import UserError
     from sclip.model.speechclip import SpeechCLIP, load

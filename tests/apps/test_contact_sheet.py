@@ -37,7 +37,7 @@ def test_the_page_shows_queries_and_results_and_escapes_them(folder, model):
     name = "a/<img src=x onerror=alert(1)>&'\".png"
     write_pictures(name, "a/2.png")
     write_recordings("<b>.wav")
-    sclip.index("a", model, "index")
+    sclip.index("a", "index", model=model)
     rankings = sclip.search("index", ["<b>.wav"], text=["<script>alert(1)</script>"], image=["a/2.png"])
     page = Page(contact_sheet(rankings, folder / "page.html").read_text())
     assert {tag for tag, _ in page.elements} <= {
@@ -56,7 +56,7 @@ def test_the_page_shows_queries_and_results_and_escapes_them(folder, model):
 
 def test_recordings_can_be_played_and_files_that_are_gone_are_named(folder, model):
     write_recordings("b/1.wav", "b/2.wav")
-    sclip.index("b", model, "index")
+    sclip.index("b", "index", model=model)
     rankings = sclip.search("index", text=["a dog"])
     Path("b/2.wav").unlink()
     page = Page(contact_sheet(rankings, folder / "page.html").read_text())
@@ -68,7 +68,7 @@ def test_recordings_can_be_played_and_files_that_are_gone_are_named(folder, mode
 @pytest.mark.parametrize("browser", [True, False])
 def test_open_shows_the_page_and_prints_where_it_is(folder, model, monkeypatch, browser):
     write_pictures("a/1.png")
-    sclip.index("a", model, "index")
+    sclip.index("a", "index", model=model)
     opened = []
     monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or browser)
     result = CliRunner().invoke(main, ["search", "index", "--text", "a dog", "--open"])

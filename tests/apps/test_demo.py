@@ -2,8 +2,10 @@
 
 import re
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -139,11 +141,32 @@ def test_a_folder_without_pictures_is_refused(folder, tmp_path):
     names = [str(folder / "parallel")]
     with pytest.raises(UserError, match=r"none: no such folder; give the folder of the pictures"):
         open_demo(names, tmp_path / "none", "cpu")
-    with pytest.raises(UserError, match=r"no pictures; expected files named \.bmp, \.gif"):
+    with pytest.raises(UserError, match=r"no pictures there; expected one of \.bmp \.gif"):
         open_demo(names, tmp_path, "cpu")
     (tmp_path / "broken.png").touch()
     with pytest.raises(UserError, match=r"none of its pictures can be read"):
         open_demo(names, tmp_path, "cpu")
+
+
+def test_pictures_that_claim_to_be_enormous_are_left_out(folder, tmp_path, caplog):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "good.png")
+    content = bytearray((tmp_path / "good.png").read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "huge.png").write_bytes(content)
+    opened = open_demo([str(folder / "parallel")], tmp_path, "cpu")
+    assert [path.name for path in opened.pictures] == ["good.png"]
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("image huge.png: cannot be read: ")
+
+
+def test_names_that_are_not_unicode_are_shown_escaped(folder, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "1.png")
+    (tmp_path / "1.png").rename(tmp_path / "x\udcff.png")
+    opened = open_demo([str(folder / "parallel")], tmp_path, "cpu")
+    html = opened.answer(str(folder / "pictures/example.wav"))
+    assert "x\\udcff.png" in html
+    assert html.encode()  # no lone surrogates
 
 
 def test_a_port_in_use_is_one_line_and_imports_no_torch():

@@ -94,7 +94,8 @@ def test_mistakes_are_named_before_anything_is_written(folder, model, monkeypatc
     Path("empty.png").touch()
     for kind, files, out, message in (
         ("image", "a", "out.csv", "out.csv: expected a name that ends with one of .npy, .parquet, .safetensors"),
-        ("image", "a", "none/out.npy", "none: no such folder"),
+        ("image", "a", "empty.png/out.npy", "cannot be written: empty.png is a file, not a folder"),
+        ("image", "a", "x\udcff.npy", "x\udcff.npy: the name is not UTF-8; choose another one"),
         ("image", "b", "out.npy", "b: no such file or folder"),
         ("audio", "a", "out.npy", "a: no recordings there"),
         ("image", "empty.png", "out.npy", "none of 1 pictures can be used"),
@@ -109,6 +110,12 @@ def test_mistakes_are_named_before_anything_is_written(folder, model, monkeypatc
     with pytest.raises(UserError, match=r"1 ids are too many for a safetensors file; choose .parquet or .npy"):
         sclip.embed("image", "a", "out.safetensors", model=model)
     assert sorted(os.listdir()) == ["a", "empty.png"]
+
+
+def test_folders_of_the_file_are_made(folder, model):
+    write_pictures("a/1.png")
+    sclip.embed("image", "a", "new/below/out.npy", model=model)
+    assert sorted(os.listdir("new/below")) == ["out.npy", "out.npy.ids.json"]
 
 
 def test_the_command_prints_json(folder, model):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from project import run_sclip
 import sclip
 from sclip import UserError
 from sclip.apps import embedding
+from sclip.apps.inputs import Item
 from sclip.apps.search import open_index
+from sclip.apps.table import Embedded
 
 
 def names(index="index") -> list[str]:
@@ -25,7 +28,7 @@ def names(index="index") -> list[str]:
 
 def test_vectors_are_those_of_the_model(folder, model):
     write_pictures("a/1.png", "a/2.png", "a/b/3.png")
-    result = sclip.index("a", model, "index")
+    result = sclip.index("a", "index", model=model)
     assert (result.kind, result.count, result.embedded, result.dropped, result.skipped) == ("image", 3, 3, 0, {})
     index = open_index("index")
     assert names() == ["a/1.png", "a/2.png", "a/b/3.png"]
@@ -39,7 +42,7 @@ def test_vectors_are_those_of_the_model(folder, model):
 def test_recordings_are_embedded_by_the_chosen_branch(folder, model, branch):
     for i, samples in enumerate((9_000, 4_000, 20_000)):
         write_recordings(f"a/{i}.wav", first=i, samples=samples)
-    assert sclip.index("a", model, "index", branch=branch).kind == "audio"
+    assert sclip.index("a", "index", model=model, branch=branch).kind == "audio"
     index = open_index("index")
     expected = sclip.load(model).encode_speech(list(index.table.names), branch=branch)
     assert torch.allclose(index.table.vectors, expected, atol=1e-5)
@@ -48,10 +51,10 @@ def test_recordings_are_embedded_by_the_chosen_branch(folder, model, branch):
 
 def test_only_new_and_changed_files_are_embedded_and_unlisted_ones_are_dropped(folder, model, embedded):
     write_pictures("a/1.png", "a/2.png", "a/3.png", "a/4.png")
-    sclip.index("a", model, "index")
+    sclip.index("a", "index", model=model)
     vectors = dict(zip(names(), open_index("index").table.vectors.clone(), strict=True))
     embedded.clear()
-    assert sclip.index("a", model, "index").embedded == 0
+    assert sclip.index("a", "index", model=model).embedded == 0
     assert embedded == []
     assert Path("index/vectors-1.safetensors").exists()  # the same rows are not written again
     Path("a/1.png").unlink()
@@ -59,7 +62,7 @@ def test_only_new_and_changed_files_are_embedded_and_unlisted_ones_are_dropped(f
     os.utime("a/3.png", (1, 1))  # another time, the same content
     Path("a/4.png").rename("a/moved.png")
     write_pictures("a/new.png", first=11)
-    result = sclip.index("a", model, "index")
+    result = sclip.index("a", "index", model=model)
     assert sorted(embedded) == ["2.png", "new.png"]
     assert (result.count, result.embedded, result.dropped) == (4, 2, 2)
     assert names() == ["a/2.png", "a/3.png", "a/moved.png", "a/new.png"]
@@ -67,7 +70,7 @@ def test_only_new_and_changed_files_are_embedded_and_unlisted_ones_are_dropped(f
     assert torch.equal(updated["a/3.png"], vectors["a/3.png"])
     assert torch.equal(updated["a/moved.png"], vectors["a/4.png"])
     assert not torch.allclose(updated["a/2.png"], vectors["a/2.png"], atol=1e-3)
-    sclip.index("a", model, "fresh")
+    sclip.index("a", "fresh", model=model)
     assert torch.allclose(open_index("index").table.vectors, open_index("fresh").table.vectors, atol=1e-5)
 
 
@@ -76,7 +79,7 @@ def test_files_that_cannot_be_used_are_named_and_left_out(folder, model, embedde
     Path("a/cut.png").write_bytes(Path("a/cut.png").read_bytes()[:200])
     Path("a/text.jpg").write_text("not a picture")
     Path("list.txt").write_text("a/1.png\na/cut.png\na/text.jpg\na/missing.png\n")
-    skipped = sclip.index("@list.txt", model, "index").skipped
+    skipped = sclip.index("@list.txt", "index", model=model).skipped
     reasons = {os.path.relpath(name): reason for name, reason in skipped.items()}
     assert reasons.keys() == {"a/cut.png", "a/text.jpg", "a/missing.png"}
     assert reasons["a/missing.png"] == "no such file"
@@ -84,7 +87,7 @@ def test_files_that_cannot_be_used_are_named_and_left_out(folder, model, embedde
     assert names() == ["a/1.png"]
     embedded.clear()
     write_pictures("a/missing.png")
-    result = sclip.index("@list.txt", model, "index")  # damaged files are still named, and not read again
+    result = sclip.index("@list.txt", "index", model=model)  # damaged files are still named, and not read again
     assert (result.skipped.keys(), embedded) == (skipped.keys() - {str(folder / "a/missing.png")}, [])
     assert result.count == 2  # with the content of 1.png
 
@@ -112,10 +115,10 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(folder, model):
 def test_without_a_usable_file_nothing_is_written(folder, model, before):
     if before:
         write_pictures("a/1.png")
-        sclip.index("a", model, "index")
+        sclip.index("a", "index", model=model)
     write_files("b/1.png", "b/2.png")
     with pytest.raises(UserError, match=r"none of 2 pictures can be used; the first: .*b/1.png: .*not a picture"):
-        sclip.index("b", model, "index")
+        sclip.index("b", "index", model=model)
     assert Path("index").exists() == before
     if before:
         assert names() == ["a/1.png"]
@@ -136,18 +139,18 @@ def test_an_interrupted_index_continues(folder, model, embedded, monkeypatch):
 
     monkeypatch.setattr(embedding.Store, "add", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        sclip.index("a", model, "index")
+        sclip.index("a", "index", model=model)
     assert os.listdir("index") == ["unfinished"]
     blocks = len(list(Path("index/unfinished").glob("*.safetensors")))
     monkeypatch.setattr(embedding.Store, "add", add)
     embedded.clear()
-    result = sclip.index("a", model, "index")
+    result = sclip.index("a", "index", model=model)
     assert blocks
     assert len(embedded) == 21 - 4 * blocks
     assert "00-damaged.png" not in embedded
     assert (result.count, len(result.skipped)) == (20, 1)
     assert sorted(os.listdir("index")) == ["index.json", "vectors-1.safetensors"]
-    sclip.index("a", model, "fresh")
+    sclip.index("a", "fresh", model=model)
     assert names() == names("fresh")
     assert torch.allclose(open_index("index").table.vectors, open_index("fresh").table.vectors, atol=1e-5)
 
@@ -162,7 +165,7 @@ def slow(path):
     time.sleep(0.2)
     return read(path)
 embedding.read_rgb = slow
-sclip.index("a", sys.argv[1], "index")
+sclip.index("a", "index", model=sys.argv[1])
 """
 
 
@@ -178,7 +181,7 @@ def test_a_killed_index_continues(folder, model, embedded):
     blocks = len(list(Path("index/unfinished").glob("*.safetensors")))
     assert 3 <= blocks < 20
     Path("index/unfinished/000001.safetensors").write_bytes(b"lost by the disk")
-    assert sclip.index("a", model, "index").count == 40
+    assert sclip.index("a", "index", model=model).count == 40
     assert len(embedded) == 40 - 2 * (blocks - 1)
     assert sorted(os.listdir("index")) == ["index.json", "vectors-1.safetensors"]
 
@@ -187,15 +190,15 @@ def test_blocks_of_another_model_are_not_used(folder, model, other_model, monkey
     write_pictures("a/1.png", "a/2.png")
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
         patched.setattr(embedding.Store, "gather", lambda *_: 1 / 0)
-        sclip.index("a", other_model, "index")
+        sclip.index("a", "index", model=other_model)
     assert list(Path("index/unfinished").glob("*.safetensors"))
-    assert sclip.index("a", model, "index").embedded == 2
+    assert sclip.index("a", "index", model=model).embedded == 2
 
 
 def test_another_model_embeds_all_again(folder, model, other_model, caplog):
     write_pictures("a/1.png", "a/2.png")
-    sclip.index("a", model, "index")
-    assert sclip.index("a", other_model, "index").embedded == 2
+    sclip.index("a", "index", model=model)
+    assert sclip.index("a", "index", model=other_model).embedded == 2
     assert "made with another model or branch; all pictures are embedded again" in caplog.text
     expected = sclip.load(other_model).encode_image(["a/1.png", "a/2.png"])
     assert torch.allclose(open_index("index").table.vectors, expected, atol=1e-5)
@@ -203,11 +206,11 @@ def test_another_model_embeds_all_again(folder, model, other_model, caplog):
 
 def test_another_head_reuses_the_vectors_of_pictures(folder, model):
     write_pictures("a/1.png", "a/2.png")
-    sclip.index("a", model, "index")
+    sclip.index("a", "index", model=model)
     changed = sclip.load(model)
     with torch.no_grad():
         next(changed.head.parameters()).add_(1)
-    assert sclip.index("a", changed, "index").embedded == 0
+    assert sclip.index("a", "index", model=changed).embedded == 0
     with pytest.raises(UserError, match="made with another model"):
         sclip.search("index", text=["a dog"], model=model)
     assert sclip.search("index", text=["a dog"], model=changed)
@@ -217,25 +220,25 @@ def test_other_folders_are_not_overwritten(folder, model):
     write_pictures("a/1.png")
     write_recordings("b/1.wav")
     with pytest.raises(UserError, match=r"^a: has other files in it; expected an index"):
-        sclip.index("a", model, "a")
+        sclip.index("a", "a", model=model)
     with pytest.raises(UserError, match=r"^a/1.png: a file; expected an index"):
-        sclip.index("a", model, "a/1.png")
-    sclip.index("a", model, "index")
+        sclip.index("a", "a/1.png", model=model)
+    sclip.index("a", "index", model=model)
     with pytest.raises(
         UserError, match=r"^index: an index of pictures; give another --out for recordings, or delete it"
     ):
-        sclip.index("b", model, "index")
+        sclip.index("b", "index", model=model)
     assert names() == ["a/1.png"]
 
 
 def test_a_damaged_index_is_refused(folder, model):
     write_pictures("a/1.png")
-    sclip.index("a", model, "index")
+    sclip.index("a", "index", model=model)
     path = Path("index/vectors-1.safetensors")
     data = path.read_bytes()
     for damaged in (data[:-1], data[:-1] + b"\x99", b""):
         path.write_bytes(damaged)
-        for use in (lambda: sclip.index("a", model, "index"), lambda: sclip.search("index", text=["a dog"])):
+        for use in (lambda: sclip.index("a", "index", model=model), lambda: sclip.search("index", text=["a dog"])):
             with pytest.raises(UserError, match="damaged or was replaced; delete index and make the index again"):
                 use()
     path.unlink()
@@ -262,7 +265,33 @@ def test_two_commands_do_not_write_at_the_same_time(folder, model):
 
     write_pictures("a/1.png")
     with locked(folder / "index"), pytest.raises(UserError, match="another command is writing there"):
-        sclip.index("a", model, "index")
+        sclip.index("a", "index", model=model)
+
+
+def test_a_disk_without_room_for_the_vectors_is_an_error(tmp_path):
+    """A file that is mapped before its numbers have a place on the disk would kill the process."""
+    item = Item("1.png", 1, 1)
+    store = embedding.Store(tmp_path, "key")
+    store.add([Embedded(item, bytes(32), torch.ones(1024))])
+    store.flush()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        with pytest.raises(OSError, match="gathered"):
+            store.gather([store.find(item)], 1024)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    _, vectors = store.gather([store.find(item)], 1024)
+    assert torch.equal(vectors, torch.ones(1, 1024))
+
+
+def test_a_folder_without_permission_is_refused_before_the_model_is_loaded(folder, monkeypatch):
+    write_pictures("a/1.png")
+    monkeypatch.setattr("os.access", lambda *_: False)  # as for a user who is not root
+    for out in ("index", "new/index"):
+        with pytest.raises(UserError, match=f"{out}: cannot be written: no permission to write to"):
+            sclip.index("a", out, model="no-model")
+    assert os.listdir() == ["a"]
 
 
 def test_json_output(folder, model):
@@ -282,14 +311,14 @@ def test_a_file_without_permission_is_tried_again(folder, model, monkeypatch):
     digest = embedding.file_digest
     with monkeypatch.context() as patched:
         patched.setattr(embedding, "file_digest", refuse)
-        result = sclip.index("a", model, "index")
+        result = sclip.index("a", "index", model=model)
     assert list(result.skipped.values()) == ["cannot be read: Permission denied"]
     assert names() == ["a/1.png"]
-    assert sclip.index("a", model, "index").embedded == 1
+    assert sclip.index("a", "index", model=model).embedded == 1
     assert names() == ["a/1.png", "a/2.png"]
 
 
 def test_pictures_have_no_branch(folder, model):
     write_pictures("a/1.png")
     with pytest.raises(UserError, match="--branch parallel: only recordings are encoded by a branch; leave it out"):
-        sclip.index("a", model, "index", branch="parallel")
+        sclip.index("a", "index", model=model, branch="parallel")

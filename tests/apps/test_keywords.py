@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import re
 import tracemalloc
 from xml.etree import ElementTree
@@ -212,6 +213,14 @@ def test_long_recordings_need_bounded_memory(models, monkeypatch, tmp_path):
 
     small, large = peak(300), peak(1200)
     assert large < small + 900 * RATE * 4 / 8  # a waveform of the other 900 s would take eight times as much
+
+
+def test_a_model_may_be_given_by_its_name(folder, models):
+    import sclip
+
+    (by_name,), (found,) = (sclip.keywords(model, [speechlike(1)]) for model in (folder, models[CIF]))
+    assert by_name.words == found.words
+    assert [len(result.segments) for result in sclip.segment(str(folder), [speechlike(1)])] == [len(found.segments)]
 
 
 def test_recordings_longer_than_the_limit_of_the_model_are_no_fault(models, monkeypatch):
@@ -436,6 +445,30 @@ def test_formats_go_to_standard_output_or_to_files(folder, wavs, tmp_path):
     assert not list(tmp_path.rglob("*.unfinished"))
 
 
+def test_a_recording_comes_from_standard_input(folder, wavs, tmp_path):
+    options = ["--model", str(folder), "--json"]
+    by_file = json.loads(run("keywords", wavs[1], *options).stdout)["recordings"][0]
+    command = ["keywords", "-", *options, "--plot", str(tmp_path / "a.svg")]
+    result = CliRunner().invoke(main, command, input=wavs[1].read_bytes())
+    assert result.exit_code == 0, result.output
+    (recording,) = json.loads(result.stdout)["recordings"]
+    assert recording.pop("recording") == "standard input"
+    assert recording == {key: value for key, value in by_file.items() if key != "recording"}
+    assert "standard input: 2.00 s" in (tmp_path / "a.svg").read_text()
+    assert "-: standard input can only be read once" in error("segment", "-", "-")
+
+
+def test_without_a_usable_recording_nothing_is_written(folder, tmp_path):
+    for name in ("one.wav", "two.wav"):
+        (tmp_path / name).write_text("not a recording")
+    command = ("keywords", tmp_path / "one.wav", tmp_path / "two.wav", "--model", folder, "--on-error", "skip")
+    for options in ((), ("--json",), ("--out", tmp_path / "a.csv"), ("--out", f"{tmp_path}/new/", "--format", "vtt")):
+        result = run(*command, *options, status=1)
+        assert result.stderr.endswith("Error: none of 2 recordings can be used\n")
+        assert result.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["one.wav", "two.wav"]
+
+
 def test_plot_is_written(folder, wavs, tmp_path):
     for name in ("a.png", "a.svg"):
         result = run("keywords", wavs[0], "--model", folder, "--plot", tmp_path / name)
@@ -466,6 +499,8 @@ def test_mistakes_are_one_clear_line(folder, wavs, tmp_path):
     assert "short.wav: 1 samples; a frame takes 400" in error("keywords", short, *options)
     assert "none.wav: no such file" in error("keywords", tmp_path / "none.wav", *options)
     assert "a folder, not a recording" in error("keywords", tmp_path, *options)
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe: not a file; - is a recording on standard input" in error("keywords", tmp_path / "pipe", *options)
     assert "file is a file, not a folder" in error("keywords", wavs[0], *options, "--out", tmp_path / "file/a.vtt")
     assert "expected a name that ends in .TextGrid" in error("keywords", wavs[0], *options, "--out", tmp_path / "a.txt")
     assert "expected a folder, found a file name" in error("keywords", *wavs, *options, "--out", tmp_path / "a.vtt")

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -150,6 +151,21 @@ def test_names_are_completed(line, expected):
     result = CliRunner().invoke(main, [], prog_name="sclip", env=env)
     kinds = [item.split(",") for item in result.stdout.splitlines() if item]
     assert [value for kind, value in kinds if kind == "plain"] == expected
+
+
+def test_every_option_for_a_model_is_completed():
+    def options(group):
+        for command in group.commands.values():
+            if isinstance(command, click.Group):
+                yield from options(command)
+            else:
+                yield from (p for p in command.params if "--model" in p.opts)
+
+    found = list(options(main))
+    assert len(found) >= 8
+    for option in found:
+        names = [item.value for item in option.shell_complete(click.Context(main), "models/scenes-h")]
+        assert "models/scenes-hybrid-cif" in names
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ PICTURES = [f"a/{i}.png" for i in range(6)]
 @pytest.fixture
 def index(folder, model) -> str:
     write_pictures(*PICTURES)
-    sclip.index("a", model, "index")
+    sclip.index("a", "index", model=model)
     return "index"
 
 
@@ -66,7 +68,7 @@ def test_recordings_sentences_and_pictures_find_what_the_model_says(index, model
 def test_recordings_are_found_by_pictures_sentences_and_recordings(folder, model):
     write_recordings(*(f"b/{i}.wav" for i in range(4)))
     write_pictures("a/1.png")
-    sclip.index("b", model, "index", branch="cascaded")
+    sclip.index("b", "index", model=model, branch="cascaded")
     by_picture, by_text = sclip.search("index", text=["a dog"], image=["a/1.png"])
     assert (by_picture.files, len(by_text.matches)) == ("audio", 4)
     (by_recording,) = sclip.search("index", ["b/2.wav"], top=1)  # encoded by the branch of the index
@@ -131,14 +133,23 @@ def test_standard_input_without_a_recording_is_refused(index, data, message):
     assert message in result.output
 
 
+def test_a_closed_standard_input_is_one_line(index):
+    command = f"{sys.executable} -m sclip search {index} - <&-"
+    result = subprocess.run(command, shell=True, text=True, capture_output=True)
+    message = "Error: standard input: found nothing; expected a wav, flac, ogg or mp3 file\n"
+    assert (result.returncode, result.stderr) == (1, message)
+
+
 def test_mistakes_are_one_line(index, model, other_model):
     Path("text.wav").write_text("hello")
     write_recordings("one.wav", samples=1)
     Path("empty").mkdir()
+    os.mkfifo("pipe")
     for command, message in {
         "search index": "nothing to search for; give a recording, --text or --image",
         "search index missing.wav": "missing.wav: no such file; expected a file",
         "search index empty": "empty: a folder; expected a file",
+        "search index pipe": "pipe: not a file; expected a file",
         "search index text.wav": "audio text.wav: cannot be read",
         "search index one.wav": "one.wav: 1 samples; a frame takes 400",
         "search index --image text.wav": "image text.wav: cannot be read",
@@ -219,10 +230,10 @@ def test_a_search_by_faiss_ranks_as_the_exact_one_and_follows_the_index(index, m
         exact, approximate = (sclip.search(index, text=["a dog"], engine=name)[0] for name in ("exact", "faiss"))
         assert ranked(approximate) == ranked(exact)
         assert [m.score for m in approximate.matches] == pytest.approx([m.score for m in exact.matches], abs=1e-6)
-        sclip.index("a", model, "index")  # changes nothing, so what faiss has built stays
+        sclip.index("a", "index", model=model)  # changes nothing, so what faiss has built stays
         assert [path.name for path in Path("index").glob("*.faiss")] == [f"vectors-{number}.faiss"]
         write_pictures("a/new.png", first=20)
-        sclip.index("a", model, "index")
+        sclip.index("a", "index", model=model)
     assert not list(Path("index").glob("vectors-1.*"))
 
 
@@ -251,7 +262,7 @@ def test_names_cannot_control_a_terminal(folder, model):
 def test_the_shipped_examples_find_their_pictures(folder):
     """The three recordings find their own pictures first, by either branch, and so does the command from README."""
     examples, model = ROOT / "data/examples", ROOT / "models/scenes-hybrid-cif"
-    result = sclip.index(examples / "pictures", model, "index")
+    result = sclip.index(examples / "pictures", "index", model=model)
     assert (result.count, result.skipped) == (40, {})
     expected = {"mushroom.wav": "00027.png", "pumpkins.wav": "00030.png", "dog.wav": "00035.png"}
     for branch in (None, "parallel", "cascaded"):

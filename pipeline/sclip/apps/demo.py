@@ -17,6 +17,7 @@ from jinja2 import Environment
 from sclip.apps.demo_answer import Demo
 from sclip.apps.serving import HOST, import_gradio
 from sclip.encoders.audio import LONGEST_SECONDS
+from sclip.errors import printable
 from sclip.report.page import templates
 from sclip.report.utterances import picture_url
 
@@ -70,7 +71,7 @@ def _page(gradio: Any, demo: Demo) -> Any:
 
 
 def _introduction(demo: Demo) -> str:
-    pictures = [{"name": file.name, "url": picture_url(file, WALL_PIXELS)} for file in demo.pictures[:WALL]]
+    pictures = [{"name": printable(file.name), "url": picture_url(file, WALL_PIXELS)} for file in demo.pictures[:WALL]]
     return (
         _templates()
         .get_template("demo_start.html")

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sclip.apps.inputs import list_files, walk_folder
 from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
 from sclip.encoders.pictures import picture_fault, read_rgb
-from sclip.errors import UserError
+from sclip.errors import UserError, printable
 from sclip.evaluation.examples import head_fields
 from sclip.heads.head import HeadOutput
 from sclip.model.speechclip import SpeechCLIP, load
@@ -23,8 +24,7 @@ from sclip.report.utterances import MAX_PIXELS, Slot, keyword_slots, picture_url
 
 log = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-RECORDING_SUFFIXES = {".flac", ".mp3", ".ogg", ".wav"}
+PLAYED_SUFFIXES = {".flac", ".mp3", ".ogg", ".wav"}  # of recordings that all browsers play
 SHOWN_PICTURES = 6
 PICTURE_BATCH = 64
 BRANCHES = {"cascaded": "its keywords", "parallel": "its utterance vector"}
@@ -86,7 +86,7 @@ class Demo:
         """Return the HTML for a recording's file. A mistake gives one line of text in place of the answer."""
         if recording is None:
             return ""
-        name = Path(recording).name
+        name = printable(Path(recording).name)
         try:
             return self._answer(Path(recording))
         except UserError as error:
@@ -103,7 +103,10 @@ class Demo:
         note = "The recording is silent: what is found means nothing." if is_silent(waveform) else ""
         answers = [self._of_model(number, waveform) for number in range(len(self.models))]
         return _render(
-            audio=f"/gradio_api/file={quote(str(recording))}", name=recording.name, note=note, answers=answers
+            audio=f"/gradio_api/file={quote(str(recording))}",
+            name=printable(recording.name),
+            note=note,
+            answers=answers,
         )
 
     @torch.inference_mode()
@@ -130,7 +133,7 @@ class Demo:
         best = scores.topk(min(SHOWN_PICTURES, len(self.pictures)))
         files = [self.pictures[i] for i in best.indices.tolist()]
         return [
-            FoundPicture(file.name, picture_url(file, MAX_PIXELS), score)
+            FoundPicture(printable(file.name), picture_url(file, MAX_PIXELS), score)
             for file, score in zip(files, best.values.tolist(), strict=True)
         ]
 
@@ -146,10 +149,7 @@ def open_demo(names: Sequence[str], folder: Path, device: str) -> Demo:
     """Load the models and encode the pictures of a folder. Models with the same CLIP share the pictures' vectors."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of the pictures to search with --images")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
-    if not pictures:
-        raise UserError(f"{folder}: no pictures; expected files named {', '.join(sorted(PICTURE_SUFFIXES))}")
+    pictures = [Path(path) for path in list_files(folder.absolute(), "image").files]
     models = [load(name, device=device) for name in names]
     vectors: dict[str, Tensor] = {}  # by the fingerprint of the CLIP
     for model in models:
@@ -161,7 +161,7 @@ def open_demo(names: Sequence[str], folder: Path, device: str) -> Demo:
     return Demo(
         [DemoModel(name, model, vectors[model.clip.fingerprint()]) for name, model in zip(names, models, strict=True)],
         pictures,
-        [path for path in files if path.suffix.lower() in RECORDING_SUFFIXES],
+        [path for path in map(Path, walk_folder(str(folder))) if path.suffix.lower() in PLAYED_SUFFIXES],
     )
 
 
@@ -174,7 +174,7 @@ def _encode(model: SpeechCLIP, files: list[Path]) -> tuple[Tensor, list[Path]]:
         for file in files[start : start + PICTURE_BATCH]:
             try:
                 images.append(read_rgb(file))
-            except (OSError, ValueError) as error:
+            except Exception as error:  # a damaged picture can raise any exception
                 log.warning(f"{picture_fault(file, error)}; left out")
             else:
                 readable.append(file)

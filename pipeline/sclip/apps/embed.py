@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sclip.apps.inputs import NOUNS, Item, file_items, list_files, sentence_items
+from sclip.apps.outputs import check_unicode, check_writable
 from sclip.errors import UserError
 from sclip.files import atomic_file, locked, write_json
 from sclip.startup import paused_collection
@@ -53,8 +54,8 @@ def embed(
     began, out = time.monotonic(), Path(out)
     if out.suffix not in FORMATS:
         raise UserError(f"{out}: expected a name that ends with one of {', '.join(FORMATS)}")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder")
+    check_unicode(out)
+    check_writable(out.parent, out)
     items = sentence_items(files) if kind == "text" else file_items(list_files(files, kind).files)
     write = _writer(out, items)
     with paused_collection():

@@ -26,7 +26,7 @@ from sclip.concurrency import chunks, process_batches
 from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import Fault, UserError
-from sclip.files import file_digest, remove_unfinished
+from sclip.files import atomic_file, file_digest, remove_unfinished
 from sclip.model.inputs import SHORT_SECONDS
 
 log = logging.getLogger(__name__)
@@ -201,24 +201,28 @@ class Store:
         self._written = time.monotonic()
 
     def gather(self, places: Sequence[tuple[int, int]], width: int) -> tuple[Tensor, Tensor]:
-        """Return the digests (N, 32) and vectors (N, J) of N places. They are in a file, and not in memory."""
+        """Return the digests (N, 32) and vectors (N, J) of N places. The vectors are in a file, and not in memory.
+
+        They are written before the file is mapped: on a full disk, that is an error, and writing to a mapped file would
+        kill the process.
+        """
         where = torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
         digests = torch.empty(len(where), DIGEST, dtype=torch.uint8)
-        vectors = _in_file(self.folder / "gathered", (len(where), width))
-        for number, table in enumerate(self.tables):
-            for rows in torch.split((where[:, 0] == number).nonzero()[:, 0], BLOCK_ROWS):
-                digests[rows], vectors[rows] = table.digests[where[rows, 1]], table.vectors[where[rows, 1]]
-        return digests, vectors
+        path = self.folder / "gathered"
+        with atomic_file(path) as unfinished, unfinished.open("wb") as file:
+            for rows in torch.split(torch.arange(len(where)), BLOCK_ROWS):
+                vectors = torch.empty(len(rows), width)
+                for number in sorted(set(where[rows, 0].tolist())):
+                    here = (where[rows, 0] == number).nonzero()[:, 0]
+                    table, of_table = self.tables[number], where[rows[here], 1]
+                    digests[rows[here]], vectors[here] = table.digests[of_table], table.vectors[of_table]
+                file.write(vectors.numpy().data)
+        return digests, torch.from_file(str(path), size=len(where) * width, dtype=torch.float32).view(-1, width)
 
     def remove(self) -> None:
         """Delete the blocks, when all of them are in their final place."""
         self.tables.clear()
         shutil.rmtree(self.folder)
-
-
-def _in_file(path: Path, shape: tuple[int, int]) -> Tensor:
-    """Return a tensor whose numbers are in a file, so that the system may write them out when memory is short."""
-    return torch.from_file(str(path), shared=True, size=shape[0] * shape[1], dtype=torch.float32).view(shape)
 
 
 def embed_items(

@@ -13,13 +13,13 @@ special characters are written as the format demands.
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sclip.apps.keywords import FoundKeywords, Word
+from sclip.apps.outputs import check_writable
 from sclip.errors import UserError, printable
 from sclip.files import write_text
 
@@ -54,8 +54,6 @@ class Destination:
         groups = ([recording] for recording in found) if self.is_folder else [list(found)]
         for group in groups:
             path = self.file_of(group[0].name) if self.is_folder else self.path
-            if not group and self.form in SINGLE:
-                raise UserError("no recording could be used, so nothing was written")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, export(group, self.form, segments=segments))
             yield path
@@ -87,15 +85,6 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
                 file = target.file_of(name)
                 raise UserError(f"{other} and {name} would both be written to {file}; choose a folder for each")
     return target
-
-
-def check_writable(folder: Path, out: str | Path) -> None:
-    """Refuse a folder that cannot be made or written, before anything is computed."""
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    if not nearest.is_dir():
-        raise UserError(f"{out}: cannot be written: {nearest} is a file, not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"{out}: cannot be written: no permission to write to {nearest}")
 
 
 def export(found: Sequence[FoundKeywords], form: Format, *, segments: bool = False) -> str:

@@ -20,6 +20,7 @@ from sclip.apps.index_config import (
     write_config,
 )
 from sclip.apps.inputs import NOUNS, Item, Kind, file_items, list_files
+from sclip.apps.outputs import check_unicode, check_writable
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, locked
 from sclip.startup import paused_collection
@@ -46,9 +47,9 @@ class IndexResult:
 
 def index(
     files: "Sequence[str | Path] | str | Path",
-    model: "str | Path | SpeechCLIP | OpenedModel",
     out: str | Path,
     *,
+    model: "str | Path | SpeechCLIP | OpenedModel",
     kind: Kind | None = None,
     branch: str | None = None,
     device: str = "auto",
@@ -60,6 +61,8 @@ def index(
     new and changed files are embedded. If the function is interrupted, the next call continues.
     """
     began, folder = time.monotonic(), Path(out)
+    check_unicode(folder)
+    check_writable(folder if folder.is_dir() else folder.parent, folder)
     listing = list_files(files, kind)
     _config_before(folder, listing.kind)
     with paused_collection():

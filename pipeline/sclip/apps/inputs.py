@@ -8,16 +8,23 @@
 
 import glob
 import hashlib
+import io
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sclip.errors import UserError
 from sclip.parsing import read_text
 
+if TYPE_CHECKING:
+    from sclip.model.inputs import Recording
+
+STANDARD_INPUT = "-"
+MOST_BYTES = 2**29  # of a recording on standard input
 Kind = Literal["image", "audio"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "image": (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
@@ -106,7 +113,7 @@ def expand(argument: str | Path) -> Iterator[tuple[str, bool]]:
     if name.startswith("@"):
         yield from _read_list(name[1:])
     elif os.path.isdir(name):
-        yield from ((path, False) for path in _walk(name))
+        yield from ((path, False) for path in walk_folder(name))
     elif os.path.lexists(name) or not glob.has_magic(name):
         if not os.path.exists(name):
             raise UserError(f"{name}: no such file or folder")
@@ -116,7 +123,7 @@ def expand(argument: str | Path) -> Iterator[tuple[str, bool]]:
         if not matches:
             raise UserError(f"{name}: no file matches this pattern")
         for match in matches:
-            yield from ((path, False) for path in _walk(match)) if os.path.isdir(match) else [(match, True)]
+            yield from ((path, False) for path in walk_folder(match)) if os.path.isdir(match) else [(match, True)]
 
 
 def _read_list(name: str) -> Iterator[tuple[str, bool]]:
@@ -130,10 +137,10 @@ def _read_list(name: str) -> Iterator[tuple[str, bool]]:
         if "\0" in line:
             raise UserError(f"@{name}: not a list of files; expected one name a line")
         path = os.path.join(os.path.dirname(name), line)
-        yield from ((below, False) for below in _walk(path)) if os.path.isdir(path) else [(path, True)]
+        yield from ((below, False) for below in walk_folder(path)) if os.path.isdir(path) else [(path, True)]
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk_folder(folder: str) -> Iterator[str]:
     """Yield the files below a folder in the order of their names, through links to other folders."""
 
     def refuse(error: OSError) -> None:
@@ -175,3 +182,26 @@ def _common_kind(found: Sequence[tuple[str, bool]]) -> Kind:
             " (a list of files is given as @LIST)"
         )
     return next(iter(counts), "image")
+
+
+def check_standard_input(items: Sequence[object]) -> None:
+    """Refuse to read standard input twice."""
+    if sum(isinstance(item, str) and item == STANDARD_INPUT for item in items) > 1:
+        raise UserError("-: standard input can only be read once")
+
+
+def read_standard_input() -> "Recording":
+    """Decode the recording on standard input. A pipe's wav file need not say how long it is."""
+    import soundfile
+
+    from sclip.model.inputs import Recording
+
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(MOST_BYTES + 1)  # None: the shell has closed it
+    if len(data) > MOST_BYTES:
+        raise UserError(f"standard input: expected at most {MOST_BYTES / 2**20:.0f} MiB of a recording")
+    try:
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # (N, channels)
+    except (OSError, RuntimeError, TypeError):
+        what = f"{len(data):,} bytes that are not a recording" if data else "nothing"
+        raise UserError(f"standard input: found {what}; expected a wav, flac, ogg or mp3 file") from None
+    return Recording(samples.mean(1), rate, "standard input")

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from sclip.encoders.windows import Window, read_windows
 from sclip.errors import UserError
 from sclip.heads.head import HeadOutput
 from sclip.model.inputs import Recording, check_several, recordings
-from sclip.model.speechclip import Piece, SpeechCLIP
+from sclip.model.speechclip import Piece, SpeechCLIP, load
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class _Found:
 
 
 def keywords(
-    model: SpeechCLIP,
+    model: str | Path | SpeechCLIP,
     audio: Iterable[Any],
     *,
     sample_rate: int = SAMPLE_RATE,
@@ -124,24 +125,30 @@ def keywords(
 ) -> Iterator[FoundKeywords]:
     """Return the keywords of each recording, in the given order, as they are found.
 
-    `audio` holds what `model.encode_speech` takes, of any length. `top` is the number of nearest pieces of each
-    keyword. A recording of more than 20 seconds is read in windows of `window` seconds; a model with a fixed number of
-    slots finds this number of keywords in each. With `on_error="skip"`, a recording that cannot be used is logged and
-    left out. `progress` shows a bar.
+    `model` is a model, or what `sclip.load` takes. `audio` holds what `model.encode_speech` takes, of any length. `top`
+    is the number of nearest pieces of each keyword. A recording of more than 20 seconds is read in windows of `window`
+    seconds; a model with a fixed number of slots finds this number of keywords in each. With `on_error="skip"`, a
+    recording that cannot be used is logged and left out. `progress` shows a bar.
     """
     check_several(audio, 1)
+    model = _opened(model)
     top = model.check_keywords(top)
     check_window(window)
     return _stream(model, recordings(audio, sample_rate), top, window, on_error == "skip", progress)
 
 
-def segment(model: SpeechCLIP, audio: Iterable[Any], **options: Any) -> Iterator[FoundKeywords]:
+def segment(model: str | Path | SpeechCLIP, audio: Iterable[Any], **options: Any) -> Iterator[FoundKeywords]:
     """Return the keywords of each recording by a model with CIF, whose `segments` lie between CIF's firings.
 
     `options` are those of `keywords`.
     """
+    model = _opened(model)
     check_segments(model)
     return keywords(model, audio, **options)
+
+
+def _opened(model: str | Path | SpeechCLIP) -> SpeechCLIP:
+    return model if isinstance(model, SpeechCLIP) else load(model)
 
 
 def check_window(seconds: float) -> None:

@@ -21,8 +21,7 @@ class OpenedModel:
 
     def branch(self, name: str | None) -> str:
         """Return the branch to encode recordings by; the default is that of `encode_speech`."""
-        head = self.model.architecture.head
-        branches = ["parallel"] * bool(head.utterance) + ["cascaded"] * (head.keywords is not None)
+        branches = self.model.branches
         if name is not None and name not in branches:
             raise UserError(f"--branch {name}: this model has {' and '.join(branches)}")
         return name or branches[0]

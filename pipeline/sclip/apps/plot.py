@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sclip.apps.exports import check_writable
 from sclip.apps.keywords import FoundKeywords, Word
+from sclip.apps.outputs import check_writable
 from sclip.encoders.audio import SAMPLE_RATE, Samples
 from sclip.encoders.windows import read_pieces
 from sclip.errors import UserError, printable

@@ -1,14 +1,13 @@
 """`sclip search`: rank the files of an index by their similarity to recordings, sentences or pictures."""
 
-import io
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sclip.apps.index_config import IndexConfig, faiss_file, read_config
+from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standard_input
 from sclip.errors import UserError
 from sclip.startup import paused_collection
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from sclip.model.speechclip import SpeechCLIP
 
 Engine = Literal["exact", "faiss"]
-STANDARD_INPUT = "-"
-MOST_BYTES = 2**29  # of a recording on standard input
 
 
 @dataclass(frozen=True)
@@ -108,17 +105,22 @@ def _check(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any], top:
             raise UserError(f"{option}: expected a list, found a single {type(items).__name__}")
         for item in items if option != "text" else ():
             if isinstance(item, str | Path) and str(item) != STANDARD_INPUT and not os.path.isfile(item):
-                raise UserError(f"{item}: {'a folder' if os.path.isdir(item) else 'no such file'}; expected a file")
+                raise UserError(f"{item}: {_found(item)}; expected a file")
     if not len(audio) + len(text) + len(image):
         raise UserError("nothing to search for; give a recording, --text or --image")
-    if sum(isinstance(item, str) and item == STANDARD_INPUT for item in audio) > 1:
-        raise UserError("-: standard input can only be read once")
+    check_standard_input(audio)
     if not all(isinstance(sentence, str) and sentence.strip() for sentence in text):
         raise UserError("text: expected a sentence, found an empty one")
     if top < 1:
         raise UserError(f"top: expected at least 1, found {top}")
     if engine not in ("exact", "faiss"):
         raise UserError(f"engine: expected exact or faiss, found {engine!r}")
+
+
+def _found(path: str | Path) -> str:
+    if not os.path.exists(path):
+        return "no such file"
+    return "a folder" if os.path.isdir(path) else "not a file"
 
 
 def _existing(model: "str | Path | SpeechCLIP | OpenedModel", index: "str | Path | OpenedIndex") -> Any:
@@ -159,25 +161,8 @@ def _encode(
 
     model = opened.model
     branch = opened.branch(branch) if audio else None
-    recordings = [_read_standard_input() if isinstance(a, str) and a == STANDARD_INPUT else a for a in audio]
+    recordings = [read_standard_input() if isinstance(a, str) and a == STANDARD_INPUT else a for a in audio]
     parts = [model.encode_speech(recordings, branch=branch)] if recordings else []
     parts += [model.encode_text(list(text))] if text else []
     parts += [model.encode_image(list(image))] if image else []
     return torch.cat(parts).float()
-
-
-def _read_standard_input() -> "Tensor":
-    """Decode a recording from standard input -> (N,)"""
-    import soundfile
-
-    from sclip.encoders.audio import as_waveform
-
-    data = sys.stdin.buffer.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise UserError(f"standard input: expected at most {MOST_BYTES / 2**20:.0f} MiB of a recording")
-    try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # (N, channels)
-    except (OSError, RuntimeError, TypeError):
-        what = f"{len(data):,} bytes that are not a recording" if data else "nothing"
-        raise UserError(f"standard input: found {what}; expected a wav, flac, ogg or mp3 file") from None
-    return as_waveform(samples.mean(1), rate, "standard input")

@@ -35,10 +35,10 @@ def _index_case(model: SpeechCLIP, folder: Path, device: torch.device) -> Case:
 
     def new() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        index(folder / "pictures", opened, out)
+        index(folder / "pictures", out, model=opened)
 
     def unchanged() -> None:
-        index(folder / "pictures", opened, out)
+        index(folder / "pictures", out, model=opened)
 
     def one_at_a_time() -> None:
         for picture in pictures[:LOOP_PICTURES]:

@@ -4,18 +4,11 @@ from pathlib import Path
 
 import click
 
-from sclip.cli.options import device_option
+from sclip.cli.options import SHIPPED_MODEL, device_option, model_option
 
 
 @click.command("demo")
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    default=["models/scenes-hybrid-cif"],
-    show_default=True,
-    help="A model folder or a hub repo. May be repeated: all models answer the same recording.",
-)
+@model_option(multiple=True, default=[SHIPPED_MODEL], more=" May be repeated: all models answer the same recording.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
@@ -26,7 +19,7 @@ from sclip.cli.options import device_option
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Of 127.0.0.1.")
 @click.option("--open", "in_browser", is_flag=True, help="Open the page in the browser.")
 @device_option
-def demo(models: tuple[str, ...], images: Path, port: int, in_browser: bool, device: str) -> None:
+def demo(model: tuple[str, ...], images: Path, port: int, in_browser: bool, device: str) -> None:
     """Try models with a microphone, on a page in the browser.
 
     The page shows the pictures that a spoken caption finds, and the keywords in time. It is served to this machine
@@ -40,4 +33,4 @@ def demo(models: tuple[str, ...], images: Path, port: int, in_browser: bool, dev
     from sclip.apps.demo_answer import open_demo
     from sclip.device import choose_device
 
-    serve(open_demo(models, images, choose_device(device)), port, in_browser)
+    serve(open_demo(model, images, choose_device(device)), port, in_browser)

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import logging
+import os
 from typing import Any
 
 import click
@@ -32,12 +33,22 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # of `| head`: click ends without a message
-        except (UserError, OSError) as error:  # the latter of a full disk, or of a folder that cannot be written
+        except UserError as error:
             raise click.ClickException(_shown(str(error))) from None
+        except OSError as error:  # of a full disk, or of a folder that cannot be written
+            raise click.ClickException(_shown(_reason(error))) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
         return list(self.commands)
+
+
+def _reason(error: OSError) -> str:
+    """Return an error of the system in the form of the others: the file, and what is wrong with it."""
+    if error.strerror is None:
+        return str(error)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([" -> ".join(names), error.strerror] if names else [error.strerror])
 
 
 def _shown(message: str) -> str:

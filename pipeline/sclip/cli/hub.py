@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sclip.cli.completion import complete_models
-from sclip.cli.options import device_option
+from sclip.cli.options import branch_option, device_option, model_option
 from sclip.cli.output import json_option, print_json
 
 
@@ -54,10 +54,10 @@ def benchmark() -> None:
 
 
 @benchmark.command("mteb")
-@click.option("--model", required=True, shell_complete=complete_models, help="A model folder or a hub repo.")
+@model_option(default=None, required=True)
 @click.option("--tasks", "task", required=True, help="MTEB's names of tasks, such as SpokenCOCOA2IRetrieval.")
 @click.argument("more", nargs=-1, metavar="[TASK]...")
-@click.option("--branch", type=click.Choice(["parallel", "cascaded"]), help="Of a hybrid.  [default: parallel]")
+@branch_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option(
     "--out",

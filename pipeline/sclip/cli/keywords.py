@@ -1,16 +1,20 @@
 """Commands that find words in recordings: `keywords` and `segment`."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sclip.cli.options import device_option, folder_or_repo
-from sclip.errors import UserError
+from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standard_input
+from sclip.cli.options import device_option, model_option
+from sclip.cli.output import json_option
+from sclip.errors import UserError, printable
 
-SHIPPED = "models/scenes-hybrid-cif"
+if TYPE_CHECKING:
+    from sclip.apps.keywords import FoundKeywords
+
 KEYWORD_FORMATS, SEGMENT_FORMATS = ("textgrid", "vtt", "ctm", "csv"), ("textgrid", "ctm")
 
 
@@ -18,17 +22,11 @@ def _options(formats: tuple[str, ...]) -> Callable[[Callable[..., None]], Callab
     """Return a decorator that adds the recordings and the options that both commands have."""
     options = (
         click.argument("audio", nargs=-1, required=True),
-        click.option(
-            "--model",
-            default=SHIPPED,
-            show_default=True,
-            callback=folder_or_repo,
-            help="A model folder, or a hub repo that contains one.",
-        ),
+        model_option(),
         click.option(
             "--format", "form", type=click.Choice(formats), help="Print this format, or write it to --out, not a table."
         ),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON, with everything that was found."),
+        json_option,
         click.option(
             "--out",
             help="The file to write. Its ending says the format if --format does not. For several recordings a folder: "
@@ -68,8 +66,8 @@ def _options(formats: tuple[str, ...]) -> Callable[[Callable[..., None]], Callab
 def keywords(audio: tuple[str, ...], plot: Path | None, top: int, **options: Any) -> None:
     """Find the keywords of recordings of any length, with times and scores.
 
-    A keyword is the word piece of CLIP's vocabulary that is nearest to what is said at this time. Prints a table; see
-    --json, --format, --out and --plot for other forms.
+    AUDIO are recordings; - is one on standard input. A keyword is the word piece of CLIP's vocabulary that is nearest
+    to what is said at this time. Prints a table; see --json, --format, --out and --plot for other forms.
     """
     _run(audio, plot, top, segments=False, **options)
 
@@ -79,7 +77,8 @@ def keywords(audio: tuple[str, ...], plot: Path | None, top: int, **options: Any
 def segment(audio: tuple[str, ...], **options: Any) -> None:
     """Cut recordings where CIF fires, into segments like words.
 
-    Needs a model with continuous integrate-and-fire (CIF). Each segment has its keyword as its label.
+    AUDIO are recordings; - is one on standard input. Needs a model with continuous integrate-and-fire (CIF). Each
+    segment has its keyword as its label.
     """
     _run(audio, None, 1, segments=True, **options)
 
@@ -90,7 +89,7 @@ def _run(
     top: int,
     *,
     segments: bool,
-    model: Path | str,
+    model: str,
     form: str | None,
     as_json: bool,
     out: str | None,
@@ -111,26 +110,34 @@ def _run(
     if plot is not None:
         plots.check_plot(plot)
     loaded = load(model, device=choose_device(device))
-    if segments:
-        search.check_segments(loaded)
     shows_progress = out is not None and sys.stderr.isatty()
     options: Any = {"top": top, "window": window, "on_error": on_error, "progress": shows_progress}
-    found: Iterable[search.FoundKeywords] = search.keywords(loaded, audio, **options)
+    find = search.segment if segments else search.keywords
+    given = [read_standard_input() if path == STANDARD_INPUT else path for path in audio]
+    found: Iterable[search.FoundKeywords] = _refuse_none(find(loaded, given, **options), len(given))
     if plot is not None:
         found = list(found)
         for recording in found:
-            plots.plot(recording, audio[0], plot)
-            click.echo(plot, err=True)
+            plots.plot(recording, given[0], plot)
+            click.echo(printable(str(plot)), err=True)
     if target is not None:
         for path in target.write(found, segments=segments):
-            click.echo(path)
+            click.echo(printable(str(path)))
     elif chosen is not None:
-        recordings = list(found)
-        if recordings or chosen not in exports.SINGLE:
-            click.echo(exports.export(recordings, chosen, segments=segments), nl=False)
+        click.echo(exports.export(list(found), chosen, segments=segments), nl=False)
     else:
         for recording in found:
             click.echo(exports.as_table(recording, segments=segments))
+
+
+def _refuse_none(found: "Iterator[FoundKeywords]", given: int) -> "Iterator[FoundKeywords]":
+    """Pass on what is found. If all recordings were left out, that is an error, as for `sclip index`."""
+    is_empty = True
+    for recording in found:
+        is_empty = False
+        yield recording
+    if is_empty:
+        raise UserError(f"none of {given:,} recordings can be used")
 
 
 def _check(
@@ -143,6 +150,11 @@ def _check(
         raise UserError(f"--format {form}: {len(audio)} recordings need a file each; choose a folder with --out")
     if plot is not None and len(audio) > 1:
         raise UserError(f"--plot draws one recording, found {len(audio)}; run the command for each")
+    check_standard_input(audio)
     for path in audio:
-        if on_error == "fail" and not Path(path).exists():
+        if on_error == "fail" and path != STANDARD_INPUT and not Path(path).exists():
             raise UserError(f"{path}: no such file (--on-error skip goes on without it)")
+        if (
+            not (Path(path).is_file() or Path(path).is_dir()) and Path(path).exists()
+        ):  # reading a pipe could wait forever
+            raise UserError(f"{path}: not a file; - is a recording on standard input")

@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from sclip.cli.completion import complete_archs, complete_presets
+from sclip.cli.completion import complete_archs, complete_models, complete_presets
 from sclip.config import LARGEST_SEED, Params, load_params
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
 
+SHIPPED_MODEL = "models/scenes-hybrid-cif"  # which finds pictures and has keywords with times
 DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")
 
 
@@ -64,6 +65,16 @@ def _check_seed(_context: click.Context, _parameter: click.Parameter, seed: int 
     return seed
 
 
+def model_option(
+    *, default: str | list[str] | None = SHIPPED_MODEL, more: str = "", **attributes: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option --model of commands that take any model. Without a default, `more` says what holds."""
+    text = f"A model folder, or a hub repo that contains one.{more}"
+    return click.option(
+        "--model", default=default, show_default=True, shell_complete=complete_models, help=text, **attributes
+    )
+
+
 def folder_or_repo(_context: click.Context, _parameter: click.Parameter, name: str | None) -> Path | str | None:
     """Return a folder that exists as a Path. Any other name may be a hub repo's, which is no path."""
     return Path(name) if name is not None and Path(name).exists() else name
@@ -98,6 +109,12 @@ on_error_option = click.option(
     type=click.Choice(["fail", "skip"]),
     help="What to do with a row that cannot be used: stop, or leave it out and count it.  "
     "[default: the preset's on_error]",
+)
+branch_option = click.option(
+    "--branch",
+    type=click.Choice(["parallel", "cascaded"]),
+    help="How a hybrid encodes recordings: by its utterance vector (parallel) or by its keywords (cascaded).  "
+    "[default: parallel; for a search in recordings, that of the index]",
 )
 random_encoders_option = click.option(
     "--random-encoders",

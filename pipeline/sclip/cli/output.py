@@ -15,7 +15,8 @@ json_option = click.option(
 
 
 def print_json(data: Any) -> None:
-    click.echo(json.dumps(plain(data), indent=1, ensure_ascii=False))
+    """Print a JSON document in ASCII, so that no name in it can control a terminal or is impossible to encode."""
+    click.echo(json.dumps(plain(data), indent=1).replace("\x7f", "\\u007f"))
 
 
 def plain(data: Any) -> Any:

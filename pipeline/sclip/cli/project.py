@@ -10,6 +10,7 @@ from sclip.apps.project import init_project, list_archs, list_models, list_prese
 from sclip.cli.options import preset_option, preset_settings, reads_params
 from sclip.cli.output import json_option, print_json
 from sclip.config import load_params
+from sclip.errors import printable
 from sclip.paths import CODE
 
 
@@ -25,8 +26,9 @@ def init(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({"folder": folder, "written": names})
         return
-    click.echo(f"{folder}: {', '.join(names)}")
-    click.echo(f"Next: cd {folder} && dvc repro, or edit params.yaml first; `sclip list presets` lists what it has")
+    name = printable(str(folder))
+    click.echo(f"{name}: {', '.join(names)}")
+    click.echo(f"Next: cd {name} && dvc repro, or edit params.yaml first; `sclip list presets` lists what it has")
 
 
 @click.command("fingerprint-code", hidden=True)
@@ -100,7 +102,7 @@ def models(as_json: bool) -> None:
 
 def _print_table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print columns that are as wide as their widest cell."""
-    cells = [tuple(map(str, row)) for row in (titles, *rows)]
+    cells = [tuple(printable(str(cell)) for cell in row) for row in (titles, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

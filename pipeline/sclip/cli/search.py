@@ -1,16 +1,15 @@
 """Commands that use a model on files: index, search, embed."""
 
-import dataclasses
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from sclip.apps.names import short_path
-from sclip.cli.options import device_option
+from sclip.cli.options import branch_option, device_option, model_option
+from sclip.cli.output import json_option, print_json
 from sclip.errors import list_findings, printable
 
 if TYPE_CHECKING:
@@ -21,13 +20,11 @@ kind_option = click.option(
     type=click.Choice(["image", "audio"]),
     help="What FILES are.  [default: what their names end with]",
 )
-branch_option = click.option("--branch", help="Of a model with two branches, parallel or cascaded, for recordings.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.command("index")
 @click.argument("files", nargs=-1, required=True)
-@click.option("--model", required=True, help="A model folder or a hub repo.")
+@model_option()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The index, a folder.")
 @kind_option
 @branch_option
@@ -50,10 +47,10 @@ def index(
     """
     from sclip.apps.index import index
 
-    result = index(files, model, out, kind=kind, branch=branch, device=device, progress=True)
+    result = index(files, out, model=model, kind=kind, branch=branch, device=device, progress=True)
     _report_skipped(result.kind, result.skipped)
     if as_json:
-        _print_json({**dataclasses.asdict(result), "index": str(result.index)})
+        print_json(result)
         return
     noun = "pictures" if result.kind == "image" else "recordings"
     click.echo(
@@ -67,7 +64,7 @@ def index(
 @click.argument("audio", nargs=-1)
 @click.option("--text", multiple=True, help="A sentence to search for. May be repeated.")
 @click.option("--image", multiple=True, metavar="PICTURE", help="A picture to search for. May be repeated.")
-@click.option("--model", help="The model that the index was made with.  [default: its name in the index]")
+@model_option(default=None, more="  [default: the model of the index]")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many files to show.")
 @branch_option
 @click.option(
@@ -103,7 +100,7 @@ def search(
         index, audio, text=text, image=image, model=model, top=top, branch=branch, engine=engine, device=device
     )
     if as_json:
-        _print_json([dataclasses.asdict(ranking) for ranking in rankings])
+        print_json(rankings)
     else:
         _print_rankings(rankings)
     if show:
@@ -113,7 +110,7 @@ def search(
 @click.command("embed")
 @click.argument("kind", metavar="audio|image|text", type=click.Choice(["audio", "image", "text"]))
 @click.argument("files", nargs=-1, required=True)
-@click.option("--model", required=True, help="A model folder or a hub repo.")
+@model_option()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A .npy, .parquet or .safetensors file.")
 @branch_option
 @device_option
@@ -137,7 +134,7 @@ def embed(
     result = embed(kind, files, out, model=model, branch=branch, device=device, progress=True)
     _report_skipped(kind, result.skipped)
     if as_json:
-        _print_json({**dataclasses.asdict(result), "files": [str(file) for file in result.files]})
+        print_json(result)
         return
     names = ", ".join(printable(str(file)) for file in result.files)
     click.echo(f"{names}: {result.count:,} vectors; {len(result.skipped):,} skipped; {result.seconds:.1f} s")
@@ -149,10 +146,6 @@ def _report_skipped(kind: str, skipped: Mapping[str, str]) -> None:
     cases = [f"{short_path(name)}: {reason}" for name, reason in skipped.items()]
     for line in list_findings("skipped", {noun: cases} if cases else {}):
         click.echo(printable(line), err=True)
-
-
-def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=1))  # ASCII, so that no name can control a terminal
 
 
 def _print_rankings(rankings: "Sequence[Ranking]") -> None:

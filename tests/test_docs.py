@@ -181,6 +181,7 @@ NOT_RUN = {
     "sclip import CHECKPOINT.ckpt models/hybrid-cif": "needs a published checkpoint",
     "pip": "installs from the network",
     "cd": "has no arguments to check",
+    "export": "sets a variable of the shell",
     "sclip push models/scenes/hybrid-cif/seed-0 me/scenes-hybrid-cif --license mit": "uploads; see apps/test_hub.py",
     "sclip import hf://speechclip/models/base/flickr/parallel/CHECKPOINT.ckpt models/published-parallel": "downloads",
     "sclip benchmark mteb --model models/published-parallel --tasks SpokenCOCOA2IRetrieval SpokenCOCOI2ARetrieval": (

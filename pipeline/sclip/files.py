@@ -20,12 +20,16 @@ UNFINISHED = ".unfinished"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield the place to write a file to, and move it to `path` when it is written."""
+    """Yield the place to write a file to, and move it to `path` when it is written. After an error, nothing is left."""
     unfinished = path.with_name(path.name + UNFINISHED)
-    with _name_in_errors(path):
-        yield unfinished
-        flush_to_disk(unfinished)
-    unfinished.replace(path)
+    try:
+        with _name_in_errors(path):
+            yield unfinished
+            flush_to_disk(unfinished)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -163,13 +162,9 @@ def _check_texts(rows: Sequence[Row], clip: ClipEncoder, skip: Callable[[Row, st
 
 
 def _count_tokens(text: str | None, clip: ClipEncoder) -> int:
-    """Return a text's number of tokens, or 1 if it cannot be counted.
-
-    Only open_clip's SimpleTokenizer returns tokens that are neither padded nor cut.
-    """
-    if text is None or not isinstance(clip.tokenizer, open_clip.SimpleTokenizer):
-        return 1
-    return len(clip.token_ids([text])[0])
+    """Return a text's number of tokens, or 1 if it cannot be counted."""
+    count = None if text is None else clip.count_tokens(text)
+    return 1 if count is None else count
 
 
 def _embed_pictures(

@@ -9,6 +9,7 @@
     speaker   the speaker's name (optional)
     language  the language that is spoken (optional)
     words     [[word, start, end], …] in seconds (optional)
+    transcript  what a speech recogniser wrote (optional)
 
 One file holds all splits, so every later stage reads the corpus in the same order.
 
@@ -35,7 +36,7 @@ from sclip.parsing import parse, parse_json, shortened
 
 SPLITS = ("train", "dev", "test")
 LARGEST_TIME = 1e9  # seconds
-REQUIRED, OPTIONAL = ("id", "split", "audio", "image", "image_id"), ("text", "speaker", "language")
+REQUIRED, OPTIONAL = ("id", "split", "audio", "image", "image_id"), ("text", "speaker", "language", "transcript")
 _KEYS = {*REQUIRED, *OPTIONAL, "words"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -53,6 +54,7 @@ class _ManifestRow:
     speaker: str | None = None
     words: tuple[Any, ...] | None = None
     language: str | None = None
+    transcript: str | None = None
 
     def __post_init__(self) -> None:
         for word in self.words or ():
@@ -74,6 +76,7 @@ class Row:
     speaker: str | None = None
     words: tuple[tuple[str, float, float], ...] | None = None
     language: str | None = None
+    transcript: str | None = None  # what a speech recogniser wrote
     where: str = ""  # the place it was read from, such as "manifest row 3"
 
     @property

@@ -72,6 +72,19 @@ def _conformer_weights(table: Table, where: str) -> int:
     return layers * width * (7 * width + 4 * _size(table, "intermediate_size", where) + kernel)
 
 
+def check_whisper_sizes(config: Table, folder: Path, where: str) -> None:
+    """Check the configuration of a Whisper, in transformers' format, in `folder`. `where` names it in errors."""
+    table = {**AutoConfig.for_model("whisper").to_dict(), **config}
+    width, weights = _size(table, "d_model", where), 0
+    for part, attentions in (("encoder", 1), ("decoder", 2)):
+        layers = _size(table, f"{part}_layers", where, MOST_LAYERS)
+        weights += layers * width * (4 * attentions * width + 2 * _size(table, f"{part}_ffn_dim", where))
+    for key in ("vocab_size", "max_source_positions", "max_target_positions"):
+        weights += width * _size(table, key, where)
+    _size(table, "num_mel_bins", where, 1000)
+    _compare(weights, folder, where)
+
+
 def check_clip_sizes(model_cfg: Table, folder: Path, where: str) -> None:
     """Check the `model_cfg` of the open_clip_config.json in `folder`. `where` names it in errors."""
     vision, text = (as_table(model_cfg.get(part), f"{where}.{part}") for part in ("vision_cfg", "text_cfg"))

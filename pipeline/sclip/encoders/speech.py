@@ -127,7 +127,7 @@ class SpeechEncoder(nn.Module):
             fetch_repo(name, commit, ["pytorch_model.bin"])
         kind, config = _read_config(folder, name)
         try:
-            with _without_progress_bar():
+            with without_progress_bar():
                 model, loading = kind.from_pretrained(
                     folder,
                     config=config,
@@ -227,7 +227,7 @@ def _read_config(folder: Path, name: str) -> tuple[Any, PreTrainedConfig]:
 
 
 @contextmanager
-def _without_progress_bar() -> Iterator[None]:
+def without_progress_bar() -> Iterator[None]:
     """Hide the bar that transformers draws for every load, on a terminal or not."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

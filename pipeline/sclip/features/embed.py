@@ -113,7 +113,7 @@ def _embed(
                 skip(row, result.reason)
     usable = [row for row in rows if row.id not in skipped]
     captions = {row.id: row.text for row in usable if row.text is not None}
-    texts = _embed_captions(list(captions.values()), clip, device)
+    texts = embed_captions(list(captions.values()), clip, device)
     if not images:
         raise problems.nothing_left(f"none of {len(pictures)} pictures can be used")
     training = dict.fromkeys(row.image_id for row in usable if row.split == "train")
@@ -202,7 +202,7 @@ def read_picture(path: Path, clip: ClipEncoder) -> Tensor | Fault:
 
 
 @torch.inference_mode()
-def _embed_captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
+def embed_captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
     """Return the captions' vectors (C, J)."""
     batches = tqdm(list(chunks(texts, CAPTIONS_AT_ONCE)), "captions", disable=None)
     with autocast(device, "fp32"):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from sclip.bench import cases, evaluation, index, long_training, run
+from sclip.bench import cases, evaluation, index, long_training, manifest, run
 from sclip.config import load_params
 
 TINY = dataclasses.replace(cases.SCENES, seconds=(0.5, 1.0), recordings=4, utterances=300, batch=4, components=20)
@@ -26,6 +26,16 @@ def test_alternatives_give_the_same_results(tmp_path, monkeypatch):
     for case in cases_by_name.values():
         assert case["rows"][0]["timed"]["ratio"] == 1
         assert all(row["timed"]["seconds"] > 0 for row in case["rows"])
+
+
+def test_both_ways_to_read_a_manifest_give_the_same_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SCENES", TINY)
+    for name, value in (("ROWS", 40), ("PARSED", 20)):
+        monkeypatch.setattr(manifest, name, value)
+    run.run_bench(load_params(), "cpu", ("manifest",), tmp_path)
+    (case,) = json.loads((tmp_path / "bench.json").read_text())["cases"]
+    assert case["notes"]["the same rows"] is True
+    assert [row["rate"].endswith(" MB") for row in case["rows"]] == [True] * 4
 
 
 def test_the_search_finds_the_same_pictures(tmp_path, monkeypatch):

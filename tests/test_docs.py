@@ -168,6 +168,9 @@ NOT_RUN = {
     "torchrun": "needs a GPU for each process; test_distributed.py runs several processes",
     "sclip fetch flickr8k data/flickr8k": "downloads 5 GB",
     "sclip search examples.index data/examples/dog.wav --engine faiss": "needs the extra faiss",
+    "sclip transcribe openai/whisper-small --language en --preset flickr8k-base": (
+        "downloads Whisper; features/test_transcripts.py runs a small one"
+    ),
     "arecord": "needs a microphone",
     "sclip train --arch cascaded-cif --seed 1 --device cuda": "needs a GPU",
     **dict.fromkeys(

@@ -25,6 +25,11 @@ def vectors_folder(preset: str) -> Path:
     return Path("data") / preset / "vectors"
 
 
+def transcripts(preset: str) -> Path:
+    """Return the file of what a speech recogniser wrote, for a topline that uses text."""
+    return Path("data") / preset / "transcripts.json"
+
+
 def model_folder(preset: str, arch: str, seed: int) -> Path:
     return Path("models") / preset / arch / f"seed-{seed}"
 

@@ -1,12 +1,16 @@
 """The manifest: valid rows are read, and errors name invalid ones."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sclip.config import ManifestConfig
 from sclip.corpora.make import make_corpus
-from sclip.corpora.manifest import read_manifest, write_manifest
+from sclip.corpora.manifest import Draft, check_rows, read_manifest, write_manifest
 from sclip.errors import Problems, UserError
 
 GOOD = {"id": "a", "split": "train", "audio": "a.wav", "image": "a.png", "image_id": "a"}
@@ -63,9 +67,9 @@ def test_a_row_that_cannot_be_parsed_is_named(row, message, manifest):
 def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
     for name in ("a.wav", "a.png"):
         manifest.with_name(name).touch()
-    given = manifest.with_name("given.jsonl")
-    write_manifest(given, [GOOD, GOOD | {"id": "b", "audio": "b.wav"}, GOOD | {"id": "c", "image": "c.png"}])
-    config = ManifestConfig("manifest", str(given))
+    original = manifest.with_name("given.jsonl")
+    write_manifest(original, [GOOD, GOOD | {"id": "b", "audio": "b.wav"}, GOOD | {"id": "c", "image": "c.png"}])
+    config = ManifestConfig("manifest", str(original))
     with pytest.raises(UserError, match=r"manifest row 2 \(b\): audio .*/b\.wav: no such file"):
         make_corpus(config, manifest, Problems())
     problems = Problems(skip=True)
@@ -74,4 +78,52 @@ def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
     assert problems.notes == {"splits without a row; commands that need these splits will fail": ["dev", "test"]}
     (row,) = read_manifest(manifest, Problems())
     manifest.with_name("a.wav").unlink()  # later stages may read only the cache, so the recording may be missing
-    assert read_manifest(manifest, Problems()) == [row]
+    assert list(read_manifest(manifest, Problems())) == [row]
+
+
+TIME = st.one_of(st.integers(-1, 3), st.floats(-1, 3), st.sampled_from([True, None, "1", 10**9, 1e9 + 1, 10**30]))
+WORD = st.one_of(st.just("dog"), st.integers(), st.none())
+TRIPLE = st.one_of(st.tuples(WORD, TIME, TIME).map(list), st.sampled_from(["dog", [], ["dog", 1], {"a": 1}, 5]))
+VALUE = st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(["", " ", "train", "\ud83d", "x\u2028y"]))
+CHANGES = st.dictionaries(
+    st.sampled_from([*GOOD, "text", "speaker", "language", "caption"]), VALUE, max_size=2
+) | st.fixed_dictionaries({"words": st.one_of(VALUE, st.lists(TRIPLE, max_size=3))})
+
+
+@given(st.lists(CHANGES, max_size=3))
+def test_rows_and_messages_are_those_of_the_parser(changes):
+    """The comparisons that accept most rows accept none that the parser refuses, and leave every message to it."""
+    rows = [GOOD, *(GOOD | {"id": str(i)} | change for i, change in enumerate(changes))]
+    lines = [json.dumps(row) for row in rows]
+    expected = Problems(skip=True)
+    drafts = [Draft(f"manifest row {i}", json.loads(line)) for i, line in enumerate(lines, 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        path, found = Path(folder) / "manifest.jsonl", Problems(skip=True)
+        path.write_text("\n".join(lines))
+        assert list(read_manifest(path, found)) == check_rows(drafts, path.parent, expected)
+    assert found.skipped == expected.skipped
+
+
+def test_a_manifest_is_a_sequence_of_rows_with_views(manifest):
+    write_manifest(manifest, [GOOD | {"id": name, "text": f"text {name}"} for name in "abcde"])
+    rows = read_manifest(manifest, Problems())
+    manifest.unlink()  # the open file still has them
+    assert [row.id for row in rows] == list("abcde")
+    assert (rows[-1].id, rows[1].where, len(rows)) == ("e", "manifest row 2", 5)
+    assert [row.id for row in rows[1::2]] == ["b", "d"]
+    assert [row.where for row in rows.select([3, 0])] == ["manifest row 4", "manifest row 1"]
+    assert list(rows[3:].values("id", "text", "speaker")) == [("d", "text d", None), ("e", "text e", None)]
+    assert rows[0].audio == manifest.with_name("a.wav")
+    with pytest.raises(IndexError):
+        rows[5]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_any_line_endings_and_a_byte_order_mark_are_read(ending, manifest):
+    lines = [json.dumps(GOOD), "", json.dumps(GOOD | {"id": "b", "text": "grüß 猫"}, ensure_ascii=False)]
+    manifest.write_bytes(b"\xef\xbb\xbf" + ending.join(lines).encode())
+    rows = read_manifest(manifest, Problems())
+    assert [(row.where, row.text) for row in rows] == [("manifest row 1", None), ("manifest row 3", "grüß 猫")]
+    manifest.write_bytes(json.dumps(GOOD).encode() + b"\n{\xff}")
+    with pytest.raises(UserError, match=r"manifest\.jsonl: not UTF-8: row 2: "):
+        read_manifest(manifest, Problems(skip=True))

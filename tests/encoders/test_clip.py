@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import warnings
 
 import numpy as np
@@ -164,3 +165,42 @@ def test_openai_weights_without_quick_gelu_are_warned_of(tmp_path, monkeypatch):
     for tag in ("openai", str(tmp_path / "weights.pt")):
         with pytest.warns(UserWarning, match="OpenAI's weights need QuickGELU"), pytest.raises(UserError):
             ClipEncoder.from_pretrained(f"ViT-B-32/{tag}")
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("DFN2B-CLIP-ViT-B-16", "DFN"),
+        ("DFN5B-CLIP-ViT-H-14-378", "DFN"),
+        ("vit_base_patch16_clip_224.metaclip_2pt5b", "MetaCLIP"),
+        ("metaclip-l14-400m", "MetaCLIP"),
+        ("vit_huge_patch14_clip_224.metaclip2_worldwide", "MetaCLIP"),
+        ("DFN2B-CLIP-ViT-L-14-39B", None),
+        ("MobileCLIP2-B-dfndr2b", None),
+        ("vit_huge_patch14_clip_224.metaclip_altogether", None),
+        ("vit_huge_patch14_clip_378.metaclip2_worldwide", None),
+        ("vit_gigantic_patch14_clip_224.metaclip2_worldwide", None),
+    ],
+)
+def test_weights_of_other_authors_without_quick_gelu_are_warned_of(name, owner, tmp_path, recwarn):
+    """Against open_clip's own list, where it has one."""
+    ClipEncoder.from_pretrained(str(saved(tmp_path / name, CLIP_CONFIG | {"quick_gelu": False})))
+    found = [str(warning.message) for warning in recwarn if "QuickGELU" in str(warning.message)]
+    assert [f"{owner}'s weights need QuickGELU" in message for message in found] == [True] * (owner is not None)
+
+
+def test_tags_are_warned_of_as_open_clip_lists_them(monkeypatch, recwarn):
+    def no_download(*_, **__):
+        raise UserError("no download in a test")
+
+    monkeypatch.setattr("sclip.encoders.clip.fetch_repo", no_download)
+    tags = [(model, tag) for model, tag in open_clip.list_pretrained() if re.search("dfn|metaclip|meta$|webli", tag)]
+    assert len(tags) > 40
+    for model, tag in tags:
+        recwarn.clear()
+        with pytest.raises(UserError, match="no download"):
+            ClipEncoder.from_pretrained(f"{model}/{tag}")
+        warned = any("QuickGELU" in str(warning.message) for warning in recwarn)
+        has_quick_gelu = open_clip.get_model_config(model).get("quick_gelu", False)
+        needs_it = open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
+        assert warned == (needs_it and not has_quick_gelu), (model, tag)

@@ -65,3 +65,12 @@ def test_mfccs_are_opened_by_name_or_folder(folders):
     assert named.fingerprint() == saved.fingerprint()
     with pytest.raises(UserError, match="speech encoder mfcc: has no random_seed, found 0"):
         open_speech(SpeechEncoderConfig("mfcc", random_seed=0))
+
+
+def test_random_weights_of_a_tag_have_its_own_layout():
+    """MobileCLIP2-S0, which is small, with an image tower of timm; one with a tokenizer of its own is refused."""
+    clip = open_clip(ClipEncoderConfig("MobileCLIP2-S0/dfndr2b", random_seed=0))
+    assert isinstance(clip.model, CustomTextCLIP)
+    assert clip.refusal == "its text tower is not causal"
+    with pytest.raises(UserError, match=r"its tokenizer is in the hub repo facebook/xlm-v-base, .* local-dir:FOLDER"):
+        open_clip(ClipEncoderConfig("ViT-H-14-worldwide/metaclip2_worldwide", random_seed=0))

@@ -1,13 +1,20 @@
 """An utterance's hidden states: the same in any batch, and those of transformers one by one."""
 
+import json
+import re
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small import SPEECH_CONFIG
 from transformers import (
     Data2VecAudioConfig,
     Data2VecAudioModel,
     HubertConfig,
     HubertModel,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertModel,
     Wav2Vec2Config,
     Wav2Vec2Model,
     WavLMConfig,
@@ -30,6 +37,14 @@ LAYOUTS = {
     "wavlm-base": (WavLMModel, WavLMConfig, SMALL),
     "wavlm-large": (WavLMModel, WavLMConfig, LARGE),
     "data2vec": (Data2VecAudioModel, Data2VecAudioConfig, DATA2VEC),
+}
+W2V_BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "left_max_position_embeddings": 6,
+    "right_max_position_embeddings": 3,
 }
 
 
@@ -106,8 +121,6 @@ def test_a_saved_encoder_loads_with_the_same_states(tmp_path):
 
 
 def test_missing_tensors_are_not_drawn_at_random(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     encoder("hubert-base").save(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["encoder.layers.1.attention.k_proj.weight"]
@@ -121,5 +134,88 @@ def test_another_kind_of_model_is_refused(tmp_path):
 
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="a model_type of hubert, wav2vec2, wavlm, data2vec-audio, found 'bert'"):
+    with pytest.raises(UserError, match=r"a model_type of hubert, .*, data2vec-audio, wav2vec2-bert, found 'bert'"):
         SpeechEncoder.from_pretrained(str(tmp_path))
+
+
+def w2v_bert(position: str = "relative_key") -> Wav2Vec2BertModel:
+    torch.manual_seed(0)
+    return Wav2Vec2BertModel(Wav2Vec2BertConfig(**W2V_BERT, position_embeddings_type=position)).eval()
+
+
+@torch.no_grad()
+def test_log_mel_features_are_those_of_transformers():
+    """An odd frame of 10 ms at the end counts for the normalisation and is left out."""
+    speech = SpeechEncoder(w2v_bert(), Source("w2v-bert"))
+    waveforms = [*recordings(16000, 560, 719, 720, 9000), 1e-4 * recordings(900)[0], 0.5 + recordings(1500)[0]]
+    waveforms[0][4000:9000] = 0
+    expected = SeamlessM4TFeatureExtractor()([w.numpy() for w in waveforms], sampling_rate=16000, return_tensors="pt")
+    for i, (waveform, length) in enumerate(zip(waveforms, expected["attention_mask"].sum(1).tolist(), strict=True)):
+        found = speech.input.features(waveform)
+        assert len(found) == length == int(speech.frames(torch.tensor(len(waveform))))
+        torch.testing.assert_close(found, expected["input_features"][i, :length], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["relative_key", "rotary", "relative"])
+def test_w2v_bert_gives_the_states_of_transformers_in_any_batch(position):
+    reference, speech = w2v_bert(position), SpeechEncoder(w2v_bert(position), Source("w2v-bert"))
+    waveforms = recordings(16000, 560, 720, 9000, 561)
+    batch = speech(waveforms)
+    assert batch.lengths.tolist() == [49, 1, 1, 27, 1]
+    assert (speech.states, speech.width, speech.shortest, speech.frame_seconds) == (4, 32, 560, 0.02)
+    extractor = SeamlessM4TFeatureExtractor()
+    for together, waveform in zip(batch, waveforms, strict=True):
+        inputs = extractor(waveform.numpy(), sampling_rate=16000, return_tensors="pt")
+        states = torch.stack(reference(**inputs, output_hidden_states=True).hidden_states, 1)[0]
+        expected = states[:, : len(together[0])]
+        assert together.shape == expected.shape
+        assert (together - expected).abs().max() <= 1e-4 * expected.abs().max()
+        assert torch.equal(speech([waveform], states=[3, 1]).values[0], speech([waveform]).values[0, [3, 1]])
+
+
+def test_w2v_bert_is_saved_and_loaded(tmp_path):
+    speech = SpeechEncoder(w2v_bert(), Source("w2v-bert"))
+    speech.save(tmp_path)
+    again = SpeechEncoder.from_pretrained(str(tmp_path))
+    assert torch.equal(again(recordings(3000)).values, speech(recordings(3000)).values)
+    assert again.fingerprint() == speech.fingerprint()
+    assert SeamlessM4TFeatureExtractor.from_pretrained(tmp_path).stride == 2
+    assert not again.normalize_waveform
+    with pytest.raises(UserError, match="normalizes its features; leave normalize_waveform out"):
+        SpeechEncoder.from_pretrained(str(tmp_path), normalize_waveform=True)
+    with pytest.raises(UserError, match="utterance 0: 559 samples; a frame takes 560"):
+        again(recordings(559))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feature_projection_input_dim": 80}, "feature_projection_input_dim: expected 160, 2 frames of 80 log-mel"),
+        ({"num_hidden_layers": 150, "hidden_size": 4096}, "declares .* weights or more"),
+        ({"max_source_positions": 10**9}, "max_source_positions: expected a number up to 100,000"),
+    ],
+)
+def test_sizes_of_w2v_bert_are_checked_before_it_is_built(change, message, tmp_path):
+    SpeechEncoder(w2v_bert(), Source("w2v-bert")).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=message):
+        SpeechEncoder.from_pretrained(str(tmp_path))
+
+
+def test_mhubert_is_read_as_its_authors_published_it(tmp_path):
+    """mHuBERT-147 has the layout of HuBERT base, with the names that tensors of a weight norm had in older torch."""
+    speech = encoder("hubert-base")
+    speech.save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    renamed = {
+        re.sub(r"parametrizations\.weight\.original(\d)", lambda m: f"weight_{'gv'[int(m[1])]}", name): tensor
+        for name, tensor in tensors.items()
+    }
+    assert {name[-2:] for name in renamed.keys() - tensors.keys()} == {"_g", "_v"}
+    save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+    again = SpeechEncoder.from_pretrained(str(tmp_path))
+    assert not again.normalize_waveform
+    assert torch.equal(again(recordings(3000)).values, speech(recordings(3000)).values)

@@ -13,7 +13,8 @@ from stored_corpus import write_test_split
 
 from sclip.evaluation import examples, inference
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.evaluate import _rounded, distinct_texts, evaluate
+from sclip.evaluation.directions import distinct_texts
+from sclip.evaluation.evaluate import _rounded, evaluate
 from sclip.evaluation.inference import infer
 from sclip.evaluation.retrieval import first_ranks, scores
 from sclip.features.dataset import Dataset

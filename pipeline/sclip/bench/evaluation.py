@@ -32,7 +32,7 @@ def evaluation_case(device: torch.device) -> Case:
 
     # The time of a query is proportional to the number of its candidates.
     share = SLICE * (PICTURES + UTTERANCES) / (2 * UTTERANCES * PICTURES)
-    memory = _peak_memory(ours)
+    memory = peak_memory(ours)
     times = compare({"counted in blocks, with intervals (ours)": ours, "sorted, rows looped over": published}, device,
                     rounds=3, parts={"sorted, rows looped over": share})  # fmt: skip
     expected = sort_and_loop(speech[:SLICE], owners[:SLICE], images, pictures)
@@ -69,7 +69,7 @@ def sort_and_loop(queries: Tensor, ids: Tensor, candidates: Tensor, candidate_id
     return {k: 100 * count / len(queries) for k, count in hits.items()}
 
 
-def _peak_memory(run: Callable[[], object]) -> int:
+def peak_memory(run: Callable[[], object]) -> int:
     """Return by how many bytes a run raises the memory of this process at its peak."""
     ctypes.CDLL(None).malloc_trim(0)  # the run could reuse free memory of this process, which would not be counted
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM

@@ -17,6 +17,7 @@ from sclip.bench.heads import cif_case, vocabulary_case
 from sclip.bench.index import index_cases
 from sclip.bench.long_training import long_training_case
 from sclip.bench.machine import Machine, measure
+from sclip.bench.manifest import manifest_case
 from sclip.bench.models import random_model
 from sclip.bench.stored import write_random_dataset
 from sclip.bench.training import training_case
@@ -65,6 +66,8 @@ def cases(
 ) -> Iterator[Case]:
     """Run the benchmarks in `only` and yield their results."""
     speech, clip = open_speech(workload.speech), open_clip(workload.clip)
+    if "manifest" in only:
+        yield manifest_case(folder / "manifest", device)
     if "extraction" in only:
         yield extraction_case(workload, speech, folder / "extraction", device)
     if "cif" in only:

@@ -4,7 +4,7 @@ A user's mistake is one line and exit status 1. Options are checked before anyth
 as torch.
 """
 
-from sclip.cli import corpus, demo, evaluation, features, hub, keywords, project, search, tools, training
+from sclip.cli import corpus, demo, evaluation, features, hub, keywords, project, search, tools, training, transcription
 from sclip.cli.group import main
 
 __all__ = ["main"]
@@ -20,6 +20,7 @@ COMMANDS = (
     features.extract_features,
     features.verify_features,
     features.embed_clip,
+    transcription.transcribe,
     training.train,
     evaluation.evaluate,
     evaluation.report,

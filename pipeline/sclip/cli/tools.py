@@ -9,7 +9,7 @@ from sclip.cli.output import json_option, print_json
 from sclip.config import load_params
 from sclip.parsing import read_json
 
-BENCHMARKS = ("extraction", "training", "long-training", "cif", "vocabulary", "evaluation", "index")
+BENCHMARKS = ("manifest", "extraction", "training", "long-training", "cif", "vocabulary", "evaluation", "index")
 
 
 @click.command("import")

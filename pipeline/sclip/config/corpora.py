@@ -133,6 +133,7 @@ class Columns:
     image_id: str | None = None
     language: str | None = None  # that is spoken
     words: str | None = None  # [[word, start, end], ...] in seconds
+    transcript: str | None = None  # what a speech recogniser wrote; an empty cell means that it found no word
 
 
 @dataclass(frozen=True)

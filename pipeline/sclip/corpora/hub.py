@@ -119,6 +119,8 @@ def _row(record: Mapping[str, Any], columns: Mapping[str, str], out: Path, folde
     """Return a row's values, and write its recording and picture."""
     texts = {key: record[name] for key, name in columns.items() if key not in ("audio", "image", "words")}
     row: dict[str, Any] = {key: str(value).strip() for key, value in texts.items() if value not in (None, "")}
+    if "transcript" in columns:
+        row.setdefault("transcript", "")
     recording, picture = (
         _file(record[columns[kind]], f"column {columns[kind]!r}", out / kind, folder) for kind in ("audio", "image")
     )

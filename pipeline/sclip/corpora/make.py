@@ -1,6 +1,8 @@
 """Write the manifest of a preset's corpus, for every kind of corpus."""
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,8 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
     """Return the rows whose files exist, from the corpus's own files, or from its manifest for scenes and manifests."""
     if isinstance(config, ScenesConfig | ManifestConfig):
         path = Path(config.path).resolve() if isinstance(config, ManifestConfig) else manifest
-        named, listing = read_manifest(path, problems), Listing()
+        named: Sequence[Row] = read_manifest(path, problems)
+        listing = Listing()
     else:
         if isinstance(config, HubConfig):
             listing = list_hub(config, manifest.parent.resolve() / "unpacked", problems)
@@ -93,5 +96,6 @@ def read_listing(config: SourceConfig, problems: Problems) -> Listing:
 
 def _plain(row: Row) -> dict[str, Any]:
     """Return a row as it is written: without keys that have no value."""
-    plain: dict[str, Any] = json.loads(json.dumps(vars(row), default=str))
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return {key: value for key, value in plain.items() if value is not None and key != "where"}

@@ -85,6 +85,7 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
         "text": cells.get("text"),
         "speaker": cells.get("speaker"),
         **({"language": cells["language"]} if "language" in cells else {}),
+        **({"transcript": cells.get("transcript", "")} if config.columns.transcript is not None else {}),
     }
 
 

@@ -6,6 +6,7 @@
   positions that are read are computed: the keywords, start and end, not all 77.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.model import set_model_preprocess_cfg
-from open_clip.tokenizer import bytes_to_unicode
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
 from PIL import Image
@@ -33,34 +34,30 @@ from sclip.encoders.clip_folder import (
 from sclip.encoders.pictures import as_rgb, read_rgb
 from sclip.encoders.sizes import check_clip_sizes
 from sclip.encoders.source import Source, fetch_repo, shipped_folder, without_network
+from sclip.encoders.tokens import PADDING, ClipTokens, Tokens, tokens_of
 from sclip.errors import UserError
 from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded
 from sclip.parsing import read_json
 from sclip.tensors import fill, save_tensors
 
-_BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
-
-PADDING = 0  # the token that CLIP's tokenizer pads with; it is also that of "!"
-
 
 class TextTower:
     """CLIP's text transformer on token embeddings. `start` and `end` are the ids around a sentence."""
 
-    def __init__(self, tower: Any, start: int, end: int):
-        """Wrap `tower`, which is open_clip's CLIP or the TextTransformer in its CustomTextCLIP."""
+    def __init__(self, tower: Any, start: int, end: int, special: Sequence[int] | None = None):
+        """Wrap `tower`, which is open_clip's CLIP or the TextTransformer in its CustomTextCLIP.
+
+        `special` are the tokens that are never keywords; the default is those of CLIP's own tokenizer.
+        """
         self.tower = tower
         self.start, self.end = start, end
+        self.special_tokens = [PADDING, start, end] if special is None else list(special)
 
     @property
     def table(self) -> Tensor:
         """Return the embedding of every token: (V, W)."""
         return self.tower.token_embedding.weight
-
-    @property
-    def special_tokens(self) -> list[int]:
-        """Return the tokens that are never keywords: padding, start and end."""
-        return [PADDING, self.start, self.end]
 
     @property
     def context_length(self) -> int:
@@ -95,11 +92,12 @@ class ClipEncoder(nn.Module):
         self.config, self.tokenizer, self.source = config, tokenizer, source
         self.preprocess = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
         tower = getattr(self.model, "text", self.model)
-        self.refusal = _keyword_refusal(tower, tokenizer)
+        takes_embeddings = hasattr(tower, "token_embedding") and hasattr(tower, "positional_embedding")
+        self.tokens = tokens_of(tokenizer, len(tower.token_embedding.weight)) if takes_embeddings else None
+        self.refusal = _keyword_refusal(tower, tokenizer, self.tokens)
         self._text_tower = None
-        if self.refusal is None:
-            vocabulary = len(tower.token_embedding.weight)
-            self._text_tower = TextTower(tower, vocabulary - 2, vocabulary - 1)
+        if self.tokens is not None and self.refusal is None:
+            self._text_tower = TextTower(tower, self.tokens.start, self.tokens.end, self.tokens.special)
 
     @classmethod
     def from_pretrained(cls, name: str, revision: str | None = None) -> "ClipEncoder":
@@ -121,7 +119,7 @@ class ClipEncoder(nn.Module):
     @classmethod
     def from_tensors(cls, model_cfg: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -> "ClipEncoder":
         """Build a CLIP from tensors, with OpenAI's tokenizer and preprocessing, which are open_clip's defaults."""
-        model = open_clip.CLIP(**model_cfg)
+        model = empty_clip(model_cfg)
         fill(model, tensors, name)
         preprocess = {**vars(PreprocessCfg()), "size": model_cfg["vision_cfg"]["image_size"]}
         set_model_preprocess_cfg(model, preprocess)
@@ -148,7 +146,7 @@ class ClipEncoder(nn.Module):
     def _from_tag(cls, name: str) -> "ClipEncoder":
         architecture, _, tag = name.partition("/")
         model_cfg = sizes_of_tag(name)
-        warn_without_quick_gelu(name, model_cfg, Path(tag))
+        warn_without_quick_gelu(name, model_cfg, Path(tag), open_clip.get_pretrained_cfg(architecture, tag))
         hint = f". {without_network('its hub repo')} (local-dir:FOLDER, with {CONFIG_FILE} and {WEIGHTS_FILE})"
         _fetch_tag(name)
         with one_line_errors(name, hint):
@@ -219,20 +217,22 @@ class ClipEncoder(nn.Module):
                 f"CLIP {self.source.name}: expected ids below {len(table)}, the number of its token embeddings; "
                 f"its tokenizer returned {int(ids.max())}"
             )
-        last = ids.argmax(-1)  # the end token has the highest id
+        last = (ids == self._text_tower.end).int().argmax(-1)
         return self._text_tower.run(table[ids[:, : int(last.max()) + 1]], last)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return each text's tokens by CLIP's own tokenizer, without start, end and padding, and without a limit."""
-        return [self.tokenizer.encode(text) for text in texts]
+        """Return each text's tokens, without start, end and padding, and without a limit."""
+        assert self.tokens is not None
+        return [self.tokens.encode(text) for text in texts]
 
     def count_tokens(self, text: str) -> int | None:
-        """Count a text's tokens. Tokenizers other than CLIP's own have no call that neither pads nor cuts."""
-        return len(self.token_ids([text])[0]) if isinstance(self.tokenizer, open_clip.SimpleTokenizer) else None
+        """Count a text's tokens. Some tokenizers have no call that neither pads nor cuts."""
+        return None if self.tokens is None else len(self.tokens.encode(text))
 
     def piece(self, token: int) -> str:
-        """Return a token as its tokenizer writes it; `</w>` ends a word."""
-        return self.tokenizer.decoder[token]
+        """Return a token as CLIP's tokenizer writes it; `</w>` ends a word."""
+        assert self.tokens is not None
+        return self.tokens.piece(token)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights and of the configuration of the model and the preprocessing."""
@@ -243,11 +243,16 @@ class ClipEncoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         save_tensors(folder / WEIGHTS_FILE, self.model.state_dict())
+        if isinstance(self.tokenizer, HFTokenizer):
+            self.tokenizer.save_pretrained(folder)
 
 
-def text_of_pieces(pieces: str) -> str:
-    """Decode word pieces to text. CLIP's tokenizer represents each byte of UTF-8 by one letter."""
-    return bytes(_BYTES[letter] for letter in pieces.removesuffix("</w>")).decode("utf-8", errors="replace")
+def empty_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
+    """Return a CLIP of these sizes, of the class that open_clip would choose, without trained weights."""
+    sizes = copy.deepcopy(dict(model_cfg))
+    kind = open_clip.CustomTextCLIP if sizes.pop("custom_text", False) else open_clip.CLIP
+    model: nn.Module = kind(**sizes)
+    return model
 
 
 def _fetch_tag(name: str) -> None:
@@ -276,19 +281,25 @@ def sizes_of_tag(name: str) -> dict[str, Any]:
     return model_cfg
 
 
-def _keyword_refusal(tower: Any, tokenizer: Any) -> str | None:
+def _keyword_refusal(tower: Any, tokenizer: Any, tokens: Tokens | None) -> str | None:
     """Return why this text tower cannot take keywords, or None if it can."""
     if not hasattr(tower, "token_embedding") or not hasattr(tower, "positional_embedding"):
         return f"its text tower is a {type(tower).__name__}, which does not take token embeddings"
-    pooling = tower.pool_type if isinstance(tower, TextTransformer) else tower.text_pool_type
+    pooling, end = (
+        (tower.pool_type, tower.eos_id)
+        if isinstance(tower, TextTransformer)
+        else (tower.text_pool_type, tower.text_eos_id)
+    )
     if getattr(tower, "cls_emb", None) is not None:
         return "its text tower reads a class token behind the sentence"
     if tower.attn_mask is None:
         return "its text tower is not causal"
-    if pooling != "argmax":
+    if pooling not in ("argmax", "eos"):
         return f"its text tower pools by {pooling!r}, not at the end of the sentence"
     if tower.text_projection is None:
         return "its text tower has no projection to the joint space"
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        return f"its tokenizer is a {type(tokenizer).__name__}, not CLIP's"
+    if tokens is None or (pooling == "argmax") != isinstance(tokens, ClipTokens):
+        return f"its tokenizer is a {type(tokenizer).__name__}, which does not write `start text end`"
+    if pooling == "eos" and tokens.end != end:
+        return f"its text tower reads the sentence at token {end}, and its tokenizer ends it with {tokens.end}"
     return None

@@ -26,6 +26,14 @@ WEIGHT_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin"}
 # Only OpenAI's own files have tensors with these names, beside those of the weights.
 OPENAI_TENSORS = {"input_resolution", "context_length", "vocab_size"}
 
+# Whose weights were trained with QuickGELU, by the names of tags and folders. Some of the same authors were not: DFN2B
+# with 39 billion samples, DFNDR (MobileCLIP), MetaCLIP 1.2 (altogether), and MetaCLIP 2 except ViT-H-14 at 224 pixels.
+QUICK_GELU = {
+    "OpenAI's": re.compile("openai"),
+    "DFN's": re.compile(r"dfn[25]b(?!.*39b)"),
+    "MetaCLIP's": re.compile(r"metaclip(?!.*altogether|-?2)|(huge|vit-?h)(?!.*(378|bigg)).*metaclip-?2"),
+}
+
 
 @contextmanager
 def one_line_errors(name: str, hint: str = "") -> Iterator[None]:
@@ -100,13 +108,27 @@ def open_tokenizer(text_cfg: Mapping[str, Any], folder: Path, name: str) -> Any:
         return _FolderTokenizer(folder, **context, tokenizer_mode=mode)
 
 
-def warn_without_quick_gelu(name: str, model_cfg: dict[str, Any], weights: Path) -> None:
-    """Warn if OpenAI's weights are loaded without QuickGELU: the vectors would look right and be wrong."""
+def warn_without_quick_gelu(
+    name: str, model_cfg: Mapping[str, Any], weights: Path, tag: Mapping[str, Any] | None = None
+) -> None:
+    """Warn of weights that were trained with QuickGELU and are loaded without it: the vectors would be wrong.
+
+    `tag` is what open_clip says about the weights, if it knows them; other weights are known by name, or by what is in
+    their files.
+    """
     if model_cfg.get("quick_gelu", False):
         return
-    if "openai" in name.rpartition("/")[2].lower() or _has_openai_tensors(weights):
+    plain = name.rpartition("/")[2].lower()
+    owner = next((owner for owner, pattern in QUICK_GELU.items() if pattern.search(plain)), None)
+    if tag and not tag.get("quick_gelu", False):
+        return
+    if tag and owner is None:
+        owner = "these"
+    if owner is None and _has_openai_tensors(weights):
+        owner = "OpenAI's"
+    if owner is not None:
         warnings.warn(
-            f"CLIP {name}: OpenAI's weights need QuickGELU and this model has GELU; "
+            f"CLIP {name}: {owner} weights need QuickGELU and this model has GELU; "
             "use the -quickgelu model, or set quick_gelu in the folder's open_clip_config.json",
             stacklevel=4,
         )

@@ -8,11 +8,11 @@ utterance do not depend on its batch.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torchaudio.transforms import MFCC
 
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.source import Source
@@ -44,7 +44,7 @@ class MfccEncoder(nn.Module):
         super().__init__()
         self.source = Source(NAME)
         # Without log_mels, torchaudio clips decibels relative to the loudest frame of the batch.
-        self.mfcc = MFCC(
+        self.mfcc = torchaudio().transforms.MFCC(
             SAMPLE_RATE,
             COEFFICIENTS,
             log_mels=True,
@@ -80,6 +80,22 @@ class MfccEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
+
+
+def torchaudio() -> ModuleType:
+    """Return the library that computes MFCCs, which nothing else needs: it may be missing, or not fit a newer torch."""
+    try:
+        import torchaudio
+        import torchaudio.functional
+        import torchaudio.transforms
+    except Exception as error:  # it is not installed, or fails in some way with a torch that it was not built for
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"MFCCs need torchaudio, which cannot be imported ({reason}); install torchaudio 2.11 and a torch that it "
+            f"works with (found torch {torch.__version__}), or use another speech encoder"
+        ) from None
+    module: ModuleType = torchaudio
+    return module
 
 
 def _short_frames(samples: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import CLIP, set_model_preprocess_cfg
+from open_clip.model import set_model_preprocess_cfg
 from transformers import HubertConfig, HubertModel
 
 from sclip.config import ClipEncoderConfig, SpeechEncoderConfig
-from sclip.encoders.clip import ClipEncoder, sizes_of_tag
+from sclip.encoders.clip import ClipEncoder, empty_clip, sizes_of_tag
 from sclip.encoders.mfcc import CONFIG_FILE, NAME, MfccEncoder
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
@@ -61,8 +61,14 @@ def open_clip(config: ClipEncoderConfig) -> ClipEncoder:
         return ClipEncoder.from_pretrained(config.name, config.revision)
     if not config.name.startswith(("hf-hub:", "local-dir:")) and not Path(config.name).is_dir():
         sizes = sizes_of_tag(config.name)
+        tokenizer = sizes["text_cfg"].get("hf_tokenizer_name")
+        if tokenizer is not None:
+            raise UserError(
+                f"CLIP {config.name}: its tokenizer is in the hub repo {tokenizer}, so random weights need a folder "
+                "with the tokenizer; give local-dir:FOLDER"
+            )
         with _seeded(config.random_seed):
-            tensors = CLIP(**sizes).state_dict()
+            tensors = empty_clip(sizes).state_dict()
         return ClipEncoder.from_tensors(
             sizes, tensors, Source(config.name).with_random_weights(config.random_seed).name
         )

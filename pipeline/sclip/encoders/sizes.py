@@ -14,6 +14,7 @@ import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from transformers import AutoConfig
 
+from sclip.encoders.inputs import MELS, STACKED
 from sclip.errors import UserError
 from sclip.parsing import as_table, shortened
 
@@ -29,6 +30,9 @@ MOST = {
     "attn_pooler_queries": 10_000,
     "context_length": 10_000,
     "mlp_ratio": 16,
+    "max_source_positions": 100_000,
+    "left_max_position_embeddings": 10_000,
+    "right_max_position_embeddings": 10_000,
 }
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
 
@@ -42,6 +46,9 @@ def check_speech_sizes(config: Table, folder: Path, where: str) -> None:
     """
     table = {**AutoConfig.for_model(config["model_type"]).to_dict(), **config}
     _check_bounds(table, where)
+    if "conv_dim" not in table:
+        _compare(_conformer_weights(table, where), folder, where)
+        return
     layers, width = _size(table, "num_hidden_layers", where, MOST_LAYERS), _size(table, "hidden_size", where)
     channels, kernels = _sizes(table, "conv_dim", where), _sizes(table, "conv_kernel", where)
     positions = _size(table, "num_conv_pos_embeddings", where)
@@ -50,6 +57,31 @@ def check_speech_sizes(config: Table, folder: Path, where: str) -> None:
     weights = layers * width * (4 * width + 2 * _size(table, "intermediate_size", where))
     weights += sum(a * b * kernel for a, b, kernel in zip((1, *channels), channels, kernels, strict=False))
     weights += width * width * positions // max(1, _size(table, "num_conv_pos_embedding_groups", where))
+    _compare(weights, folder, where)
+
+
+def _conformer_weights(table: Table, where: str) -> int:
+    """Return how many weights W2V-BERT's layers have at least: attention, two networks and a convolution each."""
+    if table["feature_projection_input_dim"] != STACKED * MELS:
+        raise UserError(
+            f"{where}: feature_projection_input_dim: expected {STACKED * MELS}, {STACKED} frames of {MELS} log-mel "
+            f"bands; found {shortened(table['feature_projection_input_dim'])}"
+        )
+    layers, width = _size(table, "num_hidden_layers", where, MOST_LAYERS), _size(table, "hidden_size", where)
+    kernel = _size(table, "conv_depthwise_kernel_size", where)
+    return layers * width * (7 * width + 4 * _size(table, "intermediate_size", where) + kernel)
+
+
+def check_whisper_sizes(config: Table, folder: Path, where: str) -> None:
+    """Check the configuration of a Whisper, in transformers' format, in `folder`. `where` names it in errors."""
+    table = {**AutoConfig.for_model("whisper").to_dict(), **config}
+    width, weights = _size(table, "d_model", where), 0
+    for part, attentions in (("encoder", 1), ("decoder", 2)):
+        layers = _size(table, f"{part}_layers", where, MOST_LAYERS)
+        weights += layers * width * (4 * attentions * width + 2 * _size(table, f"{part}_ffn_dim", where))
+    for key in ("vocab_size", "max_source_positions", "max_target_positions"):
+        weights += width * _size(table, key, where)
+    _size(table, "num_mel_bins", where, 1000)
     _compare(weights, folder, where)
 
 

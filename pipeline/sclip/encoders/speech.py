@@ -1,7 +1,9 @@
 """The frozen speech encoder: waveforms in, all hidden states out, with their true lengths.
 
-It can be any encoder of transformers' wav2vec 2.0 family. **An utterance's states do not depend on its batch.**
-transformers applies the attention mask, and this module mends two other places that read padding:
+It can be any encoder of transformers' wav2vec 2.0 family, or W2V-BERT 2.0. inputs.py describes what each of them reads.
+
+**An utterance's states do not depend on its batch.** transformers applies the attention mask, and this module mends two
+other places that read padding:
 - the first norm of group-norm models, whose statistics run over time (`ValidGroupNorm`)
 - positional convolutions, which would read what a convolution (data2vec) or a BatchNorm (some HuBERTs) before them
   wrote into the padding
@@ -10,7 +12,6 @@ The hidden states are the input of the first block and then the output of each b
 taken before the final norm.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,18 +21,17 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     Data2VecAudioModel,
     HubertModel,
     PreTrainedConfig,
-    Wav2Vec2FeatureExtractor,
+    Wav2Vec2BertModel,
     Wav2Vec2Model,
     WavLMModel,
 )
 from transformers.utils import logging
 
-from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.inputs import LogMelInput, WaveformInput
 from sclip.encoders.sizes import check_speech_sizes
 from sclip.encoders.source import Source, fetch_repo, find_folder
 from sclip.errors import UserError
@@ -40,7 +40,14 @@ from sclip.padded import Padded, valid_mask
 from sclip.parsing import read_json
 from sclip.tensors import save_tensors
 
-FAMILY = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel, "data2vec-audio": Data2VecAudioModel}
+LOG_MEL = "wav2vec2-bert"  # the type that reads log-mel filter banks
+FAMILY = {
+    "hubert": HubertModel,
+    "wav2vec2": Wav2Vec2Model,
+    "wavlm": WavLMModel,
+    "data2vec-audio": Data2VecAudioModel,
+    LOG_MEL: Wav2Vec2BertModel,
+}
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 # A checkpoint may lack this tensor, because only pre-training reads it.
@@ -81,7 +88,7 @@ class SpeechEncoder(nn.Module):
 
     With `normalize_waveform` each utterance is first brought to zero mean and unit variance. The default is what the
     model was trained with: true for models whose norms are layer norms. A hub repo's preprocessor_config.json is
-    ignored, because those of base models contradict their training.
+    ignored, because those of base models contradict their training. W2V-BERT has no such choice.
     """
 
     def __init__(self, model: Any, source: Source, normalize_waveform: bool | None = None):
@@ -93,7 +100,13 @@ class SpeechEncoder(nn.Module):
             raise UserError(f"speech encoder {source.name}: has an adapter, which changes lengths")
         layer_norms = getattr(config, "feat_extract_norm", "layer") == "layer"
         self.model, self.source = model.eval().requires_grad_(False), source
-        self.normalize_waveform = layer_norms if normalize_waveform is None else normalize_waveform
+        self.input: WaveformInput | LogMelInput
+        if config.model_type == LOG_MEL:
+            if normalize_waveform:
+                raise UserError(f"speech encoder {source.name}: normalizes its features; leave normalize_waveform out")
+            self.input = LogMelInput()
+            return
+        self.input = WaveformInput(model, layer_norms if normalize_waveform is None else normalize_waveform)
         if not layer_norms:
             first = model.feature_extractor.conv_layers[0]
             first.layer_norm = ValidGroupNorm(first.layer_norm)
@@ -114,7 +127,7 @@ class SpeechEncoder(nn.Module):
             fetch_repo(name, commit, ["pytorch_model.bin"])
         kind, config = _read_config(folder, name)
         try:
-            with _without_progress_bar():
+            with without_progress_bar():
                 model, loading = kind.from_pretrained(
                     folder,
                     config=config,
@@ -139,21 +152,21 @@ class SpeechEncoder(nn.Module):
         return int(self.model.config.hidden_size)
 
     @property
+    def normalize_waveform(self) -> bool:
+        return self.input.normalize
+
+    @property
     def frame_seconds(self) -> float:
-        return math.prod(self.model.config.conv_stride) / SAMPLE_RATE
+        return self.input.frame_seconds
 
     @property
     def shortest(self) -> int:
-        """Return how many samples make one frame: the receptive field of the convolutions."""
-        samples = 1
-        layers = zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True)
-        for kernel, stride in reversed(list(layers)):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        """Return how many samples make one frame."""
+        return self.input.shortest
 
     def frames(self, samples: Tensor) -> Tensor:
         """Return the number of frames of waveforms, given their numbers of samples."""
-        return self.model._get_feat_extract_output_lengths(samples)
+        return self.input.frames(samples)
 
     def forward(self, waveforms: Sequence[Tensor], states: Sequence[int] | None = None) -> Padded:
         """Encode 16 kHz waveforms (N,) -> all hidden states, or the chosen ones: (B, L, T, D)"""
@@ -162,17 +175,10 @@ class SpeechEncoder(nn.Module):
                 raise UserError(f"utterance {i}: {len(waveform)} samples; a frame takes {self.shortest}")
         device = self.model.device
         waveforms = [w.to(device, torch.float32) for w in waveforms]
-        if self.normalize_waveform:
-            # layer_norm adds 1e-5 to the variance, as in the encoders' training. This matters for quiet recordings.
-            waveforms = [F.layer_norm(w, w.shape) for w in waveforms]
         samples = torch.tensor([len(w) for w in waveforms], device=device)
-        batch = pad_sequence(waveforms, batch_first=True)  # (B, N)
-        lengths = self.frames(samples)
-        kernel, stride = self.model.config.conv_kernel[0], self.model.config.conv_stride[0]
-        first_lengths = [(len(w) - kernel) // stride + 1 for w in waveforms]
+        arguments, lengths, first_lengths = self.input(waveforms, samples)
         _CURRENT_BATCH.set(_Batch(first_lengths, valid_mask(lengths, int(lengths.max()))))
-        mask = valid_mask(samples, batch.shape[1]).long()
-        hidden = self.model(batch, attention_mask=mask, output_hidden_states=True).hidden_states
+        hidden = self.model(**arguments, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
 
     def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
@@ -193,8 +199,7 @@ class SpeechEncoder(nn.Module):
         self.model.config.architectures = [type(self.model).__name__]
         self.model.config.save_pretrained(folder)
         save_tensors(folder / "model.safetensors", self.model.state_dict(), {"format": "pt"})
-        extractor = Wav2Vec2FeatureExtractor(do_normalize=self.normalize_waveform, return_attention_mask=True)
-        extractor.save_pretrained(folder)
+        self.input.extractor().save_pretrained(folder)
 
 
 def declared_options(config_class: type[PreTrainedConfig], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +227,7 @@ def _read_config(folder: Path, name: str) -> tuple[Any, PreTrainedConfig]:
 
 
 @contextmanager
-def _without_progress_bar() -> Iterator[None]:
+def without_progress_bar() -> Iterator[None]:
     """Hide the bar that transformers draws for every load, on a terminal or not."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from sclip.corpora.manifest import Row
-from sclip.encoders.clip import text_of_pieces
 from sclip.evaluation.inference import Predictions, firing_times, output_of
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
@@ -77,7 +76,7 @@ def _distinct_keywords(model: SpeechCLIP, predictions: Predictions, index: int) 
         return []
     assert model.vocabulary is not None
     rows = predictions.keywords.rows[index, : predictions.keywords.lengths[index]].tolist()
-    return list(dict.fromkeys(text_of_pieces(model.vocabulary.pieces[row]) for row in rows))
+    return list(dict.fromkeys(model.vocabulary.text(row) for row in rows))
 
 
 def head_fields(model: SpeechCLIP, output: HeadOutput) -> dict[str, Any]:

@@ -77,7 +77,8 @@ class Lexicon:
         ]
         content = torch.ones(len(clip.text_tower.table), dtype=torch.bool)
         excluded = f"{PUNCTUATION} {'' if language is None else STOP_WORDS[language]}".split()
-        content[[token for (token,) in clip.token_ids(excluded)]] = False
+        # With CLIP's own tokenizer each of them is one token.
+        content[[tokens[0] for tokens in clip.token_ids(excluded) if len(tokens) == 1]] = False
         blocked = torch.zeros(len(ids), dtype=torch.bool)
         blocked[list(vocabulary.blocked)] = True
         return cls(ids, ids[torch.cat(near)], content, blocked, _first_synonyms(synonyms, clip) if synonyms else None)

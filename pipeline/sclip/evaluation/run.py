@@ -15,6 +15,7 @@ from sclip.evaluation.spotting import KeywordLabels
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings
+from sclip.features.transcripts import Transcripts
 from sclip.model.speechclip import SpeechCLIP, load
 
 
@@ -60,7 +61,8 @@ def _evaluate(
     synonyms = list(SIZE_WORDS.values()) if corpus.kind == "scenes" else []
     about = {"preset": preset, **about}
     labels = KeywordLabels.find(Path(corpus.path)) if isinstance(corpus, Flickr8kConfig) else None
-    metrics = evaluate(model, dataset, model.device, out, 0, about, corpus.language, synonyms, labels)
+    transcripts = Transcripts.find(dataset.rows, paths.transcripts(preset))
+    metrics = evaluate(model, dataset, model.device, out, 0, about, corpus.language, synonyms, labels, transcripts)
     branches = {branch: scores for branch, scores in metrics["speech_to_image"].items() if branch != "chance"}
     return EvaluationResult(out, {branch: scores["R@10"] for branch, scores in branches.items()})
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sclip.encoders.clip import text_of_pieces
+from sclip.encoders.tokens import text_of_pieces
 from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.evaluation.inference import DecodedKeywords
 from sclip.evaluation.keywords import Lexicon, precision_recall

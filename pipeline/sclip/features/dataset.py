@@ -9,13 +9,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sclip.concurrency import chunks, prefetch_batches
-from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.manifest import Manifest, Row, read_manifest
 from sclip.corpora.recordings import inspect
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
@@ -29,11 +29,20 @@ from sclip.features.vectors import ClipVectors, TokenVectors
 from sclip.padded import Padded
 
 
+class _Member(NamedTuple):
+    """A usable row of a split: its index in the manifest, and where its parts are stored."""
+
+    row: int
+    states: int  # row of the store
+    picture: int
+    caption: int | None
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The usable rows of one split, with their hidden states, pictures and captions."""
 
-    rows: list[Row]  # in the manifest's order
+    rows: Sequence[Row]  # in the manifest's order
     frames: Tensor  # (N,): each utterance's number of frames
     images: Tensor  # (I, J): the split's pictures, in order of first appearance
     image_index: Tensor  # (N,): the index of each utterance's picture in `images`
@@ -71,9 +80,10 @@ class Dataset:
         else:
             store = FeatureStore.open(features)
         extracted = {*store.ids, *index["skipped"]}
-        for row in all_rows:
-            if row.id not in extracted:
-                raise UserError(f"{manifest}: {row.name} is not in {features}; run `sclip extract-features` again")
+        for i, (name,) in enumerate(all_rows.values("id")):
+            if name not in extracted:
+                row = all_rows[i].name
+                raise UserError(f"{manifest}: {row} is not in {features}; run `sclip extract-features` again")
         text = (features / INDEX_FILE).read_text(encoding="utf-8")
         return cls._build(manifest, all_rows, store, text, vectors, splits)
 
@@ -82,7 +92,8 @@ class Dataset:
         cls, manifest: Path, vectors: Path, split: str, encoder: FeatureEncoder, problems: Problems
     ) -> "Dataset":
         """Open a split whose hidden states the encoder computes from the recordings on each read, without a store."""
-        rows = [row for row in read_manifest(manifest, Problems(skip=True)) if row.split == split]
+        all_rows = read_manifest(manifest, Problems(skip=True))
+        rows = all_rows.select([i for i, (of,) in enumerate(all_rows.values("split")) if of == split])
         recordings = [recording for _, batch in prefetch_batches(chunks(rows, 64), inspect) for recording in batch]
         features = describe(encoder.encoder, encoder.config)
         index = online_index(features, recordings, encoder.encoder, problems)
@@ -96,7 +107,7 @@ class Dataset:
     def _build(
         cls,
         manifest: Path,
-        all_rows: Sequence[Row],
+        manifest_rows: Manifest,
         store: FeatureStore | OnlineStore,
         index: str,
         vectors: Path,
@@ -105,32 +116,34 @@ class Dataset:
         """Join the rows of each split with their hidden states and CLIP's vectors."""
         clip = ClipVectors.open(vectors)
         stored, pictures, captions = _positions(store.ids), _positions(clip.image_ids), _positions(clip.caption_ids)
-        for row in all_rows:
-            has_caption = row.text is None or row.id in captions or row.id not in stored
-            if not (row.image_id in pictures and has_caption) and row.id not in clip.skipped:
-                raise UserError(f"{manifest}: {row.name} is not in {vectors}; run `sclip embed-clip` again")
-        usable = [
-            row for row in all_rows if row.id in stored and row.image_id in pictures and row.id not in clip.skipped
-        ]
+        members: dict[str, list[_Member]] = {}
+        for i, (name, split, image_id, text) in enumerate(manifest_rows.values("id", "split", "image_id", "text")):
+            of_split = members.setdefault(split, [])
+            if name in clip.skipped:
+                continue
+            if image_id not in pictures or (text is not None and name not in captions and name in stored):
+                row = manifest_rows[i].name
+                raise UserError(f"{manifest}: {row} is not in {vectors}; run `sclip embed-clip` again")
+            if name in stored:
+                of_split.append(_Member(i, stored[name], pictures[image_id], None if text is None else captions[name]))
 
         def build_split(split: str) -> "Dataset":
-            rows = [row for row in usable if row.split == split]
-            if not any(row.split == split for row in all_rows):
+            if split not in members:
                 raise UserError(f"{manifest}: no row is of split {split}")
-            if not rows:
+            if not members[split]:
                 raise UserError(f"{manifest}: no row of split {split} has hidden states and a picture in {vectors}")
-            image_ids = _positions(dict.fromkeys(row.image_id for row in rows))
-            store_rows = torch.tensor([stored[row.id] for row in rows])
-            captioned = [i for i, row in enumerate(rows) if row.text is not None]
+            rows, store_rows, images, texts = map(list, zip(*members[split], strict=True))
+            image_index = {image: i for i, image in enumerate(dict.fromkeys(images))}
+            captioned = [i for i, text in enumerate(texts) if text is not None]
             return cls(
-                rows,
+                manifest_rows.select(rows),
                 store.lengths[store_rows],
-                clip.images[[pictures[name] for name in image_ids]],
-                torch.tensor([image_ids[row.image_id] for row in rows]),
+                clip.images[list(image_index)],
+                torch.tensor([image_index[image] for image in images]),
                 torch.tensor(captioned, dtype=torch.long),
-                clip.captions[[captions[rows[i].id] for i in captioned]],
+                clip.captions[[texts[i] for i in captioned]],
                 store,
-                store_rows,
+                torch.tensor(store_rows),
                 index,
                 clip.clip,
                 clip.tokens,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -114,7 +113,7 @@ def _embed(
                 skip(row, result.reason)
     usable = [row for row in rows if row.id not in skipped]
     captions = {row.id: row.text for row in usable if row.text is not None}
-    texts = _embed_captions(list(captions.values()), clip, device)
+    texts = embed_captions(list(captions.values()), clip, device)
     if not images:
         raise problems.nothing_left(f"none of {len(pictures)} pictures can be used")
     training = dict.fromkeys(row.image_id for row in usable if row.split == "train")
@@ -163,13 +162,9 @@ def _check_texts(rows: Sequence[Row], clip: ClipEncoder, skip: Callable[[Row, st
 
 
 def _count_tokens(text: str | None, clip: ClipEncoder) -> int:
-    """Return a text's number of tokens, or 1 if it cannot be counted.
-
-    Only open_clip's SimpleTokenizer returns tokens that are neither padded nor cut.
-    """
-    if text is None or not isinstance(clip.tokenizer, open_clip.SimpleTokenizer):
-        return 1
-    return len(clip.token_ids([text])[0])
+    """Return a text's number of tokens, or 1 if it cannot be counted."""
+    count = None if text is None else clip.count_tokens(text)
+    return 1 if count is None else count
 
 
 def _embed_pictures(
@@ -207,7 +202,7 @@ def read_picture(path: Path, clip: ClipEncoder) -> Tensor | Fault:
 
 
 @torch.inference_mode()
-def _embed_captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
+def embed_captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
     """Return the captions' vectors (C, J)."""
     batches = tqdm(list(chunks(texts, CAPTIONS_AT_ONCE)), "captions", disable=None)
     with autocast(device, "fp32"):

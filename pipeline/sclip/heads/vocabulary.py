@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sclip.encoders.tokens import WORD_END, text_of_pieces
 from sclip.errors import UserError
 from sclip.parsing import read_json
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
+
+
+__all__ = ["WORD_END", "Vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Vocabulary:
                     f"vocabulary: row {row}: expected token {token} to be {piece!r}, which CLIP "
                     f"{clip.source.name} does not have; use the CLIP that the vocabulary was made for"
                 )
+
+    def text(self, row: int) -> str:
+        """Return the text of a row's token."""
+        return text_of_pieces(self.pieces[row])
 
     def save(self, path: Path) -> None:
         data = {"ids": self.ids, "pieces": self.pieces, "blocked": self.blocked}

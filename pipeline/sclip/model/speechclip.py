@@ -20,14 +20,14 @@ from tqdm.auto import tqdm
 
 from sclip.config import Architecture, HeadConfig, SpeechEncoderConfig
 from sclip.encoders.audio import SAMPLE_RATE
-from sclip.encoders.clip import ClipEncoder, text_of_pieces
+from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import find_folder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.files import atomic_folder, file_digest
 from sclip.heads.head import EncoderSizes, HeadOutput, SpeechHead
-from sclip.heads.vocabulary import Vocabulary
+from sclip.heads.vocabulary import WORD_END, Vocabulary
 from sclip.model.card import model_card
 from sclip.model.folder import (
     CONFIG_FILE,
@@ -277,8 +277,8 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
     def _piece(self, row: int, score: float) -> Piece:
         assert self.vocabulary is not None
-        text = self.vocabulary.pieces[row]
-        return Piece(text_of_pieces(text), self.vocabulary.ids[row], score, text.endswith("</w>"))
+        ends_word = self.vocabulary.pieces[row].endswith(WORD_END)
+        return Piece(self.vocabulary.text(row), self.vocabulary.ids[row], score, ends_word)
 
     def run(
         self, audio: Iterable[Any], *, sample_rate: int = SAMPLE_RATE, batch_size: int = 16, progress: bool = False

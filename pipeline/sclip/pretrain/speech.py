@@ -18,13 +18,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchaudio.functional import compute_deltas
-from torchaudio.transforms import MFCC
 from transformers import HubertConfig, HubertModel
 
 from sclip.config import MiniHubertConfig
 from sclip.encoders.audio import SAMPLE_RATE
-from sclip.encoders.mfcc import MfccEncoder
+from sclip.encoders.mfcc import MfccEncoder, torchaudio
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
 from sclip.pretrain.clusters import assign, cluster, purity
@@ -183,12 +181,13 @@ def _mfccs(utterances: list[Utterance]) -> list[Tensor]:
     than small ones, so the clusters are purer.
     """
     mels = {"n_fft": WINDOW, "hop_length": HOP, "n_mels": 40, "center": False}
-    mfcc = MFCC(SAMPLE_RATE, 13, log_mels=True, melkwargs=mels)
+    audio = torchaudio()
+    mfcc = audio.transforms.MFCC(SAMPLE_RATE, 13, log_mels=True, melkwargs=mels)
     features = []
     for utterance in utterances:
         cepstra = mfcc(torch.from_numpy(utterance.samples).float() / 2**15)  # (13, T)
-        slope = compute_deltas(cepstra)
-        frames = torch.cat([cepstra, slope, compute_deltas(slope)]).T
+        slope = audio.functional.compute_deltas(cepstra)
+        frames = torch.cat([cepstra, slope, audio.functional.compute_deltas(slope)]).T
         features.append(frames - frames.mean(0))
     return features
 

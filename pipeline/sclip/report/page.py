@@ -1,5 +1,6 @@
 """Render page.html with the results, charts, tables and examples. The template escapes every value it gets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def _best_result(results: Results) -> BestResult:
     return max(candidates, key=lambda result: result.recall.value)
 
 
-def _count(split: str, rows: list[Row]) -> SplitCounts:
+def _count(split: str, rows: Sequence[Row]) -> SplitCounts:
     split_rows = [row for row in rows if row.split == split]
     speakers = {row.speaker for row in split_rows} - {None}
     return SplitCounts(split, len(split_rows), len({row.image_id for row in split_rows}), len(speakers))

@@ -16,7 +16,7 @@ from sclip.errors import UserError
 from sclip.parsing import parse, read_json, read_yaml
 from sclip.paths import METRICS
 from sclip.report.results import Points, random_encoders, read_curves
-from sclip.report.tables import Measurement, lookup, summarize
+from sclip.report.tables import TOPLINE, Measurement, lookup, summarize
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,22 @@ def printed_rows(table: PaperTable, with_ours: bool) -> Iterator[PrintedRow]:
         if checkpoint.is_dir():
             cells = _cells(table, row.ours.branch, [checkpoint])
             yield PrintedRow(row.system, "published checkpoint, measured here", cells)
+    if with_ours and table.split == "test":
+        yield from _toplines(table)
+
+
+def _toplines(table: PaperTable) -> Iterator[PrintedRow]:
+    """Yield the topline of speech recognition on each preset's corpus, if it was measured and has the table's figures.
+
+    It is the same in all runs of a preset.
+    """
+    for preset in dict.fromkeys(row.ours.preset for row in table.rows if row.ours is not None):
+        files = sorted((paths.report_folder(preset) / "runs").glob(f"*/*/{METRICS}"))
+        metrics: dict[str, Any] = next((m for m in map(read_json, files) if "transcript_to_image" in m), {})
+        keys = [key.replace("speech", "transcript").format(branch="clip") for key in table.columns.values()]
+        cells = [summarize([lookup(metrics, key.split("."))], places=2) for key in keys]
+        if any(cells):
+            yield PrintedRow(TOPLINE, f"ours, {preset}: {metrics['about']['transcripts']}", cells)
 
 
 def _has_random_encoders(folders: Sequence[Path]) -> bool:

@@ -17,6 +17,7 @@ from sclip.report.results import EvaluatedRun, Results
 MAX_SLOT_COLUMNS = 12
 SYNONYMS_AS_ONE = "content, synonyms as one"  # a key of metrics.json
 LISTED_GROUPS = 20  # speakers or languages
+TOPLINE = "ASR → CLIP text (uses text)"  # retrieval with what a speech recogniser wrote
 COMMON, LISTED = 10, 8  # a listed word occurs in at least so many captions; the length of each list
 
 
@@ -161,12 +162,27 @@ def retrieval(results: Results) -> Table:
     topline = cells([results.first_run], "clip", "text")
     if any(topline):
         rows.append(TableRow("CLIP with written captions", topline))
+    recognized = cells([results.first_run], "clip", "transcript")
+    if any(recognized):
+        rows.append(TableRow(TOPLINE, recognized))
     rows.append(TableRow("chance", cells([results.first_run], "chance")))
     note = (
         "R@K is the share of queries, in %, that have a correct match among their first K results. Speech to text is "
         f"zero-shot: training pairs speech with pictures only, never with text.{_text_counts(results)}"
+        f"{_whose_transcripts(results)}"
     )
     return Table("Retrieval", note, columns, rows)
+
+
+def _whose_transcripts(results: Results) -> str:
+    """Say that the topline of speech recognition uses text, and whose transcripts it has."""
+    metrics = results.first_run.metrics
+    source = metrics["about"].get("transcripts")
+    if source is None:
+        return ""
+    count, utterances = metrics["counts"]["transcripts"], metrics["counts"]["utterances"]
+    some = "" if count == utterances else f", of {count:,} of the {utterances:,} utterances"
+    return f" The row {TOPLINE!r} is no speech model: CLIP reads transcripts ({printable(source)}{some})."
 
 
 def _text_counts(results: Results) -> str:

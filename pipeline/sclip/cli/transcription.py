@@ -1,0 +1,62 @@
+"""The command that writes transcripts for the topline that uses text."""
+
+from pathlib import Path
+
+import click
+
+from sclip import paths
+from sclip.cli.options import (
+    device_option,
+    on_error_option,
+    preset_option,
+    preset_settings,
+    problems_of,
+    reads_params,
+)
+from sclip.cli.output import json_option, print_json
+
+
+@click.command("transcribe")
+@click.argument("whisper")
+@click.option("--revision", help="Of the hub repo: a branch, a tag or a commit.")
+@click.option(
+    "--language",
+    help="The language that is spoken, such as en. Without it, a multilingual Whisper finds it out.",
+)
+@preset_option
+@device_option
+@on_error_option
+@json_option
+@reads_params
+def transcribe(
+    whisper: str,
+    revision: str | None,
+    language: str | None,
+    preset: str | None,
+    device: str,
+    on_error: str | None,
+    params_file: Path,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write what WHISPER recognises in the test split, for a topline that uses text.
+
+    WHISPER is a folder or a hub repo in the format of transformers, such as openai/whisper-small. Reads
+    data/PRESET/manifest.jsonl and the recordings. Writes data/PRESET/transcripts.json. Later, `evaluate` adds the
+    retrieval with these texts, and the tables a row that is marked as using text. An interrupted run resumes.
+    """
+    params, name = preset_settings(params_file, overrides, preset)
+    from sclip.device import choose_device
+    from sclip.encoders.whisper import Recognizer
+    from sclip.features.transcripts import transcribe
+    from sclip.files import locked
+
+    problems, out = problems_of(params, name, on_error), paths.transcripts(name)
+    recognizer = Recognizer.from_pretrained(whisper, revision, language).to(choose_device(device))
+    with locked(out.parent):
+        result = transcribe(recognizer, paths.manifest(name), out, problems)
+    problems.report()
+    if as_json:
+        print_json({"file": out, **vars(result), "skipped": problems.skipped})
+        return
+    click.echo(f"{out}: {result.transcripts} transcripts, {result.computed} computed; {result.seconds:.0f} s")

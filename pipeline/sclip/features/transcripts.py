@@ -1,0 +1,130 @@
+"""Transcripts of a split's recordings by a speech recogniser, for the topline that uses text.
+
+`transcripts.json` has the recogniser, and for each utterance the hash of its recording and the transcript. It is
+written after every few hundred utterances, so an interrupted run resumes, and only what is new or changed is computed.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sclip.concurrency import chunks, prefetch_batches
+from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.recordings import Recording, decode, inspect
+from sclip.errors import Fault, Problems, UserError
+from sclip.features.index import read_index_file, write_index_file
+
+if TYPE_CHECKING:
+    from sclip.encoders.whisper import Recognizer
+
+FORMAT, COMMAND = "sclip transcripts 1", "transcribe"
+SHORTEST = 400  # samples, as for most speech encoders
+SAVED_TOGETHER = 256  # utterances
+OF_THE_CORPUS = "transcripts of the corpus"
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """What a speech recogniser wrote, by utterance id."""
+
+    source: str  # who wrote them
+    texts: Mapping[str, str]
+
+    @classmethod
+    def find(cls, rows: Sequence[Row], path: Path) -> "Transcripts | None":
+        """Return the transcripts in the manifest's rows or else in the file, if there are any."""
+        written = {row.id: row.transcript for row in rows if row.transcript is not None}
+        if written:
+            return cls(OF_THE_CORPUS, written)
+        if not path.is_file():
+            return None
+        index = read_index_file(path, FORMAT, COMMAND)
+        missing = [row.name for row in rows if row.id not in index["texts"] and row.id not in index["skipped"]]
+        if missing:
+            raise UserError(f"{path}: no transcript of {missing[0]}; run `sclip {COMMAND}` again, or delete the file")
+        return cls(index["recognizer"]["name"], {row_id: text for row_id, (_, text) in index["texts"].items()})
+
+
+@dataclass(frozen=True)
+class TranscriptionResult:
+    transcripts: int
+    computed: int  # the others existed already
+    seconds: float
+
+
+def transcribe(
+    recognizer: "Recognizer", manifest: Path, out: Path, problems: Problems, split: str = "test"
+) -> TranscriptionResult:
+    """Write the transcripts of a split to the file `out`."""
+    began = time.monotonic()
+    rows = [row for row in read_manifest(manifest, problems) if row.split == split]
+    if any(row.transcript is not None for row in rows):
+        raise UserError(f"{manifest}: has transcripts already; leave the column `transcript` out to replace them")
+    if not rows:
+        raise UserError(f"{manifest}: no row is of split {split}")
+    source = recognizer.source
+    origin = {
+        "name": source.name,
+        "revision": source.revision,
+        "hash": recognizer.fingerprint(),
+        "language": recognizer.language,
+    }
+    known = _read(out, origin)
+    texts: dict[str, tuple[str, str]] = {}
+    skipped: dict[str, str] = {}
+    computed = 0
+    with tqdm(total=len(rows), desc="transcripts", unit="", disable=None) as bar:
+        for batch, recordings in prefetch_batches(chunks(rows, SAVED_TOGETHER), inspect):
+            new = [recording for recording in recordings if known.get(recording.row.id, ("",))[0] != recording.hash]
+            written = _recognize(recognizer, new, skipped, problems)
+            same = {recording.row.id for recording in recordings} - {recording.row.id for recording in new}
+            texts |= {row.id: known[row.id] for row in batch if row.id in same} | written
+            computed += len(written)
+            if new:
+                # Those of later batches stay in the file until their turn comes.
+                _write(out, origin, {**known, **texts}, skipped)
+            bar.update(len(batch))
+    if not texts:
+        raise problems.nothing_left(f"{manifest}: none of {len(rows)} recordings of split {split} can be used")
+    _write(out, origin, texts, skipped)
+    return TranscriptionResult(len(texts), computed, time.monotonic() - began)
+
+
+def _recognize(
+    recognizer: "Recognizer", recordings: Sequence[Recording], skipped: dict[str, str], problems: Problems
+) -> dict[str, tuple[str, str]]:
+    """Return the hash and the transcript of each recording that can be used, and report the others."""
+    usable: list[tuple[Recording, Tensor]] = []
+    for recording in recordings:
+        waveform = decode(recording, SHORTEST)
+        if isinstance(waveform, Fault):
+            problems.add(recording.row.name, waveform.reason)
+            skipped[recording.row.id] = waveform.reason
+        else:
+            usable.append((recording, waveform))
+    texts = recognizer([waveform for _, waveform in usable]) if usable else []
+    return {recording.row.id: (recording.hash, text) for (recording, _), text in zip(usable, texts, strict=True)}
+
+
+def _read(path: Path, origin: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return the transcripts of an earlier run of the same recogniser."""
+    if not path.is_file():
+        return {}
+    try:
+        index = read_index_file(path, FORMAT, COMMAND)
+    except UserError:  # damaged, or of another version
+        return {}
+    if index["recognizer"] != origin:
+        return {}
+    return {row_id: (digest, text) for row_id, (digest, text) in index["texts"].items()}
+
+
+def _write(
+    path: Path, origin: Mapping[str, Any], texts: Mapping[str, tuple[str, str]], skipped: Mapping[str, str]
+) -> None:
+    write_index_file(path, {"format": FORMAT, "recognizer": origin, "texts": texts, "skipped": skipped})

@@ -25,6 +25,7 @@ from sclip.files import remove_unfinished
 from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
 
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
+NOT_FINITE = "CLIP's vector of it is not finite; check CLIP's weights"
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,8 @@ def _embed(
         if isinstance(result, Fault):
             for row in groups[name]:
                 skip(row, result.reason)
+    captions, texts = _embed_captions([row for row in rows if row.id not in skipped], clip, device, skip)
     usable = [row for row in rows if row.id not in skipped]
-    captions = {row.id: row.text for row in usable if row.text is not None}
-    texts = _embed_captions(list(captions.values()), clip, device)
     if not images:
         raise problems.nothing_left(f"none of {len(pictures)} pictures can be used")
     training = dict.fromkeys(row.image_id for row in usable if row.split == "train")
@@ -130,7 +130,7 @@ def _embed(
             FLAT: {groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour" for name in flat},
         },
     }
-    write_vectors(out, index, (list(images), _stacked(list(images.values()), clip)), (list(captions), texts), tokens)
+    write_vectors(out, index, (list(images), _stacked(list(images.values()), clip)), (captions, texts), tokens)
 
 
 def _stacked(vectors: Sequence[Tensor], clip: ClipEncoder) -> Tensor:
@@ -187,7 +187,8 @@ def _embed_pictures(
         if usable:
             with autocast(device, "fp32"):
                 vectors = F.normalize(clip.encode_image(list(usable.values())).float(), dim=-1).cpu()
-            results |= zip(usable, vectors, strict=True)
+            for name, vector, finite in zip(usable, vectors, vectors.isfinite().all(1).tolist(), strict=True):
+                results[name] = vector if finite else Fault(f"image {pictures[name].name}: {NOT_FINITE}")
         return results
 
     batches = chunks(list(pictures), IMAGES_AT_ONCE)
@@ -207,9 +208,16 @@ def read_picture(path: Path, clip: ClipEncoder) -> Tensor | Fault:
 
 
 @torch.inference_mode()
-def _embed_captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.device) -> Tensor:
-    """Return the captions' vectors (C, J)."""
-    batches = tqdm(list(chunks(texts, CAPTIONS_AT_ONCE)), "captions", disable=None)
+def _embed_captions(
+    rows: Sequence[Row], clip: ClipEncoder, device: str | torch.device, skip: Callable[[Row, str], None]
+) -> tuple[list[str], Tensor]:
+    """Return the ids of the rows that have text, and the vectors of their texts (C, J)."""
+    captioned = [row for row in rows if row.text is not None]
+    batches = tqdm(list(chunks([row.text or "" for row in captioned], CAPTIONS_AT_ONCE)), "captions", disable=None)
     with autocast(device, "fp32"):
         vectors = [clip.encode_text(batch).float().cpu() for batch in batches]
-    return F.normalize(torch.cat([torch.empty(0, clip.joint_width), *vectors]), dim=-1)
+    texts = F.normalize(torch.cat([torch.empty(0, clip.joint_width), *vectors]), dim=-1)
+    finite = texts.isfinite().all(1)  # (C,)
+    for i in (~finite).nonzero().flatten().tolist():
+        skip(captioned[i], f"text: {NOT_FINITE}")
+    return [row.id for row, usable in zip(captioned, finite.tolist(), strict=True) if usable], texts[finite]

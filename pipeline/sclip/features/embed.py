@@ -45,12 +45,20 @@ def embed_clip(
     out.mkdir(parents=True, exist_ok=True)
     remove_unfinished(out)
     encoder = {"name": clip.source.name, "revision": clip.source.revision, "hash": clip.fingerprint()}
-    hashes = _hash_pictures(rows)
-    content = [[row.id, row.split, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
+    hashes = hash_pictures(rows)
+    content = content_fingerprint(rows, hashes)
     fingerprint = data_fingerprint([FORMAT, encoder, code_fingerprint(VECTORS), content])
     reused = _is_written(out, fingerprint)
     if not reused:
-        _embed(rows, hashes, out, {"fingerprint": fingerprint, "clip": encoder}, clip.to(device), device, problems)
+        _embed(
+            rows,
+            hashes,
+            out,
+            {"fingerprint": fingerprint, "content": content, "clip": encoder},
+            clip.to(device),
+            device,
+            problems,
+        )
     vectors = ClipVectors.open(out)
     _report(vectors, rows, reused, problems)
     return EmbeddingResult(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
@@ -66,7 +74,14 @@ def _report(vectors: ClipVectors, rows: Sequence[Row], reused: bool, problems: P
         problems.add(names[name], reason)
 
 
-def _hash_pictures(rows: Sequence[Row]) -> dict[Path, str]:
+def content_fingerprint(rows: Sequence[Row], hashes: Mapping[Path, str]) -> str:
+    """Return a fingerprint of the rows, pictures and captions that are embedded."""
+    return data_fingerprint(
+        [[row.id, row.split, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
+    )
+
+
+def hash_pictures(rows: Sequence[Row]) -> dict[Path, str]:
     """Return the SHA-256 of every picture file."""
     pictures = list(dict.fromkeys(row.image for row in rows))
     hashed_batches = prefetch_batches(chunks(pictures, 64), _hash)

@@ -146,6 +146,11 @@ def write_shard(
     return Shard.open(path)
 
 
+def shard_name(fingerprint: str, recordings: Sequence[tuple[str, str]]) -> str:
+    """Return the name of the shard of some recordings, given by their utterances' ids and their files' SHA-256."""
+    return f"{data_fingerprint([fingerprint, [list(pair) for pair in recordings]])[:16]}.safetensors"
+
+
 def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shard]) -> None:
     index = {
         "format": FORMAT,

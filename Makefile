@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test test-gpu test-browser lint golden bench rehearse torture fuzz repro demo clean
+.PHONY: test test-gpu test-browser lint golden bench rehearse torture fuzz soak repro demo clean
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -30,6 +30,9 @@ torture: .venv/installed
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: .venv/installed
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m fuzz.run --inputs 1000000 --minutes 50 --log fuzz.jsonl
+
+soak: .venv/installed
+	$(BIN)/python -m pytest -m soak
 
 golden: .venv/installed
 	$(BIN)/python -m pytest -m golden

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test test-gpu test-browser lint golden bench rehearse repro demo clean
+.PHONY: install test test-gpu test-browser lint golden bench rehearse torture fuzz soak repro demo clean
 
 install: .venv/installed
 
@@ -23,6 +23,18 @@ bench: .venv/installed
 
 rehearse: .venv/installed
 	$(BIN)/python -m pytest -m full_size
+
+# Both continue where they were stopped: the logs say what is done. Delete them to begin again.
+torture: export OMP_NUM_THREADS := 1
+torture: .venv/installed
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m torture.run --faults 1000 --log torture.jsonl
+
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: .venv/installed
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m fuzz.run --inputs 1000000 --minutes 50 --log fuzz.jsonl
+
+soak: .venv/installed
+	$(BIN)/python -m pytest -m soak
 
 golden: .venv/installed
 	$(BIN)/python -m pytest -m golden

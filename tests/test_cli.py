@@ -26,7 +26,7 @@ MISTAKES = {
     "plan scenes --preset scenes-mfcc": "PRESET is scenes and --preset is scenes-mfcc; give one of them",
     "extract-features --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
     "embed-clip --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
-    "verify-features --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "verify --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
     "report --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
     "train --arch parallel --seed -1": "--seed -1: expected 0 to 4294967295",
     f"evaluate --arch parallel --seed {10**400}": "--seed 1000",

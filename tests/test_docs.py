@@ -69,7 +69,7 @@ def sclip_commands(code: str) -> list[list[str]]:
     """Return the words after each `sclip` of a shell script or a line of code, placeholders left out."""
     commands = []
     for line in re.split(r"\n|&&|\|\|", code.replace("\\\n", " ")):
-        line = re.sub(r"^ *everywhere ", "sclip ", line)  # the function in docs/slurm.sh
+        line = re.sub(r"^ *(?:resumable +)?everywhere ", "sclip ", line)  # the function in docs/slurm.sh
         for rest in re.findall(r"(?:^|[ /])sclip (.*)", line):
             commands.append(shlex.split(rest, comments=True))
     return [words for words in commands if words and words[0] not in {"COMMAND", "$@"}]

@@ -54,7 +54,7 @@ def results(tmp_path_factory):
             "check-corpus": result_of("check-corpus", *options),
             "plan": result_of("plan", *options),
             "extract-features": result_of("extract-features", *options),
-            "verify-features": result_of("verify-features", *options),
+            "verify": result_of("verify", *options),
             "embed-clip": result_of("embed-clip", *options),
             "train": result_of("train", *arch, *options),
             "evaluate": result_of("evaluate", *arch, *options),
@@ -64,7 +64,7 @@ def results(tmp_path_factory):
         found["bad corpus"] = bad_corpus(folder, options)
         shard = next(Path("data/tiny/features").glob("*.safetensors"))
         shard.write_bytes(shard.read_bytes()[:-1] + b"?")
-        found["damaged"] = result_of("verify-features", *options, status=1)
+        found["damaged"] = result_of("verify", *options, status=1)
         yield folder, found
 
 
@@ -97,7 +97,8 @@ def test_checks_give_counts_and_faults(results):
     assert found["check-corpus"]["splits"]["test"]["utterances"] == 12
     assert found["check-corpus"]["faults"] == {}
     assert list(found["bad corpus"]["faults"]) == ["files that cannot be used"]
-    assert found["verify-features"] == {"folder": "data/tiny/features", "faults": []}
+    assert found["verify"]["faults"] == []
+    assert found["verify"]["checked"] == {"recordings": 28, "pictures": 22, "shards": 1}
     faults = found["damaged"]["faults"]
     assert faults
     assert all(fault["where"].endswith(".safetensors") and fault["what"] for fault in faults)

@@ -82,7 +82,7 @@ def test_report_has_a_table_and_a_page_with_audio(tiny_project):
 
 
 def test_features_have_no_faults_and_are_not_computed_again(tiny_project):
-    assert "0 faults" in run_sclip("verify-features")
+    assert "0 faults" in run_sclip("verify")
     assert "0 shards computed" in run_sclip("extract-features")
 
 
@@ -106,7 +106,7 @@ def test_a_command_works_in_the_folder_of_params_yaml(tiny_project, tmp_path, mo
     params = ("--params", os.path.relpath(tiny_project / "params.yaml"))
     assert "28 utterances" in run_sclip("make-corpus", "--preset", "tiny", *params)
     assert "0 shards computed" in run_sclip("extract-features", *params)
-    assert "0 faults" in run_sclip("verify-features", *params)
+    assert "0 faults" in run_sclip("verify", *params)
     run_sclip("train", "--arch", "parallel", "--seed", "4", "--device", "cpu", *params)
     assert (tiny_project / "models/tiny/parallel/seed-4/config.json").is_file()
     assert "results/tiny/runs/parallel/imported" in run_sclip("evaluate", "--model", "mine", "--device", "cpu", *params)
@@ -166,7 +166,7 @@ def test_training_without_stored_states_gives_the_same_losses(tiny_project):
         histories.append([row["train/loss/total"] for row in history])
     assert histories[0] == pytest.approx(histories[1], rel=1e-3)
     assert [path.name for path in Path("data/online/features").iterdir()] == ["index.json"]
-    assert "0 faults" in run_sclip("verify-features", *chosen)
+    assert "0 faults" in run_sclip("verify", *chosen)
 
 
 CODED = {"corpus": TINY_MANIFEST, "features": {"components": 6, "batch_seconds": 2.0}}
@@ -483,7 +483,7 @@ def test_bad_recordings_are_errors_unless_skipped(fault, tiny_project, monkeypat
     assert "--on-error skip" in output
     output = run_sclip("extract-features", "--on-error", "skip")
     assert "1 rows skipped" in output
-    assert "0 faults" in run_sclip("verify-features")
+    assert "0 faults" in run_sclip("verify")
 
 
 def bad_corpus(tiny_project: Path, monkeypatch, name: str, **changes) -> None:
@@ -533,7 +533,7 @@ def test_each_stage_names_the_missing_files_that_it_opens(tiny_project, monkeypa
     for command, missing in (("extract-features", "audio gone.flac"), ("embed-clip", "image gone.png")):
         assert f"manifest row 3 (train-00002-0): {missing}: no such file" in run_sclip(command, status=1)
         assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
-    assert "0 faults" in run_sclip("verify-features")
+    assert "0 faults" in run_sclip("verify")
 
 
 @pytest.mark.parametrize(("fault", "changes"), [("no picture", {"image": "bad.png"}), ("no words", {"text": "&nbsp;"})])

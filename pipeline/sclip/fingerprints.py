@@ -28,6 +28,7 @@ NOT_COMPUTING = frozenset(
         "features.index",
         "files",
         "fingerprints",
+        "formats",
         "parsing",
         "paths",
         "tensors",

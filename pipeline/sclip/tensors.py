@@ -1,6 +1,7 @@
 """Safetensors files: read them, write them atomically, and load their tensors into a module."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     """Write a safetensors file atomically."""
     # safetensors makes a temporary file next to its target, so the target is in a temporary folder.
     folder = path.with_name(path.name + UNFINISHED)
+    shutil.rmtree(folder, ignore_errors=True)  # of a writer that was killed
     folder.mkdir()
     unfinished = folder / path.name
     save_tensors(unfinished, tensors, {METADATA: json.dumps(metadata, ensure_ascii=False)})

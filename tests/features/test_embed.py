@@ -138,3 +138,42 @@ def test_pictures_of_a_single_colour_are_named(corpus, tmp_path, clip):
         assert problems.notes == {
             "pictures of a single colour": ["manifest row 5 (u4): image 2.png: CLIP sees a single colour"]
         }
+
+
+class BrokenClip:
+    """A CLIP that computes NaN for the first picture and the third text of each batch."""
+
+    def __init__(self, clip):
+        self.clip = clip
+
+    def to(self, device):
+        return self
+
+    def __getattr__(self, name):
+        return getattr(self.clip, name)
+
+    def encode_image(self, images):
+        vectors = self.clip.encode_image(images)
+        vectors[0, 3] = float("nan")
+        return vectors
+
+    def encode_text(self, texts):
+        vectors = self.clip.encode_text(texts)
+        vectors[2, 0] = float("inf")
+        return vectors
+
+
+def test_vectors_that_are_not_finite_are_named_or_skipped(corpus, tmp_path, clip):
+    broken = BrokenClip(clip)
+    with pytest.raises(UserError, match=r"manifest row 1 \(u0\): image 0.png: CLIP's vector of it is not finite"):
+        embed(corpus, tmp_path / "out", broken)
+    summary, problems = embed(corpus, tmp_path / "out", broken, skip=True)
+    assert (summary.images, summary.captions) == (4, 7)
+    assert {name: reason.split(";")[0] for name, reason in problems.skipped.items()} == {
+        "manifest row 1 (u0)": "image 0.png: CLIP's vector of it is not finite",
+        "manifest row 2 (u1)": "image 0.png: CLIP's vector of it is not finite",
+        "manifest row 5 (u4)": "text: CLIP's vector of it is not finite",
+    }
+    vectors = ClipVectors.open(tmp_path / "out")
+    assert vectors.caption_ids == ["u2", "u3", *(f"u{i}" for i in range(5, 10))]
+    assert bool(vectors.captions.isfinite().all()) and bool(vectors.images.isfinite().all())

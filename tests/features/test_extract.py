@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from features.conftest import LENGTHS
 from small import speech_encoder
 
 from sclip.config import FeaturesConfig
@@ -402,6 +403,49 @@ def test_a_corpus_without_a_usable_recording_is_refused(corpus, tmp_path):
 def test_states_too_large_for_fp16_are_refused(corpus, tmp_path):
     speech = encoder()
     speech.model.encoder.layers[1].final_layer_norm.weight.data *= 1e6
-    with pytest.raises(UserError, match=r"manifest row \d+ \(u\d\): a hidden state of .* fp16; set .* bf16 or fp32"):
+    error = r"manifest row \d+ \(u\d\): layer 2: a hidden state of .* fp16; set features.precision to bf16 or fp32"
+    with pytest.raises(UserError, match=error):
         extract(corpus, tmp_path / "out", speech)
     extract(corpus, tmp_path / "out", speech, precision="bf16")
+
+
+class LoudUtterance(torch.nn.Module):
+    """An encoder that multiplies one layer of the utterance with a given number of samples."""
+
+    def __init__(self, samples, layer, factor):
+        super().__init__()
+        self.inner, self.samples, self.layer, self.factor = encoder(), samples, layer, factor
+
+    def forward(self, waveforms):
+        output = self.inner(waveforms)
+        for row, waveform in zip(output.values, waveforms, strict=True):
+            if len(waveform) == self.samples:
+                row[self.layer] *= self.factor
+        return output
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name) if name not in ("inner", "_modules") else super().__getattr__(name)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (1e6, "layer 1: a hidden state of .* does not fit fp16; set features.precision to bf16 or fp32"),
+        (np.inf, "layer 1: hidden states computed in fp32 are not finite"),
+        (np.nan, "layer 1: hidden states computed in fp32 are not finite"),
+    ],
+)
+def test_an_utterance_whose_states_are_not_finite_is_named_or_skipped(corpus, tmp_path, factor, message):
+    speech = LoudUtterance(LENGTHS[4], 1, factor)
+    with pytest.raises(UserError, match=rf"manifest row 5 \(u4\): {message}"):
+        extract(corpus, tmp_path / "out", speech)
+    for computed in (True, False):
+        summary, problems = extract(corpus, tmp_path / "out", speech, skip=True)
+        assert summary.utterances == 9 and (summary.shards_computed > 0) == computed
+        assert list(problems.skipped) == ["manifest row 5 (u4)"]
+        assert re.match(message, problems.skipped["manifest row 5 (u4)"])
+    exact, _ = extract(corpus, tmp_path / "exact")
+    one, other = FeatureStore.open(tmp_path / "out"), FeatureStore.open(tmp_path / "exact")
+    assert exact.utterances == 10
+    for name in one.ids:  # utterances of the same batch keep their states
+        assert torch.equal(one.utterance(one.row(name)), other.utterance(other.row(name)))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -322,3 +323,53 @@ def test_unusable_settings_and_data_are_errors(corpus, tmp_path):
     write_corpus(tmp_path / "several", train=4, dev=1, captions=4)
     with pytest.raises(sclip.UserError, match="split train: expected at least 2 pictures, found 1"):
         trained(tmp_path / "several", "parallel", tmp_path)
+
+
+def set_nan(corpus, name, layer):
+    """Overwrite one number of an utterance's stored states."""
+    data = open_split(corpus, name.split("-")[0])
+    store = data.store
+    row = store.row(name)
+    shard = sorted((corpus / "features").glob("*.safetensors"))[int(store._shard[row])]
+    content = bytearray(shard.read_bytes())
+    place = content.index(store.utterance(row)[5, layer].numpy().tobytes())
+    content[place + 2 : place + 4] = np.float16("nan").tobytes()
+    shard.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(("name", "layer"), [("train-3", 1), ("train-11", 0), ("dev-2", 2)])
+def test_an_utterance_that_makes_the_loss_not_finite_is_named(tmp_path, name, layer):
+    write_corpus(tmp_path)
+    set_nan(tmp_path, name, layer)
+    row = int(name.split("-")[1]) + 1 + 16 * name.startswith("dev")
+    message = rf"manifest row {row} \({name}\): layer {layer}: hidden states in the cache are not finite"
+    with pytest.raises(sclip.UserError, match=message):
+        trained(tmp_path, "parallel", tmp_path, dataclasses.replace(SHORT, crop_frames=100))
+
+
+def test_the_first_parameter_whose_gradient_is_not_finite_is_named_with_its_step(corpus, tmp_path, monkeypatch):
+    step = Trainer.train_step
+
+    def step_with_hook(self, batches):
+        if self.step == 6:
+            weight = self.trained["head"].weighting.logits
+            weight.register_hook(lambda gradient: gradient * float("inf"))
+        return step(self, batches)
+
+    monkeypatch.setattr(Trainer, "train_step", step_with_hook)
+    with pytest.raises(
+        sclip.UserError, match=r"step 7: the gradient of head\.weighting\.logits is not finite, in fp32;"
+    ):
+        trained(corpus, "parallel", tmp_path)
+
+
+def test_gradients_are_clipped_as_torch_does(corpus):
+    data = open_split(corpus, "train")
+    own, expected = (Trainer(model("hybrid-cif"), SHORT, 0, CPU) for _ in range(2))
+    expected._clip_gradients = lambda: torch.nn.utils.clip_grad_norm_(expected.parameters, SHORT.gradient_clip)
+    for number in range(3):
+        batch = TrainingBatches(data, SHORT, 0, pin=False).read(number)
+        rows = [trainer.train_step([batch])() for trainer in (own, expected)]
+        assert rows[0] == rows[1]
+    for one, other in zip(own.parameters, expected.parameters, strict=True):
+        assert torch.equal(one, other)

@@ -5,9 +5,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sclip import __version__
 from sclip.apps.inputs import Kind
 from sclip.errors import UserError
 from sclip.files import write_json
+from sclip.formats import VERSION, check_format
 from sclip.parsing import parse, read_json
 
 FORMAT = "sclip index 1"
@@ -28,6 +30,7 @@ class IndexConfig:
     skipped: int
     file: str  # in the same folder
     sha256: str  # of this file
+    version: str | None = None  # of sclip
 
 
 def read_config(folder: Path) -> IndexConfig:
@@ -37,12 +40,7 @@ def read_config(folder: Path) -> IndexConfig:
         what = "not an index" if folder.is_dir() else "no such index"
         raise UserError(f"{folder}: {what}; `sclip index FILES --model MODEL --out {folder}` makes one")
     data = read_json(path)
-    found = data.get("format") if isinstance(data, dict) else None
-    if found != FORMAT:
-        raise UserError(
-            f"{path}: format: expected {FORMAT!r}, found {found!r}; delete the folder and make the index again with "
-            "this version of sclip"
-        )
+    check_format(path, data, [FORMAT], "delete the folder and make the index again with this version of sclip")
     config: IndexConfig = parse(IndexConfig, data, str(path))
     if not re.fullmatch(r"vectors-[0-9]{1,18}\.safetensors", config.file):
         raise UserError(f"{path}: file: expected vectors-NUMBER.safetensors, found {config.file!r}")
@@ -55,4 +53,4 @@ def faiss_file(config: IndexConfig) -> str:
 
 
 def write_config(folder: Path, config: IndexConfig) -> None:
-    write_json(folder / CONFIG_FILE, dataclasses.asdict(config))
+    write_json(folder / CONFIG_FILE, dataclasses.asdict(config) | {VERSION: __version__})

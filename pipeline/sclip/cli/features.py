@@ -16,7 +16,7 @@ from sclip.cli.options import (
     reads_params,
 )
 from sclip.cli.output import json_option, print_json
-from sclip.errors import Problems
+from sclip.errors import Problems, printable
 
 
 @click.command("plan")
@@ -94,31 +94,29 @@ def extract_features(
     )
 
 
-@click.command("verify-features")
-@preset_option
+@click.command("verify")
+@preset_or_argument
 @json_option
 @reads_params
-def verify_features(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check every byte of the cached hidden states.
+def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check every byte that later stages of PRESET read.
 
-    Reads data/PRESET/features and manifest.jsonl. Exit status 1 if anything is missing, damaged or left over.
+    Reads data/PRESET (the manifest, its recordings and pictures, features and vectors) and the models and checkpoints
+    in models/. What was not made yet is not missed. Exit status 1 if anything is missing, damaged or left over.
     """
     _, name = preset_settings(params_file, overrides, preset)
-    from sclip.corpora.manifest import read_manifest
-    from sclip.features.verify import verify
+    from sclip.apps.verify import verify_preset
 
-    rows = read_manifest(paths.manifest(name), Problems(skip=True))
-    findings = verify(paths.features_folder(name), [row.id for row in rows])
+    result = verify_preset(name)
     if as_json:
-        print_json({"folder": paths.features_folder(name), "faults": findings})
+        print_json({"preset": name, **vars(result)})
     else:
-        for finding in findings:
-            click.echo(f"{finding.where}: {finding.what}")
-        click.echo(f"{paths.features_folder(name)}: {len(findings)} faults")
-    if findings:
-        click.echo(
-            "Delete the shards named above, or all of them; extract-features computes what is missing.", err=as_json
-        )
+        for finding in result.faults:
+            click.echo(f"{printable(finding.where)}: {printable(finding.what)}")
+        counts = ", ".join(f"{count:,} {what}" for what, count in result.checked.items())
+        click.echo(f"{name}: {counts}: {len(result.faults)} faults")
+    if result.faults:
+        click.echo("Delete the damaged files; the command that wrote them computes what is missing.", err=as_json)
         raise SystemExit(1)
 
 

@@ -108,6 +108,8 @@ def timed_words(entries: Iterable[tuple[str, float, float]]) -> TimedWords:
             continue
         is_mark = lower in UNKNOWN_MARKS or (lower[0] == "<" and lower[-1] == ">")
         words.append((UNKNOWN if is_mark else word, round(start, 4), round(end, 4)))
+    if not words:
+        return ()
     starts = [start for _, start, _ in words[1:]]
     return tuple(
         (word, start, following if following < end <= following + SLACK else end)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from sclip.config import HubConfig
 from sclip.corpora.alignments import read_words, try_words
-from sclip.corpora.listing import Listing, split_by_hash
+from sclip.corpora.listing import Listing, parquet_errors, split_by_hash
 from sclip.corpora.manifest import SPLITS, Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
@@ -36,31 +36,24 @@ class _BadCell(Exception):
 
 def list_hub(config: HubConfig, out: Path, problems: Problems) -> Listing:
     """Read the rows, and write their recordings and pictures to the folder `out`."""
-    try:
-        from pyarrow import ArrowInvalid
-    except ImportError:
-        raise UserError(f"{config.path}: reading Parquet needs pyarrow; run pip install 'sclip[parquet]'") from None
     listing, columns = Listing(), {key: name for key, name in vars(config.columns).items() if name is not None}
     names = SPLIT_NAMES | config.splits
     open_file, paths = _find(config.path)
     root = _common_folder(paths)
     for path in paths:
-        try:
-            for number, record in _records(open_file, path, list(columns.values())):
-                where = f"{PurePosixPath(path).name} row {number}"
-                try:
-                    row = _row(record, columns, out, PurePosixPath(path).parent)
-                except _BadCell as error:
-                    problems.add(where, str(error))
-                    continue
-                name = PurePosixPath(path).relative_to(root).with_suffix("")
-                row["id"] = row.get("id") or f"{name}:{number}"
-                row["split"] = _split(row.get("split"), path, row["image_id"], names)
-                listing.rows.append(Draft(where, row))
-                if "words" in columns and record[columns["words"]] is not None:
-                    try_words(listing, row["id"], read_words, record[columns["words"]], where)
-        except ArrowInvalid as error:
-            raise UserError(f"{path}: not Parquet: {error}") from None
+        for number, record in _records(open_file, path, list(columns.values())):
+            where = f"{PurePosixPath(path).name} row {number}"
+            try:
+                row = _row(record, columns, out, PurePosixPath(path).parent)
+            except _BadCell as error:
+                problems.add(where, str(error))
+                continue
+            name = PurePosixPath(path).relative_to(root).with_suffix("")
+            row["id"] = row.get("id") or f"{name}:{number}"
+            row["split"] = _split(row.get("split"), path, row["image_id"], names)
+            listing.rows.append(Draft(where, row))
+            if "words" in columns and record[columns["words"]] is not None:
+                try_words(listing, row["id"], read_words, record[columns["words"]], where)
     return listing
 
 
@@ -99,9 +92,9 @@ def _open_here(path: str) -> Any:
 
 def _records(open_file: Callable[[str], Any], path: str, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield a file's rows, counted from 1, with the cells of these columns."""
-    from pyarrow import parquet
+    with parquet_errors(path), open_file(path) as file:
+        from pyarrow import parquet
 
-    with open_file(path) as file:
         table = parquet.ParquetFile(file)
         missing = [column for column in columns if column not in table.schema_arrow.names]
         if missing:

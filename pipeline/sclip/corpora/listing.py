@@ -1,6 +1,7 @@
 """The rows that a corpus's own files list, before any recording or picture is read."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -85,3 +86,16 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path.name} line {number}", line.strip()
+
+
+@contextmanager
+def parquet_errors(path: object) -> Iterator[None]:
+    """Raise one kind of error for all that may be wrong with a Parquet file, or if nothing is there to read it."""
+    try:
+        from pyarrow import ArrowException
+    except ImportError:
+        raise UserError(f"{path}: reading Parquet needs pyarrow; run pip install 'sclip[parquet]'") from None
+    try:
+        yield
+    except (ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:  # pyarrow raises all of them
+        raise UserError(f"{path}: not Parquet: {' '.join(str(error).split())}") from None

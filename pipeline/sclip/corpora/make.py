@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soundfile import LibsndfileError
+
 from sclip.config import (
     CorpusConfig,
     Flickr8kConfig,
@@ -30,7 +32,7 @@ from sclip.corpora.scenes.corpus import make_scenes
 from sclip.corpora.speech_coco import list_speech_coco
 from sclip.corpora.spokencoco import list_spokencoco
 from sclip.corpora.table import list_table
-from sclip.errors import Problems
+from sclip.errors import Problems, UserError
 
 SourceConfig = Flickr8kConfig | SpokenCocoConfig | PlacesConfig | SpeechCocoConfig | PairsConfig | TableConfig
 
@@ -43,7 +45,11 @@ class CorpusResult:
 def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> CorpusResult:
     """Write the manifest. A user's recordings and pictures are not copied."""
     if isinstance(config, ScenesConfig):
-        return CorpusResult(make_scenes(config, manifest))
+        try:
+            return CorpusResult(make_scenes(config, manifest))
+        except LibsndfileError as error:  # its text does not say which file, nor that a disk is full
+            folder = manifest.parent.parent
+            raise UserError(f"{folder}: a recording cannot be written: {error} Is the disk full?") from None
     rows, listing = find_rows(config, manifest, problems)
     for reason, names in listing.left_out.items():
         for name in names:

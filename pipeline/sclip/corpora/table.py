@@ -13,7 +13,7 @@ from typing import Any
 
 from sclip.config import TableConfig
 from sclip.corpora.alignments import UNUSED, AlignmentFiles, read_words, try_words
-from sclip.corpora.listing import Listing, numbered_lines, split_by_hash
+from sclip.corpora.listing import Listing, numbered_lines, parquet_errors, split_by_hash
 from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse_json, read_text, shortened
@@ -129,15 +129,11 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError:
-        raise UserError(f"{path}: reading Parquet needs pyarrow; run pip install 'sclip[parquet]'") from None
     number = 0
-    try:
+    with parquet_errors(path):
+        from pyarrow import parquet
+
         for batch in parquet.ParquetFile(path).iter_batches():
             for record in batch.to_pylist():
                 number += 1
                 yield f"{path.name} row {number}", record
-    except ArrowInvalid as error:
-        raise UserError(f"{path}: not Parquet: {error}") from None

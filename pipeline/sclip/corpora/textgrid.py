@@ -5,6 +5,7 @@ Everything else (`xmin =`, `intervals [3]:`) is a comment, and the short form is
 reader of these values reads both forms.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,10 @@ class _Values:
         return self.next("text")[1:-1].replace('""', '"')
 
     def number(self) -> float:
-        return float(self.next("number"))
+        number = float(self.next("number"))
+        if not math.isfinite(number):
+            raise ValueError("expected a finite number")
+        return number
 
 
 def _read_tiers(values: _Values) -> list[Tier]:

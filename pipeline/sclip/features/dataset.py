@@ -193,6 +193,20 @@ class Dataset:
         """
         return self.store.read(self.store_rows[indices], starts, limit, multiple)
 
+    def check_finite(self, indices: Tensor) -> None:
+        """Raise an error that names the first of these utterances whose inputs are not finite, if there is one."""
+        for index in indices.tolist():
+            row, (states,) = self.rows[index], self.read(torch.tensor([index]))
+            finite = states.flatten(1).isfinite().all(1)  # (L,), or (T,) of codes, which are integers
+            if not bool(finite.all()):
+                layer = int((~finite).int().argmax())
+                raise UserError(
+                    f"{row.name}: layer {layer}: hidden states in the cache are not finite; `sclip verify` names the "
+                    "damaged files"
+                )
+            if not bool(self.images[self.image_index[index]].isfinite().all()):
+                raise UserError(f"{row.name}: its picture's vector is not finite; run `sclip embed-clip` again")
+
 
 def _positions(names: Sequence[str] | dict[str, None]) -> dict[str, int]:
     return {name: i for i, name in enumerate(names)}

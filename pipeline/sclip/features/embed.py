@@ -24,6 +24,7 @@ from sclip.files import remove_unfinished
 from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
 
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
+NOT_FINITE = "CLIP's vector of it is not finite; check CLIP's weights"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,20 @@ def embed_clip(
     out.mkdir(parents=True, exist_ok=True)
     remove_unfinished(out)
     encoder = {"name": clip.source.name, "revision": clip.source.revision, "hash": clip.fingerprint()}
-    hashes = _hash_pictures(rows)
-    content = [[row.id, row.split, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
+    hashes = hash_pictures(rows)
+    content = content_fingerprint(rows, hashes)
     fingerprint = data_fingerprint([FORMAT, encoder, code_fingerprint(VECTORS), content])
     reused = _is_written(out, fingerprint)
     if not reused:
-        _embed(rows, hashes, out, {"fingerprint": fingerprint, "clip": encoder}, clip.to(device), device, problems)
+        _embed(
+            rows,
+            hashes,
+            out,
+            {"fingerprint": fingerprint, "content": content, "clip": encoder},
+            clip.to(device),
+            device,
+            problems,
+        )
     vectors = ClipVectors.open(out)
     _report(vectors, rows, reused, problems)
     return EmbeddingResult(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
@@ -64,7 +73,14 @@ def _report(vectors: ClipVectors, rows: Sequence[Row], reused: bool, problems: P
         problems.add(names[name], reason)
 
 
-def _hash_pictures(rows: Sequence[Row]) -> dict[Path, str]:
+def content_fingerprint(rows: Sequence[Row], hashes: Mapping[Path, str]) -> str:
+    """Return a fingerprint of the rows, pictures and captions that are embedded."""
+    return data_fingerprint(
+        [[row.id, row.split, row.image_id, row.image.name, hashes[row.image], row.text] for row in rows]
+    )
+
+
+def hash_pictures(rows: Sequence[Row]) -> dict[Path, str]:
     """Return the SHA-256 of every picture file."""
     pictures = list(dict.fromkeys(row.image for row in rows))
     hashed_batches = prefetch_batches(chunks(pictures, 64), _hash)
@@ -111,9 +127,8 @@ def _embed(
         if isinstance(result, Fault):
             for row in groups[name]:
                 skip(row, result.reason)
+    captions, texts = _embed_captions([row for row in rows if row.id not in skipped], clip, device, skip)
     usable = [row for row in rows if row.id not in skipped]
-    captions = {row.id: row.text for row in usable if row.text is not None}
-    texts = embed_captions(list(captions.values()), clip, device)
     if not images:
         raise problems.nothing_left(f"none of {len(pictures)} pictures can be used")
     training = dict.fromkeys(row.image_id for row in usable if row.split == "train")
@@ -129,7 +144,7 @@ def _embed(
             FLAT: {groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour" for name in flat},
         },
     }
-    write_vectors(out, index, (list(images), _stacked(list(images.values()), clip)), (list(captions), texts), tokens)
+    write_vectors(out, index, (list(images), _stacked(list(images.values()), clip)), (captions, texts), tokens)
 
 
 def _stacked(vectors: Sequence[Tensor], clip: ClipEncoder) -> Tensor:
@@ -182,7 +197,8 @@ def _embed_pictures(
         if usable:
             with autocast(device, "fp32"):
                 vectors = F.normalize(clip.encode_image(list(usable.values())).float(), dim=-1).cpu()
-            results |= zip(usable, vectors, strict=True)
+            for name, vector, finite in zip(usable, vectors, vectors.isfinite().all(1).tolist(), strict=True):
+                results[name] = vector if finite else Fault(f"image {pictures[name].name}: {NOT_FINITE}")
         return results
 
     batches = chunks(list(pictures), IMAGES_AT_ONCE)
@@ -208,3 +224,15 @@ def embed_captions(texts: Sequence[str], clip: ClipEncoder, device: str | torch.
     with autocast(device, "fp32"):
         vectors = [clip.encode_text(batch).float().cpu() for batch in batches]
     return F.normalize(torch.cat([torch.empty(0, clip.joint_width), *vectors]), dim=-1)
+
+
+def _embed_captions(
+    rows: Sequence[Row], clip: ClipEncoder, device: str | torch.device, skip: Callable[[Row, str], None]
+) -> tuple[list[str], Tensor]:
+    """Return the ids of the rows that have text, and the vectors of their texts (C, J)."""
+    captioned = [row for row in rows if row.text is not None]
+    texts = embed_captions([row.text or "" for row in captioned], clip, device)
+    finite = texts.isfinite().all(1)  # (C,)
+    for i in (~finite).nonzero().flatten().tolist():
+        skip(captioned[i], f"text: {NOT_FINITE}")
+    return [row.id for row, usable in zip(captioned, finite.tolist(), strict=True) if usable], texts[finite]

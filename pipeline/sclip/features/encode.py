@@ -1,6 +1,5 @@
 """Encoding of recordings, in batches, to the hidden states or codes that are stored."""
 
-import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -50,24 +49,25 @@ class FeatureEncoder:
 
     def encode(self, waveforms: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
         """Return each waveform's states (T, L, D) or codes (T, K) in the stored precision. `names` are for errors."""
-        return self._start(waveforms, names, self.device).finish()
+        results = self._start(waveforms, self.device).finish()
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, Fault):
+                raise UserError(f"{name}: {result.reason}")
+        return [result for result in results if isinstance(result, Tensor)]
 
     @torch.no_grad()
-    def _start(self, waveforms: Sequence[Tensor], names: Sequence[str], target: str | torch.device) -> "_Encoding":
+    def _start(self, waveforms: Sequence[Tensor], target: str | torch.device) -> "_Encoding":
         """Encode waveforms and copy the results to `target`, without waiting for a GPU."""
         if not waveforms:
-            return _Encoding([], torch.empty(0), torch.empty(0), None, lambda frame: "")
+            return _Encoding([], torch.empty(0), torch.empty(0), None, lambda start, length: "")
         values, lengths = self.hidden_states(waveforms)
         stored = self._as_stored(values)
         sums = (values if stored.dtype == torch.int8 else stored).sum((1, 2), dtype=torch.float32)
-
-        def problem(frame: int) -> str:
-            utterance = int((torch.tensor(lengths).cumsum(0) <= frame).sum())
-            return f"{names[utterance]}: {self._overflow(values[frame])}"
-
         copies = [tensor.to(target, non_blocking=True) for tensor in (stored, sums.isfinite())]
         done = torch.cuda.current_stream(stored.device).record_event() if stored.is_cuda else None
-        return _Encoding(lengths, copies[0], copies[1], done, problem)
+        return _Encoding(
+            lengths, copies[0], copies[1], done, lambda start, length: self._overflow(values[start : start + length])
+        )
 
     def encode_recordings(self, batches: Iterable[Sequence[Recording]]) -> Generator[list[Tensor | Fault], None, None]:
         """Yield each batch as a list: for each recording its states or codes, on the CPU, or why it cannot be used.
@@ -78,9 +78,7 @@ class FeatureEncoder:
         def start(
             batch: Sequence[Recording], decoded: list[Tensor | Fault]
         ) -> tuple[list[Tensor | Fault], "_Encoding"]:
-            usable = [(r.row.name, w) for r, w in zip(batch, decoded, strict=True) if isinstance(w, Tensor)]
-            encoding = self._start([waveform for _, waveform in usable], [name for name, _ in usable], "cpu")
-            return decoded, encoding
+            return decoded, self._start([waveform for waveform in decoded if isinstance(waveform, Tensor)], "cpu")
 
         started = process_batches(batches, partial(decode, shortest=self.encoder.shortest), start, self.device)
         with closing(started):
@@ -95,12 +93,17 @@ class FeatureEncoder:
             return self.directions.to(values.device).encode(values)
 
     def _overflow(self, values: Tensor) -> str:
-        config, largest = self.config, float(values.abs().max())
-        if math.isfinite(largest):
-            return (
-                f"a hidden state of {largest:g} does not fit {config.precision}; set features.precision to bf16 or fp32"
-            )
-        return f"hidden states computed in {config.compute} are not finite; set features.compute to bf16 or fp32"
+        """Say which layer of an utterance's hidden states (T, L, D) does not fit, and why."""
+        config, computed = self.config, values.isfinite().all(2).all(0)  # (L,)
+        if not bool(computed.all()):
+            layer = int((~computed).int().argmax())
+            change = "features.compute to bf16 or fp32" if config.compute == "fp16" else "another speech encoder"
+            return f"layer {layer}: hidden states computed in {config.compute} are not finite; set {change}"
+        largest, layers = values.abs().amax((0, 2)).max(0)
+        return (
+            f"layer {int(layers)}: a hidden state of {float(largest):g} does not fit {config.precision}; "
+            "set features.precision to bf16 or fp32"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,20 @@ class _Encoding:
     stored: Tensor  # (N, L, D) or (N, K): the frames of all waveforms
     finite: Tensor  # (N,)
     done: torch.cuda.Event | None
-    problem: Callable[[int], str]  # the error message of a frame that is not finite
+    problem: Callable[[int, int], str]  # what is wrong with an utterance, by its first frame and its length
 
-    def finish(self) -> list[Tensor]:
-        """Wait for the results, check them, and return those of each waveform."""
+    def finish(self) -> list[Tensor | Fault]:
+        """Wait for the results, and return those of each waveform, or why they are not finite."""
         if self.done is not None:
             self.done.synchronize()
-        if not bool(self.finite.all()):
-            raise UserError(self.problem(int((~self.finite).int().argmax())))
-        results = torch.split(self.stored, self.lengths)
         # The memory that a GPU copies to is scarce, and is reused for the next batch.
-        return [result.clone() for result in results] if self.stored.is_pinned() else list(results)
+        copied = self.stored.is_pinned()
+        results: list[Tensor | Fault] = []
+        start = 0
+        for stored, finite in zip(*(torch.split(t, self.lengths) for t in (self.stored, self.finite)), strict=True):
+            if bool(finite.all()):
+                results.append(stored.clone() if copied else stored)
+            else:
+                results.append(Fault(self.problem(start, len(stored))))
+            start += len(stored)
+        return results

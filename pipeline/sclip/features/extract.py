@@ -39,6 +39,7 @@ from sclip.features.store import (
     frame_shape,
     frame_type,
     read_index,
+    shard_name,
     write_index,
     write_shard,
 )
@@ -214,8 +215,8 @@ def _divide_into_parts(
 
 
 def _part(recordings: Sequence[Recording], out: Path, fingerprint: str) -> Part:
-    key = data_fingerprint([fingerprint, [[recording.row.id, recording.hash] for recording in recordings]])
-    return Part(list(recordings), out / f"{key[:16]}.safetensors")
+    name = shard_name(fingerprint, [(recording.row.id, recording.hash) for recording in recordings])
+    return Part(list(recordings), out / name)
 
 
 def _compute(parts: Sequence[Part], encoder: FeatureEncoder, features: dict[str, Any], problems: Problems) -> None:

@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sclip import __version__
 from sclip.errors import UserError
 from sclip.files import write_json
 from sclip.fingerprints import data_fingerprint
+from sclip.formats import VERSION, check_format
 from sclip.parsing import read_json
 
 
 def write_index_file(path: Path, index: Mapping[str, Any]) -> None:
-    """Write an index.json with a digest of its content."""
+    """Write an index.json with the version of sclip and a digest of its content."""
+    index = {**index, VERSION: __version__}
     write_json(path, {**index, "digest": data_fingerprint(index)})
 
 
@@ -24,9 +27,7 @@ def read_index_file(path: Path, expected: str, command: str) -> dict[str, Any]:
         index = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
-    found = index.get("format") if isinstance(index, dict) else None
-    if found != expected:
-        raise UserError(f"{path}: format: expected {expected!r}, found {found!r}; {again}")
+    check_format(path, index, [expected], again)
     if index.pop("digest", None) != data_fingerprint(index):
         raise UserError(f"{path}: damaged: its content does not match its digest; {again}")
     return index

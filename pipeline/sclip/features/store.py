@@ -153,6 +153,11 @@ def _hash(states: Tensor) -> list[int]:
     return list(hashlib.sha256(bytes_of(states.contiguous())).digest())
 
 
+def shard_name(fingerprint: str, recordings: Sequence[tuple[str, str]]) -> str:
+    """Return the name of the shard of some recordings, given by their utterances' ids and their files' SHA-256."""
+    return f"{data_fingerprint([fingerprint, [list(pair) for pair in recordings]])[:16]}.safetensors"
+
+
 def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shard]) -> None:
     index = {
         "format": FORMAT,

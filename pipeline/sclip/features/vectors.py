@@ -57,6 +57,7 @@ class ClipVectors:
         tokens: TokenVectors | None,
     ):
         self.fingerprint: str = index["fingerprint"]
+        self.content: str | None = index.get("content")  # fingerprint of the rows, pictures and captions
         self.clip: dict[str, Any] = index["clip"]  # name, revision, hash
         self.skipped: dict[str, str] = index["skipped"]  # utterance id: what is wrong with its row
         self.notes: dict[str, dict[str, str]] = index["notes"]  # kind: utterance id: what a user should know

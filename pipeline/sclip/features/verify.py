@@ -1,7 +1,7 @@
 """Verification of a feature store: every byte is compared with the hashes of what was written."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,11 @@ from sclip.features.store import (
     bytes_of,
     read_directions,
     read_index,
+    shard_name,
 )
+from sclip.fingerprints import data_fingerprint
+
+CHANGED = "not of the recordings that the manifest names: a file or a row has changed since"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,20 @@ def verify(folder: Path, ids: Sequence[str] | None = None) -> list[Finding]:
         known = {*stored, *index["skipped"]}
         findings += [Finding(name, "in the manifest, not in the store") for name in ids if name not in known]
         findings += [Finding(name, "in the store, not in the manifest") for name in sorted(known.difference(ids))]
+    return findings
+
+
+def find_changed_recordings(folder: Path, hashes: Mapping[str, str]) -> list[Finding]:
+    """Return the shards whose recordings have changed. `hashes` are the files' SHA-256 by utterance, in order."""
+    index, findings = read_index(folder), []
+    recordings = index.get("recordings")  # online: no shards
+    if recordings not in (None, data_fingerprint([list(pair) for pair in hashes.items()])):
+        findings.append(Finding(INDEX_FILE, CHANGED))
+    for shard in _open_shards(folder, index, []):
+        own = {*shard.ids, *shard.skipped}
+        name = shard_name(shard.fingerprint, [(name, hash_) for name, hash_ in hashes.items() if name in own])
+        if own <= hashes.keys() and name != shard.path.name:
+            findings.append(Finding(shard.path.name, CHANGED))
     return findings
 
 

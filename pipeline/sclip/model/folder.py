@@ -1,13 +1,17 @@
 """The configuration of a model folder, and checks of its files."""
 
+import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sclip import __version__
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig
 from sclip.errors import UserError
 from sclip.files import check_digest
+from sclip.formats import VERSION, check_format
 from sclip.heads.head import EncoderSizes
 from sclip.parsing import parse, read_json
 
@@ -42,6 +46,7 @@ class ModelConfig:
     clip_encoder: EncoderReference
     origin: dict[str, str]  # where the weights come from
     files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of the weights and the vocabulary
+    version: str | None = None  # of sclip
 
     @property
     def architecture(self) -> Architecture:
@@ -57,10 +62,13 @@ def read_config(folder: Path) -> ModelConfig:
     if models:
         raise UserError(f"{folder}: not a model folder, but models are below it; load one of {', '.join(models)}")
     data = read_json(path)
-    found = data.get("format") if isinstance(data, dict) else None
-    if found not in (FORMAT, FORMAT_1):
-        raise UserError(f"{path}: format: expected {FORMAT!r}, found {found!r}")
+    check_format(path, data, [FORMAT, FORMAT_1])
     return parse(ModelConfig, data, str(path))
+
+
+def write_config(folder: Path, config: ModelConfig) -> None:
+    text = json.dumps(dataclasses.asdict(config) | {VERSION: __version__}, indent=2) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
 def encoder_path(name: str | None, inside: str, folder: Path, *, from_hub: bool) -> str | None:

@@ -5,7 +5,6 @@ revision and the hash of their weights, which loading checks.
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from sclip.heads.head import EncoderSizes, HeadOutput, SpeechHead
 from sclip.heads.vocabulary import WORD_END, Vocabulary
 from sclip.model.card import model_card
 from sclip.model.folder import (
-    CONFIG_FILE,
     FORMAT,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
@@ -39,6 +37,7 @@ from sclip.model.folder import (
     check_files,
     encoder_path,
     read_config,
+    write_config,
 )
 from sclip.model.inputs import Recording, as_picture, batched, batches, check_several, recordings, total
 from sclip.objective import Objective
@@ -345,8 +344,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             self.origin,
             {name: file_digest(save_directory / name) for name in names},
         )
-        text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-        (save_directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+        write_config(save_directory, config)
         (save_directory / "README.md").write_text(model_card(config), encoding="utf-8")
 
     def _reference(self, encoder: AnySpeechEncoder | ClipEncoder) -> EncoderReference:

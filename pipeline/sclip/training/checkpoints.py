@@ -36,9 +36,9 @@ class Checkpoint:
         """
         if not self.path.is_file():
             return None
-        digest, _, content = self.path.read_bytes().partition(b"\n")
+        content = read_checked(self.path)
         distributed.barrier()  # until every process has read the file
-        if digest != _digest(content):
+        if content is None:
             self._rename_damaged()
             return None
         saved = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
@@ -69,6 +69,12 @@ class Checkpoint:
         content = buffer.getbuffer()
         with atomic_file(self.path) as unfinished:
             unfinished.write_bytes(b"\n".join((_digest(content), content)))
+
+
+def read_checked(path: Path) -> bytes | None:
+    """Return the content of a checkpoint without its first line, or None if it does not match its checksum."""
+    digest, _, content = path.read_bytes().partition(b"\n")
+    return content if digest == _digest(content) else None
 
 
 def _digest(content: bytes | memoryview) -> bytes:

@@ -35,7 +35,7 @@ from sclip.training.batches import Batch, TrainingBatches
 from sclip.training.checkpoints import Checkpoint
 from sclip.training.curves import HistoryRow, Log, curves
 from sclip.training.interruption import Interrupted, Interruption, interruptions
-from sclip.training.trainer import Trainer
+from sclip.training.trainer import Diverged, Trainer
 from sclip.visual_words import VisualWords
 
 log = logging.getLogger(__name__)
@@ -142,10 +142,15 @@ class _Session:
             numbers = chain.from_iterable(map(batches.of_step, range(trainer.step, steps)))
             reader = prefetch(batches.read, numbers, prefetch_count(trainer.device, PREFETCHED_BATCHES))
             dev_every = trainer.training.dev_every or batches.steps_per_epoch
-            while trainer.step < steps:
-                step_batches = islice(reader, len(batches.of_step(trainer.step)))
-                is_dev_step = (trainer.step + 1) % dev_every == 0 or trainer.step + 1 == steps
-                self.train_step(step_batches, is_dev_step, bar)
+            try:
+                while trainer.step < steps:
+                    step_batches = islice(reader, len(batches.of_step(trainer.step)))
+                    is_dev_step = (trainer.step + 1) % dev_every == 0 or trainer.step + 1 == steps
+                    self.train_step(step_batches, is_dev_step, bar)
+            except Diverged as error:
+                for number in batches.of_step(error.step - 1):
+                    train_set.check_finite(batches.indices(number))  # the cause may be an utterance
+                raise
 
     def train_step(self, step_batches: Iterable[Batch], is_dev_step: bool, bar: "tqdm[Any]") -> None:
         """Train one step; then log it, evaluate and save a checkpoint if they are due."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -30,6 +31,14 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
         return training.learning_rate * (step + 1) / training.warmup_steps
     decayed = (step + 1 - training.warmup_steps) / (training.steps - training.warmup_steps)
     return training.learning_rate + decayed * (training.final_learning_rate - training.learning_rate)
+
+
+class Diverged(UserError):
+    """Raised when numbers of a training step are not finite."""
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
 
 
 class Trainer:
@@ -61,8 +70,11 @@ class Trainer:
         self.history: list[HistoryRow] = []
         self.pending_dev_row: HistoryRow | None = None  # row of the last step, if its dev evaluation is not finished
         self.best: dict[str, Any] = {"score": -1.0}
-        # The first step whose loss was not finite, or 0. It stays on the device, because reading it waits for the step.
-        self.diverged_at = torch.zeros((), dtype=torch.long, device=device)
+        # The first step in which each loss and each parameter's gradient was not finite, or 0. It stays on the device,
+        # because reading it waits for the step.
+        self.watched = [field.name for field in fields(Losses)] + [name for name, _ in self.trained.named_parameters()]
+        self.failed_at = torch.zeros(len(self.watched), dtype=torch.long, device=device)
+        self.zero = torch.zeros((), device=device)
 
     def train_step(self, batches: Sequence[Batch]) -> Callable[[], HistoryRow]:
         """Train one step, and return a function that computes the step's row of the history.
@@ -79,7 +91,7 @@ class Trainer:
             losses, output = self._accumulate_gradients(batch)
         distributed.average_([p.grad for p in self.parameters if p.grad is not None])
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.training.gradient_clip)
+        norm = self._clip_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -93,20 +105,47 @@ class Trainer:
         with autocast(self.device, self.training.precision):
             output = self.model.head(batch.states, self.model.text_tower, self.step)
             losses = self.model.objective(output, batch.images, batch.image_ids, self.visual_words)
-        failed = ~losses.total.detach().isfinite() & (self.diverged_at == 0)
-        self.diverged_at = torch.where(failed, self.step + 1, self.diverged_at)
+        self._watch([self.zero if loss is None else loss.detach().float() for loss in vars(losses).values()], first=0)
         torch.autograd.backward(self.scaler.scale(losses.total / self.training.accumulate))
         return losses, output
 
-    def check_loss(self) -> None:
-        """Raise an error if the loss of a step was not finite. Wait for the last step."""
-        step = int(self.diverged_at)
-        if step:
-            raise self._diverged(f"step {step}: the loss is not finite")
+    def _clip_gradients(self) -> Tensor:
+        """Clip the gradients as torch.nn.utils.clip_grad_norm_ does, and return their norm before.
+
+        The norm is made of one norm for each parameter, which say at no cost whose gradient is not finite. In fp16 an
+        overflow is usual: the scaler skips the step and lowers its scale.
+        """
+        norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        if not self.scaler.is_enabled():
+            each = iter(norms)
+            norms_or_zeros = [self.zero if p.grad is None else next(each) for p in self.parameters]
+            self._watch(norms_or_zeros, first=len(self.watched) - len(self.parameters))
+        nn.utils.clip_grads_with_norm_(self.parameters, self.training.gradient_clip, norm)
+        return norm
+
+    def _watch(self, values: Sequence[Tensor], first: int) -> None:
+        """Record which values are not finite for the first time. `first` is the place of the first one in `watched`."""
+        watched = self.failed_at[first : first + len(values)]
+        failed = ~torch.stack(list(values)).isfinite() & (watched == 0)
+        watched.masked_fill_(failed, self.step + 1)
+
+    def check_finite(self) -> None:
+        """Raise an error if a loss or a gradient was not finite. Wait for the last step."""
+        steps = self.failed_at.tolist()
+        first = min(filter(None, steps), default=0)
+        if not first:
+            return
+        names = [name for name, step in zip(self.watched, steps, strict=True) if step == first]
+        losses = [name for name in names if name in self.watched[1 : -len(self.parameters)]]
+        if names[0] == self.watched[0]:
+            raise self._diverged(first, "the loss is not finite", f" ({', '.join(losses)})" if losses else "")
+        others = f" (and those of {len(names) - 1} other parameters)" if names[1:] else ""
+        raise self._diverged(first, f"the gradient of {names[0]} is not finite", others)
 
     @torch.no_grad()
     def _measurements(self, losses: Losses, output: HeadOutput, norm: Tensor, rate: float) -> HistoryRow:
-        self.check_loss()
+        self.check_finite()
         values = {f"loss/{name}": loss for name, loss in vars(losses).items() if loss is not None}
         values["gradient_norm"] = norm
         values["temperature"] = 1 / self.model.objective.log_scale.exp()
@@ -125,20 +164,22 @@ class Trainer:
         """Return the mean R@10 on the development split by branch. Copy the weights if they are the best so far."""
         dev_recalls = mean_recalls(self.model, dataset)
         if any(map(math.isnan, dev_recalls.values())):
-            raise self._diverged(f"step {self.step}: vectors of the development split are not finite")
+            dataset.check_finite(torch.arange(len(dataset)))
+            raise self._diverged(self.step, "vectors of the development split are not finite")
         score = dev_recalls["parallel"] if "parallel" in dev_recalls else dev_recalls["cascaded"]
         if score > self.best["score"]:
             weights = {name: tensor.cpu().clone() for name, tensor in self.trained.state_dict().items()}
             self.best = {"score": score, "step": self.step, "dev": dev_recalls, "weights": weights}
         return dev_recalls
 
-    def _diverged(self, problem: str) -> UserError:
+    def _diverged(self, step: int, problem: str, details: str = "") -> "Diverged":
         precision = self.training.precision
         fp32 = "" if precision == "fp32" else " or set training.precision to fp32"
-        return UserError(f"{problem}, in {precision}; try a lower training.learning_rate{fp32}")
+        advice = f"try a lower training.learning_rate{fp32}"
+        return Diverged(step, f"step {step}: {problem}, in {precision}{details}; {advice}")
 
     def state_dict(self) -> dict[str, Any]:
-        self.check_loss()
+        self.check_finite()
         attributes = {name: getattr(self, name) for name in SAVED}
         modules = {name: getattr(self, name).state_dict() for name in ("trained", "optimizer", "scaler")}
         return attributes | modules

@@ -1,0 +1,111 @@
+"""Verification of all that a preset's stages have written: every byte is read and compared with the recorded hashes."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sclip import paths
+from sclip.concurrency import chunks, prefetch_batches
+from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.recordings import inspect
+from sclip.errors import Problems, UserError
+from sclip.features.embed import content_fingerprint, hash_pictures
+from sclip.features.store import read_index
+from sclip.features.vectors import FILES, ClipVectors
+from sclip.features.verify import Finding, find_changed_recordings, verify
+from sclip.model.folder import CONFIG_FILE
+from sclip.model.speechclip import load
+from sclip.training.checkpoints import read_checked
+
+
+@dataclass(frozen=True)
+class Verification:
+    checked: dict[str, int]  # kind of files: how many were read
+    faults: list[Finding]
+
+
+def verify_preset(preset: str) -> Verification:
+    """Read the manifest, its files, the features, the vectors, the models and the checkpoints of a preset.
+
+    Folders that no stage has written yet are left out.
+    """
+    checked: dict[str, int] = {}
+    problems = Problems(skip=True)
+    rows = read_manifest(paths.manifest(preset), problems)
+    faults = [Finding(row, reason) for row, reason in problems.skipped.items()]
+    faults += _check_files(rows, checked)
+    features, vectors = paths.features_folder(preset), paths.vectors_folder(preset)
+    if features.is_dir():
+        faults += _guarded(features, lambda: _check_features(features, rows, checked))
+    if vectors.is_dir():
+        faults += _guarded(vectors, lambda: _check_vectors(vectors, rows, checked))
+    faults += _check_models(paths.model_folder(preset, "*", 0).parents[1], checked)
+    faults += _check_checkpoints(paths.scratch_folder(preset, "*", 0).parents[1], checked)
+    return Verification(checked, faults)
+
+
+def _guarded(folder: Path, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Return what a check finds, or the error that keeps it from reading a folder."""
+    try:
+        return list(check())
+    except UserError as error:
+        return [Finding(str(folder), str(error))]
+
+
+def _check_files(rows: Sequence[Row], checked: dict[str, int]) -> list[Finding]:
+    """Check that the recordings and the pictures of a manifest exist."""
+    files = {"recordings": {row.audio: row for row in rows}, "pictures": {row.image: row for row in rows}}
+    checked |= {kind: len(named) for kind, named in files.items()}
+    return [
+        Finding(str(path), f"no such file; {row.name} names it")
+        for named in files.values()
+        for path, row in named.items()
+        if not path.is_file()
+    ]
+
+
+def _check_features(folder: Path, rows: Sequence[Row], checked: dict[str, int]) -> list[Finding]:
+    checked["shards"] = len(read_index(folder)["shards"])
+    faults = verify(folder, [row.id for row in rows])
+    recordings = [recording for _, batch in prefetch_batches(chunks(rows, 64), inspect) for recording in batch]
+    hashes = {recording.row.id: recording.hash for recording in recordings}
+    return faults + [finding for finding in find_changed_recordings(folder, hashes) if finding not in faults]
+
+
+def _check_vectors(folder: Path, rows: Sequence[Row], checked: dict[str, int]) -> Iterator[Finding]:
+    checked["files of vectors"] = len(FILES)
+    vectors = ClipVectors.open(folder)  # compares every file with its digest
+    if vectors.content != content_fingerprint(rows, hash_pictures(rows)):
+        yield Finding(
+            str(folder), "not of the pictures and captions that the manifest names: a file or a row has changed since"
+        )
+    tensors: dict[str, Tensor] = {"pictures": vectors.images, "captions": vectors.captions}
+    if vectors.tokens is not None:
+        tensors["tokens"] = vectors.tokens.vectors
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            yield Finding(str(folder), f"{name}: vectors that are not finite")
+
+
+def _check_models(folder: Path, checked: dict[str, int]) -> Iterator[Finding]:
+    """Load the models of a preset with their encoders, whose hashes are in the models' configurations."""
+    for config in sorted(folder.glob(f"*/seed-*/{CONFIG_FILE}")):
+        checked["models"] = checked.get("models", 0) + 1
+        try:
+            head = load(config.parent).head
+        except UserError as error:
+            yield Finding(str(config.parent), str(error))
+            continue
+        for name, tensor in head.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                yield Finding(str(config.parent), f"head.{name}: numbers that are not finite")
+
+
+def _check_checkpoints(folder: Path, checked: dict[str, int]) -> Iterator[Finding]:
+    for path in sorted(folder.glob("*/seed-*/checkpoint.pt")):
+        checked["checkpoints"] = checked.get("checkpoints", 0) + 1
+        if read_checked(path) is None:
+            yield Finding(str(path), "its SHA-256 does not match; delete it, and training starts from step 0")

@@ -1,6 +1,7 @@
 """What `make torture` and `make fuzz` have found: each case failed once."""
 
 import json
+import tarfile
 
 import pyarrow
 import pytest
@@ -13,6 +14,7 @@ from sclip.corpora.alignments import read_words
 from sclip.corpora.make import make_corpus
 from sclip.corpora.table import list_table
 from sclip.corpora.textgrid import read_textgrid
+from sclip.corpora.unpack import DamagedArchive, unpack
 from sclip.errors import Problems, UserError
 from sclip.tensors import read_tensors, write_tensors
 
@@ -66,3 +68,12 @@ def test_damaged_parquet_is_refused(tmp_path):
             refused += 1
             assert "t.parquet: not Parquet: " in str(error)
     assert refused > 10
+
+
+def test_an_impossible_number_in_a_tar_is_refused(tmp_path):
+    info = tarfile.TarInfo("a")
+    info.pax_headers = {"path": "a" * 20}
+    data = info.tobuf(tarfile.PAX_FORMAT)
+    (tmp_path / "a.tar").write_bytes(data.replace(b"29 path=", b"9" * 25 + b" path=")[: len(data)] + bytes(1024))
+    with pytest.raises(DamagedArchive):
+        unpack(tmp_path / "a.tar", tmp_path / "out")

@@ -13,11 +13,12 @@ from sclip.corpora.manifest import Row, read_manifest
 from sclip.corpora.recordings import inspect
 from sclip.errors import Problems, UserError
 from sclip.features.embed import content_fingerprint, hash_pictures
-from sclip.features.store import read_index
+from sclip.features.store import INDEX_FILE, read_index
 from sclip.features.vectors import FILES, ClipVectors
 from sclip.features.verify import Finding, find_changed_recordings, verify
 from sclip.model.folder import CONFIG_FILE
 from sclip.model.speechclip import load
+from sclip.parsing import read_json
 from sclip.training.checkpoints import read_checked
 
 
@@ -36,8 +37,8 @@ def verify_preset(preset: str) -> Verification:
     problems = Problems(skip=True)
     rows = read_manifest(paths.manifest(preset), problems)
     faults = [Finding(row, reason) for row, reason in problems.skipped.items()]
-    faults += _check_files(rows, checked)
     features, vectors = paths.features_folder(preset), paths.vectors_folder(preset)
+    faults += _check_files(rows, _skipped(features), _skipped(vectors), checked)
     if features.is_dir():
         faults += _guarded(features, lambda: _check_features(features, rows, checked))
     if vectors.is_dir():
@@ -55,15 +56,23 @@ def _guarded(folder: Path, check: Callable[[], Iterable[Finding]]) -> list[Findi
         return [Finding(str(folder), str(error))]
 
 
-def _check_files(rows: Sequence[Row], checked: dict[str, int]) -> list[Finding]:
-    """Check that the recordings and the pictures of a manifest exist."""
+def _skipped(folder: Path) -> set[str]:
+    """Return the utterances that a stage has skipped and counted, as far as its index can be read."""
+    try:
+        return set(read_json(folder / INDEX_FILE)["skipped"])
+    except (UserError, KeyError, TypeError):
+        return set()
+
+
+def _check_files(rows: Sequence[Row], unheard: set[str], unseen: set[str], checked: dict[str, int]) -> list[Finding]:
+    """Check that the recordings and the pictures of a manifest exist, except those that the stages have skipped."""
     files = {"recordings": {row.audio: row for row in rows}, "pictures": {row.image: row for row in rows}}
     checked |= {kind: len(named) for kind, named in files.items()}
     return [
         Finding(str(path), f"no such file; {row.name} names it")
-        for named in files.values()
+        for named, skipped in zip(files.values(), (unheard, unseen), strict=True)
         for path, row in named.items()
-        if not path.is_file()
+        if row.id not in skipped and not path.is_file()
     ]
 
 

@@ -36,7 +36,15 @@ def unpack(path: Path, into: Path, top_folder: str = "") -> None:
         if error.filename is not None or error.errno not in (None, errno.EINVAL):
             raise  # from the disk
         raise DamagedArchive(str(error)) from None  # from gzip, or from zipfile for an offset outside the file
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+    ) as error:
         # zipfile raises RuntimeError for encrypted or unsupported members.
         raise DamagedArchive(str(error)) from None
 

@@ -436,7 +436,7 @@ def test_a_full_disk_error_names_the_file(tiny_project, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     output = run_sclip("train", "--arch", "parallel", "--seed", "6", status=1)
-    assert "[Errno 28] No space left on device: 'models/unfinished/tiny/parallel/seed-6/checkpoint.pt'" in output
+    assert "models/unfinished/tiny/parallel/seed-6/checkpoint.pt: No space left on device" in output
 
 
 def test_mistyped_names_and_missing_models_are_explained(tiny_project):

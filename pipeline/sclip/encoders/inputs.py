@@ -26,7 +26,7 @@ LEAST_VARIANCE = 1e-7
 
 
 class Inputs(NamedTuple):
-    """What a batch's model is called with."""
+    """Hold what the model of an encoder is called with, for one batch."""
 
     arguments: dict[str, Tensor]
     lengths: Tensor  # (B,): frames

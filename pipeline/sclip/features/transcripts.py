@@ -30,7 +30,7 @@ OF_THE_CORPUS = "transcripts of the corpus"
 
 @dataclass(frozen=True)
 class Transcripts:
-    """What a speech recogniser wrote, by utterance id."""
+    """Hold the transcripts that a speech recogniser wrote, by utterance id."""
 
     source: str  # who wrote them
     texts: Mapping[str, str]

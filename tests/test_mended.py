@@ -1,21 +1,45 @@
 """What `make torture` and `make fuzz` have found: each case failed once."""
 
+import errno
 import json
+import os
 import tarfile
+import zipfile
+from pathlib import Path
 
+import miniature
 import pyarrow
 import pytest
+import small
 import soundfile
 import torch
+from project import PARAMS
 from pyarrow import parquet
 
-from sclip.config import Columns, ScenesConfig, Splits, TableConfig
+import sclip
+from sclip.config import (
+    Columns,
+    ScenesConfig,
+    SpeechCocoConfig,
+    Splits,
+    SpokenCocoConfig,
+    TableConfig,
+    load_params,
+)
 from sclip.corpora.alignments import read_words
 from sclip.corpora.make import make_corpus
+from sclip.corpora.manifest import Row
+from sclip.corpora.recordings import inspect
+from sclip.corpora.speech_coco import list_speech_coco
+from sclip.corpora.spokencoco import list_spokencoco
 from sclip.corpora.table import list_table
 from sclip.corpora.textgrid import read_textgrid
 from sclip.corpora.unpack import DamagedArchive, unpack
+from sclip.encoders.pictures import picture_fault
 from sclip.errors import Problems, UserError
+from sclip.features.embed import hash_pictures
+from sclip.model.folder import read_config
+from sclip.parsing import parse_json
 from sclip.tensors import read_tensors, write_tensors
 
 
@@ -77,3 +101,108 @@ def test_an_impossible_number_in_a_tar_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(data.replace(b"29 path=", b"9" * 25 + b" path=")[: len(data)] + bytes(1024))
     with pytest.raises(DamagedArchive):
         unpack(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_a_picture_that_cannot_be_written_names_its_file(tmp_path, monkeypatch):
+    def save(*_):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr("PIL.Image.Image.save", save)
+    monkeypatch.setattr("sclip.corpora.scenes.corpus.map_in_processes", lambda compute, items, _: map(compute, items))
+    count = Splits(train=1, dev=1, test=1)
+    config = ScenesConfig(kind="scenes", seed=0, pictures=count, captions=count, voices=count, nouns=24)
+    with pytest.raises(OSError) as raised:
+        make_corpus(config, tmp_path / "tiny/manifest.jsonl", Problems())
+    assert str(raised.value.filename).endswith("00000.png")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_a_fault_of_the_machine_skips_no_file(tmp_path, monkeypatch, number):
+    """A read error of the disk dropped good pictures from an index, and gave vectors a wrong fingerprint."""
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "a.png"
+    for error in (OSError(number, os.strerror(number)), OSError(number, os.strerror(number), "a.png")):
+        with pytest.raises(OSError) as raised:
+            picture_fault(path, error)
+        assert raised.value.filename == str(path)
+    assert picture_fault(path, OSError("image file is truncated"))  # what Pillow says of a damaged picture
+    row = Row("a", "train", tmp_path / "a.wav", path, "a")
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError):
+        hash_pictures([row])
+    with pytest.raises(OSError):
+        inspect(row)
+
+
+def test_damaged_settings_of_an_encoder_inside_a_model_are_found(tmp_path):
+    small.model("hybrid-cif").save(tmp_path / "m")
+    (path,) = tmp_path.glob("m/speech/preprocessor_config.json")
+    path.write_bytes(path.read_bytes().replace(b"f", b"g", 1))
+    with pytest.raises(UserError, match=r"preprocessor_config\.json: its SHA-256 is not the one in config\.json"):
+        sclip.load(tmp_path / "m")
+
+
+def test_a_changed_setting_of_a_model_is_found_and_an_edited_name_is_not(tmp_path):
+    """Nothing noticed a flipped bit in a number of config.json, such as the frames of a CIF slot."""
+    small.model("hybrid-cif").save(tmp_path / "m")
+    path = tmp_path / "m/config.json"
+    text = path.read_text()
+    data = json.loads(text)
+    path.write_text(json.dumps(data | {"origin": {"trained by": "us"}}))
+    read_config(tmp_path / "m")
+    data["head"]["pool_frames"] += 1
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="its digest is not that of its settings"):
+        read_config(tmp_path / "m")
+    del data["digest"]
+    path.write_text(json.dumps(data))
+    assert read_config(tmp_path / "m").head.pool_frames == json.loads(text)["head"]["pool_frames"] + 1
+
+
+def test_half_of_a_surrogate_pair_is_not_text():
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        parse_json('{"image": "a\\ud800"}')
+    assert parse_json('"\\ud83d\\ude00"') == "😀"
+
+
+def test_numbers_in_place_of_names_are_refused(tmp_path):
+    miniature.spokencoco(tmp_path / "s")
+    path = next(path for path in sorted((tmp_path / "s").rglob("*.json")) if "train" in path.name)
+    data = json.loads(path.read_text())
+    data["data"][0]["image"] = 1.5
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"data\[0\]: expected an image and captions .*image is 1.5"):
+        list_spokencoco(SpokenCocoConfig("spokencoco", str(tmp_path / "s"), "karpathy"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("wavFilename", 7), ("imgID", float("inf")), ("imgID", "x")])
+def test_wrong_values_of_a_speech_coco_file_are_a_problem_of_its_row(tmp_path, key, value):
+    miniature.speech_coco(tmp_path / "s")
+    path = sorted((tmp_path / "s").rglob("*.json"))[0]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    problems = Problems(skip=True)
+    list_speech_coco(SpeechCocoConfig("speech-coco", str(tmp_path / "s")), problems)
+    assert any("expected the number imgID and texts" in reason for reason in problems.skipped.values())
+
+
+def test_a_recipe_that_is_missing_is_named(tmp_path):
+    text = PARAMS.read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("\n  published:", "\n  publisht:", 1))
+    with pytest.raises(UserError, match=r"no 'published'; did you mean 'publisht'\?"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_zip_member_without_a_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("x", b"a dog")
+    data = (tmp_path / "a.zip").read_bytes()
+    at = data.rindex(b"PK\x01\x02")
+    data = data[: at + 28] + b"\0\0" + data[at + 30 : at + 46] + data[at + 47 :]
+    end = data.rindex(b"PK\x05\x06")
+    size = int.from_bytes(data[end + 12 : end + 16], "little") - 1
+    (tmp_path / "a.zip").write_bytes(data[: end + 12] + size.to_bytes(4, "little") + data[end + 16 :])
+    with pytest.raises(DamagedArchive, match="a member has no name"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")

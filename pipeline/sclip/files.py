@@ -3,6 +3,7 @@
 What is being written has a temporary name; the last step renames it.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,6 +17,11 @@ from typing import Any
 from sclip.errors import UserError
 
 UNFINISHED = ".unfinished"
+# The errors of a path itself: there is no such file, it is a folder, it may not be read, or its name is impossible.
+_OF_A_PATH = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+}
 
 
 @contextmanager
@@ -23,7 +29,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield the place to write a file to, and move it to `path` when it is written. After an error, nothing is left."""
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
-        with _name_in_errors(path):
+        with name_in_errors(path):
             yield unfinished
             flush_to_disk(unfinished)
         unfinished.replace(path)
@@ -39,7 +45,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     for leftover in (unfinished, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    with _name_in_errors(path):
+    with name_in_errors(path):
         yield unfinished
         for folder, _, names in os.walk(unfinished):
             for name in (*names, "."):
@@ -73,6 +79,15 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_system(path: Path, error: Exception) -> None:
+    """Raise an error of the machine, such as that of a disk or of too many open files: the file is not the cause.
+
+    Whoever skips files that cannot be read calls this first. Otherwise a fault of the disk would drop good files.
+    """
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_A_PATH:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def file_digest(path: Path) -> str:
@@ -113,7 +128,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _name_in_errors(path: Path) -> Iterator[None]:
+def name_in_errors(path: Path) -> Iterator[None]:
     """Add `path` to an error that names no file, such as that of a full disk."""
     try:
         yield

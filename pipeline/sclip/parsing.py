@@ -87,13 +87,24 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str) -> Any:
     """Parse JSON into plain data. Every error in the text is a ValueError."""
     try:
-        return json.loads(text)
+        data = json.loads(text)
     except json.JSONDecodeError:
         raise
     except ValueError:  # Python's limit for the digits of an int
         raise ValueError("a number of more than 4,300 digits") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if "\\ud" in text or "\\uD" in text:
+        _check_surrogates(data)
+    return data
+
+
+def _check_surrogates(data: Any) -> None:
+    """Refuse half of a surrogate pair, which JSON can write as an escape. No file and no terminal takes it as text."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) in a text") from None
 
 
 class _YamlLoader(yaml.SafeLoader):

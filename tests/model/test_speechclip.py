@@ -18,7 +18,7 @@ import sclip
 from sclip.encoders.audio import as_waveform
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.speech import SpeechEncoder
-from sclip.files import file_digest
+from sclip.model.folder import written_files
 
 SHORT_CONTEXT = CLIP_CONFIG | {"text_cfg": CLIP_CONFIG["text_cfg"] | {"context_length": 12}}
 RECORDINGS = recordings(16000, 400, 9000, 12345)
@@ -210,8 +210,7 @@ def test_training_leaves_the_encoders_as_they_are(folder):
 
 def sign(folder) -> None:
     """Write new digests, so that damage is found by what reads the file."""
-    files = {name: file_digest(folder / name) for name in ("model.safetensors", "vocabulary.json")}
-    edit_config(folder, "files", files)
+    edit_config(folder, "files", written_files(folder))
 
 
 def edit_config(folder, path: str, value) -> None:
@@ -221,6 +220,7 @@ def edit_config(folder, path: str, value) -> None:
     for key in parents:
         place = place[key]
     place[last] = value
+    config.pop("digest", None)
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -233,7 +233,12 @@ def edit_vocabulary(folder, **changes) -> None:
 
 def edit_encoder(folder, name: str, key: str, value) -> None:
     config = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps(config | {key: value}))
+    write(folder, name, json.dumps(config | {key: value}))
+
+
+def write(folder, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    sign(folder)
 
 
 def edit_tensors(folder, change) -> None:
@@ -291,12 +296,12 @@ def flip_a_bit(path) -> None:
             lambda f: edit_encoder(f, "clip/open_clip_config.json", "preprocess_cfg", {"mean": [0, 0, 0]}),
             "not the one that the head was trained with",
         ),
-        (lambda f: (f / "clip/open_clip_config.json").write_text("[]"), "expected a table with model_cfg"),
+        (lambda f: write(f, "clip/open_clip_config.json", "[]"), "expected a table with model_cfg"),
         (lambda f: (f / "clip/open_clip_config.json").unlink(), "open_clip_config.json: no such file"),
-        (lambda f: (f / "clip/open_clip_config.json").write_text("{"), "open_clip_config.json: not JSON"),
+        (lambda f: write(f, "clip/open_clip_config.json", "{"), "open_clip_config.json: not JSON"),
         (lambda f: (f / "clip/open_clip_model.safetensors").write_bytes(b"x" * 9), "CLIP "),
         (lambda f: (f / "speech/model.safetensors").write_bytes(b"x" * 9), "speech encoder "),
-        (lambda f: (f / "speech/config.json").write_text("{"), "speech/config.json: not JSON"),
+        (lambda f: write(f, "speech/config.json", "{"), "speech/config.json: not JSON"),
     ],
 )
 def test_damaged_folders_give_one_line_errors(folder, tmp_path, damage, message):
@@ -313,7 +318,7 @@ def test_a_folder_of_the_format_without_digests_loads(folder, tmp_path):
     older = tmp_path / "model"
     shutil.copytree(folder, older)
     config = json.loads((older / "config.json").read_text())
-    del config["files"]
+    del config["files"], config["digest"]
     (older / "config.json").write_text(json.dumps(config | {"format": "sclip model 1"}))
     assert torch.equal(sclip.load(older).encode_speech(RECORDINGS), sclip.load(folder).encode_speech(RECORDINGS))
 

@@ -124,8 +124,8 @@ class Torturer:
     def damage(self, stage: Stage, choose: random.Random) -> tuple[str, str, str]:
         """Damage a file that this stage writes or reads, and run the stage again."""
         work = copy(stage.after, self.folder / "work")
-        written = [name for name in stage.outputs if Path(name).suffix in (".json", ".safetensors")]
-        read = [name for name in stage.expected if name.startswith(READS.get(stage.name, ())) and "README" not in name]
+        written = [name for name in stage.outputs if Path(name).suffix in (".json", ".safetensors") and is_read(name)]
+        read = [name for name in stage.expected if name.startswith(READS.get(stage.name, ())) and is_read(name)]
         manifest = ["data/tiny/manifest.jsonl"]
         path = work / choose.choice(choose.choice([files for files in (written, read) if files] or [manifest]))
         what = f"{path.relative_to(work)}: {spoil(path, choose)}"
@@ -176,6 +176,11 @@ class Torturer:
         return (SURVIVED, "") if found == stage.expected else (WRONG, difference(found, stage.expected))
 
 
+def is_read(name: str) -> bool:
+    """Return whether any program reads a file. A model's card and the history of its training are for people."""
+    return Path(name).name not in ("README.md", "history.json")
+
+
 def largest_output(stage: Stage) -> int:
     return max((stage.after / name).stat().st_size for name in stage.outputs)
 
@@ -197,8 +202,8 @@ def spoil(path: Path, choose: random.Random) -> str:
 def names_a_file(output: str, stage: Stage) -> bool:
     """Return whether an error names a file or a folder of the project."""
     lines = [line for line in output.splitlines() if line.startswith("Error: ")]
-    parts = {part for name in (*stage.expected, "params.yaml") for part in Path(name).parts}
-    parts |= {Path(name).name for name in stage.expected}
+    names = [*stage.expected, *(str(path.relative_to(stage.before)) for path in stage.before.glob("*"))]
+    parts = {part for name in names for part in Path(name).parts}
     return bool(lines) and any(part in lines[-1] for part in parts)
 
 

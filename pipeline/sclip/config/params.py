@@ -172,7 +172,9 @@ def _check_keys_of_dvc(presets: Mapping[str, Any], name: str, file: _ParamsFile,
         )
     for arch in file.run.architectures:
         for recipe in RECIPES:
-            entry(file.recipes[recipe], arch, f"{where.partition(':')[0]}: recipes.{recipe}, for run.architectures")
+            path = where.partition(":")[0]
+            architectures = entry(file.recipes, recipe, f"{path}: recipes, which dvc.yaml follows")
+            entry(architectures, arch, f"{path}: recipes.{recipe}, for run.architectures")
         for preset in (name, *(base for base in BASES if base in presets)):
             if arch not in presets[preset].get("arch", {}):
                 raise UserError(

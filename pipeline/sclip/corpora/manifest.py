@@ -155,7 +155,7 @@ class Manifest(Sequence[Row]):
         line = os.pread(self._file.fileno(), length, start)
         try:
             data: dict[str, Any] = orjson.loads(line)
-        except orjson.JSONDecodeError:  # such as half of a surrogate pair, which Python's parser accepts
+        except orjson.JSONDecodeError:  # such as NaN, which Python's parser accepts
             data = parse_json(line.decode())
         return data
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio
 from sclip.errors import Fault, UserError
+from sclip.files import check_system
 
 if TYPE_CHECKING:
     from sclip.corpora.manifest import Row
@@ -36,6 +37,7 @@ def inspect(row: "Row") -> Recording:
     except FileNotFoundError:
         return Recording(row, "", fault=Fault(f"{name}: no such file"))
     except OSError as error:
+        check_system(row.audio, error)
         return Recording(row, "", fault=Fault(f"{name}: cannot be read: {error.strerror}"))
     digest = hashlib.sha256(data).hexdigest()
     try:

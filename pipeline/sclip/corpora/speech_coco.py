@@ -9,6 +9,7 @@ NAME is IMAGE_CAPTION_SPEAKER_DISFLUENCY_SPEED. A JSON file holds "imgID", "synt
 corpus has no test set, so a hash divides the pictures of val: a fifth go to development, the others to the test.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def _read(path: Path) -> dict[str, Any] | UserError:
         return error
     if not isinstance(entry, dict) or not all(entry.get(key) for key in KEYS):
         return UserError(f"expected {', '.join(KEYS)}, found {shortened(entry)}")
+    if not all(isinstance(entry[key], str) for key in KEYS[1:]) or not re.fullmatch(r"\d{1,12}", str(entry["imgID"])):
+        return UserError(f"expected the number imgID and texts {', '.join(KEYS[1:])}, found {shortened(entry)}")
     return entry
 
 

@@ -22,7 +22,7 @@ from sclip.corpora.alignments import read_text_alignment, try_words
 from sclip.corpora.listing import Listing, PublishedCounts, fifth_to_dev, require_fetched, split_of_pictures
 from sclip.corpora.manifest import Draft
 from sclip.errors import UserError
-from sclip.parsing import read_json
+from sclip.parsing import read_json, shortened
 
 ALIGNMENT = "text_alignment"
 KARPATHY = PublishedCounts(pictures={"train": 113_287, "dev": 5_000, "test": 5_000})
@@ -114,7 +114,7 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path.name} data[{number}]"
         try:
             captions = entry["captions"] if "captions" in entry else [entry["caption"] | _alignment(entry)]
-            picture = {"image": entry["image"], "captions": list(map(_caption, captions))}
+            picture = {"image": _text(entry, "image"), "captions": list(map(_caption, captions))}
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{where}: expected an image and captions of text, speaker, uttid, wav: {error!r}"
@@ -123,7 +123,14 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _caption(data: dict[str, Any]) -> dict[str, str]:
-    return {key: data[key] for key in ("text", "speaker", "uttid", "wav")} | _alignment(data)
+    return {key: _text(data, key) for key in ("text", "speaker", "uttid", "wav")} | _alignment(data)
+
+
+def _text(data: dict[str, Any], key: str) -> str:
+    value = data[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {shortened(value)}")
+    return value
 
 
 def _alignment(data: dict[str, Any]) -> dict[str, str]:

@@ -61,6 +61,8 @@ def _check_index(file: IO[bytes], packed: zipfile.ZipFile) -> None:
     """Raise an error if a member lies between those that the zip's index lists."""
     end, last = 0, "the start"
     members = sorted(packed.infolist(), key=lambda member: member.header_offset)
+    if not all(member.filename for member in members):
+        raise zipfile.BadZipFile("a member has no name")
     for start, name, size in (
         *((member.header_offset, member.filename, member.compress_size) for member in members),
         (packed.start_dir, "the index", 0),

@@ -12,6 +12,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sclip.files import check_system
+
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 2**26
 # Above this size one picture is decoded at a time, however many threads read: each takes half a gigabyte.
@@ -64,7 +66,11 @@ def _check_size(picture: Image.Image) -> None:
 
 
 def picture_fault(path: Path, error: Exception) -> str:
-    """Say why a picture cannot be read, by its file's name, where Pillow names a folder or a buffer in memory."""
+    """Say why a picture cannot be read, by its file's name, where Pillow names a folder or a buffer in memory.
+
+    An error of the machine is raised again, because it says nothing about the picture.
+    """
+    check_system(path, error)
     if isinstance(error, FileNotFoundError):
         return f"image {path.name}: no such file"
     reason = "not a picture in a supported format" if isinstance(error, UnidentifiedImageError) else str(error)

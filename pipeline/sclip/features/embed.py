@@ -20,7 +20,7 @@ from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
 from sclip.errors import Fault, Problems, UserError
 from sclip.features.tokens import embed_tokens
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
-from sclip.files import remove_unfinished
+from sclip.files import check_system, remove_unfinished
 from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
 
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
@@ -91,7 +91,8 @@ def _hash(path: Path) -> str:
     """Return a file's SHA-256, or an empty string if the file cannot be read; decoding it reports the reason."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+    except OSError as error:
+        check_system(path, error)
         return ""
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from sclip import __version__
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig
 from sclip.errors import UserError
-from sclip.files import check_digest
+from sclip.files import check_digest, file_digest
+from sclip.fingerprints import data_fingerprint
 from sclip.formats import VERSION, check_format
 from sclip.heads.head import EncoderSizes
 from sclip.parsing import parse, read_json
@@ -19,6 +20,7 @@ FORMAT = "sclip model 2"
 FORMAT_1 = "sclip model 1"  # the format before, which is still read
 STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"
+ENCODERS = ("speech", "clip")  # the folders of encoders inside a model folder
 MAX_MODELS = 5  # models in an error
 
 
@@ -45,8 +47,9 @@ class ModelConfig:
     speech_encoder: EncoderReference
     clip_encoder: EncoderReference
     origin: dict[str, str]  # where the weights come from
-    files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of the weights and the vocabulary
+    files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of files in the folder
     version: str | None = None  # of sclip
+    digest: str | None = None  # of what decides results; see `settings_digest`
 
     @property
     def architecture(self) -> Architecture:
@@ -63,12 +66,38 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{folder}: not a model folder, but models are below it; load one of {', '.join(models)}")
     data = read_json(path)
     check_format(path, data, [FORMAT, FORMAT_1])
-    return parse(ModelConfig, data, str(path))
+    config = parse(ModelConfig, data, str(path))
+    if config.digest is not None and config.digest != settings_digest(data):
+        raise UserError(
+            f"{path}: its digest is not that of its settings; the file is damaged or was edited; "
+            "copy it again, or remove `digest` to accept an edit"
+        )
+    return config
 
 
 def write_config(folder: Path, config: ModelConfig) -> None:
-    text = json.dumps(dataclasses.asdict(config) | {VERSION: __version__}, indent=2) + "\n"
+    data = json.loads(json.dumps(dataclasses.asdict(config) | {VERSION: __version__}))
+    text = json.dumps(data | {"digest": settings_digest(data)}, indent=2) + "\n"
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def settings_digest(data: dict[str, Any]) -> str:
+    """Return the SHA-256 of all of a configuration that decides results. Where encoders lie, and the origin, do not.
+
+    It covers the keys as they are written, because later versions may have more keys with defaults.
+    """
+    settings = {key: value for key, value in data.items() if key not in ("origin", VERSION, "digest")}
+    for encoder in ("speech_encoder", "clip_encoder"):
+        settings[encoder] = {key: data[encoder][key] for key in data[encoder] if key not in ("name", "revision")}
+    return data_fingerprint(settings)
+
+
+def written_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of a model's files, for its configuration. Encoders' weights have a hash of their own."""
+    names = [name for name in (WEIGHTS_FILE, VOCABULARY_FILE) if (folder / name).is_file()]
+    settings = [path for encoder in ENCODERS for path in sorted(folder.glob(f"{encoder}/*.json"))]
+    names += [f"{path.parent.name}/{path.name}" for path in settings]
+    return {name: file_digest(folder / name) for name in names}
 
 
 def encoder_path(name: str | None, inside: str, folder: Path, *, from_hub: bool) -> str | None:
@@ -86,10 +115,14 @@ def encoder_path(name: str | None, inside: str, folder: Path, *, from_hub: bool)
 
 
 def check_files(folder: Path, config: ModelConfig) -> None:
-    """Refuse weights or a vocabulary that are not those of config.json."""
+    """Refuse files that are not those of config.json. Only weights and vocabulary must exist."""
     if config.format == FORMAT_1:
         return
-    for name in [WEIGHTS_FILE] if config.head.keywords is None else [WEIGHTS_FILE, VOCABULARY_FILE]:
+    names = [WEIGHTS_FILE] if config.head.keywords is None else [WEIGHTS_FILE, VOCABULARY_FILE]
+    # Not any name: a model from elsewhere must not make this read all files of the machine.
+    others = rf"({'|'.join(ENCODERS)})/\w[\w.-]*"
+    names += [name for name in config.files if re.fullmatch(others, name) and (folder / name).is_file()]
+    for name in names:
         check_digest(folder / name, config.files.get(name), CONFIG_FILE)
 
 

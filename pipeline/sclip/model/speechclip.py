@@ -24,7 +24,7 @@ from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import find_folder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
-from sclip.files import atomic_folder, file_digest
+from sclip.files import atomic_folder
 from sclip.heads.head import EncoderSizes, HeadOutput, SpeechHead
 from sclip.heads.vocabulary import WORD_END, Vocabulary
 from sclip.model.card import model_card
@@ -38,6 +38,7 @@ from sclip.model.folder import (
     encoder_path,
     read_config,
     write_config,
+    written_files,
 )
 from sclip.model.inputs import Recording, as_picture, batched, batches, check_several, recordings, total
 from sclip.objective import Objective
@@ -329,10 +330,8 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             self.speech.save(save_directory / "speech")
             self.clip.save(save_directory / "clip")
         save_tensors(save_directory / WEIGHTS_FILE, self._trained(), {"format": "pt"})
-        names = [WEIGHTS_FILE]
         if self.vocabulary is not None:
             self.vocabulary.save(save_directory / VOCABULARY_FILE)
-            names.append(VOCABULARY_FILE)
         config = ModelConfig(
             FORMAT,
             self.name,
@@ -342,7 +341,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
             self._reference(self.speech),
             self._reference(self.clip),
             self.origin,
-            {name: file_digest(save_directory / name) for name in names},
+            written_files(save_directory),
         )
         write_config(save_directory, config)
         (save_directory / "README.md").write_text(model_card(config), encoding="utf-8")

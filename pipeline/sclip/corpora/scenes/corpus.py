@@ -26,6 +26,7 @@ from sclip.corpora.scenes.speakers import speak, voices
 from sclip.corpora.scenes.voices import SAMPLE_RATE
 from sclip.corpora.scenes.world import THINGS, World
 from sclip.errors import UserError
+from sclip.files import name_in_errors
 
 CHUNK = 50  # pictures that a process makes at a time
 
@@ -109,7 +110,8 @@ def _make(job: Job) -> list[dict[str, Any]]:
         scene = world.scene(split, random)
         image_id = f"{split}-{i:05d}"
         image = f"images/{split}/{i:05d}.png"
-        draw(scene, random).save(job.folder / image)
+        with name_in_errors(job.folder / image):
+            draw(scene, random).save(job.folder / image)
         for n, text in enumerate(captions(scene, getattr(config.captions, split), random)):
             voice = speakers[random.integers(len(speakers))]
             speech = speak(text, voice, random)

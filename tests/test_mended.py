@@ -19,6 +19,7 @@ from pyarrow import parquet
 import sclip
 from sclip.config import (
     Columns,
+    Flickr8kConfig,
     ScenesConfig,
     SpeechCocoConfig,
     Splits,
@@ -27,6 +28,7 @@ from sclip.config import (
     load_params,
 )
 from sclip.corpora.alignments import read_words
+from sclip.corpora.flickr8k import list_flickr8k
 from sclip.corpora.make import make_corpus
 from sclip.corpora.manifest import Row
 from sclip.corpora.recordings import inspect
@@ -206,3 +208,13 @@ def test_a_zip_member_without_a_name_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(data[: end + 12] + size.to_bytes(4, "little") + data[end + 16 :])
     with pytest.raises(DamagedArchive, match="a member has no name"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "²"])
+def test_a_caption_number_that_is_none_is_refused(tmp_path, number):
+    miniature.flickr8k(tmp_path / "f")
+    path = next((tmp_path / "f").rglob("Flickr8k.token.txt"))
+    text = path.read_text()
+    path.write_text(text.replace("#1\t", f"#{number}\t", 1))
+    with pytest.raises(UserError, match=r"expected NAME\.jpg#N, a tab and a caption"):
+        list_flickr8k(Flickr8kConfig("flickr8k", str(tmp_path / "f")))

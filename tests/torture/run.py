@@ -46,6 +46,7 @@ WRITES = {
     "report": "results",
 }
 OLDER = " over older outputs"
+LEAST_LIMIT = 1000  # bytes: the output of the process is a file, too, which must have room for an error
 BUSY = "another command is writing there"
 
 
@@ -88,7 +89,8 @@ class Torturer:
     def inject(self, kind: str, stage: Stage, choose: random.Random) -> tuple[str, str, str]:
         """Run a stage whose process fails at one read or write."""
         limits = {READ_ERROR: stage.reads, FILE_LIMIT: largest_output(stage)}
-        at = choose.randint(1, max(1, limits.get(kind, stage.writes)))
+        least = LEAST_LIMIT if kind == FILE_LIMIT else 1
+        at = choose.randint(least, max(least, limits.get(kind, stage.writes)))
         work, older = self.start_project(stage, choose)
         first = run(work, stage.command, Injection(kind, at))
         what = f"{kind} at {at}{older}"

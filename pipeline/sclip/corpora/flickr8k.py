@@ -38,6 +38,7 @@ PUBLISHED = PublishedCounts(
 )
 
 ALIGNMENTS = ("Flickr_8k.ctm", "flickr_8k.ctm")
+NUMBER = "[0-9]{1,9}"  # of a caption
 
 Caption = tuple[str, int]  # a picture's file, and the caption's number, from 0
 
@@ -84,7 +85,7 @@ def list_flickr8k(config: Flickr8kConfig) -> Listing:
 def _spoken_captions(path: Path) -> Iterator[tuple[str, Caption, str]]:
     """Yield each line's place, caption and recording."""
     for where, (recording, picture, mark) in _fields(path, 3):
-        if not re.fullmatch(r"#\d+", mark):
+        if not re.fullmatch(f"#{NUMBER}", mark):
             raise UserError(f"{where}: expected a caption's number, such as #0, found {mark!r}")
         yield where, (picture, int(mark.removeprefix("#"))), recording
 
@@ -125,7 +126,7 @@ def _captions_of_tokens(path: Path) -> Iterator[tuple[Caption, str]]:
     for where, line in numbered_lines(path):
         name, tab, text = line.partition("\t")
         picture, mark, number = name.rpartition("#")
-        if not tab or not mark or not number.isdigit():
+        if not tab or not mark or not re.fullmatch(NUMBER, number):
             raise UserError(f"{where}: expected NAME.jpg#N, a tab and a caption, found {line!r}")
         yield (picture, int(number)), text.strip()
 

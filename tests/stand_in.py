@@ -15,7 +15,7 @@ preset, arch, seed = (options.get(name) for name in ("--preset", "--arch", "--se
 runs, out = f"results/{{preset}}/runs/{{arch}}/seed-{{seed}}", f"results/{{preset}}"
 files = {{
     "fingerprint-code": ["code.json"],
-    "make-corpus": [f"data/{{preset}}/manifest.jsonl"],
+    "make-corpus": [f"data/{{preset}}/manifest.{{suffix}}" for suffix in ("jsonl", "digest.json")],
     "extract-features": [f"data/{{preset}}/features/index.json"],
     "embed-clip": [f"data/{{preset}}/vectors/index.json"],
     "train": [f"models/{{preset}}/{{arch}}/seed-{{seed}}/config.json", f"{{runs}}/curves/metrics.json"],

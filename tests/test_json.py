@@ -98,7 +98,7 @@ def test_checks_give_counts_and_faults(results):
     assert found["check-corpus"]["faults"] == {}
     assert list(found["bad corpus"]["faults"]) == ["files that cannot be used"]
     assert found["verify"]["faults"] == []
-    assert found["verify"]["checked"] == {"recordings": 28, "pictures": 22, "shards": 1}
+    assert found["verify"]["checked"] == {"rows": 28, "recordings": 28, "pictures": 22, "shards": 1}
     faults = found["damaged"]["faults"]
     assert faults
     assert all(fault["where"].endswith(".safetensors") and fault["what"] for fault in faults)

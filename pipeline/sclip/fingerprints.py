@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parent
 # Modules that read, write and schedule, but compute no number of a result. All imports of settings are from `config`.
@@ -25,10 +25,10 @@ NOT_COMPUTING = frozenset(
         "encoders.sizes",
         "encoders.source",
         "errors",
-        "features.index",
         "files",
         "fingerprints",
         "formats",
+        "index_file",
         "parsing",
         "paths",
         "tensors",
@@ -56,13 +56,15 @@ def data_fingerprint(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def module_fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
+def module_fingerprint(module: "nn.Module", config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a module's weights and configuration. It does not depend on the file they came from."""
     return tensors_fingerprint(module.state_dict(), config)
 
 
-def tensors_fingerprint(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+def tensors_fingerprint(tensors: Mapping[str, "Tensor"], config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a configuration and of the tensors' names, types, shapes and values."""
+    import torch
+
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -9,9 +9,9 @@ from project import run_sclip, write_encoders, write_preset
 
 from sclip.apps.verify import verify_preset
 from sclip.errors import UserError
-from sclip.features.index import read_index_file
 from sclip.features.vectors import ClipVectors
 from sclip.fingerprints import data_fingerprint
+from sclip.index_file import read_index_file
 from sclip.model.folder import read_config
 from sclip.training.checkpoints import Checkpoint
 
@@ -41,12 +41,20 @@ def test_a_complete_preset_has_no_faults(project):
     result = verify_preset("tiny")
     assert result.faults == []
     assert result.checked == {
-        **{"recordings": 28, "pictures": 22, "shards": 1, "files of vectors": 3, "models": 1, "checkpoints": 1}
+        **{
+            "rows": 28,
+            "recordings": 28,
+            "pictures": 22,
+            "shards": 1,
+            "files of vectors": 3,
+            "models": 1,
+            "checkpoints": 1,
+        }
     }
     assert run_sclip("verify", "tiny").endswith("1 models, 1 checkpoints: 0 faults\n")
     shutil.rmtree("data/tiny/vectors")
     shutil.rmtree("models")
-    assert run_sclip("verify", "tiny") == "tiny: 28 recordings, 22 pictures, 1 shards: 0 faults\n"
+    assert run_sclip("verify", "tiny") == "tiny: 28 rows, 28 recordings, 22 pictures, 1 shards: 0 faults\n"
 
 
 def flip(path: Path, place: int) -> None:
@@ -56,6 +64,7 @@ def flip(path: Path, place: int) -> None:
 
 
 FILES = (
+    *("data/tiny/manifest.jsonl", "data/tiny/manifest.digest.json"),
     *("data/tiny/features/*.safetensors", "data/tiny/features/index.json"),
     *("data/tiny/vectors/images.safetensors", "data/tiny/vectors/captions.safetensors"),
     *("data/tiny/vectors/tokens.safetensors", "data/tiny/vectors/index.json"),
@@ -72,6 +81,30 @@ def test_a_flipped_bit_is_named(project, pattern, place):
     faults = json.loads(run_sclip("verify", "tiny", "--json", status=1).split("\nDelete")[0])["faults"]
     assert faults
     assert all(path.name in f"{fault['where']} {fault['what']}" or "/speech" in fault["what"] for fault in faults)
+
+
+def test_a_damaged_manifest_does_not_hide_other_damage(project):
+    flip(Path("data/tiny/manifest.jsonl"), 100)
+    for path in Path("data/tiny/features").glob("*.safetensors"):
+        flip(path, path.stat().st_size // 2)
+    flip(Path("data/tiny/vectors/images.safetensors"), 500)
+    manifest, shard, vectors = verify_preset("tiny").faults
+    assert manifest.where == "data/tiny/manifest.jsonl"
+    assert manifest.what.startswith("its SHA-256 is ")
+    assert shard.what.endswith("not the bytes that were written")
+    assert "images.safetensors" in vectors.what
+    Path("data/tiny/manifest.jsonl").unlink()
+    with pytest.raises(UserError, match=r"manifest\.jsonl: no such file; `sclip make-corpus` writes it"):
+        verify_preset("tiny")
+
+
+def test_a_manifest_without_a_digest_is_a_fault(project):
+    Path("data/tiny/manifest.digest.json").unlink()
+    (fault,) = verify_preset("tiny").faults
+    assert fault.where == "data/tiny/manifest.digest.json"
+    assert fault.what.endswith("`sclip make-corpus` writes it")
+    run_sclip("make-corpus", "tiny")
+    assert verify_preset("tiny").faults == []
 
 
 @pytest.mark.parametrize("kind", ["audio", "images"])

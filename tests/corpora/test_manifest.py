@@ -1,6 +1,7 @@
 """The manifest: valid rows are read, and errors name invalid ones."""
 
 import json
+import random
 import tempfile
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sclip.config import ManifestConfig
+from sclip.corpora import manifest as manifests
 from sclip.corpora.make import make_corpus
-from sclip.corpora.manifest import Draft, check_rows, read_manifest, write_manifest
+from sclip.corpora.manifest import Draft, check_rows, digest_file, read_manifest, write_manifest
 from sclip.errors import Problems, UserError
+from sclip.index_file import write_index_file
 from sclip.parsing import parse_json
 
 GOOD = {"id": "a", "split": "train", "audio": "a.wav", "image": "a.png", "image_id": "a"}
@@ -136,3 +139,75 @@ def test_any_line_endings_and_a_byte_order_mark_are_read(ending, manifest):
     manifest.write_bytes(json.dumps(GOOD).encode() + b"\n{\xff}")
     with pytest.raises(UserError, match=r"manifest\.jsonl: not UTF-8: row 2: "):
         read_manifest(manifest, Problems(skip=True))
+
+
+def test_a_damaged_manifest_is_refused_whatever_is_damaged(manifest):
+    """Each bit of the manifest counts, also one that leaves a valid row; so does each line that is lost."""
+    write_manifest(manifest, [GOOD | {"id": name, "text": "a dog"} for name in "abc"])
+    content, choose = manifest.read_bytes(), random.Random(0)
+    record = json.loads(digest_file(manifest).read_text())
+    assert (manifest.with_name("manifest.digest.json"), record["rows"]) == (digest_file(manifest), 3)
+    damages = [content[: content.index(b"\n") + 1], b"", content + b"\n", content.replace(b"dog", b"dig", 1)]
+    for _ in range(100):
+        flipped = bytearray(content)
+        flipped[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
+        damages.append(bytes(flipped))
+    for damaged in damages:
+        manifest.write_bytes(damaged)
+        with pytest.raises(UserError) as error:
+            read_manifest(manifest, Problems(skip=True))
+        assert f"{manifest}: its SHA-256 is " in str(error.value)
+        assert f", expected {record['sha256'][:12]}… as in manifest.digest.json" in str(error.value)
+        assert "run `sclip make-corpus` again, or delete manifest.digest.json to use the file" in str(error.value)
+    manifest.write_bytes(content)
+    assert len(read_manifest(manifest, Problems())) == 3
+    manifest.write_bytes(damages[0])
+    digest_file(manifest).unlink()  # as the message says
+    assert len(read_manifest(manifest, Problems())) == 1
+
+
+def test_a_damaged_digest_is_refused(manifest):
+    write_manifest(manifest, [GOOD])
+    record = digest_file(manifest)
+    content = record.read_bytes()
+    damages = [content[:length] for length in range(len(content) - 2)]
+    damages += [content[:i] + bytes([content[i] ^ 1 << i % 8]) + content[i + 1 :] for i in range(len(content) - 1)]
+    for damaged in damages:
+        record.write_bytes(damaged)
+        try:
+            read_manifest(manifest, Problems())
+        except UserError as error:
+            assert "manifest.digest.json: " in str(error)
+            assert str(error).endswith("run `sclip make-corpus` again")
+        else:  # a flipped bit of white space
+            assert json.loads(damaged) == json.loads(content)
+
+
+def test_a_digest_of_a_newer_format_is_refused_with_the_version_that_wrote_it(manifest, monkeypatch):
+    write_manifest(manifest, [GOOD])
+    with monkeypatch.context() as patched:
+        patched.setattr("sclip.index_file.__version__", "9.8.7")
+        write_index_file(digest_file(manifest), {"format": "sclip manifest 17"})
+    with pytest.raises(UserError, match=r"found 'sclip manifest 17', written by sclip 9\.8\.7, .*; install 9\.8\.7"):
+        read_manifest(manifest, Problems())
+
+
+def test_a_killed_writer_leaves_no_digest_of_another_manifest(manifest, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    for function in ("write_text", "write_index_file"):
+        write_manifest(manifest, [GOOD])
+        with monkeypatch.context() as patched:
+            patched.setattr(manifests, function, kill)
+            with pytest.raises(KeyboardInterrupt):
+                write_manifest(manifest, [GOOD, GOOD | {"id": "b"}])
+        assert not digest_file(manifest).exists()
+        assert len(read_manifest(manifest, Problems())) == (1 if function == "write_text" else 2)
+
+
+def test_a_manifest_of_a_user_is_read_as_it_is(manifest):
+    """Other programs have files of the same stem, such as NeMo, whose manifest.json has a row on each line."""
+    manifest.write_text(json.dumps(GOOD) + "\n")
+    manifest.with_name("manifest.json").write_text('{"audio_filepath": "a.wav"}\n{"audio_filepath": "b.wav"}\n')
+    assert [row.id for row in read_manifest(manifest, Problems())] == ["a"]

@@ -52,7 +52,26 @@ def test_presets_of_one_configuration_share_files(manifest):
     written = picture.stat().st_mtime_ns
     make_scenes(SMALL, manifest.parent.parent / "again" / "manifest.jsonl")
     assert picture.stat().st_mtime_ns == written
-    assert set(hashes(manifest.parent.parent)) - set(before) == {"again/manifest.jsonl"}
+    new = set(hashes(manifest.parent.parent)) - set(before)
+    assert new == {"again/manifest.jsonl", "again/manifest.digest.json"}
+
+
+def test_a_damaged_list_of_the_files_is_not_used(tmp_path):
+    """What is left of it would give a manifest with fewer or other rows, and with a digest that matches."""
+    config = dataclasses.replace(SMALL, pictures=Splits(train=1, dev=1, test=1))
+    make_scenes(config, tmp_path / "small/manifest.jsonl")
+    before = hashes(tmp_path)
+    (rows,) = tmp_path.glob("scenes-*/rows.jsonl")
+    content, digest = rows.read_bytes(), rows.with_name("rows.digest.json")
+    first_row = content[: content.index(b"\n") + 1]
+    for damaged in (first_row, b"", content.replace(b"train", b"tra)n", 1), content[:-9], b"\xff" + content[1:]):
+        rows.write_bytes(damaged)
+        make_scenes(config, tmp_path / "small/manifest.jsonl")
+        assert hashes(tmp_path) == before
+    digest.unlink()  # the process was killed before it wrote this file
+    rows.write_bytes(first_row)
+    make_scenes(config, tmp_path / "small/manifest.jsonl")
+    assert hashes(tmp_path) == before
 
 
 def test_rows_match_their_files(manifest):

@@ -6,8 +6,9 @@ from stored_corpus import open_split, write_corpus
 
 import sclip
 from sclip.config import TrainingConfig
-from sclip.features.index import write_index_file
+from sclip.corpora.manifest import digest_file
 from sclip.features.store import read_index
+from sclip.index_file import write_index_file
 from sclip.padded import even_batches
 from sclip.training.batches import TrainingBatches, epoch_batches
 
@@ -77,6 +78,7 @@ def test_rows_without_hidden_states_are_errors_unless_extraction_skipped_them(tm
     write_corpus(tmp_path, train=6, dev=4)
     rows = (tmp_path / "manifest.jsonl").read_text().splitlines()
     (tmp_path / "manifest.jsonl").write_text("\n".join([rows[0].replace("train-0", "missing"), *rows[1:]]) + "\n")
+    digest_file(tmp_path / "manifest.jsonl").unlink()
     with pytest.raises(sclip.UserError, match=r"row 1 \(missing\) is not in .*features; run `sclip extract-features`"):
         open_split(tmp_path, "train")
     index = read_index(tmp_path / "features")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sclip import paths
 from sclip.concurrency import chunks, prefetch_batches
-from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.manifest import Row, digest_file, read_manifest
 from sclip.corpora.recordings import inspect
 from sclip.errors import Problems, UserError
 from sclip.features.embed import content_fingerprint, hash_pictures
@@ -24,7 +24,7 @@ from sclip.training.checkpoints import read_checked
 
 @dataclass(frozen=True)
 class Verification:
-    checked: dict[str, int]  # kind of files: how many were read
+    checked: dict[str, int]  # what was read: how many of it
     faults: list[Finding]
 
 
@@ -34,11 +34,10 @@ def verify_preset(preset: str) -> Verification:
     Folders that no stage has written yet are left out.
     """
     checked: dict[str, int] = {}
-    problems = Problems(skip=True)
-    rows = read_manifest(paths.manifest(preset), problems)
-    faults = [Finding(row, reason) for row, reason in problems.skipped.items()]
     features, vectors = paths.features_folder(preset), paths.vectors_folder(preset)
-    faults += _check_files(rows, _skipped(features), _skipped(vectors), checked)
+    rows, faults = _check_manifest(paths.manifest(preset), checked)
+    if rows is not None:
+        faults += _check_files(rows, _skipped(features), _skipped(vectors), checked)
     if features.is_dir():
         faults += _guarded(features, lambda: _check_features(features, rows, checked))
     if vectors.is_dir():
@@ -46,6 +45,23 @@ def verify_preset(preset: str) -> Verification:
     faults += _check_models(paths.model_folder(preset, "*", 0).parents[1], checked)
     faults += _check_checkpoints(paths.scratch_folder(preset, "*", 0).parents[1], checked)
     return Verification(checked, faults)
+
+
+def _check_manifest(manifest: Path, checked: dict[str, int]) -> tuple[Sequence[Row] | None, list[Finding]]:
+    """Return the rows of a manifest, or None if it is damaged, and its faults."""
+    problems = Problems(skip=True)
+    try:
+        rows = read_manifest(manifest, problems)
+    except UserError as error:
+        if not manifest.is_file():
+            raise
+        return None, [Finding(str(manifest), str(error).removeprefix(f"{manifest}: "))]
+    checked["rows"] = len(rows)
+    faults = [Finding(row, reason) for row, reason in problems.skipped.items()]
+    if not digest_file(manifest).is_file():
+        missing = "no such file, so nothing shows whether the manifest is damaged; `sclip make-corpus` writes it"
+        faults.append(Finding(str(digest_file(manifest)), missing))
+    return rows, faults
 
 
 def _guarded(folder: Path, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -76,18 +92,20 @@ def _check_files(rows: Sequence[Row], unheard: set[str], unseen: set[str], check
     ]
 
 
-def _check_features(folder: Path, rows: Sequence[Row], checked: dict[str, int]) -> list[Finding]:
+def _check_features(folder: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> list[Finding]:
     checked["shards"] = len(read_index(folder)["shards"])
+    if rows is None:
+        return verify(folder)
     faults = verify(folder, [row.id for row in rows])
     recordings = [recording for _, batch in prefetch_batches(chunks(rows, 64), inspect) for recording in batch]
     hashes = {recording.row.id: recording.hash for recording in recordings}
     return faults + [finding for finding in find_changed_recordings(folder, hashes) if finding not in faults]
 
 
-def _check_vectors(folder: Path, rows: Sequence[Row], checked: dict[str, int]) -> Iterator[Finding]:
+def _check_vectors(folder: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> Iterator[Finding]:
     checked["files of vectors"] = len(FILES)
     vectors = ClipVectors.open(folder)  # compares every file with its digest
-    if vectors.content != content_fingerprint(rows, hash_pictures(rows)):
+    if rows is not None and vectors.content != content_fingerprint(rows, hash_pictures(rows)):
         yield Finding(
             str(folder), "not of the pictures and captions that the manifest names: a file or a row has changed since"
         )

@@ -1,16 +1,16 @@
 """Time reading the manifest of a large corpus, and measure the memory of it."""
 
-import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sclip.bench.cases import Case, Measurement
 from sclip.bench.evaluation import peak_memory
 from sclip.bench.timing import compare
-from sclip.corpora.manifest import Draft, Row, check_rows, read_manifest
+from sclip.corpora.manifest import Draft, Row, check_rows, read_manifest, write_manifest
 from sclip.errors import Problems
 from sclip.parsing import parse_json, read_text
 
@@ -50,20 +50,22 @@ def parse_rows(path: Path) -> list[Row]:
 
 def _write(path: Path, count: int, has_words: bool) -> None:
     """Write rows with ids, paths and captions as long as SpokenCOCO's."""
+    write_manifest(path, _rows(count, has_words))
+
+
+def _rows(count: int, has_words: bool) -> Iterator[dict[str, Any]]:
     chosen = random.Random(0)
-    with path.open("w", encoding="utf-8") as file:
-        for i in range(count):
-            name, picture = f"m1vjq8cayvs6c9-32KTQ2V7RDFP25PU1AP8KXEZU8I9MO_{i}", f"COCO_train2014_{i // CAPTIONS:012}"
-            caption = chosen.choices(VOCABULARY, k=WORDS)
-            row: dict[str, object] = {
-                "id": name,
-                "split": "train",
-                "audio": f"/data/SpokenCOCO/wavs/train/{i % 80}/{name}.wav",
-                "image": f"/data/coco/train2014/{picture}.jpg",
-                "image_id": picture,
-                "text": " ".join(caption),
-                "speaker": f"m{i % 2353}",
-            }
-            if has_words:
-                row["words"] = [[word, 0.3 * k, 0.3 * k + 0.25] for k, word in enumerate(caption)]
-            file.write(json.dumps(row) + "\n")
+    for i in range(count):
+        name, picture = f"m1vjq8cayvs6c9-32KTQ2V7RDFP25PU1AP8KXEZU8I9MO_{i}", f"COCO_train2014_{i // CAPTIONS:012}"
+        caption = chosen.choices(VOCABULARY, k=WORDS)
+        row = {
+            "id": name,
+            "split": "train",
+            "audio": f"/data/SpokenCOCO/wavs/train/{i % 80}/{name}.wav",
+            "image": f"/data/coco/train2014/{picture}.jpg",
+            "image_id": picture,
+            "text": " ".join(caption),
+            "speaker": f"m{i % 2353}",
+        }
+        words = [[word, 0.3 * k, 0.3 * k + 0.25] for k, word in enumerate(caption)]
+        yield {**row, "words": words} if has_words else row

@@ -65,19 +65,21 @@ def make_corpus(
 ) -> None:
     """Write the manifest of PRESET's corpus.
 
-    Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, one row an utterance. For scenes, also makes the
-    pictures and recordings; for a hub data set, unpacks them.
+    Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, one row an utterance, and its SHA-256 beside it in
+    manifest.digest.json. For scenes, also makes the pictures and recordings; for a hub data set, unpacks them.
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.make import make_corpus
+    from sclip.files import locked
 
-    problems = problems_of(params, name, on_error)
-    result = make_corpus(params.preset(name).corpus, paths.manifest(name), problems)
+    problems, manifest = problems_of(params, name, on_error), paths.manifest(name)
+    with locked(manifest.parent):
+        result = make_corpus(params.preset(name).corpus, manifest, problems)
     problems.report()
     if as_json:
-        print_json({"manifest": paths.manifest(name), "utterances": result.utterances, "skipped": problems.skipped})
+        print_json({"manifest": manifest, "utterances": result.utterances, "skipped": problems.skipped})
     else:
-        click.echo(f"{paths.manifest(name)}: {result.utterances} utterances")
+        click.echo(f"{manifest}: {result.utterances} utterances")
 
 
 @click.command("check-corpus")

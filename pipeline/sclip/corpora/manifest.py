@@ -13,12 +13,16 @@
 
 One file holds all splits, so every later stage reads the corpus in the same order.
 
+`make-corpus` also writes `manifest.digest.json` beside it, with the number of rows and the SHA-256 of the manifest.
+`read_manifest` compares the SHA-256. A manifest that a user wrote has no such file.
+
 `read_manifest` checks every row, and then remembers only where each one starts in the file. orjson decodes the rows and
 a few comparisons accept the ordinary ones. A row that they do not accept goes through the parser of params.yaml, which
 is ten times as slow; it accepts the row after all or says what is wrong with it.
 """
 
 import array
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,8 +36,10 @@ from numpy.typing import NDArray
 
 from sclip.errors import Problems, UserError
 from sclip.files import write_text
+from sclip.index_file import read_index_file, write_index_file
 from sclip.parsing import parse, parse_json, shortened
 
+FORMAT = "sclip manifest 1"
 SPLITS = ("train", "dev", "test")
 LARGEST_TIME = 1e9  # seconds
 REQUIRED, OPTIONAL = ("id", "split", "audio", "image", "image_id"), ("text", "speaker", "language", "transcript")
@@ -100,18 +106,52 @@ class Draft:
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a manifest. `rows` have the keys above; paths are written as they are."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Write a manifest and its digest. `rows` have the keys above; paths are written as they are.
+
+    The old digest is removed first, and the new one is written last. So a process that is killed between the two files
+    leaves a manifest without a digest, and never one with the digest of another manifest.
+    """
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode())
+    digest_file(path).unlink(missing_ok=True)
+    write_text(path, "".join(lines))
+    write_index_file(digest_file(path), {"format": FORMAT, "rows": len(lines), "sha256": digest.hexdigest()})
+
+
+def digest_file(manifest: Path) -> Path:
+    """Return the file with the digest of a manifest. Its name is one that no other program gives to a file there."""
+    return manifest.with_suffix(".digest.json")
 
 
 def read_manifest(path: Path, problems: Problems) -> "Manifest":
     """Return the valid rows. Files that they name may be missing; the stage that opens a file reports that."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `sclip make-corpus` writes it")
-    manifest = _index(path, problems)
+    try:
+        manifest = _index(path, open_manifest(path), problems)
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     if not len(manifest):
         raise problems.nothing_left(f"{path}: no row can be used")
     return manifest
+
+
+def open_manifest(path: Path) -> BinaryIO:
+    """Open a manifest after a comparison of every byte with its digest, if it has one."""
+    record, file = digest_file(path), path.open("rb")
+    if not record.exists():
+        return file
+    expected = str(read_index_file(record, FORMAT, "make-corpus").get("sha256"))
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise UserError(
+            f"{path}: its SHA-256 is {found[:12]}…, expected {expected[:12]}… as in {record.name}: the file is damaged "
+            f"or was edited; run `sclip make-corpus` again, or delete {record.name} to use the file as it is"
+        )
+    file.seek(0)
+    return file
 
 
 class Manifest(Sequence[Row]):
@@ -189,10 +229,9 @@ def with_files(rows: Iterable[Row], problems: Problems) -> list[Row]:
     return complete
 
 
-def _index(path: Path, problems: Problems) -> Manifest:
+def _index(path: Path, file: BinaryIO, problems: Problems) -> Manifest:
     """Check every row of a file, and return those that are valid."""
     lines, starts, lengths, hashes = (array.array("q") for _ in range(4))
-    file = path.open("rb")
     for line, (start, content) in enumerate(_lines(file), 1):
         try:
             data = orjson.loads(content)

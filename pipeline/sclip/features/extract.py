@@ -29,7 +29,6 @@ from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, UserError
 from sclip.features.directions import find_directions
 from sclip.features.encode import FeatureEncoder, batches_by_length
-from sclip.features.index import write_index_file
 from sclip.features.online import online_index
 from sclip.features.settings import describe
 from sclip.features.store import (
@@ -45,6 +44,7 @@ from sclip.features.store import (
 )
 from sclip.files import file_digest, remove_unfinished
 from sclip.fingerprints import data_fingerprint
+from sclip.index_file import write_index_file
 
 MEGABYTE = 1_000_000
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from sclip.device import PRECISIONS
 from sclip.errors import UserError
 from sclip.features.codes import Coded, Directions
-from sclip.features.index import read_index_file, write_index_file
 from sclip.files import check_digest
 from sclip.fingerprints import data_fingerprint
+from sclip.index_file import read_index_file, write_index_file
 from sclip.padded import Padded
 from sclip.parsing import parse
 from sclip.tensors import read_tensors_and_metadata, write_tensors

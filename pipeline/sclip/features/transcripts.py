@@ -17,7 +17,7 @@ from sclip.concurrency import chunks, prefetch_batches
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.corpora.recordings import Recording, decode, inspect
 from sclip.errors import Fault, Problems, UserError
-from sclip.features.index import read_index_file, write_index_file
+from sclip.index_file import read_index_file, write_index_file
 
 if TYPE_CHECKING:
     from sclip.encoders.whisper import Recognizer

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sclip.errors import UserError
-from sclip.features.index import read_index_file, write_index_file
 from sclip.files import check_digest, file_digest
+from sclip.index_file import read_index_file, write_index_file
 from sclip.tensors import read_tensors_and_metadata, write_tensors
 
 FORMAT = "sclip vectors 3"

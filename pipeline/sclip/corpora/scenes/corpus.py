@@ -18,7 +18,7 @@ import soundfile
 
 from sclip.concurrency import map_in_processes
 from sclip.config import ScenesConfig
-from sclip.corpora.manifest import SPLITS, write_manifest
+from sclip.corpora.manifest import SPLITS, digest_file, open_manifest, write_manifest
 from sclip.corpora.scenes import voices as synthesis
 from sclip.corpora.scenes.captions import captions
 from sclip.corpora.scenes.pictures import draw
@@ -26,7 +26,7 @@ from sclip.corpora.scenes.speakers import speak, voices
 from sclip.corpora.scenes.voices import SAMPLE_RATE
 from sclip.corpora.scenes.world import THINGS, World
 from sclip.errors import UserError
-from sclip.files import name_in_errors
+from sclip.files import locked, name_in_errors
 
 CHUNK = 50  # pictures that a process makes at a time
 
@@ -46,11 +46,12 @@ def make_scenes(config: ScenesConfig, manifest: Path) -> int:
     """Make the files in a folder next to the manifest's folder, then write the manifest; return its number of rows."""
     _check(config)
     folder = manifest.parent.parent / f"scenes-{_identity(config)}"
-    rows_file = folder / "rows.jsonl"  # written last, so it exists only if the other files are complete
-    rows = _read(rows_file) if rows_file.is_file() else []
-    if not rows or not all((folder / row[key]).is_file() for row in rows for key in ("audio", "image")):
-        write_manifest(rows_file, _make_files(config, folder))
+    rows_file = folder / "rows.jsonl"  # written last, so it is complete only if the other files are
+    with locked(folder):
         rows = _read(rows_file)
+        if not rows or not all((folder / row[key]).is_file() for row in rows for key in ("audio", "image")):
+            write_manifest(rows_file, _make_files(config, folder))
+            rows = _read(rows_file)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     prefix = f"../{folder.name}"
     write_manifest(
@@ -60,7 +61,14 @@ def make_scenes(config: ScenesConfig, manifest: Path) -> int:
 
 
 def _read(rows_file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
+    """Return the rows of files that were made before; none if their list is missing, incomplete or damaged."""
+    if not rows_file.is_file() or not digest_file(rows_file).is_file():
+        return []
+    try:
+        with open_manifest(rows_file) as file:
+            return [json.loads(line) for line in file]
+    except UserError:  # damaged
+        return []
 
 
 def _identity(config: ScenesConfig) -> str:

@@ -1,4 +1,4 @@
-"""The index.json of a cache, which is written last and has a digest of its own content."""
+"""The small JSON file of an artifact, which is written last and has a digest of its own content."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,15 +11,17 @@ from sclip.fingerprints import data_fingerprint
 from sclip.formats import VERSION, check_format
 from sclip.parsing import read_json
 
+DIGEST = "digest"  # the key of the digest in the file
+
 
 def write_index_file(path: Path, index: Mapping[str, Any]) -> None:
-    """Write an index.json with the version of sclip and a digest of its content."""
+    """Write the file with the version of sclip and a digest of its content."""
     index = {**index, VERSION: __version__}
-    write_json(path, {**index, "digest": data_fingerprint(index)})
+    write_json(path, {**index, DIGEST: data_fingerprint(index)})
 
 
 def read_index_file(path: Path, expected: str, command: str) -> dict[str, Any]:
-    """Return the content of an index.json of the expected format. `command` is the one that wrote it."""
+    """Return the content of a file of the expected format. `command` is the one that wrote it."""
     again = f"run `sclip {command}` again"
     if not path.is_file():
         raise UserError(f"{path}: no such file; `sclip {command}` writes it")
@@ -28,6 +30,12 @@ def read_index_file(path: Path, expected: str, command: str) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
     check_format(path, index, [expected], again)
-    if index.pop("digest", None) != data_fingerprint(index):
-        raise UserError(f"{path}: damaged: its content does not match its digest; {again}")
+    digest = index.pop(DIGEST, None)
+    check_own_digest(path, index, digest, again)
     return index
+
+
+def check_own_digest(path: Path, index: Mapping[str, Any], digest: object, advice: str) -> None:
+    """Refuse a file whose content, without the digest, is not that of its digest. `advice` says what to do."""
+    if digest != data_fingerprint(index):
+        raise UserError(f"{path}: damaged: its content does not match its digest; {advice}")

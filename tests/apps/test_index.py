@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +171,40 @@ sclip.index("a", "index", model=sys.argv[1])
 """
 
 
+def test_a_damaged_block_of_an_interrupted_index_is_embedded_again(folder, model, embedded, monkeypatch, caplog):
+    """A flipped bit in a vector, a name or a digest would otherwise be in the index for ever."""
+    monkeypatch.setattr(embedding, "IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr(embedding, "BLOCK_SECONDS", 0)
+    write_pictures(*(f"a/{i:02}.png" for i in range(12)))
+    write_files("a/00-damaged.png")
+    sclip.index("a", "fresh", model=model)
+    with monkeypatch.context() as patched:
+        patched.setattr(embedding.Store, "gather", lambda *_: pytest.fail("interrupted"))
+        with pytest.raises(pytest.fail.Exception):
+            sclip.index("a", "index", model=model)
+    blocks = sorted(Path("index/unfinished").glob("*.safetensors"))
+    shutil.copytree("index", "interrupted")
+    choose = random.Random(0)
+    content = blocks[0].read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    places = [header + choose.randrange(len(content) - header) for _ in range(20)]
+    for place in (*places, *choose.sample(range(header), 10)):
+        shutil.rmtree("index")
+        shutil.copytree("interrupted", "index")
+        blocks[0].write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        embedded.clear(), caplog.clear()
+        result = sclip.index("a", "index", model=model)
+        assert (result.count, len(result.skipped)) == (12, 1)
+        index, fresh = open_index("index"), open_index("fresh")
+        assert list(index.table.names) == list(fresh.table.names)
+        assert torch.equal(index.table.digests, fresh.table.digests)
+        assert torch.allclose(index.table.vectors, fresh.table.vectors, atol=1e-5)
+        if place >= header:
+            assert 0 < len(embedded) < 13
+            assert "000001.safetensors: damaged: " in caplog.text
+            assert "what was in it is embedded again" in caplog.text
+
+
 def test_a_killed_index_continues(folder, model, embedded):
     write_pictures(*(f"a/{i:02}.png" for i in range(40)))
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(model)])
@@ -245,19 +281,25 @@ def test_a_damaged_index_is_refused(folder, model):
     with pytest.raises(UserError, match="no such file; delete index and make the index again"):
         sclip.search("index", text=["a dog"])
     path.write_bytes(data)
-    config = json.loads(Path("index/index.json").read_text())
+    path, again = Path("index/index.json"), "; delete .* and make the index again$"
+    content = path.read_text()
+    config = json.loads(content)
+    del config["digest"]
     for change, message in (
         ({"count": 2}, r"vectors: expected \(2, 20\), found \(1, 20\)"),
-        ({"format": "sclip index 2"}, "expected 'sclip index 1', found 'sclip index 2'; delete the folder and make"),
-        ({"file": "../vectors-1.safetensors"}, "expected vectors-NUMBER.safetensors"),
-        ({"count": "many"}, "count: expected"),
+        ({"format": "sclip index 2"}, "expected 'sclip index 1', found 'sclip index 2'"),
+        ({"file": "../vectors-1.safetensors"}, "expected vectors-NUMBER.safetensors, found .*"),
+        ({"count": "many"}, "count: expected a whole number, found 'many'"),
     ):
-        Path("index/index.json").write_text(json.dumps(config | change))
-        with pytest.raises(UserError, match=message):
+        path.write_text(json.dumps(config | change))
+        with pytest.raises(UserError, match=message + again):
             sclip.search("index", text=["a dog"])
-    Path("index/index.json").write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
-        sclip.search("index", text=["a dog"])
+    for damaged in ("{", content.replace('"skipped": 0', '"skipped": 4'), content.replace(config["key"], "0" * 64)):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="index.json: (not JSON: .*|damaged: .* its digest)" + again):
+            sclip.search("index", text=["a dog"])
+    path.write_text(json.dumps(config))  # as earlier versions wrote it
+    assert len(sclip.search("index", text=["a dog"])) == 1
 
 
 def test_two_commands_do_not_write_at_the_same_time(folder, model):

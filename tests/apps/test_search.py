@@ -1,5 +1,6 @@
 """A search ranks every file of an index by its similarity to each query."""
 
+import dataclasses
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from project import run_sclip
 import sclip
 from sclip import UserError
 from sclip.apps import nearest as engine
+from sclip.apps.index_config import read_config, write_config
 from sclip.apps.nearest import nearest, nearest_by_faiss
 from sclip.apps.search import open_index
 from sclip.cli import main
@@ -171,12 +173,12 @@ def test_mistakes_are_one_line(index, model, other_model):
 
 
 def test_an_index_whose_model_was_removed_says_so(index, model, tmp_path_factory):
-    config = json.loads(Path("index/index.json").read_text())
+    config = read_config(Path("index"))
     for stored, message in (
         ("/removed", "its model /removed does not exist; give"),
         (None, "does not say which model"),
     ):
-        Path("index/index.json").write_text(json.dumps(config | {"model": stored}))
+        write_config(Path("index"), dataclasses.replace(config, model=stored))
         with pytest.raises(UserError, match=message):
             sclip.search(index, text=["a dog"])
         assert sclip.search(index, text=["a dog"], model=model)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from sclip.apps.inputs import NEVER, Item
 from sclip.apps.models import OpenedModel
-from sclip.apps.table import DIGEST, Embedded, Table, read_table, write_table
+from sclip.apps.table import DIGEST, Embedded, Table, read_block, read_table, write_block
 from sclip.concurrency import chunks, process_batches
 from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
 from sclip.encoders.pictures import picture_fault, read_rgb
@@ -46,7 +46,7 @@ class Embedder:
     device: torch.device
     batches: Callable[[Sequence[Item]], Iterator[Sequence[Item]]]
     digest: Callable[[Item], bytes]
-    read: Callable[[Item], Any]  # what `encode` takes, or a Fault
+    read: Callable[[Item], Any]  # what `encode` takes, or a Fault; raises UserError for a fault that may pass
     encode: Callable[[list[Any]], Tensor]  # -> (B, J)
 
 
@@ -60,6 +60,8 @@ def embedder(opened: OpenedModel, kind: str, branch: str | None) -> Embedder:
             return model.clip.preprocess(read_rgb(item.name))
         except Exception as error:  # a damaged picture can raise any exception
             path = Path(item.name)
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, and not of Pillow
+                raise UserError(f"{path}: cannot be read: {error.strerror}") from None
             return Fault(picture_fault(path, error).removeprefix(f"image {path.name}: "))
 
     def read_recording(item: Item) -> Tensor | Fault:
@@ -150,10 +152,11 @@ class Store:
 
     def _open_block(self, path: Path) -> None:
         try:
-            table, metadata = read_table(path)
-        except UserError:  # of a disk that lost it
-            table, metadata = None, {}
-        if table is None or metadata.get("key") != self.key:
+            table = read_block(path, self.key)
+        except UserError as error:  # of a disk that lost a part of it
+            log.warning(f"{error}; what was in it is embedded again")
+            table = None
+        if table is None:
             path.unlink()
             return
         self._add(table)
@@ -195,7 +198,7 @@ class Store:
             self._blocks += 1
             path = self.folder / f"{self._blocks:06d}.safetensors"
             rows = ([item for item, _, _ in usable], digests[: DIGEST * len(usable)].reshape(-1, DIGEST), vectors)
-            write_table(path, rows, skipped, {"key": self.key})
+            write_block(path, rows, skipped, self.key)
             self._add(read_table(path)[0])
             self._pending = []
         self._written = time.monotonic()
@@ -239,10 +242,10 @@ def embed_items(
     def read(item: Item) -> Embedded | tuple[Item, bytes, Any]:
         try:
             digest = how.digest(item)
+            vector = store.vector(digest)
+            return (item, digest, how.read(item)) if vector is None else Embedded(item, digest, vector)
         except UserError as error:
             return Embedded(item, b"", Fault(str(error).removeprefix(f"{item.name}: ")))
-        vector = store.vector(digest)
-        return (item, digest, how.read(item)) if vector is None else Embedded(item, digest, vector)
 
     @torch.no_grad()
     def embed(_: Sequence[Item], data: list[Any]) -> tuple[list[Embedded], int]:

@@ -5,16 +5,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sclip import __version__
 from sclip.apps.inputs import Kind
 from sclip.errors import UserError
-from sclip.files import write_json
-from sclip.formats import VERSION, check_format
+from sclip.formats import check_format
+from sclip.index_file import DIGEST, check_own_digest, write_index_file
 from sclip.parsing import parse, read_json
 
 FORMAT = "sclip index 1"
 CONFIG_FILE = "index.json"
 BLOCKS_FOLDER = "unfinished"  # what an interrupted command has embedded so far
+AGAIN = "delete the folder and make the index again"
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,20 @@ def read_config(folder: Path) -> IndexConfig:
     if not path.is_file():
         what = "not an index" if folder.is_dir() else "no such index"
         raise UserError(f"{folder}: {what}; `sclip index FILES --model MODEL --out {folder}` makes one")
-    data = read_json(path)
-    check_format(path, data, [FORMAT], "delete the folder and make the index again with this version of sclip")
-    config: IndexConfig = parse(IndexConfig, data, str(path))
+    try:
+        data = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {AGAIN}") from None
+    check_format(path, data, [FORMAT], AGAIN)
+    digest = data.pop(DIGEST, None)
+    if digest is not None:  # an index of an earlier version has none
+        check_own_digest(path, data, digest, AGAIN)
+    try:
+        config: IndexConfig = parse(IndexConfig, data, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; {AGAIN}") from None
     if not re.fullmatch(r"vectors-[0-9]{1,18}\.safetensors", config.file):
-        raise UserError(f"{path}: file: expected vectors-NUMBER.safetensors, found {config.file!r}")
+        raise UserError(f"{path}: file: expected vectors-NUMBER.safetensors, found {config.file!r}; {AGAIN}")
     return config
 
 
@@ -53,4 +62,4 @@ def faiss_file(config: IndexConfig) -> str:
 
 
 def write_config(folder: Path, config: IndexConfig) -> None:
-    write_json(folder / CONFIG_FILE, dataclasses.asdict(config) | {VERSION: __version__})
+    write_index_file(folder / CONFIG_FILE, dataclasses.asdict(config))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sclip.apps.inputs import Item
 from sclip.errors import Fault, UserError
+from sclip.fingerprints import tensors_fingerprint
 from sclip.tensors import read_tensors_and_metadata, write_tensors
 
 DIGEST = 32  # bytes of a SHA-256
@@ -79,6 +80,30 @@ def write_table(
     metadata: dict[str, Any],
 ) -> None:
     """Write usable items with their digests and vectors, and skipped ones with their reasons, atomically."""
+    write_tensors(path, _tensors(usable, skipped), metadata)
+
+
+def write_block(
+    path: Path, usable: tuple[Sequence[Item], Tensor, Tensor], skipped: Sequence[tuple[Item, str]], key: str
+) -> None:
+    """Write a table with a digest in its metadata. `key` is the fingerprint of what decides a vector."""
+    tensors = _tensors(usable, skipped)
+    write_tensors(path, tensors, {"key": key, "digest": tensors_fingerprint(tensors, {"key": key})})
+
+
+def read_block(path: Path, key: str) -> Table | None:
+    """Return the table of a block whose vectors are decided by the same key, and None if they are decided by another.
+
+    Every byte is compared with the digest.
+    """
+    tensors, metadata = read_tensors_and_metadata(path)
+    if metadata.get("digest") != tensors_fingerprint(tensors, {"key": metadata.get("key")}):
+        raise UserError(f"{path}: damaged: its content does not match its digest")
+    return _table(path, tensors) if metadata.get("key") == key else None
+
+
+def _tensors(usable: tuple[Sequence[Item], Tensor, Tensor], skipped: Sequence[tuple[Item, str]]) -> dict[str, Tensor]:
+    """Return the tensors of a table as they are stored."""
     items, digests, vectors = usable
     texts = {
         "names": [item.name for item in items],
@@ -89,12 +114,17 @@ def write_table(
     tensors["skipped_stats"] = stats_of([item for item, _ in skipped])
     for key, values in texts.items():
         tensors[key], tensors[f"{key}_ends"] = pack(values)
-    write_tensors(path, tensors, metadata)
+    return tensors
 
 
 def read_table(path: Path) -> tuple[Table, dict[str, Any]]:
     """Open a table and its metadata, and refuse one whose parts do not fit."""
     tensors, metadata = read_tensors_and_metadata(path)
+    return _table(path, tensors), metadata
+
+
+def _table(path: Path, tensors: dict[str, Tensor]) -> Table:
+    """Return the table that tensors of a file are."""
     try:
         names, skipped, reasons = (
             Strings(tensors[key], tensors[f"{key}_ends"]) for key in ("names", "skipped", "reasons")
@@ -108,7 +138,7 @@ def read_table(path: Path) -> tuple[Table, dict[str, Any]]:
     count, faults = len(names), len(skipped)
     if rows != ((count, 2), (count, DIGEST), (count,), (faults, 2), faults) or table.vectors.ndim != 2:
         raise UserError(f"{path}: damaged: its tensors do not have the same number of rows")
-    return table, metadata
+    return table
 
 
 def has_rows(table: Table, items: Sequence[Item], skipped: Sequence[tuple[Item, str]]) -> bool:

@@ -74,8 +74,8 @@ def test_paths_arrays_and_pictures_give_the_same_vector(tmp_path):
     torch.testing.assert_close(found, found[:1].expand(5, -1))
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
     for wrong, message in (
-        (tmp_path / "broken.jpg", r"image .*broken\.jpg: cannot be read: cannot identify"),
-        (tmp_path / "none.jpg", r"image .*none\.jpg: .*No such file"),
+        (tmp_path / "broken.jpg", r"image broken\.jpg: cannot be read: not a picture in a supported format"),
+        (tmp_path / "none.jpg", r"image none\.jpg: no such file"),
         (np.zeros((3, 8, 8), np.uint8), r"image 0: expected bytes \(H, W, 3\), found uint8 \(3, 8, 8\)"),
         (Image.new("P", (1, 60_000)), r"image 0: cannot be used: 1 x 60000 pixels"),
         (np.zeros((1, 60_000, 3), np.uint8), r"image 0: cannot be used: 60000 x 1 pixels"),

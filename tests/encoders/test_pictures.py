@@ -1,5 +1,7 @@
 """Whatever is in the file, CLIP is shown what people see."""
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -79,6 +81,30 @@ def test_small_files_of_enormous_pictures_are_refused_undecoded(tmp_path, monkey
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded it"))
     with pytest.raises(ValueError, match=message):
         read_rgb(tmp_path / "bomb.gif")
+
+
+BOMB = """
+import sys
+from PIL import Image
+from sclip.encoders.pictures import read_rgb
+for side in (9_000, 12_000, 20_000):
+    Image.new("1", (side, side)).save("bomb.png")
+    try:
+        read_rgb("bomb.png")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_pillow_says_nothing_of_enormous_pictures(tmp_path):
+    """Pillow warns above 89 million pixels and has an error of its own above 179 million."""
+    result = subprocess.run([sys.executable, "-c", BOMB], cwd=tmp_path, capture_output=True, text=True)
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "9000 x 9000 pixels; expected at most 67 million; scale it down",
+        "12000 x 12000 pixels; expected at most 67 million; scale it down",
+        "more than 179 million pixels; expected at most 67 million; scale it down",
+    ]
 
 
 def test_a_transparent_colour_of_sixteen_bits_becomes_white(tmp_path):

@@ -31,7 +31,7 @@ from sclip.encoders.clip_folder import (
     open_tokenizer,
     warn_without_quick_gelu,
 )
-from sclip.encoders.pictures import as_rgb, read_rgb
+from sclip.encoders.pictures import as_rgb, picture_fault, read_rgb
 from sclip.encoders.sizes import check_clip_sizes
 from sclip.encoders.source import Source, fetch_repo, shipped_folder, without_network
 from sclip.encoders.tokens import PADDING, ClipTokens, Tokens, tokens_of
@@ -189,7 +189,7 @@ class ClipEncoder(nn.Module):
             try:
                 return self.preprocess(read_rgb(image))
             except Exception as error:  # Pillow raises errors of many kinds on a damaged file
-                raise UserError(f"image {image}: cannot be read: {error}") from None
+                raise UserError(picture_fault(Path(image), error)) from None
         if isinstance(image, Image.Image):
             return self.preprocess(self._as_rgb(image, name))
         array = np.asarray(image)

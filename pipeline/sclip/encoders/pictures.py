@@ -5,6 +5,7 @@ first frame is decoded, and a file of a few bytes that claims an enormous pictur
 """
 
 import threading
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
@@ -21,15 +22,22 @@ LARGE_PIXELS, _ONE_LARGE = 2**24, threading.Lock()
 ORIENTATION = 0x0112  # the Exif tag
 # CLIP scales the shorter side to its input size, so a line of pixels would become a picture of gigabytes.
 MOST_ELONGATED = 100
+FEWER_PIXELS = f"expected at most {MOST_PIXELS / 1e6:.0f} million; scale it down"
 FLAT = "pictures of a single colour"
+# Pillow warns of a picture of more than 89 million pixels. This module refuses it, with a message of its own.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_rgb(file: str | Path | IO[bytes]) -> Image.Image:
     """Decode a picture file's first frame. Raises OSError or ValueError for a file that cannot be used."""
-    with Image.open(file, formats=FORMATS) as opened:
-        large = opened.width * opened.height > LARGE_PIXELS
-        with _ONE_LARGE if large else nullcontext():
-            return as_rgb(opened)
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            large = opened.width * opened.height > LARGE_PIXELS
+            with _ONE_LARGE if large else nullcontext():
+                return as_rgb(opened)
+    except Image.DecompressionBombError:  # Pillow's own limit, which is above ours
+        found = 2 * (Image.MAX_IMAGE_PIXELS or MOST_PIXELS)
+        raise ValueError(f"more than {found / 1e6:.0f} million pixels; {FEWER_PIXELS}") from None
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
@@ -60,7 +68,7 @@ def is_flat(picture: Image.Image) -> bool:
 def _check_size(picture: Image.Image) -> None:
     width, height = picture.size
     if width * height > MOST_PIXELS:
-        raise ValueError(f"{width} x {height} pixels; expected at most {MOST_PIXELS / 1e6:.0f} million; scale it down")
+        raise ValueError(f"{width} x {height} pixels; {FEWER_PIXELS}")
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise ValueError(f"{width} x {height} pixels; expected at most {MOST_ELONGATED} times as long as wide; crop it")
 

@@ -98,6 +98,7 @@ def file_digest(path: Path) -> str:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
+        check_system(path, error)
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 

@@ -27,7 +27,7 @@ import sclip
 from sclip.apps.index_config import FORMAT, IndexConfig, write_config
 from sclip.apps.inputs import Item
 from sclip.apps.search import open_index
-from sclip.apps.table import write_table
+from sclip.apps.table import read_block, write_block, write_table
 from sclip.config import (
     Columns,
     Flickr8kConfig,
@@ -41,7 +41,7 @@ from sclip.config import (
 from sclip.corpora.alignments import read_ctm, read_text_alignment, read_word_tier, read_words
 from sclip.corpora.flickr8k import list_flickr8k
 from sclip.corpora.hub import list_hub
-from sclip.corpora.manifest import read_manifest
+from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.corpora.places import list_places
 from sclip.corpora.speech_coco import list_speech_coco
 from sclip.corpora.spokencoco import list_spokencoco
@@ -143,14 +143,21 @@ def _write_tables(folder: Path) -> dict[str, Reader]:
     readers["hub data set"] = Reader(
         (f"data/{file.name}",), lambda place: list_hub(config, place / "unpacked", Problems(skip=True))
     )
-    (folder / "manifest").mkdir()
     manifest = [{**row, "id": str(i), "image_id": f"p{i}", "words": json.loads(words)} for i, row in enumerate(rows)]
-    text = "".join(json.dumps({k: v for k, v in row.items() if k != "caption"}) + "\n" for row in manifest)
-    (folder / "manifest/manifest.jsonl").write_text(text)
-    readers["manifest"] = Reader(
-        ("manifest.jsonl",), lambda place: read_manifest(place / "manifest.jsonl", Problems(skip=True))
-    )
+    manifest = [{key: value for key, value in row.items() if key != "caption"} for row in manifest]
+    for name in ("manifest", "manifest with digest"):
+        (folder / name).mkdir()
+        write_manifest(folder / name / "manifest.jsonl", manifest)
+    (folder / "manifest/manifest.digest.json").unlink()  # with it, nothing behind the digest would read what is damaged
+    readers["manifest"] = Reader(("manifest.jsonl",), _read_manifest)
+    readers["manifest with digest"] = Reader(("manifest.jsonl", "manifest.digest.json"), _read_manifest, 4)
     return readers
+
+
+def _read_manifest(place: Path) -> None:
+    rows = read_manifest(place / "manifest.jsonl", Problems(skip=True))
+    if (place / "manifest.digest.json").exists():  # nothing can be damaged in what is accepted
+        assert [row.id for row in rows] == [str(i) for i in range(6)]
 
 
 def _read_table(config: TableConfig, place: Path) -> None:
@@ -204,6 +211,9 @@ def _write_caches(folder: Path) -> dict[str, Reader]:
     write_table(
         index / "vectors-1.safetensors", (items, torch.zeros(3, 32, dtype=torch.uint8), vectors), [], {"key": ""}
     )
+    (folder / "block of an index").mkdir()
+    digests = torch.arange(96, dtype=torch.uint8).view(3, 32)
+    write_block(folder / "block of an index/000001.safetensors", (items, digests, vectors), [(items[0], "cut")], "key")
     digest = file_digest(index / "vectors-1.safetensors")
     write_config(index, IndexConfig(FORMAT, "image", "m", "", None, "", 3, 8, 0, "vectors-1.safetensors", digest))
     (folder / "settings").mkdir()
@@ -229,10 +239,18 @@ def _write_caches(folder: Path) -> dict[str, Reader]:
         "checkpoint": Reader(("c.pt",), lambda place: Checkpoint(place / "c.pt", {}).load()),
         "imported checkpoint": Reader(("c.ckpt",), lambda place: read_checkpoint(place / "c.ckpt")),
         "search index": Reader(("index.json", "vectors-1.safetensors"), open_index),
+        "block of an index": Reader(("000001.safetensors",), _read_block),
         "settings": Reader(("params.yaml",), lambda place: load_params(place / "params.yaml"), 1),
         "small settings": Reader(("params.yaml",), lambda place: load_params(place / "params.yaml"), 2),
         "published numbers": Reader(("paper.yaml",), lambda place: read_paper(place / "paper.yaml"), 1),
     }
+
+
+def _read_block(place: Path) -> None:
+    table = read_block(place / "000001.safetensors", "key")
+    if table is not None:  # nothing can be damaged in what is accepted
+        assert list(table.names) == [f"/a/{i}.png" for i in range(3)]
+        assert torch.equal(table.digests.flatten(), torch.arange(96, dtype=torch.uint8))
 
 
 def _write_archives(folder: Path) -> dict[str, Reader]:

@@ -6,6 +6,7 @@ so a run that was stopped goes on where it stopped; `--only SEED` replays one.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import random
@@ -19,24 +20,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torture.faults import CLOCK, DAY, FILE_LIMIT, FULL_DISK, KILL, READ_ERROR, Injection
-from torture.stages import MODEL, STAGES, Stage, contents, copy, prepare, run, start
+from torture.stages import INDEX, MODEL, STAGES, Stage, contents, copy, prepare, run, start
 
 SURVIVED, REPORTED, WRONG = "survived", "reported", "silently wrong"
 VERIFY = ("verify", "tiny")
 KILL_IN_TIME, TWO = "kill at a random moment", "two processes"
-DAMAGE, CHECKPOINT = "damaged file", "damaged checkpoint"
+DAMAGE, CHECKPOINT, BLOCK = "damaged file", "damaged checkpoint", "damaged block"
 # The share of each kind.
 KINDS = {
     **{KILL: 5, KILL_IN_TIME: 2, FULL_DISK: 3, FILE_LIMIT: 2, READ_ERROR: 2},
-    **{DAMAGE: 5, CHECKPOINT: 1, TWO: 1, CLOCK: 1},
+    **{DAMAGE: 5, CHECKPOINT: 1, BLOCK: 1, TWO: 1, CLOCK: 1},
 }
-# What a stage reads, of what other stages have written, besides the manifest. The manifest is plain text for people and
-# has no hash of its own: DVC compares it, and make-corpus writes it again.
+# What a stage reads, of what it or other stages have written.
+MANIFEST = ("data/tiny/manifest.jsonl", "data/tiny/manifest.digest.json")
 READS = {
-    "train": ("data/tiny/features", "data/tiny/vectors"),
-    "evaluate": ("data/tiny/features", "data/tiny/vectors", MODEL),
-    "index": (MODEL,),
+    "make-corpus": ("data/scenes-*/rows.jsonl", "data/scenes-*/rows.digest.json"),
+    "extract-features": MANIFEST,
+    "embed-clip": MANIFEST,
+    "train": (*MANIFEST, "data/tiny/features/*", "data/tiny/vectors/*"),
+    "evaluate": (*MANIFEST, "data/tiny/features/*", "data/tiny/vectors/*", f"{MODEL}/*"),
+    "report": MANIFEST,
+    "index": (f"{MODEL}/*",),
 }
+WRITTEN = (".json", ".jsonl", ".safetensors")  # what is damaged of what a stage writes
 # The folder that a stage writes to. What is already there may come from other encoders.
 WRITES = {
     "extract-features": "data/tiny/features",
@@ -73,6 +79,7 @@ class Torturer:
         does: dict[str, Callable[[Stage, random.Random], tuple[str, str, str]]] = {
             DAMAGE: self.damage,
             CHECKPOINT: self.damage_checkpoint,
+            BLOCK: self.damage_block,
             TWO: self.two_processes,
             KILL_IN_TIME: self.kill_in_time,
         }
@@ -126,10 +133,13 @@ class Torturer:
     def damage(self, stage: Stage, choose: random.Random) -> tuple[str, str, str]:
         """Damage a file that this stage writes or reads, and run the stage again."""
         work = copy(stage.after, self.folder / "work")
-        written = [name for name in stage.outputs if Path(name).suffix in (".json", ".safetensors") and is_read(name)]
-        read = [name for name in stage.expected if name.startswith(READS.get(stage.name, ())) and is_read(name)]
-        manifest = ["data/tiny/manifest.jsonl"]
-        path = work / choose.choice(choose.choice([files for files in (written, read) if files] or [manifest]))
+        written = [name for name in stage.outputs if Path(name).suffix in WRITTEN and is_read(name)]
+        read = [
+            name
+            for name in sorted(stage.expected)
+            if any(fnmatch.fnmatch(name, pattern) for pattern in READS[stage.name]) and is_read(name)
+        ]
+        path = work / choose.choice(choose.choice([files for files in (written, read) if files]))
         what = f"{path.relative_to(work)}: {spoil(path, choose)}"
         again = run(work, stage.command)
         if again.crashed:
@@ -157,6 +167,21 @@ class Torturer:
         if again.status or contents(work) != stage.expected:
             return what, WRONG, again.output[-3000:] + difference(contents(work), stage.expected)
         return what, REPORTED if "checkpoint.damaged.pt" in again.output else SURVIVED, ""
+
+    def damage_block(self, _: Stage, choose: random.Random) -> tuple[str, str, str]:
+        """Kill an index when it has written blocks, damage one of them, and resume."""
+        stage = self.stages["index"]
+        work = copy(stage.before, self.folder / "work")
+        run(work, stage.command, Injection(KILL, choose.randint(stage.writes // 3, stage.writes)))
+        blocks = sorted(work.glob(f"{INDEX}/unfinished/*.safetensors"))
+        if not blocks:
+            return "no block, or all of them removed", *self.recover(work, stage)
+        path = choose.choice(blocks)
+        what = f"{path.name}: {spoil(path, choose)}"
+        again = run(work, stage.command)
+        if again.status or contents(work) != stage.expected:
+            return what, WRONG, again.output[-3000:] + difference(contents(work), stage.expected)
+        return what, REPORTED if path.name in again.output else SURVIVED, ""
 
     def start_project(self, stage: Stage, choose: random.Random) -> tuple[Path, str]:
         """Copy the project before a stage; in one of three cases, with outputs of older encoders in place."""

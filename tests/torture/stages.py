@@ -26,7 +26,7 @@ from sclip.cli import main
 
 HUNG = 300.0  # seconds
 ARCH = ("--arch", "hybrid-cif", "--seed", "0", "--device", "cpu")
-MODEL = "models/tiny/hybrid-cif/seed-0"
+MODEL, INDEX = "models/tiny/hybrid-cif/seed-0", "found.index"
 STAGES = {
     "make-corpus": ("make-corpus", "tiny"),
     "extract-features": ("extract-features", "--device", "cpu"),
@@ -34,9 +34,9 @@ STAGES = {
     "train": ("train", *ARCH),
     "evaluate": ("evaluate", *ARCH),
     "report": ("report",),
-    "index": ("index", "data", "--kind", "image", "--model", MODEL, "--out", "found.index", "--device", "cpu"),
+    "index": ("index", "data", "--kind", "image", "--model", MODEL, "--out", INDEX, "--device", "cpu"),
 }
-OUTPUTS = ("data", "models", "results", "found.index")
+OUTPUTS = ("data", "models", "results", INDEX)
 TIMES = ("train/steps_a_second",)  # in the history of a training
 # Folders of the curves that other programs show: they have times, and no stage reads anything but metrics.json.
 CURVES = "curves"
@@ -180,9 +180,11 @@ class Stage:
 def prepare(folder: Path) -> dict[str, Stage]:
     """Run all stages undisturbed, twice, and return what each of them does."""
     # Several processes would each import all libraries; they have no say in the files.
+    from sclip.apps import embedding
     from sclip.corpora.scenes import corpus
 
     corpus.map_in_processes = lambda compute, items, title: map(compute, items)
+    embedding.IMAGES_AT_ONCE, embedding.BLOCK_SECONDS = 4, 0.0  # several blocks, as for many files
     work = folder / "work"  # stages run in one place, because an index has full paths
     project = write_project(folder / "project")
     stages = {}

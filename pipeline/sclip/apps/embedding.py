@@ -46,7 +46,7 @@ class Embedder:
     device: torch.device
     batches: Callable[[Sequence[Item]], Iterator[Sequence[Item]]]
     digest: Callable[[Item], bytes]
-    read: Callable[[Item], Any]  # what `encode` takes, or a Fault; raises UserError for a fault that may pass
+    read: Callable[[Item], Any]  # what `encode` takes, or a Fault
     encode: Callable[[list[Any]], Tensor]  # -> (B, J)
 
 
@@ -60,8 +60,6 @@ def embedder(opened: OpenedModel, kind: str, branch: str | None) -> Embedder:
             return model.clip.preprocess(read_rgb(item.name))
         except Exception as error:  # a damaged picture can raise any exception
             path = Path(item.name)
-            if isinstance(error, OSError) and error.errno is not None:  # of the disk, and not of Pillow
-                raise UserError(f"{path}: cannot be read: {error.strerror}") from None
             return Fault(picture_fault(path, error).removeprefix(f"image {path.name}: "))
 
     def read_recording(item: Item) -> Tensor | Fault:
@@ -242,10 +240,10 @@ def embed_items(
     def read(item: Item) -> Embedded | tuple[Item, bytes, Any]:
         try:
             digest = how.digest(item)
-            vector = store.vector(digest)
-            return (item, digest, how.read(item)) if vector is None else Embedded(item, digest, vector)
         except UserError as error:
             return Embedded(item, b"", Fault(str(error).removeprefix(f"{item.name}: ")))
+        vector = store.vector(digest)
+        return (item, digest, how.read(item)) if vector is None else Embedded(item, digest, vector)
 
     @torch.no_grad()
     def embed(_: Sequence[Item], data: list[Any]) -> tuple[list[Embedded], int]:

@@ -21,6 +21,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 import sclip
 from sclip import paths
 from sclip.config import FeaturesConfig
+from sclip.corpora.manifest import write_manifest
 from sclip.distributed import locked_by_main
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
@@ -496,7 +497,7 @@ def bad_corpus(tiny_project: Path, monkeypatch, name: str, **changes) -> None:
     for row in rows:
         row |= {key: str((tiny_project / "data/tiny" / row[key]).resolve()) for key in ("audio", "image")}
     rows[2] |= changes or {"audio": "bad.flac"}
-    (folder / "data/tiny/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_manifest(folder / "data/tiny/manifest.jsonl", rows)
     monkeypatch.chdir(folder)
 
 

@@ -1,5 +1,7 @@
 """Codes of hidden states: their error, and weighted sums computed from them without decoding."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,6 +62,26 @@ def test_weighted_sum_of_codes_and_its_gradient_equal_those_of_the_decoded_state
     if normalized:
         exact = F.layer_norm(frames(15, seed=2), (WIDTH,))
         assert (states.view(exact.shape) - exact).square().mean() < 0.02 * exact.var()
+
+
+@pytest.mark.parametrize("pool", [2, 3])
+def test_pooled_codes_are_the_means_of_the_frames(pool):
+    directions = fitted(TRUE + 2)
+    codes = directions.encode(frames(21, seed=2)).view(3, 7, -1)
+    coded = Coded(codes, torch.tensor([7, 4, 1]), directions)
+    layers, gradient = LayerWeighting(STATES, normalize=False), torch.randn(3, math.ceil(7 / pool), WIDTH)
+    torch.nn.init.normal_(layers.logits)
+    frames_of = layers(coded).mean_of(pool)
+    pooled = layers(coded, pool)
+    assert pooled.lengths.tolist() == frames_of.lengths.tolist() == [math.ceil(n / pool) for n in (7, 4, 1)]
+    inside = pooled.valid[..., None]
+    torch.testing.assert_close(pooled.values * inside, frames_of.values * inside, rtol=1e-4, atol=1e-3)
+    found, expected = (
+        torch.autograd.grad((frames.values * gradient * inside).sum(), layers.logits) for frames in (pooled, frames_of)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
+    exact = coded._mean_of(2, torch.float32).values
+    assert torch.equal(coded._mean_of(2, torch.bfloat16).values.float(), exact)  # no code is rounded
 
 
 def test_half_precision_stays_accurate_for_states_with_a_large_mean():

@@ -106,14 +106,30 @@ class Coded(Padded):
         pinned = super().pinned()
         return Coded(pinned.values, pinned.lengths, self.directions)
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Sum the states with weights (L,): (B, T, K) -> (B, T, D), fp32."""
+    def weighted_sum(self, weights: Tensor, pool: int = 1) -> Padded:
+        """Sum the states with weights (L,), and average every `pool` frames: -> (B, ceil(T / pool), D), fp32.
+
+        Both are linear, so the codes are averaged first: there is less to multiply.
+        """
         kind = self.values.device.type
-        # Half precision represents every code exactly. The mean stays in fp32, because it may be far from zero.
+        # Half precision represents every code exactly, and every mean of two. The mean stays in fp32, because it may be
+        # far from zero.
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         with torch.autocast(kind, enabled=False):
             mixed = torch.einsum("l,kld->kd", weights, self.directions.vectors)
-            return self.values.to(dtype) @ mixed.to(dtype) + weights @ self.directions.mean
+            codes = self._mean_of(pool, dtype)
+            return Padded(codes.values @ mixed.to(dtype) + weights @ self.directions.mean, codes.lengths)
+
+    def _mean_of(self, size: int, dtype: torch.dtype) -> Padded:
+        """Average every `size` consecutive frames: (B, T, K), int8 -> (B, ceil(T / size), K)."""
+        if size == 1:
+            return Padded(self.values.to(dtype), self.lengths)
+        missing = -self.values.shape[1] % size
+        codes = F.pad(self.values * self.valid[..., None], (0, 0, 0, missing))
+        sums = sum(codes[:, i::size].to(dtype) for i in range(size))
+        starts = torch.arange(0, codes.shape[1], size, device=codes.device)
+        counts = (self.lengths[:, None] - starts).clamp(1, size)  # (B, ceil(T / size))
+        return Padded(sums / counts[..., None].to(dtype), (self.lengths + size - 1) // size)
 
 
 def _prepare(states: Tensor, normalized: bool) -> Tensor:

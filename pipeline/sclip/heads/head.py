@@ -83,7 +83,7 @@ class SpeechHead(nn.Module):
 
     def forward(self, states: Padded, text_tower: TextTower | None = None, step: int = 0) -> HeadOutput:
         """Run the head on hidden states (B, L, T, D), or on codes. `step` is the training step, for CIF's schedule."""
-        frames = self.weighting(states).mean_of(self.config.pool_frames)
+        frames = self.weighting(states, self.config.pool_frames)
         if self.cif is None:
             tokens, weights = self.attention.at_tokens(self.tokens, frames)
         else:

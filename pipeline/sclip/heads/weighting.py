@@ -29,18 +29,21 @@ class LayerWeighting(nn.Module):
     def weights(self) -> Tensor:
         return self.logits.float().softmax(0)
 
-    def forward(self, states: Padded) -> Padded:
-        """Return the weighted sum in fp32: states (B, L, T, D) of any precision, or codes -> (B, T, D)."""
+    def forward(self, states: Padded, pool: int = 1) -> Padded:
+        """Return the weighted sum, averaged over every `pool` frames: -> (B, ceil(T / pool), D), fp32.
+
+        The states (B, L, T, D) may have any precision, or be codes.
+        """
         if isinstance(states, Coded):
             if states.directions.normalized != self.normalize:
                 raise UserError(
                     f"head.normalize_states is {self.normalize}, but the stored codes were computed with "
                     f"features.normalize_states {states.directions.normalized}; set both to the same value"
                 )
-            return Padded(states.weighted_sum(self.weights()), states.lengths)
+            return states.weighted_sum(self.weights(), pool)
         with torch.autocast(states.values.device.type, enabled=False):
             summed: Tensor = _WeightedSum.apply(states.values, self.weights(), self.normalize)  # type: ignore[no-untyped-call]
-        return Padded(summed, states.lengths)
+        return Padded(summed, states.lengths).mean_of(pool)
 
 
 class _WeightedSum(torch.autograd.Function):

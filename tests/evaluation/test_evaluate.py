@@ -259,12 +259,16 @@ def test_distinct_captions_are_ranked_like_rows(tmp_path):
             assert metrics[direction][branch] == _rounded(scores(expected, pictures, bootstrap))
 
 
-def test_rows_without_text_give_one_warning(tmp_path, caplog):
+def test_rows_without_text_and_few_pictures_give_one_warning_each(tmp_path, caplog):
     data = corpus(tmp_path, words=False, texts=[None, *TEXTS[1:]])
     metrics = evaluate(model("cascaded"), data, "cpu", tmp_path / "out")
+    assert {metrics["speech_to_image"]["cascaded"][f"R@{k}"]["low"] for k in (5, 10)} == {100}
     assert metrics["counts"]["captions"] == UTTERANCES - 1
     assert "R@10" in metrics["speech_to_text"]["cascaded"]
-    assert caplog.messages == ["1 of 14 rows have no text; metrics that need text use the other 13 rows"]
+    assert caplog.messages == [
+        "split test has 5 pictures, so speech → image R@5 and R@10 is 100 % for every model",
+        "1 of 14 rows have no text; metrics that need text use the other 13 rows",
+    ]
 
 
 def test_stop_words_are_those_of_the_language(dataset, tmp_path):

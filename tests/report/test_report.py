@@ -404,6 +404,14 @@ def test_report_counts_distinct_texts_and_rows_without_text():
     assert "Content words: all words, without punctuation (stop words: none: language not given)." in table
 
 
+def test_report_says_which_recalls_are_certain():
+    metrics = add_run("parallel", parallel=20.0) / "metrics.json"
+    certain = "The test split has 3 pictures, so speech → image R@5 and R@10 is 100 % for every model."
+    assert report().count(certain) == 1
+    metrics.write_text(metrics.read_text().replace('"pictures": 3', '"pictures": 11'))
+    assert "for every model" not in report()
+
+
 def test_metrics_of_an_older_version_are_refused():
     metrics = add_run("parallel", parallel=50.0) / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"states"', '"other"'))

@@ -46,7 +46,7 @@ import torch
 from sclip import distributed
 from sclip.evaluation.about import describe_run
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.directions import Transcripts, score_retrieval
+from sclip.evaluation.directions import Transcripts, always_found, score_retrieval
 from sclip.evaluation.examples import examples
 from sclip.evaluation.groups import group_scores
 from sclip.evaluation.inference import DecodedKeywords, infer
@@ -117,7 +117,9 @@ def evaluate(
 
 
 def _log_warnings(dataset: Dataset, truncated: int) -> None:
-    with_text, count = len(dataset.captioned), len(dataset)
+    with_text, count, pictures = len(dataset.captioned), len(dataset), len(dataset.images)
+    if certain := always_found(pictures):
+        log.warning(f"split test has {pictures} pictures, so speech → image {certain} is 100 % for every model")
     if 0 < with_text < count:
         log.warning(
             f"{count - with_text} of {count} rows have no text; metrics that need text use the other {with_text} rows"

@@ -79,6 +79,11 @@ def recalls(ranks: Tensor, at: tuple[int, ...] = AT) -> dict[int, float]:
     return {k: 100 * float((ranks <= k).double().mean()) for k in at}
 
 
+def always_found(pictures: int) -> str | None:
+    """Return the recalls that are 100 % for every model, because there are no more pictures than K; None if none is."""
+    return " and ".join(f"R@{k}" for k in AT if k >= pictures) or None
+
+
 def chance_recalls(answers: Tensor, candidates: int, at: tuple[int, ...] = AT) -> dict[int, float]:
     """Return the expected recalls in % when every order of the candidates is equally likely.
 

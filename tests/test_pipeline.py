@@ -142,10 +142,13 @@ def test_stereo_ogg_and_transparent_png_are_converted(tiny_project, monkeypatch)
     chosen = write_preset("drawings", corpus=corpus, features={"compute": "bf16"})
     monkeypatch.setattr("sclip.features.plan.SPEECH_SECONDS", 0.3)
     assert "8 utterances (all looked at), 8 pictures" in run_sclip("plan", *chosen)
-    assert "fault" not in run_sclip("check-corpus", *chosen)
+    checked = run_sclip("check-corpus", *chosen)
+    assert "fault" not in checked
     run_sclip("make-corpus", *chosen)
     extracted = run_sclip("extract-features", *chosen)
-    assert "44.1 kHz stereo, mixed down and resampled to 16 kHz" in extracted
+    for output in (checked, extracted):
+        assert output.count("44.1 kHz stereo, mixed down and resampled to 16 kHz") == 1
+        assert "note     8 recordings that are mixed down or resampled; the first: " in output
     assert "8 utterances, 0.01 hours" in extracted
     assert "8 pictures" in run_sclip("embed-clip", *chosen)
     images = ClipVectors.open("data/drawings/vectors").images

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Problems:
         self.skip = skip
         self.skipped: dict[str, str] = {}  # a row's name: what is wrong with it
         self.notes: Findings = {}
+        self.brief: set[str] = set()  # kinds of notes of which one case says all
 
     def add(self, row: str, message: str) -> None:
         """Record a row that cannot be used."""
@@ -42,9 +43,11 @@ class Problems:
             raise UserError(f"{row}: {message} (--on-error skip goes on without it)")
         self.skipped[row] = message
 
-    def note(self, kind: str, case: str) -> None:
-        """Record something that a user should know and that stops nothing."""
+    def note(self, kind: str, case: str, *, brief: bool = False) -> None:
+        """Record something that a user should know and that stops nothing. `brief`: one case of this kind says all."""
         self.notes.setdefault(kind, []).append(case)
+        if brief:
+            self.brief.add(kind)
 
     def nothing_left(self, message: str) -> UserError:
         """Return an error for a corpus without a usable row, with the first faults; often all rows have the same."""
@@ -53,7 +56,7 @@ class Problems:
 
     def report(self) -> None:
         """Log the skipped rows, grouped by reason, and the notes, grouped by kind."""
-        for line in (*list_findings("skipped", self._by_reason()), *list_findings("note", self.notes)):
+        for line in (*list_findings("skipped", self._by_reason()), *list_findings("note", self.notes, self.brief)):
             log.warning(line)
         if self.skipped:
             log.warning(f"{len(self.skipped):,} rows skipped")
@@ -72,9 +75,15 @@ class Problems:
         return findings
 
 
-def list_findings(title: str, findings: Findings) -> Iterator[str]:
-    """Yield lines: each finding with its count, the first cases of it, and how many more there are."""
+def list_findings(title: str, findings: Findings, brief: Collection[str] = ()) -> Iterator[str]:
+    """Yield lines: each finding with its count, the first cases of it, and how many more there are.
+
+    A kind in `brief` is one line, with the first case.
+    """
     for kind, cases in findings.items():
+        if kind in brief:
+            yield f"{title:9}{len(cases):,} {kind}; the first: {cases[0]}"
+            continue
         yield f"{title:9}{len(cases):,} {kind}"
         yield from (f"         - {case}" for case in cases[:MAX_CASES])
         if len(cases) > MAX_CASES:

@@ -110,7 +110,7 @@ def report(check: Check) -> Iterator[str]:
         numbers = " | ".join(f"{getattr(counts, of):,}" for of in ("utterances", "pictures", "captions", "speakers"))
         yield f"| {split} | {numbers} | {sum(seconds) / 3600:.2f} | {spread} |"
     for title, findings in (("note", check.notes), ("fault", check.faults)):
-        yield from list_findings(title, dict(sorted(findings.items())))
+        yield from list_findings(title, dict(sorted(findings.items())), brief=(CONVERTED,))
 
 
 def _find_rows(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:

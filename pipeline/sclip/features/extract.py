@@ -183,7 +183,7 @@ def _inspect(rows: Sequence[Row], problems: Problems) -> list[Recording]:
     for row in rows:
         recording = inspected[row.id]
         if recording.note is not None:
-            problems.note(CONVERTED, f"{row.name}: {recording.note}")
+            problems.note(CONVERTED, f"{row.name}: {recording.note}", brief=True)
         if recording.fault is not None and not problems.skip:  # with skip, the recording's shard reports it
             problems.add(row.name, recording.fault.reason)
     return [inspected[row.id] for row in rows]

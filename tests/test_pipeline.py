@@ -513,6 +513,17 @@ def test_repeated_recordings_do_not_fail_check_corpus(tiny_project, monkeypatch)
     assert "fault" not in output
 
 
+def test_check_corpus_knows_the_shortest_recording_of_the_encoder(tiny_project, monkeypatch):
+    bad_corpus(tiny_project, monkeypatch, "short")
+    soundfile.write("data/tiny/bad.flac", np.random.default_rng(0).standard_normal(500) / 10, 16_000)
+    assert "fault" not in run_sclip("check-corpus", "tiny")  # by an encoder like HuBERT
+    output = run_sclip("check-corpus", "tiny", "-S", "presets.tiny.encoders.speech.name=mfcc", status=1)
+    message = (
+        "bad.flac: too short: 0.0312 s, 500 samples at 16 kHz; expected at least 0.035 s, 560 samples, for one frame"
+    )
+    assert message in output
+
+
 ROWS = {
     "unknown split": ({"split": "tests"}, "expected a split of train, dev, test, found 'tests'"),
     "repeated id": ({"id": "train-00000-0"}, "repeats the id of manifest row 1"),

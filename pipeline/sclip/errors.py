@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as 1 picture and 7,000 pictures."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class Problems:
     """Collects rows that cannot be used: raises at the first one, or with `skip` counts them."""
 

@@ -265,7 +265,7 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(models, tmp_path,
     reasons = [
         "cannot be read",
         "1 samples are not finite",
-        "1 samples; a frame takes 400",
+        "0.0001 s, 1 sample at 16 kHz; expected at least 0.025 s, 400 samples",
         "cannot be read",
         "no such file",
     ]
@@ -496,7 +496,9 @@ def test_mistakes_are_one_clear_line(folder, wavs, tmp_path):
     (tmp_path / "file").write_text("")
     assert "text.wav: cannot be read: Format not recognised" in error("keywords", tmp_path / "text.wav", *options)
     short = write(tmp_path / "short.wav", [0.5])
-    assert "short.wav: 1 samples; a frame takes 400" in error("keywords", short, *options)
+    assert "short.wav: too short: 0.0001 s, 1 sample at 16 kHz; expected at least 0.025 s, 400 samples" in error(
+        "keywords", short, *options
+    )
     assert "none.wav: no such file" in error("keywords", tmp_path / "none.wav", *options)
     assert "a folder, not a recording" in error("keywords", tmp_path, *options)
     os.mkfifo(tmp_path / "pipe")

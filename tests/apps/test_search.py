@@ -151,7 +151,7 @@ def test_mistakes_are_one_line(index, model, other_model):
         "search index empty": "empty: a folder; expected a file",
         "search index pipe": "pipe: not a file; expected a file",
         "search index text.wav": "audio text.wav: cannot be read",
-        "search index one.wav": "one.wav: 1 samples; a frame takes 400",
+        "search index one.wav": "one.wav: too short: 0.0001 s, 1 sample at 16 kHz; expected at least 0.025 s",
         "search index --image text.wav": "image text.wav: cannot be read",
         "search index - -": "-: standard input can only be read once",
         "search nowhere --text dog": "nowhere: no such index; `sclip index FILES --model MODEL --out nowhere` makes",

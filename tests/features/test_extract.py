@@ -357,7 +357,7 @@ BAD = {
     "cannot be read: Format not recognised": lambda corpus: (corpus.folder / "4.wav").write_bytes(b""),
     "8000 samples are not finite numbers": not_a_number,
     "no samples": lambda corpus: soundfile.write(corpus.folder / "4.wav", np.zeros(0), 16000),
-    "399 samples at 16 kHz; a frame takes 400": lambda corpus: corpus.record("4.wav", 399),
+    "399 samples at 16 kHz; expected at least 0.025 s, 400 samples": lambda corpus: corpus.record("4.wav", 399),
     "silent": lambda corpus: soundfile.write(corpus.folder / "4.wav", np.full(8000, 0.25), 16000),
 }
 

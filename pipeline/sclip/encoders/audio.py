@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 
 SAMPLE_RATE = 16_000
 HIGHEST_RATE = 384_000
@@ -148,6 +148,14 @@ def check_header(samples: int, rate: int, name: str) -> None:
 def is_silent(waveform: Tensor) -> bool:
     """Return whether a waveform (N,) stays within a range of SILENCE."""
     return bool(np.ptp(waveform.numpy()) < SILENCE)
+
+
+def too_short(samples: int, shortest: int) -> str:
+    """Return why an encoder cannot take a recording, as the end of an error. `shortest` samples make one frame."""
+    return (
+        f"too short: {samples / SAMPLE_RATE:.4f} s, {counted(samples, 'sample')} at 16 kHz; expected at least "
+        f"{shortest / SAMPLE_RATE:.3f} s, {shortest} samples, for one frame"
+    )
 
 
 def resample(samples: Samples, rate: int) -> Samples:

@@ -33,6 +33,14 @@ class Inputs(NamedTuple):
     first_lengths: list[int]  # frames after the first convolution, or none
 
 
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Return how many samples the convolutions make one frame of."""
+    samples = 1
+    for kernel, stride in reversed(list(zip(kernels, strides, strict=True))):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
 class WaveformInput:
     """Samples, padded. With `normalize` each utterance is first brought to zero mean and unit variance."""
 
@@ -43,11 +51,7 @@ class WaveformInput:
     @property
     def shortest(self) -> int:
         """Return how many samples make one frame: the receptive field of the convolutions."""
-        samples = 1
-        layers = zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True)
-        for kernel, stride in reversed(list(layers)):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        return receptive_field(self.model.config.conv_kernel, self.model.config.conv_stride)
 
     def frames(self, samples: Tensor) -> Tensor:
         """Return the number of frames of waveforms, given their numbers of samples."""

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent
+from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent, too_short
 from sclip.encoders.pictures import read_rgb
 from sclip.errors import UserError
 from sclip.padded import even_batches
@@ -58,7 +58,7 @@ class Recording:
         if self.is_checked:
             return waveform
         if len(waveform) < shortest:
-            raise UserError(f"{self.name}: {len(waveform)} samples; a frame takes {shortest}")
+            raise UserError(f"{self.name}: {too_short(len(waveform), shortest)}")
         if len(waveform) < SHORT_SECONDS * SAMPLE_RATE:
             seconds = len(waveform) / SAMPLE_RATE
             log.warning("%s: only %.2f s long; its vectors and keywords mean little", self.name, seconds)

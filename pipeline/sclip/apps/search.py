@@ -159,10 +159,14 @@ def _encode(
     """Return the vectors of all queries (Q, J)."""
     import torch
 
+    from sclip.encoders.audio import SAMPLE_RATE
+    from sclip.model.inputs import recordings
+
     model = opened.model
     branch = opened.branch(branch) if audio else None
-    recordings = [read_standard_input() if isinstance(a, str) and a == STANDARD_INPUT else a for a in audio]
-    parts = [model.encode_speech(recordings, branch=branch)] if recordings else []
+    given = (read_standard_input() if isinstance(item, str) and item == STANDARD_INPUT else item for item in audio)
+    spoken = [recording.usable(model.speech.shortest) for recording in recordings(given, SAMPLE_RATE)]
+    parts = [model.encode_speech(spoken, branch=branch)] if spoken else []
     parts += [model.encode_text(list(text))] if text else []
     parts += [model.encode_image(list(image))] if image else []
     return torch.cat(parts).float()

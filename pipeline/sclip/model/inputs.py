@@ -66,6 +66,19 @@ class Recording:
             log.warning("%s: silent; its vectors and keywords mean nothing", self.name)
         return waveform
 
+    def usable(self, shortest: int) -> "Recording":
+        """Return the recording, decoded. Refuse one that is silent or shorter than any word, as `index` and `embed` do.
+
+        `shortest` is the number of samples that make one frame.
+        """
+        waveform = as_waveform(self.audio, self.rate, self.name)
+        if len(waveform) < max(shortest, SHORT_SECONDS * SAMPLE_RATE):
+            seconds = len(waveform) / SAMPLE_RATE
+            raise UserError(f"{self.name}: only {seconds:.4f} s long; expected at least {SHORT_SECONDS} s")
+        if is_silent(waveform):
+            raise UserError(f"{self.name}: silent; expected a recording with speech")
+        return Recording(waveform, SAMPLE_RATE, self.name, True)
+
 
 def check_several(items: Any, dimensions: int) -> None:
     """Refuse a single item: a path would be read letter by letter, a recording sample by sample.

@@ -452,6 +452,16 @@ def test_mistyped_names_and_missing_models_are_explained(tiny_project):
     assert "did you mean 'cascaded'" in run_sclip("train", "--arch", "cascadet", status=1)
 
 
+def test_advice_names_a_preset_that_is_not_the_default_one(tmp_path, monkeypatch):
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    missing = "manifest.jsonl: no such file; `sclip make-corpus{}` writes it"
+    for command in (["embed-clip"], ["train", "--arch", "parallel"], ["verify"]):
+        assert missing.format("") in run_sclip(*command, status=1)
+        assert missing.format(" --preset scenes-mfcc") in run_sclip(*command, "--preset", "scenes-mfcc", status=1)
+    assert run_sclip("report", "--preset", "scenes-mfcc", status=1).count("--preset") == 1
+
+
 @pytest.mark.parametrize(("preset", "corpus"), [("flickr8k-base", "flickr8k"), ("spokencoco-large", "spokencoco")])
 def test_a_missing_corpus_error_names_the_download(preset, corpus, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())

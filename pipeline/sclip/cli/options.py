@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from sclip.cli.completion import complete_archs, complete_models, complete_presets
+from sclip.cli.group import CHOSEN_PRESET
 from sclip.config import LARGEST_SEED, Params, load_params
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
@@ -145,6 +146,8 @@ def preset_settings(
     params = load_params(params_file, overrides)
     name = params.run.presets[0] if preset is None else preset
     params.preset(name)
+    if name != params.run.presets[0]:
+        click.get_current_context().meta[CHOSEN_PRESET] = name
     if arch is not None:
         params.experiment(name, arch)
     if random:

@@ -41,7 +41,9 @@ _set_option = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a setting of params.yaml, by its full key: -S presets.scenes.training.steps=100. May be repeated.",
+    help="Override a setting of params.yaml, by its full key: -S presets.scenes.training.steps=100. A table, "
+    "KEY={a: 1, b: 2}, changes these keys and leaves the table's other keys, as in `dvc exp run -S`; a list or any "
+    "other value replaces what is there. May be repeated.",
 )
 _params_option = click.option(
     "--params",

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sclip.apps.inputs import list_files, walk_folder
+from sclip.apps.inputs import list_files
 from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import UserError, printable
 from sclip.evaluation.examples import head_fields
+from sclip.files import walk_folder
 from sclip.heads.head import HeadOutput
 from sclip.model.speechclip import SpeechCLIP, load
 from sclip.report.page import COLOURS, VIEW, templates

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sclip.errors import UserError
+from sclip.files import walk_folder
 from sclip.parsing import read_text
 
 if TYPE_CHECKING:
@@ -138,23 +139,6 @@ def _read_list(name: str) -> Iterator[tuple[str, bool]]:
             raise UserError(f"@{name}: not a list of files; expected one name a line")
         path = os.path.join(os.path.dirname(name), line)
         yield from ((below, False) for below in walk_folder(path)) if os.path.isdir(path) else [(path, True)]
-
-
-def walk_folder(folder: str) -> Iterator[str]:
-    """Yield the files below a folder in the order of their names, through links to other folders."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
-
-    entered = set[tuple[int, int]]()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in entered:  # a link to a folder around it
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _without_duplicates(found: Iterator[tuple[str, bool]]) -> list[tuple[str, bool]]:

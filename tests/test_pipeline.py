@@ -66,6 +66,7 @@ def test_every_architecture_trains_and_is_evaluated(arch, tiny_project):
     assert metrics["counts"]["pictures"] == 6
     assert metrics["counts"]["utterances"] == 12
     assert metrics["about"]["stop_words"] == "English stop words"
+    assert metrics["about"]["training"].startswith("6 steps of 6 utterances, fp32, learning rate 0.001, ")
     found = metrics["speech_to_image"]["parallel" if arch in ("parallel", "hybrid", "hybrid-cif") else "cascaded"]
     assert found["R@1"]["value"] <= found["R@5"]["value"] <= found["R@10"]["value"] == 100  # of six
     assert metrics["speech_to_image"]["chance"]["R@1"] == pytest.approx(100 / 6, abs=0.01)

@@ -40,6 +40,8 @@ def test_training_writes_a_model_folder_that_depends_only_on_the_seed(params, tm
     assert model.origin == {
         **{"trained on": "scenes", "preset": "scenes", "seed": "7"},
         **{"speech encoder": "speech", "CLIP": "clip"},
+        "training": "6 steps of 8 utterances, fp32, learning rate 0.002, "
+        "warmup steps 1, batches by length, dev every 3",
         "states in training": "hidden states stored in fp16, computed in fp32",
     }
     card = (folder / "README.md").read_text()

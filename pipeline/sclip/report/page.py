@@ -7,7 +7,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sclip import paths
-from sclip.config import Params
 from sclip.corpora.manifest import SPLITS, Row, read_manifest
 from sclip.errors import Problems
 from sclip.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, layer_weights, learning_curves
@@ -52,14 +51,13 @@ def templates(*folders: Path) -> Environment:
     )
 
 
-def render_page(params: Params, results: Results) -> str:
+def render_page(results: Results) -> str:
     rows = read_manifest(paths.manifest(results.preset), Problems(skip=True))
     return (
         templates()
         .get_template("page.html")
         .render(
             results=results,
-            preset=params.preset(results.preset),
             best=_best_result(results),
             summary=summary(results),
             corpus=[_count(split, rows) for split in SPLITS],

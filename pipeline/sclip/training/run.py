@@ -17,7 +17,7 @@ from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings, describe_states
 from sclip.features.vectors import TokenVectors
 from sclip.heads.vocabulary import Vocabulary
-from sclip.model.folder import STATES
+from sclip.model.folder import STATES, TRAINING
 from sclip.model.speechclip import SpeechCLIP
 from sclip.training.loop import TrainingResult, train
 
@@ -41,6 +41,7 @@ def run_training(
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     if preset.corpus.kind in ("table", "manifest") and preset.corpus.language is not None:
         origin["language"] = preset.corpus.language  # the card knows those of the other corpora
+    origin[TRAINING] = experiment.training.describe()
     origin[STATES] = describe_states(train_set.store.features)
     if copy_encoders:  # the copies do not record what they were copied from
         origin |= {"speech encoder": speech.source.name, "CLIP": clip.source.name}

@@ -467,6 +467,20 @@ def test_a_recording_comes_from_standard_input(folder, wavs, tmp_path):
     assert "-: standard input can only be read once" in error("segment", "-", "-")
 
 
+def test_standard_input_gets_a_file_of_its_own_in_a_folder(folder, wavs, tmp_path):
+    """Its file was called `standard input.ctm`, and a recording of this name overwrote it without a word."""
+    out, same = f"{tmp_path}/out/", write(tmp_path / "standard input.wav", speechlike(1))
+    command = ["keywords", "-", str(same), "--model", str(folder), "--out", out]
+    result = CliRunner().invoke(main, [*command, "--format", "ctm"], input=wavs[1].read_bytes())
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["standard input.ctm", "stdin.ctm"]
+    assert (tmp_path / "out/stdin.ctm").read_text().startswith("standard_input 1 ")
+    clash = write(tmp_path / "stdin.wav", speechlike(1))
+    both = error("keywords", "-", clash, "--model", folder, "--format", "ctm", "--out", out)
+    assert f"- and {clash} would both be written to {out}stdin.ctm" in both
+    assert "a folder, whose name says no format; choose one of textgrid, vtt, ctm, csv, json" in error(*command)
+
+
 def test_without_a_usable_recording_nothing_is_written(folder, tmp_path):
     for name in ("one.wav", "two.wav"):
         (tmp_path / name).write_text("not a recording")

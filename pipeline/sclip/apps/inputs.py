@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sclip.model.inputs import Recording
 
 STANDARD_INPUT = "-"
+STANDARD_INPUT_NAME = "standard input"  # in messages and results
 MOST_BYTES = 2**29  # of a recording on standard input
 Kind = Literal["image", "audio"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
@@ -188,4 +189,4 @@ def read_standard_input() -> "Recording":
     except (OSError, RuntimeError, TypeError):
         what = f"{len(data):,} bytes that are not a recording" if data else "nothing"
         raise UserError(f"standard input: found {what}; expected a wav, flac, ogg or mp3 file") from None
-    return Recording(samples.mean(1), rate, "standard input")
+    return Recording(samples.mean(1), rate, STANDARD_INPUT_NAME)

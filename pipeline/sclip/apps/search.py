@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sclip.apps.index_config import IndexConfig, faiss_file, read_config
-from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standard_input
+from sclip.apps.inputs import STANDARD_INPUT, STANDARD_INPUT_NAME, check_standard_input, read_standard_input
 from sclip.errors import UserError
 from sclip.startup import paused_collection
 
@@ -150,7 +150,7 @@ def _names(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any]) -> l
 def _name(item: Any, otherwise: str) -> str:
     if not isinstance(item, str | Path):
         return otherwise
-    return "standard input" if str(item) == STANDARD_INPUT else str(item)
+    return STANDARD_INPUT_NAME if str(item) == STANDARD_INPUT else str(item)
 
 
 def _encode(

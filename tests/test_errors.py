@@ -18,8 +18,7 @@ def test_notes_of_a_kind_are_counted_and_the_first_are_named(caplog):
     assert lines[MAX_CASES] == f"         - row {MAX_CASES - 1}: 44.1 kHz"
     assert lines[MAX_CASES + 1 :] == [
         f"         and {7000 - MAX_CASES:,} more",
-        "note     1 captions that are cut",
-        "         - row 3: 100 tokens",
+        "note     captions that are cut: row 3: 100 tokens",
     ]
 
 

@@ -496,7 +496,7 @@ def test_bad_recordings_are_errors_unless_skipped(fault, tiny_project, monkeypat
     assert "manifest row 3 (train-00002-0): " in output
     assert "--on-error skip" in output
     output = run_sclip("extract-features", "--on-error", "skip")
-    assert "1 rows skipped" in output
+    assert "1 row skipped" in output
     assert "0 faults" in run_sclip("verify")
 
 
@@ -520,7 +520,7 @@ def test_repeated_recordings_do_not_fail_check_corpus(tiny_project, monkeypatch)
         tiny_project, monkeypatch, "repeated", audio=str((tiny_project / "data/tiny" / first["audio"]).resolve())
     )
     output = run_sclip("check-corpus", "tiny")
-    assert "note     1 recordings with the same content" in output
+    assert "note     recordings with the same content: " in output
     assert "fault" not in output
 
 
@@ -550,14 +550,14 @@ def test_bad_rows_are_errors_unless_skipped(fault, tiny_project, monkeypatch):
         output = run_sclip(command, status=1)
         assert "manifest row 3" in output
         assert message in output
-        assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
+        assert "1 row skipped" in run_sclip(command, "--on-error", "skip")
 
 
 def test_each_stage_names_the_missing_files_that_it_opens(tiny_project, monkeypatch):
     bad_corpus(tiny_project, monkeypatch, "gone", audio="gone.flac", image="gone.png")
     for command, missing in (("extract-features", "audio gone.flac"), ("embed-clip", "image gone.png")):
         assert f"manifest row 3 (train-00002-0): {missing}: no such file" in run_sclip(command, status=1)
-        assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
+        assert "1 row skipped" in run_sclip(command, "--on-error", "skip")
     assert "0 faults" in run_sclip("verify")
 
 
@@ -566,4 +566,4 @@ def test_bad_pictures_and_captions_are_errors_unless_skipped(fault, changes, tin
     bad_corpus(tiny_project, monkeypatch, fault, **changes)
     Path("data/tiny/bad.png").write_bytes(b"no picture")
     assert "manifest row 3 (train-00002-0): " in run_sclip("embed-clip", status=1)
-    assert "1 rows skipped" in run_sclip("embed-clip", "--on-error", "skip")
+    assert "1 row skipped" in run_sclip("embed-clip", "--on-error", "skip")

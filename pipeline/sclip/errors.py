@@ -28,9 +28,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as 1 picture and 7,000 pictures."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, nouns: str) -> str:
+    """Return a number with its noun, which is given in the plural, such as 1 picture and 7,000 pictures."""
+    return f"{number:,} {nouns.removesuffix('s') if number == 1 else nouns}"
 
 
 class Problems:
@@ -64,7 +64,7 @@ class Problems:
         for line in (*list_findings("skipped", self._by_reason()), *list_findings("note", self.notes, self.brief)):
             log.warning(line)
         if self.skipped:
-            log.warning(f"{len(self.skipped):,} rows skipped")
+            log.warning(f"{counted(len(self.skipped), 'rows')} skipped")
 
     def _by_reason(self) -> Findings:
         """Return the skipped rows: the commonest repeated reasons first, all other rows in one last group."""
@@ -83,9 +83,12 @@ class Problems:
 def list_findings(title: str, findings: Findings, brief: Collection[str] = ()) -> Iterator[str]:
     """Yield lines: each finding with its count, the first cases of it, and how many more there are.
 
-    A kind in `brief` is one line, with the first case.
+    A single case is one line, and so is a kind in `brief`, with the first case.
     """
     for kind, cases in findings.items():
+        if len(cases) == 1:
+            yield f"{title:9}{kind}: {cases[0]}"
+            continue
         if kind in brief:
             yield f"{title:9}{len(cases):,} {kind}; the first: {cases[0]}"
             continue

@@ -106,7 +106,9 @@ def test_mistakes_are_one_line_without_the_folder(demo, tmp_path):
     mistakes = {
         str(tmp_path / "text.wav"): r"audio text\.wav: cannot be read: .*Format not recognised",
         str(tmp_path / "nothing.wav"): "audio nothing.wav: cannot be read",
-        write(tmp_path / "one.wav", np.zeros(1)): "audio one.wav: 1 samples at 16 kHz; expected at least 400",
+        write(
+            tmp_path / "one.wav", np.zeros(1)
+        ): "audio one.wav: too short: 0.0001 s, 1 sample at 16 kHz; expected at least 0.025 s, 400",
         write(tmp_path / "long.wav", np.zeros(16_000 * 361)): r"audio long.wav: 361.0 s long; expected at most 360 s",
     }
     for recording, message in mistakes.items():

@@ -264,7 +264,7 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(models, tmp_path,
     assert [f.seconds for f in found] == [1, 2]
     reasons = [
         "cannot be read",
-        "1 samples are not finite",
+        "1 sample is infinite or not a number",
         "only 0.0001 s long; expected at least 0.1 s",
         "cannot be read",
         "no such file",

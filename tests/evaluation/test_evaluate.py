@@ -164,7 +164,7 @@ def test_utterances_with_more_keywords_than_max_slots_are_counted(dataset, tmp_p
     truncated = sum(count > 76 for count in frames)
     assert evaluate(tested, dataset, "cpu", tmp_path)["keywords"]["truncated"] == truncated
     message = (
-        f"{truncated} of {UTTERANCES} utterances have more keywords than max_slots; their last keywords are left out"
+        f"utterances with more keywords than max_slots: {truncated} of {UTTERANCES}; their last keywords are left out"
     )
     assert message in caplog.text
 
@@ -267,7 +267,7 @@ def test_rows_without_text_and_few_pictures_give_one_warning_each(tmp_path, capl
     assert "R@10" in metrics["speech_to_text"]["cascaded"]
     assert caplog.messages == [
         "split test has 5 pictures, so speech → image R@5 and R@10 is 100 % for every model",
-        "1 of 14 rows have no text; metrics that need text use the other 13 rows",
+        "rows without text: 1 of 14; metrics that need text use the others",
     ]
 
 

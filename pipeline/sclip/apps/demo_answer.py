@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip.apps.inputs import list_files
-from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
+from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio, too_short
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import UserError, printable
 from sclip.evaluation.examples import head_fields
@@ -100,7 +100,7 @@ class Demo:
         waveform = read_audio(recording)
         shortest = max(compared.model.speech.shortest for compared in self.models)
         if len(waveform) < shortest:
-            raise UserError(f"audio {recording}: {len(waveform)} samples at 16 kHz; expected at least {shortest}")
+            raise UserError(f"audio {recording}: {too_short(len(waveform), shortest)}")
         note = "The recording is silent: what is found means nothing." if is_silent(waveform) else ""
         answers = [self._of_model(number, waveform) for number in range(len(self.models))]
         return _render(

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from sclip.apps.inputs import STANDARD_INPUT, STANDARD_INPUT_NAME
 from sclip.apps.keywords import FoundKeywords, Word
 from sclip.apps.outputs import check_writable
-from sclip.errors import UserError, printable
+from sclip.errors import UserError, counted, printable
 from sclip.files import write_text
 
 Format = Literal["textgrid", "vtt", "ctm", "csv", "json"]
@@ -240,9 +240,8 @@ def _csv(entries: list[tuple[FoundKeywords, list[Word]]]) -> str:
 def as_table(recording: FoundKeywords, *, segments: bool = False) -> str:
     """Return a table for a terminal."""
     words = recording.segments if segments else _within(recording)
-    lines = [
-        f"{printable(recording.name)}: {recording.seconds:.2f} s, {len(words)} {'segments' if segments else 'keywords'}"
-    ]
+    found = counted(len(words), "segments" if segments else "keywords")
+    lines = [f"{printable(recording.name)}: {recording.seconds:.2f} s, {found}"]
     if words:
         width = max(8, *(len(printable(word.text)) for word in words))
         near = "also near" if any(len(word.pieces) > 1 for word in words) else ""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 from sclip.files import walk_folder
 from sclip.parsing import read_text
 
@@ -158,7 +158,8 @@ def _common_kind(found: Sequence[tuple[str, bool]]) -> Kind:
     counts = Counter(kind for path, _ in found if (kind := kind_of(path)) is not None)
     if len(counts) > 1:
         raise UserError(
-            f"found {counts['image']:,} pictures and {counts['audio']:,} recordings; give --kind image or --kind audio"
+            f"found {counted(counts['image'], 'pictures')} and {counted(counts['audio'], 'recordings')}; give "
+            "--kind image or --kind audio"
         )
     if not counts and any(explicit for _, explicit in found):
         path = next(path for path, explicit in found if explicit)

@@ -7,7 +7,7 @@ import click
 from sclip import paths
 from sclip.cli.options import on_error_option, preset_or_argument, preset_settings, problems_of, reads_params
 from sclip.cli.output import json_option, print_json
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 
 
 @click.command("fetch")
@@ -77,7 +77,7 @@ def make_corpus(
     if as_json:
         print_json({"manifest": paths.manifest(name), "utterances": result.utterances, "skipped": problems.skipped})
     else:
-        click.echo(f"{paths.manifest(name)}: {result.utterances} utterances")
+        click.echo(f"{paths.manifest(name)}: {counted(result.utterances, 'utterances')}")
 
 
 @click.command("check-corpus")

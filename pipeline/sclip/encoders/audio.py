@@ -153,7 +153,7 @@ def is_silent(waveform: Tensor) -> bool:
 def too_short(samples: int, shortest: int) -> str:
     """Return why an encoder cannot take a recording, as the end of an error. `shortest` samples make one frame."""
     return (
-        f"too short: {samples / SAMPLE_RATE:.4f} s, {counted(samples, 'sample')} at 16 kHz; expected at least "
+        f"too short: {samples / SAMPLE_RATE:.4f} s, {counted(samples, 'samples')} at 16 kHz; expected at least "
         f"{shortest / SAMPLE_RATE:.3f} s, {shortest} samples, for one frame"
     )
 
@@ -219,5 +219,6 @@ def checked(samples: Samples, name: str) -> Tensor:
     if len(samples) == 0:
         raise UserError(f"{name}: no samples")
     if not np.isfinite(samples).all():
-        raise UserError(f"{name}: {int((~np.isfinite(samples)).sum())} samples are not finite numbers")
+        bad = int((~np.isfinite(samples)).sum())
+        raise UserError(f"{name}: {counted(bad, 'samples')} {'is' if bad == 1 else 'are'} infinite or not a number")
     return torch.from_numpy(samples)

@@ -44,6 +44,7 @@ from typing import Any
 import torch
 
 from sclip import distributed
+from sclip.errors import counted
 from sclip.evaluation.about import describe_run
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.directions import Transcripts, always_found, score_retrieval
@@ -119,14 +120,14 @@ def evaluate(
 def _log_warnings(dataset: Dataset, truncated: int) -> None:
     with_text, count, pictures = len(dataset.captioned), len(dataset), len(dataset.images)
     if certain := always_found(pictures):
-        log.warning(f"split test has {pictures} pictures, so speech → image {certain} is 100 % for every model")
-    if 0 < with_text < count:
         log.warning(
-            f"{count - with_text} of {count} rows have no text; metrics that need text use the other {with_text} rows"
+            f"split test has {counted(pictures, 'pictures')}, so speech → image {certain} is 100 % for every model"
         )
+    if 0 < with_text < count:
+        log.warning(f"rows without text: {count - with_text} of {count}; metrics that need text use the others")
     if truncated:
         log.warning(
-            f"{truncated} of {count} utterances have more keywords than max_slots; their last keywords are left out"
+            f"utterances with more keywords than max_slots: {truncated} of {count}; their last keywords are left out"
         )
 
 

@@ -11,7 +11,7 @@ from functools import reduce
 from itertools import groupby
 from typing import Any
 
-from sclip.errors import printable
+from sclip.errors import counted, printable
 from sclip.evaluation.retrieval import always_found
 from sclip.report.results import EvaluatedRun, Results
 
@@ -142,7 +142,7 @@ def results_note(results: Results) -> str:
     pictures = results.first_run.metrics["counts"]["pictures"]
     if certain := always_found(pictures):
         sentences.append(
-            f"The test split has {pictures} pictures, so speech → image {certain} is 100 % for every model."
+            f"The test split has {counted(pictures, 'pictures')}, so speech → image {certain} is 100 % for every model."
         )
     if several := [f"{arch}: {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
         sentences.append(f"With ±: mean and standard deviation over seeds (number of seeds: {', '.join(several)}).")

@@ -10,7 +10,7 @@ from sclip.config import ClipEncoderConfig, Experiment, Params, SpeechEncoderCon
 from sclip.distributed import is_main, locked_by_main
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import open_clip, open_speech
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 from sclip.evaluation.retrieval import always_found
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
@@ -56,8 +56,8 @@ def run_training(
 def _warn_of_few_pictures(pictures: int) -> None:
     if is_main() and "R@10" in (always_found(pictures) or ""):
         log.warning(
-            f"split dev has {pictures} pictures, so R@10, which chooses the weights, hardly differs between steps; "
-            "give this split more pictures"
+            f"split dev has {counted(pictures, 'pictures')}, so R@10, which chooses the weights, hardly differs "
+            "between steps; give this split more pictures"
         )
 
 

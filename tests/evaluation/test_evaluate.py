@@ -266,7 +266,7 @@ def test_rows_without_text_and_few_pictures_give_one_warning_each(tmp_path, capl
     assert metrics["counts"]["captions"] == UTTERANCES - 1
     assert "R@10" in metrics["speech_to_text"]["cascaded"]
     assert caplog.messages == [
-        "split test has 5 pictures, so speech → image R@5 and R@10 is 100 % for every model",
+        "pictures in split test: 5; with so few, speech → image R@5 and R@10 is 100 % for every model",
         "rows without text: 1 of 14; metrics that need text use the others",
     ]
 

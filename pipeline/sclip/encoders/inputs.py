@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 
+from sclip.device import fp64
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.padded import Padded, valid_mask
 
@@ -102,7 +103,7 @@ class LogMelInput:
         """(N,) -> (T, STACKED * MELS)"""
         with torch.autocast(waveform.device.type, enabled=False):
             # In fp64, because a quiet band lies beside one that is a million times as loud.
-            frames = waveform.double().unfold(0, WINDOW, HOP) * FULL_SCALE  # (frames of 10 ms, WINDOW)
+            frames = fp64(waveform).unfold(0, WINDOW, HOP) * FULL_SCALE  # (frames of 10 ms, WINDOW)
             frames = frames - frames.mean(1, keepdim=True)
             before = torch.cat([frames[:, :1], frames[:, :-1]], 1)
             frames = (frames - PREEMPHASIS * before) * self.window.to(frames)
@@ -110,7 +111,7 @@ class LogMelInput:
             bands = (power @ self.filters.to(power)).clamp(min=FLOOR).log()  # (frames of 10 ms, MELS)
             bands = (bands - bands.mean(0)) / (bands.var(0) + LEAST_VARIANCE).sqrt()
         count = len(bands) // STACKED
-        return bands[: count * STACKED].reshape(count, -1).float()
+        return bands[: count * STACKED].reshape(count, -1).float().to(waveform.device)
 
     def extractor(self) -> Any:
         """Return what transformers calls the same."""

@@ -19,6 +19,7 @@ from sclip.apps import demo_answer
 from sclip.apps.demo_answer import Demo, open_demo
 from sclip.cli import main
 from sclip.errors import UserError
+from sclip.report.utterances import NearestToken, Slot, Span, timeline_width
 
 COUNT = 9
 
@@ -93,6 +94,15 @@ def test_keywords_and_firings_are_those_of_the_model(demo):
     firing = tested.head(tested.speech([waveform]), tested.text_tower).cif.firing
     assert cif.count('class="fired"') == int(firing.fired.sum()) > 0
     assert "fired" not in parallel + cascaded
+
+
+def test_columns_are_as_wide_as_their_keywords():
+    tokens = [NearestToken("mushroom", 0.8, False), NearestToken("a longer piece", 0.1, False)]
+    narrow, wide = (Slot(Span(0, width), tokens) for width in (10, 60))
+    assert timeline_width(1.0, [wide]) == 200
+    assert timeline_width(2.0, [wide, narrow]) * 0.10 >= 8 * len("mushroom")
+    assert timeline_width(2.0, [Slot(Span(0, 0.5), tokens)]) == 1200  # of a single frame
+    assert timeline_width(1.0, [Slot(None, tokens)]) == 200
 
 
 def write(path, samples) -> str:

@@ -14,7 +14,7 @@ from sclip.report.plots import recall, summary
 from sclip.report.results import Results
 from sclip.report.search import commands, searched_utterances, thumbnails
 from sclip.report.tables import Measurement, results_note, tables
-from sclip.report.utterances import BOX_HEIGHT, PEAKS, examples, pictures
+from sclip.report.utterances import BOX_HEIGHT, PEAKS, examples, pictures, timeline_width
 
 COLOURS = 8  # in page.css
 VIEW = {
@@ -42,13 +42,15 @@ class BestResult:
 
 def templates(*folders: Path) -> Environment:
     """Return what opens the templates of these folders and of this one. They escape every value."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["timeline_width"] = timeline_width
+    return environment
 
 
 def render_page(results: Results) -> str:

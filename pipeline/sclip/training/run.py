@@ -34,10 +34,10 @@ def run_training(
     speech, clip = open_speech(preset.encoders.speech), open_clip(preset.encoders.clip)
     encoder = FeatureEncoder(speech, None, preset.features, device)
     train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), encoder)
-    _warn_of_few_pictures(len(dev_set.images))
     copy_encoders = _is_local(preset.encoders.speech) or _is_local(preset.encoders.clip)
     vocabulary = _vocabulary(train_set.tokens, experiment, clip, f"{manifest}: {arch}")
     check_settings(train_set.store.features, preset.features, features, preset_name)
+    _warn_of_few_pictures(len(dev_set.images))
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     if preset.corpus.kind in ("table", "manifest") and preset.corpus.language is not None:
         origin["language"] = preset.corpus.language  # the card knows those of the other corpora

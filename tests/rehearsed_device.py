@@ -3,6 +3,7 @@
 - An operation on tensors of both devices raises an error, as CUDA does. Numbers (tensors without dimensions) may mix.
 - `waits` counts what makes the CPU wait for the device: reading a number, a copy to the CPU, and results whose size
   depends on values.
+- Without `has_fp64` it refuses numbers in fp64, as Apple's GPUs do.
 - `blocking_copies` counts copies to the device that the CPU waits for, because they are not pinned or not
   `non_blocking`.
 
@@ -58,6 +59,7 @@ class Rehearsal(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
+        self.has_fp64 = True
         self.waits, self.blocking_copies = collections.Counter(), collections.Counter()
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -112,6 +114,8 @@ def run(operation, args, kwargs):
     def on_its_device(leaf):
         if not (to_device and isinstance(leaf, torch.Tensor)):
             return leaf
+        if leaf.dtype == torch.float64 and Rehearsal.active is not None and not Rehearsal.active.has_fp64:
+            raise TypeError(f"{operation}: a device without fp64 cannot hold it")  # as on Apple's GPUs
         return originals[id(leaf)] if id(leaf) in originals else OnDevice(leaf)
 
     return tree_map(on_its_device, results)

@@ -1,10 +1,14 @@
 """The command line starts at once and says what it does."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
+import sclip
 from sclip.cli import main
 
 
@@ -53,6 +57,21 @@ for command, message in {MISTAKES!r}.items():
 assert not {{"torch", "transformers", "open_clip"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("module", ["click", "torch"])  # imported by all commands, and inside some
+def test_ctrl_c_during_an_import_ends_without_a_traceback(module, tmp_path):
+    """A module that interrupts its own import stands in for a user who presses Ctrl-C at this moment."""
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+    )
+    project = Path(sclip.__file__).parents[1]
+    places = os.pathsep.join([str(tmp_path), str(project)])
+    run = subprocess.run(
+        [sys.executable, "-m", "sclip", "embed", "text", __file__, "--out", str(tmp_path / "x.npy")],
+        env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout, run.stderr) == (1, "", "\nAborted!\n")
 
 
 def test_help_shows_the_arguments():

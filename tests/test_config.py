@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from sclip.config import Architecture, ManifestConfig, SpeechEncoderConfig, TableConfig, load_params
 from sclip.config.params import BASES
@@ -200,6 +202,22 @@ def test_overrides_reach_any_depth_and_leave_the_rest():
     before, after = plain.experiment("scenes", "parallel"), changed.experiment("scenes", "parallel")
     assert after == dataclasses.replace(before, training=dataclasses.replace(before.training, steps=77))
     assert changed.presets.keys() == plain.presets.keys()
+
+
+def test_a_table_as_an_override_is_merged_as_dvc_does_and_a_list_replaces(tmp_path):
+    overrides = ["presets.scenes.training={steps: 77}", "run.seeds=[3]", "presets.scenes.features={components: null}"]
+    shutil.copy(PARAMS, tmp_path)
+    apply_overrides(tmp_path / "params.yaml", overrides)  # of DVC
+    by_dvc, ours = load_params(tmp_path / "params.yaml"), load_params(PARAMS, overrides)
+    assert (ours.run, ours.presets) == (by_dvc.run, by_dvc.presets)
+    before = load_params(PARAMS).preset("scenes")
+    assert ours.preset("scenes").training == dataclasses.replace(before.training, steps=77)
+    assert before.arch["cascaded"]
+    with pytest.raises(
+        UserError, match=r"override presets\.scenes\.arch\.cascaded=\{\}: an empty table changes nothing"
+    ):
+        load_params(PARAMS, ["presets.scenes.arch.cascaded={}"])
+    load_params(PARAMS, ["presets.scenes.arch.hybrid={}"])  # where none or an empty one is
 
 
 def test_only_languages_with_stop_words_are_accepted():

@@ -18,9 +18,15 @@ def test_notes_of_a_kind_are_counted_and_the_first_are_named(caplog):
     assert lines[MAX_CASES] == f"         - row {MAX_CASES - 1}: 44.1 kHz"
     assert lines[MAX_CASES + 1 :] == [
         f"         and {7000 - MAX_CASES:,} more",
-        "note     1 captions that are cut",
-        "         - row 3: 100 tokens",
+        "note     captions that are cut: row 3: 100 tokens",
     ]
+
+
+def test_a_brief_note_is_one_line(caplog):
+    problems = Problems()
+    for i in range(7000):
+        problems.note("recordings that are resampled", f"row {i}: 44.1 kHz", brief=True)
+    assert printed(problems, caplog) == ["note     7,000 recordings that are resampled; the first: row 0: 44.1 kHz"]
 
 
 def test_skipped_rows_are_grouped_by_reason(caplog):

@@ -43,6 +43,14 @@ def test_bad_yaml_is_one_line(fault, tmp_path):
     line_of(error.value)
 
 
+@pytest.mark.parametrize("again", ["  steps: 9\n", "  'steps': 9\n"])
+def test_a_repeated_key_of_yaml_is_an_error(again, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(f"one: {{steps: 1}}\ntraining:\n  steps: 300\n  batch: 4\n{again}")
+    with pytest.raises(UserError, match=r"params\.yaml: line 5: the same table has the key 'steps' in line 3 already"):
+        read_yaml(path)
+
+
 def test_yaml_may_repeat_a_part_by_name():
     assert parse_yaml("a: &a {x: 1}\nb: [*a, *a]\nc: {<<: *a, y: 2}", "here") == {
         "a": {"x": 1},

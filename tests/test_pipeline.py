@@ -67,6 +67,7 @@ def test_every_architecture_trains_and_is_evaluated(arch, tiny_project):
     assert metrics["counts"]["pictures"] == 6
     assert metrics["counts"]["utterances"] == 12
     assert metrics["about"]["stop_words"] == "English stop words"
+    assert metrics["about"]["training"].startswith("6 steps of 6 utterances, fp32, learning rate 0.001, ")
     found = metrics["speech_to_image"]["parallel" if arch in ("parallel", "hybrid", "hybrid-cif") else "cascaded"]
     assert found["R@1"]["value"] <= found["R@5"]["value"] <= found["R@10"]["value"] == 100  # of six
     assert metrics["speech_to_image"]["chance"]["R@1"] == pytest.approx(100 / 6, abs=0.01)
@@ -143,10 +144,13 @@ def test_stereo_ogg_and_transparent_png_are_converted(tiny_project, monkeypatch)
     chosen = write_preset("drawings", corpus=corpus, features={"compute": "bf16"})
     monkeypatch.setattr("sclip.features.plan.SPEECH_SECONDS", 0.3)
     assert "8 utterances (all looked at), 8 pictures" in run_sclip("plan", *chosen)
-    assert "fault" not in run_sclip("check-corpus", *chosen)
+    checked = run_sclip("check-corpus", *chosen)
+    assert "fault" not in checked
     run_sclip("make-corpus", *chosen)
     extracted = run_sclip("extract-features", *chosen)
-    assert "44.1 kHz stereo, mixed down and resampled to 16 kHz" in extracted
+    for output in (checked, extracted):
+        assert output.count("44.1 kHz stereo, mixed down and resampled to 16 kHz") == 1
+        assert "note     8 recordings that are mixed down or resampled; the first: " in output
     assert "8 utterances, 0.01 hours" in extracted
     assert "8 pictures" in run_sclip("embed-clip", *chosen)
     images = ClipVectors.open("data/drawings/vectors").images
@@ -250,7 +254,7 @@ def test_exact_scores_need_no_features(tiny_project, coded):
     chosen = (*write_preset("bare", **CODED), "--device", "cpu")
     run_sclip("embed-clip", *chosen)
     output = run_sclip("evaluate", "--exact", "--model", "models/coded/hybrid-cif/seed-0", *chosen)
-    assert "- manifest row 1 (test-00000-0): audio bad.wav: cannot be read" in output
+    assert "skipped  rows: manifest row 1 (test-00000-0): audio bad.wav: cannot be read" in output
     metrics = json.loads(Path("results/bare/exact/hybrid-cif/imported/metrics.json").read_text())
     assert metrics["counts"]["utterances"] == len(rows) - 1
     assert not (folder / "features").exists()
@@ -300,7 +304,7 @@ def test_published_corpora_run_from_the_manifest_to_the_report(kind, tiny_projec
     corpus = {"kind": kind, "path": kind} | ({"split": "karpathy"} if kind == "spokencoco" else {})
     chosen = write_preset(kind, corpus=corpus, on_error="skip")
     made = run_sclip("make-corpus", *chosen)
-    assert "rows skipped" in made
+    assert {"flickr8k": "1 row skipped", "spokencoco": "2 rows skipped"}[kind] in made
     assert "alignments that are not of the caption" in made
     assert "fault" in run_sclip("check-corpus", *chosen, status=1)
     run_sclip("extract-features", *chosen)
@@ -450,6 +454,16 @@ def test_mistyped_names_and_missing_models_are_explained(tiny_project):
     assert "did you mean 'cascaded'" in run_sclip("train", "--arch", "cascadet", status=1)
 
 
+def test_advice_names_a_preset_that_is_not_the_default_one(tmp_path, monkeypatch):
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    missing = "manifest.jsonl: no such file; `sclip make-corpus{}` writes it"
+    for command in (["embed-clip"], ["train", "--arch", "parallel"], ["verify"]):
+        assert missing.format("") in run_sclip(*command, status=1)
+        assert missing.format(" --preset scenes-mfcc") in run_sclip(*command, "--preset", "scenes-mfcc", status=1)
+    assert run_sclip("report", "--preset", "scenes-mfcc", status=1).count("--preset") == 1
+
+
 @pytest.mark.parametrize(("preset", "corpus"), [("flickr8k-base", "flickr8k"), ("spokencoco-large", "spokencoco")])
 def test_a_missing_corpus_error_names_the_download(preset, corpus, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
@@ -483,7 +497,7 @@ def test_bad_recordings_are_errors_unless_skipped(fault, tiny_project, monkeypat
     assert "manifest row 3 (train-00002-0): " in output
     assert "--on-error skip" in output
     output = run_sclip("extract-features", "--on-error", "skip")
-    assert "1 rows skipped" in output
+    assert "1 row skipped" in output
     assert "0 faults" in run_sclip("verify")
 
 
@@ -507,8 +521,19 @@ def test_repeated_recordings_do_not_fail_check_corpus(tiny_project, monkeypatch)
         tiny_project, monkeypatch, "repeated", audio=str((tiny_project / "data/tiny" / first["audio"]).resolve())
     )
     output = run_sclip("check-corpus", "tiny")
-    assert "note     1 recordings with the same content" in output
+    assert "note     recordings with the same content: " in output
     assert "fault" not in output
+
+
+def test_check_corpus_knows_the_shortest_recording_of_the_encoder(tiny_project, monkeypatch):
+    bad_corpus(tiny_project, monkeypatch, "short")
+    soundfile.write("data/tiny/bad.flac", np.random.default_rng(0).standard_normal(500) / 10, 16_000)
+    assert "fault" not in run_sclip("check-corpus", "tiny")  # by an encoder like HuBERT
+    output = run_sclip("check-corpus", "tiny", "-S", "presets.tiny.encoders.speech.name=mfcc", status=1)
+    message = (
+        "bad.flac: too short: 0.0312 s, 500 samples at 16 kHz; expected at least 0.035 s, 560 samples, for one frame"
+    )
+    assert message in output
 
 
 ROWS = {
@@ -526,14 +551,14 @@ def test_bad_rows_are_errors_unless_skipped(fault, tiny_project, monkeypatch):
         output = run_sclip(command, status=1)
         assert "manifest row 3" in output
         assert message in output
-        assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
+        assert "1 row skipped" in run_sclip(command, "--on-error", "skip")
 
 
 def test_each_stage_names_the_missing_files_that_it_opens(tiny_project, monkeypatch):
     bad_corpus(tiny_project, monkeypatch, "gone", audio="gone.flac", image="gone.png")
     for command, missing in (("extract-features", "audio gone.flac"), ("embed-clip", "image gone.png")):
         assert f"manifest row 3 (train-00002-0): {missing}: no such file" in run_sclip(command, status=1)
-        assert "1 rows skipped" in run_sclip(command, "--on-error", "skip")
+        assert "1 row skipped" in run_sclip(command, "--on-error", "skip")
     assert "0 faults" in run_sclip("verify")
 
 
@@ -542,4 +567,4 @@ def test_bad_pictures_and_captions_are_errors_unless_skipped(fault, changes, tin
     bad_corpus(tiny_project, monkeypatch, fault, **changes)
     Path("data/tiny/bad.png").write_bytes(b"no picture")
     assert "manifest row 3 (train-00002-0): " in run_sclip("embed-clip", status=1)
-    assert "1 rows skipped" in run_sclip("embed-clip", "--on-error", "skip")
+    assert "1 row skipped" in run_sclip("embed-clip", "--on-error", "skip")

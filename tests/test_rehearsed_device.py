@@ -8,6 +8,7 @@ from small import ARCHITECTURES, WITH_VISUAL_WORDS, model, recordings
 from stored_corpus import open_split, write_corpus
 
 from sclip.config import TrainingConfig
+from sclip.encoders.inputs import LogMelInput
 from sclip.evaluation.inference import infer_vectors
 from sclip.features.resident import ResidentStore
 from sclip.training.batches import TrainingBatches
@@ -63,6 +64,34 @@ def test_development_split_is_evaluated_on_the_device(corpus, arch, monkeypatch)
     monkeypatch.setattr("sclip.training.development.infer_vectors", torch.no_grad()(infer_vectors.__wrapped__))
     with rehearsal(monkeypatch):
         assert trainer_and_batches(corpus, arch, DEVICE)[0].evaluate_dev(dev_set) == expected
+
+
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, *WITH_VISUAL_WORDS])
+def test_a_device_without_fp64_trains_and_evaluates(corpus, arch, monkeypatch):
+    """As on Apple's GPUs: fp64 is computed on the CPU."""
+    dev_set = open_split(corpus, "dev")
+    trainer, batches = trainer_and_batches(corpus, arch, torch.device("cpu"))
+    row, dev = trainer.train_step([batches.read(0)])(), trainer.evaluate_dev(dev_set)
+    monkeypatch.setattr("sclip.device.WITHOUT_FP64", {DEVICE.type})
+    monkeypatch.setattr("sclip.training.development.infer_vectors", torch.no_grad()(infer_vectors.__wrapped__))
+    with rehearsal(monkeypatch) as device:
+        device.has_fp64 = False
+        with pytest.raises(TypeError, match="a device without fp64"):
+            torch.ones(3).to(DEVICE).double()
+        trainer, batches = trainer_and_batches(corpus, arch, DEVICE)
+        assert trainer.train_step([batches.read(0).to(DEVICE)])() == pytest.approx(row, rel=1e-5)
+        assert trainer.evaluate_dev(dev_set) == pytest.approx(dev)
+
+
+def test_log_mel_features_need_no_fp64_on_the_device(monkeypatch):
+    (waveform,) = recordings(4000)
+    expected = LogMelInput().features(waveform)
+    monkeypatch.setattr("sclip.device.WITHOUT_FP64", {DEVICE.type})
+    with rehearsal(monkeypatch) as device:
+        device.has_fp64 = False
+        features = LogMelInput().features(waveform.to(DEVICE))
+        assert features.device == DEVICE
+        assert torch.equal(features.cpu(), expected)
 
 
 def test_resident_frames_give_the_same_batches(corpus, monkeypatch):

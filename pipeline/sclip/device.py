@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sclip.errors import UserError
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+WITHOUT_FP64 = {"mps"}  # types of devices; mps are Apple's GPUs
 # Option numbers of glibc's mallopt.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 
@@ -41,6 +42,11 @@ def choose_device(name: str) -> str:
 def autocast(device: str | torch.device, precision: str) -> torch.autocast:
     """Return a context in which matrix products use a precision; fp32 changes nothing."""
     return torch.autocast(torch.device(device).type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def fp64(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in fp64, on its own device or, if the device has no fp64, on the CPU."""
+    return (tensor.cpu() if tensor.device.type in WITHOUT_FP64 else tensor).double()
 
 
 def exact_fp32() -> None:

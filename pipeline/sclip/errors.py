@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def counted(number: int, nouns: str) -> str:
+    """Return a number with its noun, which is given in the plural, such as 1 picture and 7,000 pictures."""
+    return f"{number:,} {nouns.removesuffix('s') if number == 1 else nouns}"
+
+
 class Problems:
     """Collects rows that cannot be used: raises at the first one, or with `skip` counts them."""
 
@@ -35,6 +40,7 @@ class Problems:
         self.skip = skip
         self.skipped: dict[str, str] = {}  # a row's name: what is wrong with it
         self.notes: Findings = {}
+        self.brief: set[str] = set()  # kinds of notes of which one case says all
 
     def add(self, row: str, message: str) -> None:
         """Record a row that cannot be used."""
@@ -42,9 +48,11 @@ class Problems:
             raise UserError(f"{row}: {message} (--on-error skip goes on without it)")
         self.skipped[row] = message
 
-    def note(self, kind: str, case: str) -> None:
-        """Record something that a user should know and that stops nothing."""
+    def note(self, kind: str, case: str, *, brief: bool = False) -> None:
+        """Record something that a user should know and that stops nothing. `brief`: one case of this kind says all."""
         self.notes.setdefault(kind, []).append(case)
+        if brief:
+            self.brief.add(kind)
 
     def nothing_left(self, message: str) -> UserError:
         """Return an error for a corpus without a usable row, with the first faults; often all rows have the same."""
@@ -53,10 +61,10 @@ class Problems:
 
     def report(self) -> None:
         """Log the skipped rows, grouped by reason, and the notes, grouped by kind."""
-        for line in (*list_findings("skipped", self._by_reason()), *list_findings("note", self.notes)):
+        for line in (*list_findings("skipped", self._by_reason()), *list_findings("note", self.notes, self.brief)):
             log.warning(line)
         if self.skipped:
-            log.warning(f"{len(self.skipped):,} rows skipped")
+            log.warning(f"{counted(len(self.skipped), 'rows')} skipped")
 
     def _by_reason(self) -> Findings:
         """Return the skipped rows: the commonest repeated reasons first, all other rows in one last group."""
@@ -72,9 +80,18 @@ class Problems:
         return findings
 
 
-def list_findings(title: str, findings: Findings) -> Iterator[str]:
-    """Yield lines: each finding with its count, the first cases of it, and how many more there are."""
+def list_findings(title: str, findings: Findings, brief: Collection[str] = ()) -> Iterator[str]:
+    """Yield lines: each finding with its count, the first cases of it, and how many more there are.
+
+    A single case is one line, and so is a kind in `brief`, with the first case.
+    """
     for kind, cases in findings.items():
+        if len(cases) == 1:
+            yield f"{title:9}{kind}: {cases[0]}"
+            continue
+        if kind in brief:
+            yield f"{title:9}{len(cases):,} {kind}; the first: {cases[0]}"
+            continue
         yield f"{title:9}{len(cases):,} {kind}"
         yield from (f"         - {case}" for case in cases[:MAX_CASES])
         if len(cases) > MAX_CASES:

@@ -137,3 +137,20 @@ def name_in_errors(path: Path) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def walk_folder(folder: str) -> Iterator[str]:
+    """Yield the files below a folder in the order of their names, through links to other folders."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
+
+    entered = set[tuple[int, int]]()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in entered:  # a link to a folder around it
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(place, name) for name in sorted(names) if not name.startswith("."))

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 LARGEST_INT = 2**63 - 1  # the limit of torch and numpy
 MOST_NODES = 100_000  # in a YAML text with all aliases expanded; params.yaml has about 2,000
+MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key <<, which takes over the values of other tables
 MAX_CHARACTERS = 200  # the most characters of a value in an error
 
 
@@ -108,7 +109,26 @@ def _check_surrogates(data: Any) -> None:
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, with errors that name the line of a value that Python cannot represent."""
+    """PyYAML's safe loader, which refuses duplicate keys. Errors name the line of what Python cannot represent."""
+
+    def __init__(self, text: str, where: str):
+        super().__init__(text)
+        self.where = where
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a key that a table has twice. PyYAML would keep the later value and drop the other."""
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}  # the line of each key
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE_TAG:
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in first:
+                    raise UserError(
+                        f"{self.where}: line {line}: the same table has the key {shortened(key.value)} in line "
+                        f"{first[name]} already; remove one of the two"
+                    )
+                first[name] = line
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -124,7 +144,7 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML into plain data. `where` names the text in errors."""
     try:
-        loader = _YamlLoader(text)
+        loader = _YamlLoader(text, where)
         node = loader.get_single_node()
         too_large = node is not None and _expanded(node, {}) >= MOST_NODES
         data = None if node is None or too_large else loader.construct_document(node)

@@ -19,6 +19,7 @@ from sclip.apps import demo_answer
 from sclip.apps.demo_answer import Demo, open_demo
 from sclip.cli import main
 from sclip.errors import UserError
+from sclip.report.utterances import NearestToken, Slot, Span, timeline_width
 
 COUNT = 9
 
@@ -95,6 +96,15 @@ def test_keywords_and_firings_are_those_of_the_model(demo):
     assert "fired" not in parallel + cascaded
 
 
+def test_columns_are_as_wide_as_their_keywords():
+    tokens = [NearestToken("mushroom", 0.8, False), NearestToken("a longer piece", 0.1, False)]
+    narrow, wide = (Slot(Span(0, width), tokens) for width in (10, 60))
+    assert timeline_width(1.0, [wide]) == 200
+    assert timeline_width(2.0, [wide, narrow]) * 0.10 >= 8 * len("mushroom")
+    assert timeline_width(2.0, [Slot(Span(0, 0.5), tokens)]) == 1200  # of a single frame
+    assert timeline_width(1.0, [Slot(None, tokens)]) == 200
+
+
 def write(path, samples) -> str:
     soundfile.write(path, samples, 16_000)
     return str(path)
@@ -106,7 +116,9 @@ def test_mistakes_are_one_line_without_the_folder(demo, tmp_path):
     mistakes = {
         str(tmp_path / "text.wav"): r"audio text\.wav: cannot be read: .*Format not recognised",
         str(tmp_path / "nothing.wav"): "audio nothing.wav: cannot be read",
-        write(tmp_path / "one.wav", np.zeros(1)): "audio one.wav: 1 samples at 16 kHz; expected at least 400",
+        write(
+            tmp_path / "one.wav", np.zeros(1)
+        ): "audio one.wav: too short: 0.0001 s, 1 sample at 16 kHz; expected at least 0.025 s, 400",
         write(tmp_path / "long.wav", np.zeros(16_000 * 361)): r"audio long.wav: 361.0 s long; expected at most 360 s",
     }
     for recording, message in mistakes.items():

@@ -84,7 +84,7 @@ def test_sentences_without_a_token_and_damaged_files_are_left_out(folder, model,
     Path("a/2.png").touch()
     output = run_sclip("embed", "image", "a", "--model", str(model), "--out", "out.npy")
     assert "a/2.png: cannot be read: not a picture" in output
-    assert "out.npy, out.npy.ids.json: 1 vectors; 1 skipped" in output
+    assert "out.npy, out.npy.ids.json: 1 vector; 1 skipped" in output
     sclip.embed("text", "a.txt", "text.npy", model=model)
     assert "a.txt:2: 100 tokens, cut to CLIP's 75" in caplog.text
 
@@ -98,7 +98,7 @@ def test_mistakes_are_named_before_anything_is_written(folder, model, monkeypatc
         ("image", "a", "x\udcff.npy", "x\udcff.npy: the name is not UTF-8; choose another one"),
         ("image", "b", "out.npy", "b: no such file or folder"),
         ("audio", "a", "out.npy", "a: no recordings there"),
-        ("image", "empty.png", "out.npy", "none of 1 pictures can be used"),
+        ("image", "empty.png", "out.npy", "none of 1 picture can be used"),
         ("text", "a/1.png", "out.npy", "not UTF-8"),
     ):
         with pytest.raises(UserError, match=message):

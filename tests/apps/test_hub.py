@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from golden_files import GOLDEN
 from hub_server import LARGE, TOKEN, Hub
 from small import model, recordings
 
 import sclip
+from sclip.cli import main
 from sclip.encoders.source import hub_problem
 
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -340,3 +342,16 @@ def test_a_push_without_a_network_is_one_line(hub, pushed):
     assert "me/other: not pushed: http://127.0.0.1:9 cannot be reached (ConnectError" in result["text"]
     assert result["text"].strip().count("\n") == 0
     assert result["waited"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch"], "nosuch: no such folder, and not the name of a hub repo, which is ORG/NAME"),
+        ([str(SHIPPED), "--metrics", "none.json"], "none.json: no such file"),
+    ],
+)
+def test_a_push_without_a_login_names_what_is_wrong_here_first(arguments, message, monkeypatch):
+    monkeypatch.setattr("sclip.apps.hub.get_token", lambda: None)
+    result = CliRunner().invoke(main, ["push", arguments[0], "me/other", *arguments[1:]])
+    assert (result.exit_code, result.stderr) == (1, f"Error: {message}\n")

@@ -107,7 +107,7 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(folder, model):
         "a/text.wav: cannot be read",
         "a/pipe.wav: not a file",
         "skipped  4 recordings",
-        "index: 1 recordings; 1 embedded, 0 dropped, 4 skipped",
+        "index: 1 recording; 1 embedded, 0 dropped, 4 skipped",
     ):
         assert line in output
     assert names() == ["a/1.wav"]

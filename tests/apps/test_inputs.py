@@ -45,7 +45,7 @@ def test_the_kind_follows_from_the_suffixes(folder):
     write_files("a/1.png", "b/1.wav", "b/2.FLAC")
     assert list_files("a").kind == "image"
     assert list_files("b").kind == "audio"
-    with pytest.raises(UserError, match="found 1 pictures and 2 recordings; give --kind image or --kind audio"):
+    with pytest.raises(UserError, match="found 1 picture and 2 recordings; give --kind image or --kind audio"):
         list_files(["a", "b"])
     assert names(list_files(["a", "b"], "audio")) == ["b/1.wav", "b/2.FLAC"]
     (folder / "x").touch()

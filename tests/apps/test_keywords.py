@@ -264,8 +264,8 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(models, tmp_path,
     assert [f.seconds for f in found] == [1, 2]
     reasons = [
         "cannot be read",
-        "1 samples are not finite",
-        "1 samples; a frame takes 400",
+        "1 sample is infinite or not a number",
+        "only 0.0001 s long; expected at least 0.1 s",
         "cannot be read",
         "no such file",
     ]
@@ -274,6 +274,15 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(models, tmp_path,
     assert all(reason in message for reason, message in zip(reasons, messages, strict=True))
     with pytest.raises(UserError, match="cannot be read"):
         list(keywords(models[CIF], audio))
+
+
+@pytest.mark.parametrize("seconds", [1, 21])  # as it is, and in windows
+def test_a_silent_recording_is_refused_or_left_out(models, seconds, caplog):
+    audio = [speechlike(1), np.full(seconds * RATE, 0.5, np.float32)]
+    with pytest.raises(UserError, match="recording 1: silent; expected a recording with speech"):
+        list(keywords(models[CIF], audio))
+    assert [found.name for found in keywords(models[CIF], audio, on_error="skip")] == ["recording 0"]
+    assert caplog.messages == ["recording 1: silent; expected a recording with speech; left out"]
 
 
 def test_models_without_keywords_or_cif_are_refused(models):
@@ -458,6 +467,20 @@ def test_a_recording_comes_from_standard_input(folder, wavs, tmp_path):
     assert "-: standard input can only be read once" in error("segment", "-", "-")
 
 
+def test_standard_input_gets_a_file_of_its_own_in_a_folder(folder, wavs, tmp_path):
+    """Its file was called `standard input.ctm`, and a recording of this name overwrote it without a word."""
+    out, same = f"{tmp_path}/out/", write(tmp_path / "standard input.wav", speechlike(1))
+    command = ["keywords", "-", str(same), "--model", str(folder), "--out", out]
+    result = CliRunner().invoke(main, [*command, "--format", "ctm"], input=wavs[1].read_bytes())
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["standard input.ctm", "stdin.ctm"]
+    assert (tmp_path / "out/stdin.ctm").read_text().startswith("standard_input 1 ")
+    clash = write(tmp_path / "stdin.wav", speechlike(1))
+    both = error("keywords", "-", clash, "--model", folder, "--format", "ctm", "--out", out)
+    assert f"- and {clash} would both be written to {out}stdin.ctm" in both
+    assert "a folder, whose name says no format; choose one of textgrid, vtt, ctm, csv, json" in error(*command)
+
+
 def test_without_a_usable_recording_nothing_is_written(folder, tmp_path):
     for name in ("one.wav", "two.wav"):
         (tmp_path / name).write_text("not a recording")
@@ -496,7 +519,7 @@ def test_mistakes_are_one_clear_line(folder, wavs, tmp_path):
     (tmp_path / "file").write_text("")
     assert "text.wav: cannot be read: Format not recognised" in error("keywords", tmp_path / "text.wav", *options)
     short = write(tmp_path / "short.wav", [0.5])
-    assert "short.wav: 1 samples; a frame takes 400" in error("keywords", short, *options)
+    assert "short.wav: only 0.0001 s long; expected at least 0.1 s" in error("keywords", short, *options)
     assert "none.wav: no such file" in error("keywords", tmp_path / "none.wav", *options)
     assert "a folder, not a recording" in error("keywords", tmp_path, *options)
     os.mkfifo(tmp_path / "pipe")

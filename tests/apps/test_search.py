@@ -145,6 +145,7 @@ def test_a_closed_standard_input_is_one_line(index):
 def test_mistakes_are_one_line(index, model, other_model):
     Path("text.wav").write_text("hello")
     write_recordings("one.wav", samples=1)
+    soundfile.write("silent.wav", np.zeros(16_000), 16_000)
     Path("empty").mkdir()
     os.mkfifo("pipe")
     for command, message in {
@@ -153,7 +154,8 @@ def test_mistakes_are_one_line(index, model, other_model):
         "search index empty": "empty: a folder; expected a file",
         "search index pipe": "pipe: not a file; expected a file",
         "search index text.wav": "audio text.wav: cannot be read",
-        "search index one.wav": "one.wav: 1 samples; a frame takes 400",
+        "search index one.wav": "one.wav: only 0.0001 s long; expected at least 0.1 s",
+        "search index silent.wav": "silent.wav: silent; expected a recording with speech",
         "search index --image text.wav": "image text.wav: cannot be read",
         "search index - -": "-: standard input can only be read once",
         "search nowhere --text dog": "nowhere: no such index; `sclip index FILES --model MODEL --out nowhere` makes",

@@ -51,10 +51,10 @@ def test_a_complete_preset_has_no_faults(project):
             "checkpoints": 1,
         }
     }
-    assert run_sclip("verify", "tiny").endswith("1 models, 1 checkpoints: 0 faults\n")
+    assert run_sclip("verify", "tiny").endswith("1 model, 1 checkpoint: 0 faults\n")
     shutil.rmtree("data/tiny/vectors")
     shutil.rmtree("models")
-    assert run_sclip("verify", "tiny") == "tiny: 28 rows, 28 recordings, 22 pictures, 1 shards: 0 faults\n"
+    assert run_sclip("verify", "tiny") == "tiny: 28 rows, 28 recordings, 22 pictures, 1 shard: 0 faults\n"
 
 
 def flip(path: Path, place: int) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sclip.config import Columns, CorpusConfig, HubConfig, PairsConfig, PlacesCo
 from sclip.corpora.check import check_corpus
 from sclip.corpora.hub import list_hub
 from sclip.corpora.listing import split_by_hash
-from sclip.corpora.make import make_corpus, read_listing
+from sclip.corpora.make import find_rows, make_corpus, read_listing
 from sclip.encoders.audio import read_audio
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse
@@ -147,6 +148,52 @@ def test_faults_of_pairs_are_found(tmp_path):
     assert "a.jpg and a.png have the same name; leave one" in text
     assert found["pairs outside the folders of the splits"] == ["top"]
     assert len(found) == 5
+
+
+def test_pairs_of_unusual_files(tmp_path):
+    """Each of them was once lost or misread without a word, or ended with a traceback."""
+    folder, elsewhere = tmp_path / "mine", tmp_path / "elsewhere"
+    for name in ("train/a.b", "train/a.c", "train/quiet", "train/hidden/.git/x", "train/._a.b"):
+        miniature.wav(folder / f"{name}.wav")
+        miniature.jpg(folder / f"{name}.jpg")
+    miniature.wav(elsewhere / "B.WAV")
+    miniature.jpg(elsewhere / "B.JPEG")
+    (elsewhere / "B.TXT").write_text("a\ndog\n")
+    miniature.textgrid(elsewhere / "B.TEXTGRID", {"words": miniature.spread("a dog")}, short=True)
+    (folder / "Test").symlink_to(elsewhere)
+    (elsewhere / "again").symlink_to(elsewhere)  # a loop
+    (folder / "train/a.b.txt").write_text("one")
+    (folder / "train/a.b.TXT").write_text("two")
+    (folder / "train/gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    miniature.jpg(folder / "train/gone.jpg")
+    (folder / "notes/test").mkdir(parents=True)
+    (folder / "notes/test/README.txt").write_text("a folder of this name decides no split of pairs")
+    os.mkfifo(folder / "train/pipe.wav")
+    for ending in (b"wav", b"jpg"):
+        shutil.copy(folder / f"train/quiet.{ending.decode()}", os.fsencode(folder) + b"/train/\xe9." + ending)
+    config = PairsConfig("pairs", str(folder))
+    problems = Problems(skip=True)
+    rows, listing = find_rows(config, tmp_path / "manifest.jsonl", problems)
+    assert [(row.id, row.split, row.text) for row in rows] == [
+        ("Test/B", "test", "a dog"),
+        ("train/a.c", "train", None),
+        ("train/quiet", "train", None),
+    ]
+    assert rows[0].words == (("a", *miniature.spread("a dog")[0][1:]), ("dog", *miniature.spread("a dog")[1][1:]))
+    assert listing.notes["text files and TextGrids without a pair"] == ["notes/test/README.txt"]
+    reasons = {name: reason.partition(";")[0].replace(str(folder), "mine") for name, reason in problems.skipped.items()}
+    assert reasons == {
+        "train/a.b": "a.b.TXT and a.b.txt have the same name",
+        "train/\udce9": "the name is not UTF-8, which a manifest needs",
+        "train/gone (train/gone)": "audio mine/train/gone.wav: no such file",
+    }
+
+
+def test_a_folder_without_pairs_says_what_is_there(tmp_path):
+    miniature.wav(tmp_path / "audio/a.wav")
+    miniature.jpg(tmp_path / "images/a.jpg")
+    with pytest.raises(UserError, match=r"no pairs: found 1 recording and 1 picture, none of them with the same name"):
+        read_listing(PairsConfig("pairs", str(tmp_path)), Problems())
 
 
 COLUMNS = Columns("audio", "image", text="caption", speaker="who", words="timed")

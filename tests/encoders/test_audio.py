@@ -136,7 +136,7 @@ def test_unusable_recordings_are_user_errors(tmp_path):
         (tmp_path / "none.wav", r"audio .*none\.wav: no such file"),
         (tmp_path / "empty.wav", r"audio .*empty\.wav: no samples"),
         (tmp_path / "headless.raw", r"audio .*headless\.raw: cannot be read"),
-        (broken, "row 7: 2 samples are not finite numbers"),
+        (broken, "row 7: 2 samples are infinite or not a number"),
         ({"array": TONE}, r"row 7: expected a path, or samples as floats, int16 or int32; found dict"),
         (TONE.reshape(-1, 2), r"row 7: expected \(samples,\) or \(channels, samples\), found \(8000, 2\)"),
         ([1, 2, 3], "found list of int64"),

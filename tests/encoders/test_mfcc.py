@@ -36,5 +36,5 @@ def test_features_equal_torchaudio_s_mfccs_and_deltas():
 
 
 def test_utterances_shorter_than_a_frame_are_refused():
-    with pytest.raises(UserError, match="utterance 1: 559 samples; a frame takes 560"):
+    with pytest.raises(UserError, match=r"1: too short: 0\.0349 s, 559 samples at 16 kHz; .* at least 0\.035 s, 560 "):
         MfccEncoder()(recordings(560, 559))

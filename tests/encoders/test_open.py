@@ -1,6 +1,7 @@
 """Encoders by name, and with weights drawn anew."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from small import CLIP_CONFIG, clip_encoder, recordings, speech_encoder
 
 from sclip.config import ClipEncoderConfig, SpeechEncoderConfig
 from sclip.encoders.mfcc import MfccEncoder
-from sclip.encoders.open import open_clip, open_speech
+from sclip.encoders.open import open_clip, open_speech, shortest_recording
 from sclip.errors import UserError
 
 
@@ -26,6 +27,18 @@ def folders(tmp_path_factory):
     save_file(CustomTextCLIP(**CLIP_CONFIG).state_dict(), folder / "custom-clip/open_clip_model.safetensors")
     MfccEncoder().save(folder / "mfcc")
     return folder
+
+
+def test_the_shortest_recording_is_known_without_weights(folders, tmp_path):
+    shutil.copy(folders / "speech-group/config.json", tmp_path)
+    trained = open_speech(SpeechEncoderConfig(str(folders / "speech-group")))
+    for name, samples in (
+        (str(tmp_path), trained.shortest),
+        (str(folders / "mfcc"), MfccEncoder.shortest),
+        ("mfcc", 560),
+        ("someone/not-downloaded", 400),
+    ):
+        assert shortest_recording(SpeechEncoderConfig(name)) == samples
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def test_extreme_rates_need_no_more_memory_than_others(rate, seconds):
 def test_faults_are_named(tmp_path):
     damaged = NOISE.copy()
     damaged[-5] = np.nan
-    with pytest.raises(UserError, match="noise: 1 samples are not finite numbers"):
+    with pytest.raises(UserError, match="noise: 1 sample is infinite or not a number"):
         windows(damaged)
     with pytest.raises(UserError, match="noise: no samples"):
         windows(NOISE[:0])

@@ -164,7 +164,7 @@ def test_utterances_with_more_keywords_than_max_slots_are_counted(dataset, tmp_p
     truncated = sum(count > 76 for count in frames)
     assert evaluate(tested, dataset, "cpu", tmp_path)["keywords"]["truncated"] == truncated
     message = (
-        f"{truncated} of {UTTERANCES} utterances have more keywords than max_slots; their last keywords are left out"
+        f"utterances with more keywords than max_slots: {truncated} of {UTTERANCES}; their last keywords are left out"
     )
     assert message in caplog.text
 
@@ -259,12 +259,16 @@ def test_distinct_captions_are_ranked_like_rows(tmp_path):
             assert metrics[direction][branch] == _rounded(scores(expected, pictures, bootstrap))
 
 
-def test_rows_without_text_give_one_warning(tmp_path, caplog):
+def test_rows_without_text_and_few_pictures_give_one_warning_each(tmp_path, caplog):
     data = corpus(tmp_path, words=False, texts=[None, *TEXTS[1:]])
     metrics = evaluate(model("cascaded"), data, "cpu", tmp_path / "out")
+    assert {metrics["speech_to_image"]["cascaded"][f"R@{k}"]["low"] for k in (5, 10)} == {100}
     assert metrics["counts"]["captions"] == UTTERANCES - 1
     assert "R@10" in metrics["speech_to_text"]["cascaded"]
-    assert caplog.messages == ["1 of 14 rows have no text; metrics that need text use the other 13 rows"]
+    assert caplog.messages == [
+        "pictures in split test: 5; with so few, speech → image R@5 and R@10 is 100 % for every model",
+        "rows without text: 1 of 14; metrics that need text use the others",
+    ]
 
 
 def test_stop_words_are_those_of_the_language(dataset, tmp_path):

@@ -355,9 +355,9 @@ def not_a_number(corpus):
 BAD = {
     "cannot be read: ": truncated,
     "cannot be read: Format not recognised": lambda corpus: (corpus.folder / "4.wav").write_bytes(b""),
-    "8000 samples are not finite numbers": not_a_number,
+    "8,000 samples are infinite or not a number": not_a_number,
     "no samples": lambda corpus: soundfile.write(corpus.folder / "4.wav", np.zeros(0), 16000),
-    "399 samples at 16 kHz; a frame takes 400": lambda corpus: corpus.record("4.wav", 399),
+    "399 samples at 16 kHz; expected at least 0.025 s, 400 samples": lambda corpus: corpus.record("4.wav", 399),
     "silent": lambda corpus: soundfile.write(corpus.folder / "4.wav", np.full(8000, 0.25), 16000),
 }
 
@@ -396,7 +396,7 @@ def test_a_corpus_without_a_usable_recording_is_refused(corpus, tmp_path):
     corpus.rows = corpus.rows[:1]
     corpus.write()
     corpus.record("0.wav", 10)
-    with pytest.raises(UserError, match="none of its 1 recordings can be used"):
+    with pytest.raises(UserError, match="none of its 1 recording can be used"):
         extract(corpus, tmp_path / "out", skip=True)
 
 

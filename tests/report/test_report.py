@@ -404,6 +404,36 @@ def test_report_counts_distinct_texts_and_rows_without_text():
     assert "Content words: all words, without punctuation (stop words: none: language not given)." in table
 
 
+def test_page_shows_the_settings_that_the_models_recorded():
+    """Since a training, params.yaml may have changed."""
+    for arch, seed, settings in (("parallel", 0, "7 steps"), ("parallel", 1, "9 steps"), ("hybrid", 0, "7 steps")):
+        file = add_run(arch, seed, parallel=20.0) / "metrics.json"
+        metrics = json.loads(file.read_text())
+        metrics["about"]["training"] = f"{settings} of 3 utterances"
+        file.write_text(json.dumps(metrics))
+    add_run("cascaded", cascaded=20.0)
+    report()
+    page = Path(f"results/{PRESET}/report.html").read_text()
+    training = re.sub(r"<.*?>", "", page.split("<dt>Training</dt>")[1].split("</div>")[0])
+    lines = [line.strip() for line in training.splitlines() if line.strip()]
+    assert lines[:6] == [
+        "7 steps of 3 utterances",
+        "parallel: seed 0",
+        "hybrid: seed 0",
+        "9 steps of 3 utterances",
+        "parallel: seed 1",
+        "settings not recorded",
+    ]
+
+
+def test_report_says_which_recalls_are_certain():
+    metrics = add_run("parallel", parallel=20.0) / "metrics.json"
+    certain = "The test split has 3 pictures, so speech → image R@5 and R@10 is 100 % for every model."
+    assert report().count(certain) == 1
+    metrics.write_text(metrics.read_text().replace('"pictures": 3', '"pictures": 11'))
+    assert "for every model" not in report()
+
+
 def test_metrics_of_an_older_version_are_refused():
     metrics = add_run("parallel", parallel=50.0) / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"states"', '"other"'))

@@ -40,6 +40,8 @@ def test_training_writes_a_model_folder_that_depends_only_on_the_seed(params, tm
     assert model.origin == {
         **{"trained on": "scenes", "preset": "scenes", "seed": "7"},
         **{"speech encoder": "speech", "CLIP": "clip"},
+        "training": "6 steps of 8 utterances, fp32, learning rate 0.002, "
+        "warmup steps 1, batches by length, dev every 3",
         "states in training": "hidden states stored in fp16, computed in fp32",
     }
     card = (folder / "README.md").read_text()
@@ -52,6 +54,14 @@ def test_training_writes_a_model_folder_that_depends_only_on_the_seed(params, tm
     assert (folder / "model.safetensors").read_bytes() == weights
     run_training(params, "scenes", "hybrid", 8)
     assert (folder.with_name("seed-8") / "model.safetensors").read_bytes() != weights
+
+
+def test_a_development_split_of_few_pictures_gives_a_warning(params, tmp_path, caplog):
+    run_training(params, "scenes", "parallel", 7)  # with 16 pictures
+    assert "split dev" not in caplog.text
+    write_corpus(tmp_path / "data/scenes", dev=10, encoders=write_encoders(tmp_path))
+    run_training(params, "scenes", "parallel", 7)
+    assert "split dev has 10 pictures, so R@10, which chooses the weights, hardly differs" in caplog.text
 
 
 def test_features_of_another_encoder_are_an_error(params):

@@ -17,7 +17,7 @@ from jinja2 import Environment
 from sclip.apps.demo_answer import Demo
 from sclip.apps.serving import HOST, import_gradio
 from sclip.encoders.audio import LONGEST_SECONDS
-from sclip.errors import printable
+from sclip.errors import counted, printable
 from sclip.report.page import templates
 from sclip.report.utterances import picture_url
 
@@ -48,7 +48,7 @@ def serve(demo: Demo, port: int, in_browser: bool) -> None:
                 footer_links=[],
                 head=_head(),
             )
-            log.info(f"{address} shows {len(demo.pictures):,} pictures; Ctrl-C stops it")
+            log.info(f"{address} shows {counted(len(demo.pictures), 'pictures')}; Ctrl-C stops it")
             threading.Event().wait()
         except KeyboardInterrupt:
             pass

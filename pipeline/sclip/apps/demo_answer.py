@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sclip.apps.inputs import list_files, walk_folder
-from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
+from sclip.apps.inputs import list_files
+from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio, too_short
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import UserError, printable
 from sclip.evaluation.examples import head_fields
+from sclip.files import walk_folder
 from sclip.heads.head import HeadOutput
 from sclip.model.speechclip import SpeechCLIP, load
 from sclip.report.page import COLOURS, VIEW, templates
@@ -99,7 +100,7 @@ class Demo:
         waveform = read_audio(recording)
         shortest = max(compared.model.speech.shortest for compared in self.models)
         if len(waveform) < shortest:
-            raise UserError(f"audio {recording}: {len(waveform)} samples at 16 kHz; expected at least {shortest}")
+            raise UserError(f"audio {recording}: {too_short(len(waveform), shortest)}")
         note = "The recording is silent: what is found means nothing." if is_silent(waveform) else ""
         answers = [self._of_model(number, waveform) for number in range(len(self.models))]
         return _render(

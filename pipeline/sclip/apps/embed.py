@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sclip.apps.inputs import NOUNS, Item, file_items, list_files, sentence_items
 from sclip.apps.outputs import check_unicode, check_writable
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 from sclip.files import atomic_file, locked, write_json
 from sclip.startup import paused_collection
 
@@ -76,7 +76,7 @@ def embed(
         store.remove()
     if not usable:
         name, reason = next(iter(skipped.items()))
-        raise UserError(f"none of {len(items):,} {NOUNS[kind]} can be used; the first: {name}: {reason}")
+        raise UserError(f"none of {counted(len(items), NOUNS[kind])} can be used; the first: {name}: {reason}")
     return EmbedResult(tuple(written), len(usable), embedded, skipped, time.monotonic() - began)
 
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sclip.apps.inputs import STANDARD_INPUT, STANDARD_INPUT_NAME
 from sclip.apps.keywords import FoundKeywords, Word
 from sclip.apps.outputs import check_writable
-from sclip.errors import UserError, printable
+from sclip.errors import UserError, counted, printable
 from sclip.files import write_text
 
 Format = Literal["textgrid", "vtt", "ctm", "csv", "json"]
@@ -46,8 +47,9 @@ class Destination:
     is_folder: bool
 
     def file_of(self, name: str) -> Path:
-        """Return the file in the folder of the recording `name`."""
-        return self.path / f"{printable(Path(name).stem)}{ENDINGS[self.form]}"
+        """Return the file in the folder of the recording `name`; that of standard input is called stdin."""
+        stem = "stdin" if name in (STANDARD_INPUT, STANDARD_INPUT_NAME) else printable(Path(name).stem)
+        return self.path / f"{stem}{ENDINGS[self.form]}"
 
     def write(self, found: Iterable[FoundKeywords], *, segments: bool = False) -> Iterator[Path]:
         """Write files, each of them atomically, and yield their paths. Those of a folder are written one by one."""
@@ -66,10 +68,12 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
     there are several. Without `form`, the name of the file decides.
     """
     path, suffix = Path(out), SUFFIXES.get(Path(out).suffix.lower())
+    is_folder = path.is_dir() or str(out).endswith("/")
     chosen = form or suffix
     if chosen is None:
+        if is_folder:
+            raise UserError(f"{out}: a folder, whose name says no format; choose one of {', '.join(ENDINGS)}")
         raise UserError(f"{out}: expected a name that ends in {', '.join(ENDINGS.values())}; or choose a format")
-    is_folder = path.is_dir() or str(out).endswith("/")
     is_folder = is_folder or (len(names) > 1 and chosen in SINGLE)
     target = Destination(chosen, path, is_folder)
     if is_folder and suffix is not None and not path.is_dir():
@@ -236,9 +240,8 @@ def _csv(entries: list[tuple[FoundKeywords, list[Word]]]) -> str:
 def as_table(recording: FoundKeywords, *, segments: bool = False) -> str:
     """Return a table for a terminal."""
     words = recording.segments if segments else _within(recording)
-    lines = [
-        f"{printable(recording.name)}: {recording.seconds:.2f} s, {len(words)} {'segments' if segments else 'keywords'}"
-    ]
+    found = counted(len(words), "segments" if segments else "keywords")
+    lines = [f"{printable(recording.name)}: {recording.seconds:.2f} s, {found}"]
     if words:
         width = max(8, *(len(printable(word.text)) for word in words))
         near = "also near" if any(len(word.pieces) > 1 for word in words) else ""

@@ -10,12 +10,12 @@ from huggingface_hub import HfApi, get_token
 
 from sclip import paths
 from sclip.encoders.mfcc import NAME as MFCC
-from sclip.encoders.source import check_repo_name, hub_problem
+from sclip.encoders.source import check_repo_name, find_folder, hub_problem
 from sclip.errors import UserError
 from sclip.files import write_text
 from sclip.model.card import model_card
 from sclip.model.folder import CONFIG_FILE, ModelConfig, read_config
-from sclip.model.speechclip import load
+from sclip.model.speechclip import REPO_FILES, load
 from sclip.parsing import read_json
 from sclip.paths import METRICS
 
@@ -49,6 +49,8 @@ def push(
     this folder it is found.
     """
     check_repo_name(repo)
+    given, _ = find_folder(str(model), None, REPO_FILES)
+    _find_metrics(read_config(given), metrics)  # faults of files here come before those of the hub
     if get_token() is None:
         raise UserError(
             f"{repo}: not pushed: not logged in; use `hf auth login`, or set HF_TOKEN to a token with write"

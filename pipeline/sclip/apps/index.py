@@ -21,7 +21,7 @@ from sclip.apps.index_config import (
 )
 from sclip.apps.inputs import NOUNS, Item, Kind, file_items, list_files
 from sclip.apps.outputs import check_unicode, check_writable
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 from sclip.files import check_digest, file_digest, locked
 from sclip.startup import paused_collection
 
@@ -89,7 +89,7 @@ def index(
         store.remove()
     if not usable:
         name, reason = skipped[0][0].name, skipped[0][1]
-        raise UserError(f"none of {len(items):,} {NOUNS[listing.kind]} can be used; the first: {name}: {reason}")
+        raise UserError(f"none of {counted(len(items), NOUNS[listing.kind])} can be used; the first: {name}: {reason}")
     dropped = 0 if table is None else len(set(table.names) - {item.name for item in items})
     reasons = {item.name: reason for item, reason in skipped}
     return IndexResult(folder, listing.kind, len(usable), embedded, dropped, reasons, time.monotonic() - began)

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
+from sclip.files import walk_folder
 from sclip.parsing import read_text
 
 if TYPE_CHECKING:
     from sclip.model.inputs import Recording
 
 STANDARD_INPUT = "-"
+STANDARD_INPUT_NAME = "standard input"  # in messages and results
 MOST_BYTES = 2**29  # of a recording on standard input
 Kind = Literal["image", "audio"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
@@ -140,23 +142,6 @@ def _read_list(name: str) -> Iterator[tuple[str, bool]]:
         yield from ((below, False) for below in walk_folder(path)) if os.path.isdir(path) else [(path, True)]
 
 
-def walk_folder(folder: str) -> Iterator[str]:
-    """Yield the files below a folder in the order of their names, through links to other folders."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
-
-    entered = set[tuple[int, int]]()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in entered:  # a link to a folder around it
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(place, name) for name in sorted(names) if not name.startswith("."))
-
-
 def _without_duplicates(found: Iterator[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """Return each file once, by its absolute path, under the first of its names; `explicit` if any of them is."""
     first: dict[str, str] = {}
@@ -173,7 +158,8 @@ def _common_kind(found: Sequence[tuple[str, bool]]) -> Kind:
     counts = Counter(kind for path, _ in found if (kind := kind_of(path)) is not None)
     if len(counts) > 1:
         raise UserError(
-            f"found {counts['image']:,} pictures and {counts['audio']:,} recordings; give --kind image or --kind audio"
+            f"found {counted(counts['image'], 'pictures')} and {counted(counts['audio'], 'recordings')}; give "
+            "--kind image or --kind audio"
         )
     if not counts and any(explicit for _, explicit in found):
         path = next(path for path, explicit in found if explicit)
@@ -204,4 +190,4 @@ def read_standard_input() -> "Recording":
     except (OSError, RuntimeError, TypeError):
         what = f"{len(data):,} bytes that are not a recording" if data else "nothing"
         raise UserError(f"standard input: found {what}; expected a wav, flac, ogg or mp3 file") from None
-    return Recording(samples.mean(1), rate, "standard input")
+    return Recording(samples.mean(1), rate, STANDARD_INPUT_NAME)

@@ -128,7 +128,7 @@ def keywords(
     `model` is a model, or what `sclip.load` takes. `audio` holds what `model.encode_speech` takes, of any length. `top`
     is the number of nearest pieces of each keyword. A recording of more than 20 seconds is read in windows of `window`
     seconds; a model with a fixed number of slots finds this number of keywords in each. With `on_error="skip"`, a
-    recording that cannot be used is logged and left out. `progress` shows a bar.
+    recording that cannot be used, such as a silent one, is logged and left out. `progress` shows a bar.
     """
     check_several(audio, 1)
     model = _opened(model)
@@ -175,8 +175,19 @@ def _stream(
         in_order = _in_order(model, parts, top, bar)
         for place, found in groupby(in_order, lambda window: window.place):
             windows = list(found)
-            if place not in failed:
-                yield _join(windows, model.frame_seconds)
+            if place in failed:
+                continue
+            if all(window.is_silent for window in windows):  # a long recording; a short one was refused before
+                _refuse(UserError(f"{windows[0].recording}: silent; expected a recording with speech"), skip)
+                continue
+            yield _join(windows, model.frame_seconds)
+
+
+def _refuse(error: UserError, skip: bool) -> None:
+    """Raise the error of a recording that cannot be used, or with `skip` log that it is left out."""
+    if not skip:
+        raise error
+    log.warning("%s; left out", error)
 
 
 def _parts(
@@ -189,17 +200,14 @@ def _parts(
         try:
             count, rate = measure(recording.audio, recording.rate, recording.name)
             if count <= max(window, WHOLE_SECONDS) * rate:
-                waveform = recording.decode(model.speech.shortest)
-                windows: Iterable[Window] = [Window(0, waveform, None)]
+                windows: Iterable[Window] = [Window(0, recording.usable(model.speech.shortest).audio, None)]
             else:
                 windows = read_windows(recording.audio, recording.rate, recording.name, size, frame)
             for part in windows:
                 yield _part(part, recording.name, place)
         except UserError as error:
-            if not skip:
-                raise
+            _refuse(error, skip)
             failed.add(place)
-            log.warning("%s; left out", error)
 
 
 def _part(window: Window, recording: str, place: int) -> _Part:

@@ -18,7 +18,7 @@ from sclip.apps.keywords import FoundKeywords, Word
 from sclip.apps.outputs import check_writable
 from sclip.encoders.audio import SAMPLE_RATE, Samples
 from sclip.encoders.windows import read_pieces
-from sclip.errors import UserError, printable
+from sclip.errors import UserError, counted, printable
 from sclip.files import atomic_file
 from sclip.model.inputs import as_recording
 
@@ -98,7 +98,7 @@ def _figure(found: FoundKeywords, peaks: Samples) -> tuple[list[Shape], int]:
     strip = max(STRIP_SECONDS, found.seconds / MOST_STRIPS)
     starts = np.arange(0, max(found.seconds, 1e-3), strip).tolist()
     strip = min(strip, found.seconds)
-    title = f"{printable(found.name)}: {found.seconds:.2f} s, {len(found.words)} keywords"
+    title = f"{printable(found.name)}: {found.seconds:.2f} s, {counted(len(found.words), 'keywords')}"
     title += " (grey: waveform; blue: CIF's weights; red: firings)" if found.has_segments else ""
     shapes: list[Shape] = [Label(MARGIN, 8, title, INK)]
     top = float(TITLE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sclip.apps.index_config import IndexConfig, faiss_file, read_config
-from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standard_input
+from sclip.apps.inputs import STANDARD_INPUT, STANDARD_INPUT_NAME, check_standard_input, read_standard_input
 from sclip.errors import UserError
 from sclip.startup import paused_collection
 
@@ -150,7 +150,7 @@ def _names(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any]) -> l
 def _name(item: Any, otherwise: str) -> str:
     if not isinstance(item, str | Path):
         return otherwise
-    return "standard input" if str(item) == STANDARD_INPUT else str(item)
+    return STANDARD_INPUT_NAME if str(item) == STANDARD_INPUT else str(item)
 
 
 def _encode(
@@ -159,10 +159,14 @@ def _encode(
     """Return the vectors of all queries (Q, J)."""
     import torch
 
+    from sclip.encoders.audio import SAMPLE_RATE
+    from sclip.model.inputs import recordings
+
     model = opened.model
     branch = opened.branch(branch) if audio else None
-    recordings = [read_standard_input() if isinstance(a, str) and a == STANDARD_INPUT else a for a in audio]
-    parts = [model.encode_speech(recordings, branch=branch)] if recordings else []
+    given = (read_standard_input() if isinstance(item, str) and item == STANDARD_INPUT else item for item in audio)
+    spoken = [recording.usable(model.speech.shortest) for recording in recordings(given, SAMPLE_RATE)]
+    parts = [model.encode_speech(spoken, branch=branch)] if spoken else []
     parts += [model.encode_text(list(text))] if text else []
     parts += [model.encode_image(list(image))] if image else []
     return torch.cat(parts).float()

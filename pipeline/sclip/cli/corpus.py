@@ -7,7 +7,7 @@ import click
 from sclip import paths
 from sclip.cli.options import on_error_option, preset_or_argument, preset_settings, problems_of, reads_params
 from sclip.cli.output import json_option, print_json
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 
 
 @click.command("fetch")
@@ -79,7 +79,7 @@ def make_corpus(
     if as_json:
         print_json({"manifest": manifest, "utterances": result.utterances, "skipped": problems.skipped})
     else:
-        click.echo(f"{manifest}: {result.utterances} utterances")
+        click.echo(f"{manifest}: {counted(result.utterances, 'utterances')}")
 
 
 @click.command("check-corpus")
@@ -89,14 +89,17 @@ def make_corpus(
 def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Read every recording and picture of PRESET's corpus once, and print counts, notes and faults.
 
-    Reads presets.PRESET.corpus and the files that it names; for scenes, what make-corpus made. Writes nothing, except
-    that a hub data set is unpacked into data/PRESET/unpacked. Exit status 1 if a file is missing or damaged, if a
+    Reads presets.PRESET.corpus and the files that it names; for scenes, what make-corpus made. A recording is too short
+    if the preset's speech encoder makes no frame of it. Writes nothing, except that a hub data set is unpacked into
+    data/PRESET/unpacked. Exit status 1 if a file is missing or damaged, if a
     picture occurs twice or in two splits, if word times do not fit, or if a published corpus is not complete.
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.check import as_data, check_corpus, report
+    from sclip.encoders.open import shortest_recording
 
-    check = check_corpus(params.preset(name).corpus, paths.manifest(name))
+    chosen = params.preset(name)
+    check = check_corpus(chosen.corpus, paths.manifest(name), shortest_recording(chosen.encoders.speech))
     if as_json:
         print_json({"preset": name, **as_data(check)})
     else:

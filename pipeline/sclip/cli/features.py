@@ -16,7 +16,7 @@ from sclip.cli.options import (
     reads_params,
 )
 from sclip.cli.output import json_option, print_json
-from sclip.errors import Problems, printable
+from sclip.errors import Problems, counted, printable
 
 
 @click.command("plan")
@@ -89,8 +89,8 @@ def extract_features(
         print_json({"folder": out, **vars(result), "skipped": problems.skipped})
         return
     click.echo(
-        f"{out}: {result.utterances} utterances, {result.hours:.2f} hours, {result.gigabytes:.2f} GB; "
-        f"{result.shards_computed} shards computed, {result.shards_reused} reused; {result.seconds:.0f} s"
+        f"{out}: {counted(result.utterances, 'utterances')}, {result.hours:.2f} hours, {result.gigabytes:.2f} GB; "
+        f"{counted(result.shards_computed, 'shards')} computed, {result.shards_reused} reused; {result.seconds:.0f} s"
     )
 
 
@@ -113,8 +113,8 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
     else:
         for finding in result.faults:
             click.echo(f"{printable(finding.where)}: {printable(finding.what)}")
-        counts = ", ".join(f"{count:,} {what}" for what, count in result.checked.items())
-        click.echo(f"{name}: {counts}: {len(result.faults)} faults")
+        counts = ", ".join(counted(count, what) for what, count in result.checked.items())
+        click.echo(f"{name}: {counts}: {counted(len(result.faults), 'faults')}")
     if result.faults:
         click.echo("Delete the damaged files; the command that wrote them computes what is missing.", err=as_json)
         raise SystemExit(1)
@@ -155,4 +155,5 @@ def embed_clip(
         print_json({"folder": out, **vars(result), "skipped": problems.skipped})
         return
     source = "reused" if result.reused else "computed"
-    click.echo(f"{out}: {result.images} pictures, {result.captions} captions; {source}; {result.seconds:.0f} s")
+    counts = f"{counted(result.images, 'pictures')}, {counted(result.captions, 'captions')}"
+    click.echo(f"{out}: {counts}; {source}; {result.seconds:.0f} s")

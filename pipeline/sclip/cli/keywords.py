@@ -10,7 +10,7 @@ import click
 from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standard_input
 from sclip.cli.options import device_option, model_option
 from sclip.cli.output import json_option
-from sclip.errors import UserError, printable
+from sclip.errors import UserError, counted, printable
 
 if TYPE_CHECKING:
     from sclip.apps.keywords import FoundKeywords
@@ -137,7 +137,7 @@ def _refuse_none(found: "Iterator[FoundKeywords]", given: int) -> "Iterator[Foun
         is_empty = False
         yield recording
     if is_empty:
-        raise UserError(f"none of {given:,} recordings can be used")
+        raise UserError(f"none of {counted(given, 'recordings')} can be used")
 
 
 def _check(

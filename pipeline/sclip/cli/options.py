@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from sclip.cli.completion import complete_archs, complete_models, complete_presets
+from sclip.cli.group import CHOSEN_PRESET
 from sclip.config import LARGEST_SEED, Params, load_params
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
@@ -40,7 +41,9 @@ _set_option = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a setting of params.yaml, by its full key: -S presets.scenes.training.steps=100. May be repeated.",
+    help="Override a setting of params.yaml, by its full key: -S presets.scenes.training.steps=100. A table, "
+    "KEY={a: 1, b: 2}, changes these keys and leaves the table's other keys, as in `dvc exp run -S`; a list or any "
+    "other value replaces what is there. May be repeated.",
 )
 _params_option = click.option(
     "--params",
@@ -145,6 +148,8 @@ def preset_settings(
     params = load_params(params_file, overrides)
     name = params.run.presets[0] if preset is None else preset
     params.preset(name)
+    if name != params.run.presets[0]:
+        click.get_current_context().meta[CHOSEN_PRESET] = name
     if arch is not None:
         params.experiment(name, arch)
     if random:

@@ -10,7 +10,7 @@ import click
 from sclip.apps.names import short_path
 from sclip.cli.options import branch_option, device_option, model_option
 from sclip.cli.output import json_option, print_json
-from sclip.errors import list_findings, printable
+from sclip.errors import counted, list_findings, printable
 
 if TYPE_CHECKING:
     from sclip.apps.search import Ranking
@@ -54,8 +54,8 @@ def index(
         return
     noun = "pictures" if result.kind == "image" else "recordings"
     click.echo(
-        f"{printable(str(out))}: {result.count:,} {noun}; {result.embedded:,} embedded, {result.dropped:,} dropped, "
-        f"{len(result.skipped):,} skipped; {result.seconds:.1f} s"
+        f"{printable(str(out))}: {counted(result.count, noun)}; {result.embedded:,} embedded, "
+        f"{result.dropped:,} dropped, {len(result.skipped):,} skipped; {result.seconds:.1f} s"
     )
 
 
@@ -137,7 +137,7 @@ def embed(
         print_json(result)
         return
     names = ", ".join(printable(str(file)) for file in result.files)
-    click.echo(f"{names}: {result.count:,} vectors; {len(result.skipped):,} skipped; {result.seconds:.1f} s")
+    click.echo(f"{names}: {counted(result.count, 'vectors')}; {len(result.skipped):,} skipped; {result.seconds:.1f} s")
 
 
 def _report_skipped(kind: str, skipped: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from sclip.cli.options import (
     reads_params,
 )
 from sclip.cli.output import json_option, print_json
+from sclip.errors import counted
 
 
 @click.command("transcribe")
@@ -59,4 +60,6 @@ def transcribe(
     if as_json:
         print_json({"file": out, **vars(result), "skipped": problems.skipped})
         return
-    click.echo(f"{out}: {result.transcripts} transcripts, {result.computed} computed; {result.seconds:.0f} s")
+    click.echo(
+        f"{out}: {counted(result.transcripts, 'transcripts')}, {result.computed} computed; {result.seconds:.0f} s"
+    )

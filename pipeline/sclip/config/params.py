@@ -98,8 +98,9 @@ class Params(_ParamsFile):
 def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ()) -> Params:
     """Read and check params.yaml.
 
-    An override is KEY=VALUE, as in `dvc exp run -S`: a full key with dots, and a value in YAML. DVC needs a + before a
-    key that the file does not have; here it has no effect.
+    An override is KEY=VALUE, as in `dvc exp run -S`: a full key with dots, and a value in YAML. As there, a table is
+    merged into the one in the file, and any other value replaces what is there. DVC needs a + before a key that the
+    file does not have; here it has no effect.
     """
     path = Path(path)
     data = read_yaml(path)
@@ -203,6 +204,18 @@ def _override(data: Any, override: str) -> Any:
     table, *names = key.split(".")
     if len(names) > 1 and table in ("presets", "recipes"):  # an override of a part must not create a new preset
         entry(as_table(data, key).get(table, {}), names[0], f"override {key}: {table}")
+    if nested == {} and _table_at(data, key.split(".")):
+        raise UserError(
+            f"override {override}: an empty table changes nothing, because tables are merged; set the keys in it, or "
+            "edit the file"
+        )
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return merged(as_table(data, key), nested)
+
+
+def _table_at(data: Any, parts: Sequence[str]) -> bool:
+    """Return whether a table that is not empty lies at a key."""
+    for part in parts:
+        data = data.get(part) if isinstance(data, Mapping) else None
+    return isinstance(data, Mapping) and len(data) > 0

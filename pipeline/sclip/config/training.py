@@ -1,6 +1,6 @@
 """The settings of the training of a head."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from sclip.config.checks import require
@@ -23,6 +23,21 @@ class TrainingConfig:
     crop_frames: int = 320  # random crop of longer utterances; the published recipe crops 6.4 s of audio instead
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
     dev_every: int | None = None  # steps between two evaluations on the development split; None: once an epoch
+
+    def describe(self) -> str:
+        """Return the settings as one line: the usual ones, and others that are not the published ones."""
+        usual = {"steps", "batch", "precision", "learning_rate"}
+        others = [
+            f"{field.name} {getattr(self, field.name)}".replace("_", " ")
+            for field in fields(self)
+            if field.name not in usual and getattr(self, field.name) != field.default
+        ]
+        first = [
+            f"{self.steps:,} steps of {self.batch:,} utterances",
+            self.precision,
+            f"learning rate {self.learning_rate}",
+        ]
+        return ", ".join([*first, *others])
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "crop_frames", "dev_every"):

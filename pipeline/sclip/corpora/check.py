@@ -5,6 +5,7 @@ import io
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.pictures import FLAT, is_flat, picture_fault, read_rgb
 from sclip.errors import Fault, Findings, Problems, list_findings
 
-SHORTEST = 400  # samples at 16 kHz that make one frame of the speech encoders
+SHORTEST = 400  # samples at 16 kHz that make one frame of most speech encoders
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,13 @@ class _CheckedFile(NamedTuple):
 _CheckedFiles = list[tuple[Row, _CheckedFile]]
 
 
-def check_corpus(config: CorpusConfig, manifest: Path) -> Check:
-    """Check a preset's corpus: the files of its source, or, for scenes, those that `make-corpus` made."""
+def check_corpus(config: CorpusConfig, manifest: Path, shortest: int = SHORTEST) -> Check:
+    """Check a preset's corpus: the files of its source, or, for scenes, those that `make-corpus` made.
+
+    `shortest` is the number of samples that make one frame of the preset's speech encoder.
+    """
     rows, check = _find_rows(config, manifest)
-    recordings = _check_files(rows, _check_recording, "recordings")
+    recordings = _check_files(rows, partial(_check_recording, shortest=shortest), "recordings")
     pictures = _check_files(list({row.image: row for row in rows}.values()), _check_picture, "pictures")
     for kind, files in ((CONVERTED, recordings), (FLAT, pictures)):
         for row, file in files:
@@ -110,7 +114,7 @@ def report(check: Check) -> Iterator[str]:
         numbers = " | ".join(f"{getattr(counts, of):,}" for of in ("utterances", "pictures", "captions", "speakers"))
         yield f"| {split} | {numbers} | {sum(seconds) / 3600:.2f} | {spread} |"
     for title, findings in (("note", check.notes), ("fault", check.faults)):
-        yield from list_findings(title, dict(sorted(findings.items())))
+        yield from list_findings(title, dict(sorted(findings.items())), brief=(CONVERTED,))
 
 
 def _find_rows(config: CorpusConfig, manifest: Path) -> tuple[list[Row], Check]:
@@ -142,9 +146,9 @@ def _check_files(rows: Sequence[Row], check_file: Callable[[Row], _CheckedFile],
     return checked
 
 
-def _check_recording(row: Row) -> _CheckedFile:
+def _check_recording(row: Row, shortest: int) -> _CheckedFile:
     recording = inspect(row)
-    waveform = decode(recording, SHORTEST)
+    waveform = decode(recording, shortest)
     if isinstance(waveform, Fault):
         return _CheckedFile(recording.hash, fault=waveform.reason)
     return _CheckedFile(recording.hash, len(waveform) / SAMPLE_RATE, recording.note)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import soundfile
 from torch import Tensor
 
-from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio
+from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio, too_short
 from sclip.errors import Fault, UserError
 from sclip.files import check_system
 
@@ -64,7 +64,7 @@ def decode(recording: Recording, shortest: int) -> Tensor | Fault:
     except UserError as error:
         return Fault(str(error).replace(str(path), path.name))
     if len(waveform) < shortest:
-        return Fault(f"audio {path.name}: {len(waveform)} samples at 16 kHz; a frame takes {shortest}")
+        return Fault(f"audio {path.name}: {too_short(len(waveform), shortest)}")
     if is_silent(waveform):
         return Fault(f"audio {path.name}: silent")
     return waveform

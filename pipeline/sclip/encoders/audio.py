@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 
 SAMPLE_RATE = 16_000
 HIGHEST_RATE = 384_000
@@ -150,6 +150,14 @@ def is_silent(waveform: Tensor) -> bool:
     return bool(np.ptp(waveform.numpy()) < SILENCE)
 
 
+def too_short(samples: int, shortest: int) -> str:
+    """Return why an encoder cannot take a recording, as the end of an error. `shortest` samples make one frame."""
+    return (
+        f"too short: {samples / SAMPLE_RATE:.4f} s, {counted(samples, 'samples')} at 16 kHz; expected at least "
+        f"{shortest / SAMPLE_RATE:.3f} s, {shortest} samples, for one frame"
+    )
+
+
 def resample(samples: Samples, rate: int) -> Samples:
     """Interpolate samples (N,) at `rate` to 16 kHz: (ceil(N * 16000 / rate),)
 
@@ -211,5 +219,6 @@ def checked(samples: Samples, name: str) -> Tensor:
     if len(samples) == 0:
         raise UserError(f"{name}: no samples")
     if not np.isfinite(samples).all():
-        raise UserError(f"{name}: {int((~np.isfinite(samples)).sum())} samples are not finite numbers")
+        bad = int((~np.isfinite(samples)).sum())
+        raise UserError(f"{name}: {counted(bad, 'samples')} {'is' if bad == 1 else 'are'} infinite or not a number")
     return torch.from_numpy(samples)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 
+from sclip.device import fp64
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.padded import Padded, valid_mask
 
@@ -33,6 +34,14 @@ class Inputs(NamedTuple):
     first_lengths: list[int]  # frames after the first convolution, or none
 
 
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Return how many samples the convolutions make one frame of."""
+    samples = 1
+    for kernel, stride in reversed(list(zip(kernels, strides, strict=True))):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
 class WaveformInput:
     """Samples, padded. With `normalize` each utterance is first brought to zero mean and unit variance."""
 
@@ -43,11 +52,7 @@ class WaveformInput:
     @property
     def shortest(self) -> int:
         """Return how many samples make one frame: the receptive field of the convolutions."""
-        samples = 1
-        layers = zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True)
-        for kernel, stride in reversed(list(layers)):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        return receptive_field(self.model.config.conv_kernel, self.model.config.conv_stride)
 
     def frames(self, samples: Tensor) -> Tensor:
         """Return the number of frames of waveforms, given their numbers of samples."""
@@ -98,7 +103,7 @@ class LogMelInput:
         """(N,) -> (T, STACKED * MELS)"""
         with torch.autocast(waveform.device.type, enabled=False):
             # In fp64, because a quiet band lies beside one that is a million times as loud.
-            frames = waveform.double().unfold(0, WINDOW, HOP) * FULL_SCALE  # (frames of 10 ms, WINDOW)
+            frames = fp64(waveform).unfold(0, WINDOW, HOP) * FULL_SCALE  # (frames of 10 ms, WINDOW)
             frames = frames - frames.mean(1, keepdim=True)
             before = torch.cat([frames[:, :1], frames[:, :-1]], 1)
             frames = (frames - PREEMPHASIS * before) * self.window.to(frames)
@@ -106,7 +111,7 @@ class LogMelInput:
             bands = (power @ self.filters.to(power)).clamp(min=FLOOR).log()  # (frames of 10 ms, MELS)
             bands = (bands - bands.mean(0)) / (bands.var(0) + LEAST_VARIANCE).sqrt()
         count = len(bands) // STACKED
-        return bands[: count * STACKED].reshape(count, -1).float()
+        return bands[: count * STACKED].reshape(count, -1).float().to(waveform.device)
 
     def extractor(self) -> Any:
         """Return what transformers calls the same."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.audio import SAMPLE_RATE, too_short
 from sclip.encoders.source import Source
 from sclip.errors import UserError
 from sclip.fingerprints import module_fingerprint
@@ -59,7 +59,7 @@ class MfccEncoder(nn.Module):
         """16 kHz waveforms (N,) -> (B, 1, T, D)"""
         for i, waveform in enumerate(waveforms):
             if len(waveform) < self.shortest:
-                raise UserError(f"utterance {i}: {len(waveform)} samples; a frame takes {self.shortest}")
+                raise UserError(f"utterance {i}: {too_short(len(waveform), self.shortest)}")
         device = self.mfcc.dct_mat.device
         samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
         batch = pad_sequence([w.to(device, torch.float32) for w in waveforms], batch_first=True)  # (B, N)

@@ -16,9 +16,11 @@ from transformers import HubertConfig, HubertModel
 
 from sclip.config import ClipEncoderConfig, SpeechEncoderConfig
 from sclip.encoders.clip import ClipEncoder, empty_clip, sizes_of_tag
+from sclip.encoders.inputs import receptive_field
 from sclip.encoders.mfcc import CONFIG_FILE, NAME, MfccEncoder
-from sclip.encoders.source import Source
-from sclip.encoders.speech import SpeechEncoder
+from sclip.encoders.source import Source, find_folder
+from sclip.encoders.speech import CONFIG_FILE as SPEECH_CONFIG_FILE
+from sclip.encoders.speech import SpeechEncoder, samples_of_a_frame
 from sclip.errors import UserError
 
 AnySpeechEncoder = SpeechEncoder | MfccEncoder
@@ -37,9 +39,27 @@ LARGE = {
 SPEECH_SIZES: dict[str, dict[str, Any]] = {"facebook/hubert-base-ls960": {}, "facebook/hubert-large-ll60k": LARGE}
 
 
+def shortest_recording(config: SpeechEncoderConfig) -> int:
+    """Return how many samples make one frame of an encoder, by its configuration alone. Nothing is downloaded.
+
+    An encoder whose configuration is not on this machine is taken for one like HuBERT.
+    """
+    if _is_mfcc(config):
+        return MfccEncoder.shortest
+    try:
+        folder, _ = find_folder(config.name, config.revision, [SPEECH_CONFIG_FILE], local_files_only=True)
+        return samples_of_a_frame(folder)
+    except UserError:
+        return receptive_field(HubertConfig().conv_kernel, HubertConfig().conv_stride)
+
+
+def _is_mfcc(config: SpeechEncoderConfig) -> bool:
+    return config.name == NAME or (Path(config.name) / CONFIG_FILE).is_file()
+
+
 def open_speech(config: SpeechEncoderConfig) -> AnySpeechEncoder:
     """Open `mfcc`, a folder of either kind of encoder, or a hub repo."""
-    if config.name == NAME or (Path(config.name) / CONFIG_FILE).is_file():
+    if _is_mfcc(config):
         for option in ("revision", "normalize_waveform", "random_seed"):
             if getattr(config, option) is not None:
                 raise UserError(f"speech encoder {config.name}: has no {option}, found {getattr(config, option)!r}")

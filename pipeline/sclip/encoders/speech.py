@@ -31,7 +31,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sclip.encoders.inputs import LogMelInput, WaveformInput
+from sclip.encoders.audio import too_short
+from sclip.encoders.inputs import LogMelInput, WaveformInput, receptive_field
 from sclip.encoders.sizes import check_speech_sizes
 from sclip.encoders.source import Source, fetch_repo, find_folder
 from sclip.errors import UserError
@@ -172,7 +173,7 @@ class SpeechEncoder(nn.Module):
         """Encode 16 kHz waveforms (N,) -> all hidden states, or the chosen ones: (B, L, T, D)"""
         for i, waveform in enumerate(waveforms):
             if len(waveform) < self.shortest:
-                raise UserError(f"utterance {i}: {len(waveform)} samples; a frame takes {self.shortest}")
+                raise UserError(f"utterance {i}: {too_short(len(waveform), self.shortest)}")
         device = self.model.device
         waveforms = [w.to(device, torch.float32) for w in waveforms]
         samples = torch.tensor([len(w) for w in waveforms], device=device)
@@ -224,6 +225,14 @@ def _read_config(folder: Path, name: str) -> tuple[Any, PreTrainedConfig]:
     except Exception as error:  # whatever a wrong value makes of the class's own checks
         reason = " ".join(str(error).split())
         raise UserError(f"speech encoder {name}: {folder / CONFIG_FILE}: cannot be used: {reason}") from None
+
+
+def samples_of_a_frame(folder: Path) -> int:
+    """Return how many samples make one frame of the encoder in `folder`, without reading its weights."""
+    kind, config = _read_config(folder, str(folder))
+    if kind is FAMILY[LOG_MEL]:
+        return LogMelInput.shortest
+    return receptive_field(config.conv_kernel, config.conv_stride)
 
 
 @contextmanager

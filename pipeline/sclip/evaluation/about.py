@@ -9,7 +9,7 @@ from sclip.evaluation.bootstrap import RESAMPLES
 from sclip.evaluation.keywords import describe_stop_words
 from sclip.features.dataset import Dataset
 from sclip.features.settings import describe_states
-from sclip.model.folder import STATES
+from sclip.model.folder import STATES, TRAINING
 from sclip.model.speechclip import SpeechCLIP
 
 
@@ -21,6 +21,7 @@ def describe_run(model: SpeechCLIP, dataset: Dataset, seed: int, language: str |
         "encoders": _encoders(dataset),
         "states": describe_states(dataset.store.features),
         **({"training_states": model.origin[STATES]} if STATES in model.origin else {}),
+        **({"training": model.origin[TRAINING]} if TRAINING in model.origin else {}),
         "stop_words": describe_stop_words(language),
         "sclip": sclip.__version__,
         "torch": str(torch.__version__),

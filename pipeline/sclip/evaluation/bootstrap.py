@@ -27,7 +27,7 @@ class Bootstrap:
     def of_sums(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate a figure of sums (..., K) -> (...) from the `amounts` (N, K) to sum and their `pictures` (N,)."""
         sums = torch.zeros(self.weights.shape[1], amounts.shape[1], dtype=torch.float64)
-        sums.index_add_(0, pictures.cpu(), amounts.double().cpu())
+        sums.index_add_(0, pictures.cpu(), amounts.cpu().double())
         return _estimate(figure(sums.sum(0)), figure(self.weights @ sums))
 
     def mean(self, values: Tensor, pictures: Tensor, counted: Tensor | None = None) -> Estimate:
@@ -39,7 +39,7 @@ class Bootstrap:
 
     def median(self, values: Tensor, pictures: Tensor) -> Estimate:
         """Estimate the median: the smallest value that at least half of the values do not exceed."""
-        ordered, order = values.double().cpu().sort()
+        ordered, order = values.cpu().double().sort()
         owners = pictures.cpu()[order]
 
         def medians(weights: Tensor) -> Tensor:  # (S, I) -> (S,)

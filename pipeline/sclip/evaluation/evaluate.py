@@ -3,8 +3,8 @@
 `metrics.json` gives shares in %, and most figures as {value, low, high} with a 95 % interval over pictures:
 
     about             what was evaluated and how: `states` describes the hidden states that were evaluated,
-                      `training_states` those of the training, if known; `stop_words`: see keywords.py;
-                      `transcripts`: whose they are
+                      `training_states` those of the training, and `training` its settings, if known;
+                      `stop_words`: see keywords.py; `transcripts`: whose they are
     counts            utterances, pictures, captions (utterances with text), distinct_captions
     layers            the weight of each hidden state of the speech encoder; 0 is the first
     speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` only the recalls
@@ -46,7 +46,7 @@ import torch
 from sclip import distributed
 from sclip.evaluation.about import describe_run
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.directions import Transcripts, score_retrieval
+from sclip.evaluation.directions import Transcripts, always_found, score_retrieval
 from sclip.evaluation.examples import examples
 from sclip.evaluation.groups import group_scores
 from sclip.evaluation.inference import DecodedKeywords, infer
@@ -117,14 +117,16 @@ def evaluate(
 
 
 def _log_warnings(dataset: Dataset, truncated: int) -> None:
-    with_text, count = len(dataset.captioned), len(dataset)
-    if 0 < with_text < count:
+    with_text, count, pictures = len(dataset.captioned), len(dataset), len(dataset.images)
+    if certain := always_found(pictures):
         log.warning(
-            f"{count - with_text} of {count} rows have no text; metrics that need text use the other {with_text} rows"
+            f"pictures in split test: {pictures}; with so few, speech → image {certain} is 100 % for every model"
         )
+    if 0 < with_text < count:
+        log.warning(f"rows without text: {count - with_text} of {count}; metrics that need text use the others")
     if truncated:
         log.warning(
-            f"{truncated} of {count} utterances have more keywords than max_slots; their last keywords are left out"
+            f"utterances with more keywords than max_slots: {truncated} of {count}; their last keywords are left out"
         )
 
 

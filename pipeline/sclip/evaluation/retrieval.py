@@ -11,6 +11,7 @@ So a model that gives all inputs the same vector scores at chance, whatever the 
 import torch
 from torch import Tensor
 
+from sclip.device import fp64
 from sclip.evaluation.bootstrap import Bootstrap, Estimate
 
 ROUNDING = 1e-6  # scores of the same keywords differ by less than this between batches
@@ -76,7 +77,12 @@ def _ranked_before(scores: Tensor, best: Tensor, first: Tensor, places: Tensor) 
 
 def recalls(ranks: Tensor, at: tuple[int, ...] = AT) -> dict[int, float]:
     """Return the share of queries, in %, with a correct answer among the first K candidates."""
-    return {k: 100 * float((ranks <= k).double().mean()) for k in at}
+    return {k: 100 * float(fp64(ranks <= k).mean()) for k in at}
+
+
+def always_found(pictures: int) -> str | None:
+    """Return the recalls that are 100 % for every model, because there are no more pictures than K; None if none is."""
+    return " and ".join(f"R@{k}" for k in AT if k >= pictures) or None
 
 
 def chance_recalls(answers: Tensor, candidates: int, at: tuple[int, ...] = AT) -> dict[int, float]:

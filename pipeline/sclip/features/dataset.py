@@ -19,7 +19,7 @@ from sclip.corpora.manifest import Manifest, Row, read_manifest
 from sclip.corpora.recordings import inspect
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Problems, UserError
+from sclip.errors import Problems, UserError, counted
 from sclip.features.encode import FeatureEncoder
 from sclip.features.online import OnlineStore, online_index
 from sclip.features.resident import ResidentStore, fits
@@ -98,7 +98,9 @@ class Dataset:
         features = describe(encoder.encoder, encoder.config)
         index = online_index(features, recordings, encoder.encoder, problems)
         if rows and not index["lengths"]:
-            raise problems.nothing_left(f"{manifest}: none of {len(rows)} recordings of split {split} can be used")
+            raise problems.nothing_left(
+                f"{manifest}: none of {counted(len(rows), 'recordings')} of split {split} can be used"
+            )
         store = OnlineStore(index, rows, encoder)
         (dataset,) = cls._build(manifest, rows, store, json.dumps(index), vectors, (split,))
         return dataset

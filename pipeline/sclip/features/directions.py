@@ -16,7 +16,7 @@ from sclip.concurrency import process_batches
 from sclip.config import FeaturesConfig
 from sclip.corpora.recordings import Recording, decode
 from sclip.encoders.audio import SAMPLE_RATE
-from sclip.errors import Fault, Problems, UserError
+from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.codes import Directions
 from sclip.features.encode import FeatureEncoder, batches_by_length
 from sclip.fingerprints import data_fingerprint, tensors_fingerprint
@@ -64,7 +64,7 @@ def _sample(recordings: Sequence[Recording]) -> list[Recording]:
         problems = Problems(skip=True)
         for recording in recordings:
             problems.add(recording.row.name, recording.fault.reason if recording.fault else "")
-        raise problems.nothing_left(f"none of {len(recordings)} recordings can be used")
+        raise problems.nothing_left(f"none of {counted(len(recordings), 'recordings')} can be used")
     before = accumulate((recording.samples / SAMPLE_RATE for recording in usable), initial=0.0)
     return [recording for recording, seconds in zip(usable, before, strict=False) if seconds < SAMPLE_SECONDS]
 

@@ -17,7 +17,7 @@ from sclip.corpora.manifest import Row, read_manifest
 from sclip.device import autocast
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
-from sclip.errors import Fault, Problems, UserError
+from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.tokens import embed_tokens
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
 from sclip.files import check_system, remove_unfinished
@@ -131,7 +131,7 @@ def _embed(
     captions, texts = _embed_captions([row for row in rows if row.id not in skipped], clip, device, skip)
     usable = [row for row in rows if row.id not in skipped]
     if not images:
-        raise problems.nothing_left(f"none of {len(pictures)} pictures can be used")
+        raise problems.nothing_left(f"none of {counted(len(pictures), 'pictures')} can be used")
     training = dict.fromkeys(row.image_id for row in usable if row.split == "train")
     tokens = embed_tokens(usable, _stacked([images[name] for name in training], clip), clip, device)
     index = {

@@ -26,7 +26,7 @@ from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.corpora.recordings import CONVERTED, Recording, inspect
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Fault, Problems, UserError
+from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.directions import find_directions
 from sclip.features.encode import FeatureEncoder, batches_by_length
 from sclip.features.online import online_index
@@ -105,7 +105,7 @@ def extract_features(
     computed = _compute_missing(parts, out, FeatureEncoder(encoder, directions, config, device), features, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
-        raise problems.nothing_left(f"{manifest}: none of its {len(rows)} recordings can be used")
+        raise problems.nothing_left(f"{manifest}: none of its {counted(len(rows), 'recordings')} can be used")
     _publish(out, features, shards)
     frames = sum(len(shard.states) for shard in shards)
     return ExtractionResult(
@@ -183,7 +183,7 @@ def _inspect(rows: Sequence[Row], problems: Problems) -> list[Recording]:
     for row in rows:
         recording = inspected[row.id]
         if recording.note is not None:
-            problems.note(CONVERTED, f"{row.name}: {recording.note}")
+            problems.note(CONVERTED, f"{row.name}: {recording.note}", brief=True)
         if recording.fault is not None and not problems.skip:  # with skip, the recording's shard reports it
             problems.add(row.name, recording.fault.reason)
     return [inspected[row.id] for row in rows]

@@ -27,7 +27,7 @@ from sclip.device import PRECISIONS, autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Problems, UserError
+from sclip.errors import Problems, UserError, counted
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
 from sclip.features.store import CODES
 
@@ -137,7 +137,9 @@ def _readable(sample: Sequence[Row]) -> list[Recording]:
     """Inspect the recordings of some rows, and return those without a fault."""
     recordings = [r for _, batch in prefetch_batches(chunks(sample, 64), inspect) for r in batch if r.fault is None]
     if not recordings:
-        raise UserError(f"none of {len(sample)} recordings can be read; run `sclip check-corpus` to see why")
+        raise UserError(
+            f"none of {counted(len(sample), 'recordings')} can be read; run `sclip check-corpus` to see why"
+        )
     return recordings
 
 
@@ -269,7 +271,7 @@ def describe_plan(plan: Plan, preset: str, folder: Path, device: str) -> Iterato
 def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
     sampled = f"{plan.sampled:,} of them looked at" if plan.sampled < plan.utterances else "all looked at"
     states, width = plan.states
-    yield f"{plan.utterances:,} utterances ({sampled}), {plan.pictures:,} pictures"
+    yield f"{counted(plan.utterances, 'utterances')} ({sampled}), {counted(plan.pictures, 'pictures')}"
     yield f"{plan.seconds / 3600:,.2f} hours ± {100 * plan.relative_error:.1f} %, {plan.frames:,.0f} frames"
     yield f"{states} hidden states of {width} numbers per frame, stored in data/{preset}/features:"
     for storage, name in [

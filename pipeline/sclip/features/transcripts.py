@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.corpora.manifest import Row, read_manifest
 from sclip.corpora.recordings import Recording, decode, inspect
-from sclip.errors import Fault, Problems, UserError
+from sclip.errors import Fault, Problems, UserError, counted
 from sclip.index_file import read_index_file, write_index_file
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def transcribe(
                 _write(out, origin, {**known, **texts}, skipped)
             bar.update(len(batch))
     if not texts:
-        raise problems.nothing_left(f"{manifest}: none of {len(rows)} recordings of split {split} can be used")
+        raise problems.nothing_left(
+            f"{manifest}: none of {counted(len(rows), 'recordings')} of split {split} can be used"
+        )
     _write(out, origin, texts, skipped)
     return TranscriptionResult(len(texts), computed, time.monotonic() - began)
 

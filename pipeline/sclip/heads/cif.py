@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sclip import distributed
 from sclip.config import CifConfig
+from sclip.device import fp64
 from sclip.padded import Padded
 
 # This margin is added to a scaled sum. Without it, rounding could lose the last slot.
@@ -109,8 +110,7 @@ def integrate_and_fire(
     last firing is stored in the next slot, past the utterance's length, if a longer utterance of the batch has that
     many slots. `target` (B,) scales α so that this number of slots fires.
     """
-    # Apple's GPUs have no fp64, so the weights are computed on the CPU there.
-    total = (alpha.cpu() if alpha.device.type == "mps" else alpha).double().cumsum(-1)
+    total = fp64(alpha).cumsum(-1)  # on the CPU if the device has no fp64; the results go back to the device
     if target is not None:
         scaled_sum, last = threshold * target.to(total) + FIRING_MARGIN, total[:, -1]
         total = total * (scaled_sum / torch.where(last > 0, last, 1.0))[:, None]

@@ -20,7 +20,7 @@ from transformers import HubertConfig, HubertModel
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.source import Source, fetch_file
 from sclip.encoders.speech import SpeechEncoder, declared_options
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.checkpoint import read_checkpoint
 from sclip.interop.fairseq import PRETRAINING_TENSORS, hubert_config, hubert_name
@@ -306,7 +306,7 @@ def _report_tensors(tensors: Mapping[str, Tensor], learned_temperature: bool, re
             read["temperature"] += 1
         else:
             ignored[f"unknown: {name}"] += 1
-    report.read += [f"{part}: {count} tensors" for part, count in read.items()]
-    report.ignored += [f"{kind}: {count} tensors" for kind, count in ignored.items()]
+    report.read += [f"{part}: {counted(count, 'tensors')}" for part, count in read.items()]
+    report.ignored += [f"{kind}: {counted(count, 'tensors')}" for kind, count in ignored.items()]
     if not learned_temperature:
         report.missing.append("learned temperature: the configuration fixes the temperature")

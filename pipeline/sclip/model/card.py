@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 if TYPE_CHECKING:
     from sclip.model.folder import EncoderReference, ModelConfig
+from sclip.errors import counted
 
 TAGS = ["speech", "clip", "speech-image-retrieval"]
 SPEECH, CLIP = "speech encoder", "CLIP"  # keys of `origin` with the names of encoders that were copied
@@ -199,7 +200,8 @@ def _results(scores: list[Score], metrics: Mapping[str, Any] | None) -> str:
     rows = [f"| {s.task} | {s.branch or '–'} | {s.name} | {s.value:.1f} | {s.interval} |" for s in scores]
     heading = "| task | branch | metric | % | 95 % interval |\n|---|---|---|---|---|"
     counts = metrics["counts"]
-    about = f"{counts['utterances']:,} utterances and {counts['pictures']:,} pictures of {_test_set(metrics)}"
+    about = f"{counted(counts['utterances'], 'utterances')} and {counted(counts['pictures'], 'pictures')}"
+    about += f" of {_test_set(metrics)}"
     scored = metrics.get("about", {}).get("states")
     states = f"\nThe hidden states that were scored: {scored}." if scored else ""
     table = "\n".join([heading, *rows])

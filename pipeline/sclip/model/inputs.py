@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent
+from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent, too_short
 from sclip.encoders.pictures import read_rgb
 from sclip.errors import UserError
 from sclip.padded import even_batches
@@ -58,13 +58,26 @@ class Recording:
         if self.is_checked:
             return waveform
         if len(waveform) < shortest:
-            raise UserError(f"{self.name}: {len(waveform)} samples; a frame takes {shortest}")
+            raise UserError(f"{self.name}: {too_short(len(waveform), shortest)}")
         if len(waveform) < SHORT_SECONDS * SAMPLE_RATE:
             seconds = len(waveform) / SAMPLE_RATE
             log.warning("%s: only %.2f s long; its vectors and keywords mean little", self.name, seconds)
         elif is_silent(waveform):
             log.warning("%s: silent; its vectors and keywords mean nothing", self.name)
         return waveform
+
+    def usable(self, shortest: int) -> "Recording":
+        """Return the recording, decoded. Refuse one that is silent or shorter than any word, as `index` and `embed` do.
+
+        `shortest` is the number of samples that make one frame.
+        """
+        waveform = as_waveform(self.audio, self.rate, self.name)
+        if len(waveform) < max(shortest, SHORT_SECONDS * SAMPLE_RATE):
+            seconds = len(waveform) / SAMPLE_RATE
+            raise UserError(f"{self.name}: only {seconds:.4f} s long; expected at least {SHORT_SECONDS} s")
+        if is_silent(waveform):
+            raise UserError(f"{self.name}: silent; expected a recording with speech")
+        return Recording(waveform, SAMPLE_RATE, self.name, True)
 
 
 def check_several(items: Any, dimensions: int) -> None:

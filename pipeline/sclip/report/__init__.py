@@ -31,7 +31,7 @@ def write_report(params: Params, preset: str) -> ReportResult:
     results = read_results(params, preset)
     out = paths.report_folder(preset)
     sections = [f"# {preset}\n", *(table.markdown() for table in tables(results)), f"{results_note(results)}\n"]
-    texts = {out / "table.md": "\n".join(sections), out / "report.html": render_page(params, results)}
+    texts = {out / "table.md": "\n".join(sections), out / "report.html": render_page(results)}
     for path, text in texts.items():
         write_text(path, text)
     data: dict[Path, Any] = {out / "summary.json": summary(results)}

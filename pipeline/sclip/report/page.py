@@ -7,7 +7,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sclip import paths
-from sclip.config import Params
 from sclip.corpora.manifest import SPLITS, Row, read_manifest
 from sclip.errors import Problems
 from sclip.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, layer_weights, learning_curves
@@ -15,7 +14,7 @@ from sclip.report.plots import recall, summary
 from sclip.report.results import Results
 from sclip.report.search import commands, searched_utterances, thumbnails
 from sclip.report.tables import Measurement, results_note, tables
-from sclip.report.utterances import BOX_HEIGHT, PEAKS, examples, pictures
+from sclip.report.utterances import BOX_HEIGHT, PEAKS, examples, pictures, timeline_width
 
 COLOURS = 8  # in page.css
 VIEW = {
@@ -43,23 +42,24 @@ class BestResult:
 
 def templates(*folders: Path) -> Environment:
     """Return what opens the templates of these folders and of this one. They escape every value."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["timeline_width"] = timeline_width
+    return environment
 
 
-def render_page(params: Params, results: Results) -> str:
+def render_page(results: Results) -> str:
     rows = read_manifest(paths.manifest(results.preset), Problems(skip=True))
     return (
         templates()
         .get_template("page.html")
         .render(
             results=results,
-            preset=params.preset(results.preset),
             best=_best_result(results),
             summary=summary(results),
             corpus=[_count(split, rows) for split in SPLITS],

@@ -65,6 +65,15 @@ class Results:
         return random_encoders(self.first_run.metrics)
 
     @property
+    def trainings(self) -> dict[str, dict[str, list[int]]]:
+        """Return the seeds of each architecture by the settings of their training, as the models recorded them."""
+        trainings: dict[str, dict[str, list[int]]] = {}
+        for run in self.all_runs:
+            settings = run.metrics["about"].get("training", "settings not recorded")
+            trainings.setdefault(settings, {}).setdefault(run.arch, []).append(run.seed)
+        return trainings
+
+    @property
     def loss_curves(self) -> list[LearningCurve]:
         curves = [(run, run.curves.get("train/loss/total")) for run in self.all_runs]
         return [LearningCurve(run.arch, run.arch, None, run.seed, points) for run, points in curves if points]

@@ -11,7 +11,8 @@ from functools import reduce
 from itertools import groupby
 from typing import Any
 
-from sclip.errors import printable
+from sclip.errors import counted, printable
+from sclip.evaluation.retrieval import always_found
 from sclip.report.results import EvaluatedRun, Results
 
 MAX_SLOT_COLUMNS = 12
@@ -138,6 +139,11 @@ def results_note(results: Results) -> str:
     if any(len(runs) == 1 for runs in results.runs.values()):
         resamples = about["bootstrap"]["resamples"]
         sentences.append(f"In brackets: 95 % intervals, from {resamples} bootstrap resamples of the test pictures.")
+    pictures = results.first_run.metrics["counts"]["pictures"]
+    if certain := always_found(pictures):
+        sentences.append(
+            f"The test split has {counted(pictures, 'pictures')}, so speech → image {certain} is 100 % for every model."
+        )
     if several := [f"{arch}: {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
         sentences.append(f"With ±: mean and standard deviation over seeds (number of seeds: {', '.join(several)}).")
     if results.random_encoders:

@@ -5,7 +5,7 @@ Positions and widths on the time axis are percentages of the recording's duratio
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from sclip.report.results import EvaluatedRun, Results
 
 PEAKS = 400  # points of a waveform
 MAX_PIXELS = 192  # of a picture's longer side
+# Of a time axis, in pixels: the usual width of a second and the largest one, and a keyword's letters and margins.
+USUAL_SECOND, LARGEST_SECOND, LETTER, MARGINS = 200, 600, 8, 9
 BOX_HEIGHT = 100  # of the view box of waveforms and CIF weights
 
 
@@ -47,6 +49,19 @@ class NearestToken:
 class Slot:
     span: Span | None  # only CIF gives a slot a time span
     tokens: list[NearestToken]
+
+
+def timeline_width(seconds: float, slots: Iterable[Slot]) -> int:
+    """Return the least width of a time axis in pixels, at which the columns of keywords are wide enough for them.
+
+    A second gets LARGEST_SECOND at most, so the word of a very short slot may still be cut.
+    """
+    needed = (
+        100 * (LETTER * len(slot.tokens[0].text) + MARGINS) / slot.span.width
+        for slot in slots
+        if slot.span is not None and slot.span.width > 0 and slot.tokens
+    )
+    return round(min(max([USUAL_SECOND * seconds, *needed]), LARGEST_SECOND * seconds))
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,27 @@
 """Run one experiment of params.yaml: open its encoders and data, initialize the head, and train it."""
 
+import logging
 from pathlib import Path
 
 import torch
 
 from sclip import paths
 from sclip.config import ClipEncoderConfig, Experiment, Params, SpeechEncoderConfig
-from sclip.distributed import locked_by_main
+from sclip.distributed import is_main, locked_by_main
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import open_clip, open_speech
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
+from sclip.evaluation.retrieval import always_found
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings, describe_states
 from sclip.features.vectors import TokenVectors
 from sclip.heads.vocabulary import Vocabulary
-from sclip.model.folder import STATES
+from sclip.model.folder import STATES, TRAINING
 from sclip.model.speechclip import SpeechCLIP
 from sclip.training.loop import TrainingResult, train
+
+log = logging.getLogger(__name__)
 
 
 def run_training(
@@ -33,9 +37,11 @@ def run_training(
     copy_encoders = _is_local(preset.encoders.speech) or _is_local(preset.encoders.clip)
     vocabulary = _vocabulary(train_set.tokens, experiment, clip, f"{manifest}: {arch}")
     check_settings(train_set.store.features, preset.features, features, preset_name)
+    _warn_of_few_pictures(len(dev_set.images))
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     if preset.corpus.kind in ("table", "manifest") and preset.corpus.language is not None:
         origin["language"] = preset.corpus.language  # the card knows those of the other corpora
+    origin[TRAINING] = experiment.training.describe()
     origin[STATES] = describe_states(train_set.store.features)
     if copy_encoders:  # the copies do not record what they were copied from
         origin |= {"speech encoder": speech.source.name, "CLIP": clip.source.name}
@@ -45,6 +51,14 @@ def run_training(
     out, scratch = paths.model_folder(preset_name, arch, seed), paths.scratch_folder(preset_name, arch, seed)
     with locked_by_main(scratch):
         return train(train_set, dev_set, model, experiment.training, seed, device, out, scratch, curves_folder)
+
+
+def _warn_of_few_pictures(pictures: int) -> None:
+    if is_main() and "R@10" in (always_found(pictures) or ""):
+        log.warning(
+            f"split dev has {counted(pictures, 'pictures')}, so R@10, which chooses the weights, hardly differs "
+            "between steps; give this split more pictures"
+        )
 
 
 def _is_local(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> bool:

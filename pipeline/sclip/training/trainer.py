@@ -11,7 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from sclip import distributed
 from sclip.config import TrainingConfig
-from sclip.device import autocast
+from sclip.device import autocast, fp64
 from sclip.errors import UserError
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
@@ -150,9 +150,9 @@ class Trainer:
         values["gradient_norm"] = norm
         values["temperature"] = 1 / self.model.objective.log_scale.exp()
         if output.cif is not None:
-            values["slots/found"] = output.cif.firing.slots.lengths.double().mean()
-            values["slots/weight"] = output.cif.quantity.double().mean()
-            values["slots/target"] = output.cif.target.double().mean()
+            values["slots/found"] = fp64(output.cif.firing.slots.lengths).mean()
+            values["slots/weight"] = fp64(output.cif.quantity).mean()
+            values["slots/target"] = fp64(output.cif.target).mean()
         if output.keywords is not None and self.model.head.keywords is not None:
             perplexities = self.model.head.keywords.quantize.perplexities(output.keywords)
             values |= {f"keywords/{name}": perplexities[name] for name in ("code_perplexity", "prob_perplexity")}

@@ -148,7 +148,7 @@ def test_metrics_have_keyword_spotting_of_the_labelled_utterances(tmp_path):
     data = corpus(tmp_path)
     labels = KeywordLabels(("dog", "snow"), {"u1": {"dog"}, "u2": set()}, {"u1": {"dog"}, "u2": {"snow"}})
     metrics = evaluate(model("parallel"), data, "cpu", tmp_path / "out", labels=labels)
-    assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
+    assert json.loads((tmp_path / "out/metrics.json").read_text()).items() >= metrics.items()
     found = metrics["keyword_spotting"]
     assert found["utterances"] == 2
     assert found["semantic"].keys() == {"parallel", "chance"}

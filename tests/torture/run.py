@@ -39,7 +39,7 @@ READS = {
     "embed-clip": MANIFEST,
     "train": (*MANIFEST, "data/tiny/features/*", "data/tiny/vectors/*"),
     "evaluate": (*MANIFEST, "data/tiny/features/*", "data/tiny/vectors/*", f"{MODEL}/*"),
-    "report": MANIFEST,
+    "report": (*MANIFEST, "results/tiny/runs/*/*/*"),
     "index": (f"{MODEL}/*",),
 }
 WRITTEN = (".json", ".jsonl", ".safetensors")  # what is damaged of what a stage writes

@@ -12,11 +12,11 @@ from sclip import paths
 from sclip.encoders.mfcc import NAME as MFCC
 from sclip.encoders.source import check_repo_name, find_folder, hub_problem
 from sclip.errors import UserError
+from sclip.evaluation.metrics_file import read_metrics
 from sclip.files import write_text
 from sclip.model.card import model_card
 from sclip.model.folder import CONFIG_FILE, ModelConfig, read_config
 from sclip.model.speechclip import REPO_FILES, load
-from sclip.parsing import read_json
 from sclip.paths import METRICS
 
 # Files of an earlier push that the model may no longer have.
@@ -84,7 +84,7 @@ def _find_metrics(config: ModelConfig, given: Path | None) -> tuple[Path | None,
     file = _own_metrics(config) if given is None else given
     if file is None:
         return None, None
-    metrics = read_json(file)
+    metrics = read_metrics(file)
     about = metrics.get("about") if isinstance(metrics, dict) else None
     if not isinstance(about, dict) or about.get("arch") != config.arch:
         found = about.get("arch") if isinstance(about, dict) else None

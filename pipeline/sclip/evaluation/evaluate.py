@@ -51,13 +51,12 @@ from sclip.evaluation.examples import examples
 from sclip.evaluation.groups import group_scores
 from sclip.evaluation.inference import DecodedKeywords, infer
 from sclip.evaluation.keywords import Lexicon, caption_tokens, hits, matches, usage
+from sclip.evaluation.metrics_file import write_results
 from sclip.evaluation.spotting import KeywordLabels, keyword_spotting
 from sclip.evaluation.times import time_metrics
 from sclip.evaluation.words import WordComparison, study
 from sclip.features.dataset import Dataset
-from sclip.files import write_json
 from sclip.model.speechclip import SpeechCLIP
-from sclip.paths import EXAMPLES, METRICS, WORDS
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +109,7 @@ def evaluate(
     if distributed.is_main():
         _log_warnings(dataset, predictions.truncated)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / EXAMPLES, _rounded(shown))
-        write_json(out / WORDS, _rounded(words))
-        write_json(out / METRICS, metrics)
+        write_results(out, metrics, _rounded(shown), _rounded(words))
     return metrics
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from sclip import paths
 from sclip.errors import UserError
-from sclip.parsing import parse, read_json, read_yaml
+from sclip.evaluation.metrics_file import read_metrics
+from sclip.parsing import parse, read_yaml
 from sclip.paths import METRICS
 from sclip.report.results import Points, random_encoders, read_curves
 from sclip.report.tables import TOPLINE, Measurement, lookup, summarize
@@ -105,7 +106,7 @@ def _toplines(table: PaperTable) -> Iterator[PrintedRow]:
     """
     for preset in dict.fromkeys(row.ours.preset for row in table.rows if row.ours is not None):
         files = sorted((paths.report_folder(preset) / "runs").glob(f"*/*/{METRICS}"))
-        metrics: dict[str, Any] = next((m for m in map(read_json, files) if "transcript_to_image" in m), {})
+        metrics: dict[str, Any] = next((m for m in map(read_metrics, files) if "transcript_to_image" in m), {})
         keys = [key.replace("speech", "transcript").format(branch="clip") for key in table.columns.values()]
         cells = [summarize([lookup(metrics, key.split("."))], places=2) for key in keys]
         if any(cells):
@@ -113,7 +114,7 @@ def _toplines(table: PaperTable) -> Iterator[PrintedRow]:
 
 
 def _has_random_encoders(folders: Sequence[Path]) -> bool:
-    return any(random_encoders(read_json(folder / METRICS)) for folder in folders if (folder / METRICS).is_file())
+    return any(random_encoders(read_metrics(folder / METRICS)) for folder in folders if (folder / METRICS).is_file())
 
 
 def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Measurement | None]:
@@ -121,7 +122,7 @@ def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Meas
     if table.split == "dev":
         best = [[{"value": max(value for _, value in curve)} for curve in _curves(folders, key)] for key in keys]
         return [summarize(values, places=2) for values in best]
-    metrics = [read_json(folder / METRICS) for folder in folders if (folder / METRICS).is_file()]
+    metrics = [read_metrics(folder / METRICS) for folder in folders if (folder / METRICS).is_file()]
     return [summarize([lookup(entries, key.split(".")) for entries in metrics], places=2) for key in keys]
 
 

@@ -11,6 +11,7 @@ from sclip import paths
 from sclip.config import Params
 from sclip.encoders.source import is_random
 from sclip.errors import UserError
+from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.parsing import read_json, read_text, shortened
 from sclip.paths import EXAMPLES, METRICS, WORDS
 
@@ -123,7 +124,9 @@ def _read(folder: Path, preset: str) -> EvaluatedRun:
     for name in (EXAMPLES, WORDS):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file; run `{command}` to write it")
-    metrics, examples, words = (read_json(folder / name) for name in (METRICS, EXAMPLES, WORDS))
+    metrics = read_metrics(folder / METRICS)
+    check_other_files(folder, metrics)
+    examples, words = read_json(folder / EXAMPLES), read_json(folder / WORDS)
     if "utterances" not in examples:
         raise UserError(f"{folder / EXAMPLES}: does not list the test utterances; run `{command}` again")
     if "states" not in metrics["about"]:

@@ -1,0 +1,38 @@
+"""metrics.json: the measurements of one model, with a digest of itself and of the two files next to it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sclip.files import check_digest, file_digest, write_json
+from sclip.formats import check_format
+from sclip.index_file import DIGEST, check_own_digest, write_index_file
+from sclip.parsing import read_json
+from sclip.paths import EXAMPLES, METRICS, WORDS
+
+FORMAT = "sclip metrics 1"
+AGAIN = "run `sclip evaluate` again"
+
+
+def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words: Any) -> None:
+    """Write the files of a results folder, metrics.json last."""
+    write_json(folder / EXAMPLES, examples)
+    write_json(folder / WORDS, words)
+    files = {name: file_digest(folder / name) for name in (EXAMPLES, WORDS)}
+    write_index_file(folder / METRICS, {"format": FORMAT, **metrics, "files": files})
+
+
+def read_metrics(path: Path) -> Any:
+    """Read a metrics.json. Its digest is checked if it has one, because earlier versions wrote none."""
+    metrics = read_json(path)
+    if isinstance(metrics, dict) and DIGEST in metrics:
+        check_format(path, metrics, [FORMAT], AGAIN)
+        check_own_digest(path, metrics, metrics.pop(DIGEST), AGAIN)
+    return metrics
+
+
+def check_other_files(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Refuse a results folder whose other files are not those that metrics.json was written with."""
+    for name, digest in metrics.get("files", {}).items():
+        if name in (EXAMPLES, WORDS):
+            check_digest(folder / name, digest, METRICS)

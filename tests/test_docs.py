@@ -183,6 +183,7 @@ NOT_RUN = {
     ),
     "sclip import CHECKPOINT.ckpt models/hybrid-cif": "needs a published checkpoint",
     "pip": "installs from the network",
+    "uv": "installs from the network",
     "cd": "has no arguments to check",
     "export": "sets a variable of the shell",
     "sclip push models/scenes/hybrid-cif/seed-0 me/scenes-hybrid-cif --license mit": "uploads; see apps/test_hub.py",

@@ -1,10 +1,11 @@
-"""setup.cfg says which versions work, constraints.txt which of them `make` installs."""
+"""setup.cfg says which versions work, constraints.txt which of them `make` installs, the docs which were tried."""
 
 import configparser
 import re
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,10 +15,18 @@ def requirements(text: str) -> dict[str, Requirement]:
     return {found.name: found for found in map(Requirement, filter(None, lines))}
 
 
+def setup() -> configparser.ConfigParser:
+    found = configparser.ConfigParser()
+    found.read(ROOT / "setup.cfg")
+    return found
+
+
 def required() -> dict[str, Requirement]:
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    return requirements(setup["options"]["install_requires"])
+    return requirements(setup()["options"]["install_requires"])
+
+
+def extra(name: str) -> dict[str, Requirement]:
+    return requirements(setup()["options.extras_require"][name])
 
 
 def pinned() -> dict[str, str]:
@@ -27,6 +36,13 @@ def pinned() -> dict[str, str]:
     return {name: str(pin.specifier)[2:].replace("*", "0") for name, pin in found.items()}
 
 
+def tried() -> dict[str, tuple[str, str, str]]:
+    """Return the versions with which the tests were run: the oldest, the pinned and the newest one of each library."""
+    table = (ROOT / "docs/development.md").read_text().partition("\n## Versions\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
+    return {name: (oldest, pin, newest) for name, oldest, pin, newest in rows}
+
+
 def test_pinned_versions_lie_in_the_ranges_of_setup_cfg():
     ranges, pins = required(), pinned()
     assert {"torch", "torchaudio", "torchvision", "transformers"} <= pins.keys() <= ranges.keys()
@@ -34,11 +50,31 @@ def test_pinned_versions_lie_in_the_ranges_of_setup_cfg():
         assert ranges[name].specifier.contains(version), f"{name} {version}"
 
 
-def test_ranges_allow_the_versions_that_were_tried():
+def test_ranges_start_at_the_oldest_versions_that_were_tried_and_allow_the_newest():
     """torch 2.15 fails at the import of torchaudio 2.11, its last release."""
-    tried = {"torch": "2.14.1", "torchvision": "0.29.1", "torchaudio": "2.11.0", "transformers": "5.24.0"}
-    assert all(required()[name].specifier.contains(version) for name, version in tried.items())
-    assert not required()["torch"].specifier.contains("2.15.0")
+    ranges = required() | extra("parquet") | extra("faiss")
+    versions = tried()
+    python = versions.pop("Python")
+    exact = {name for name, one in ranges.items() if str(one.specifier).startswith("==")}  # data in a package
+    assert versions.keys() == ranges.keys() - exact
+    for name, (oldest, pin, newest) in versions.items():
+        (start,) = (part.version for part in ranges[name].specifier if part.operator == ">=")
+        assert Version(start) == Version(oldest), name
+        assert all(ranges[name].specifier.contains(version) for version in (pin, newest)), name
+    for name, pin in pinned().items():
+        assert versions[name][1].startswith(pin.removesuffix(".0") + "."), name
+    assert not ranges["torch"].specifier.contains("2.15.0")
+
+    first, last = (version.rpartition(".")[0] for version in (python[0], python[2]))
+    assert setup()["options"]["python_requires"] == f">={first}"
+    classifiers = re.findall(r"Python :: (3\.\d+)", setup()["metadata"]["classifiers"])
+    assert (classifiers[0], classifiers[-1]) == (first, last)
+
+
+def test_extras_for_development_have_the_same_ranges():
+    assert {name: str(one) for name, one in extra("dev").items()}.items() >= {
+        name: str(one) for name, one in (extra("parquet") | extra("faiss")).items()
+    }.items()
 
 
 def test_make_installs_the_pinned_versions():

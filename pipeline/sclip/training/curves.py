@@ -34,7 +34,9 @@ def curves(folder: Path | None, history: Iterable[HistoryRow]) -> Iterator[Log]:
 
         def log(row: HistoryRow) -> None:
             write(row)
-            live.sync()
+            # Not live.sync(), which also reads all curves again and keeps their points: with 2,500 rows it takes 19 ms,
+            # where this takes 0.2, and memory grows.
+            live.make_summary()
 
         for row in history:
             write(row)

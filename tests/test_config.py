@@ -217,7 +217,7 @@ def test_a_table_as_an_override_is_merged_as_dvc_does_and_a_list_replaces(tmp_pa
         UserError, match=r"override presets\.scenes\.arch\.cascaded=\{\}: an empty table changes nothing"
     ):
         load_params(PARAMS, ["presets.scenes.arch.cascaded={}"])
-    load_params(PARAMS, ["presets.scenes.arch.hybrid={}"])  # where none or an empty one is
+    load_params(PARAMS, ["presets.scenes-study.arch.parallel={}"])  # where none or an empty one is
 
 
 def test_only_languages_with_stop_words_are_accepted():

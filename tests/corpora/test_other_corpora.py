@@ -233,7 +233,7 @@ def test_faults_of_hub_data_sets_are_found(tmp_path):
     name = "train-00000-of-00001.parquet row"
     assert damaged.startswith(f"{name} 1: column 'audio': no recording that soundfile reads: ")
     assert empty == f"{name} 2: column 'audio': expected a file's bytes, or the path of a file, found None"
-    assert nowhere.startswith(f"{name} 4: column 'audio': expected a file's bytes, or the path of a file, found {{'by")
+    assert nowhere == f"{name} 4: column 'audio': no bytes, and {tmp_path}/set/data/nowhere.wav: no such file"
     (picture,) = found["files that cannot be used"]
     assert "test-00000-of-00001.parquet row 1 (test-00000-of-00001:1): image " in picture
     assert not (tmp_path / "manifest.jsonl").exists()

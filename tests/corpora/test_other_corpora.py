@@ -316,3 +316,14 @@ def test_wrong_targets_of_splits_name_the_setting(kind):
     data |= {"columns": {"audio": "audio", "image": "image"}} if kind == "hub" else {}
     with pytest.raises(UserError, match=r"corpus.splits: validation: expected one of train, dev, test, found 'valid'"):
         parse(CorpusConfig, data, "params.yaml: presets.mine.corpus")
+
+
+def test_check_corpus_names_splits_without_a_row_as_make_corpus_does(tmp_path):
+    miniature.pairs(tmp_path / "mine")
+    shutil.rmtree(tmp_path / "mine/test")
+    config = PairsConfig("pairs", str(tmp_path / "mine"), {"validation": "dev"})
+    problems = Problems()
+    make_corpus(config, tmp_path / "manifest.jsonl", problems)
+    check = check_corpus(config, tmp_path / "manifest.jsonl")
+    kind = "splits without a row; commands that need these splits will fail"
+    assert check.notes[kind] == problems.notes[kind] == ["test"]

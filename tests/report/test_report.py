@@ -327,7 +327,11 @@ def test_report_reads_what_evaluate_writes():
 
 
 def test_missing_files_are_reported_with_the_command_that_writes_them():
-    with pytest.raises(UserError, match=r"no metrics.json; run `sclip evaluate --preset scenes --arch parallel`"):
+    message = (
+        r"no metrics.json of the architectures and seeds that `run` in params.yaml names \(parallel, .*; 0, 1, 2\); "
+        "run `sclip evaluate --preset scenes --arch parallel`"
+    )
+    with pytest.raises(UserError, match=message):
         report()
     folder = add_run("cascaded", seed=2, cascaded=40.0)
     (folder / "examples.json").unlink()

@@ -108,7 +108,9 @@ def read_results(params: Params, preset: str) -> Results:
     if not runs:
         command = f"sclip evaluate --preset {preset} --arch {params.run.architectures[0]}"
         raise UserError(
-            f"{paths.report_folder(preset) / 'runs'}: no {METRICS}; run `{command}` to write one architecture's"
+            f"{paths.report_folder(preset) / 'runs'}: no {METRICS} of the architectures and seeds that `run` in "
+            f"params.yaml names ({', '.join(params.run.architectures)}; {', '.join(map(str, params.run.seeds))}); run "
+            f"`{command}` to write one architecture's"
         )
     ordered = {
         arch: sorted(runs[arch], key=lambda run: run.seed) for arch in params.experiments[preset] if arch in runs

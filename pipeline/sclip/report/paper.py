@@ -63,7 +63,7 @@ class PrintedRow:
 
 def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file; start in a project folder, or make one with `sclip init`")
     paper: Paper = parse(Paper, read_yaml(path), str(path))
     for name, table in paper.tables.items():
         for row in table.rows:

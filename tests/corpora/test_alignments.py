@@ -211,7 +211,8 @@ def test_faults_of_spokencoco_s_alignments_are_found(tmp_path):
     spokencoco(tmp_path, odd=True)
     check = check_corpus(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), tmp_path)
     faults = {kind.split(", so")[0]: cases for kind, cases in check.faults.items()}
-    assert "0.02__A_0.10" in faults["alignments that cannot be read"][0]
+    name = "SpokenCOCO_ksplit_train.json data[5] (m075-train_1)"
+    assert faults["alignments that cannot be read"] == [f"{name}: expected START__WORD__END, found '0.02__A_0.10'"]
     assert "'NOTHING' for " in faults["alignments that are not of the caption"][0]
 
 

@@ -280,6 +280,16 @@ def test_sources_are_tried_in_order(host, tmp_path):
         assert part in str(error.value)
 
 
+def test_an_archive_without_a_working_source_does_not_stop_the_others(host, tmp_path):
+    lines = []
+    with pytest.raises(UserError) as error:
+        for line in fetch([archive("a.tar", host), tar_archive(host), archive("b.tar", host)], tmp_path):
+            lines.append(line)
+    assert [line.split(":")[0] for line in lines] == ["some.tar.gz"]
+    assert file_names(tmp_path) == ALL_FILES
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["a.tar", "b.tar"]
+
+
 def test_a_partial_file_of_another_source_is_not_continued(host, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     Server.files["/copy/some.tar.gz"] = make_tar()  # the same version, so only its source tells them apart

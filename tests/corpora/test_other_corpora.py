@@ -146,7 +146,8 @@ def test_faults_of_pairs_are_found(tmp_path):
     assert "text: empty; remove the key" in text
     assert "not UTF-8" in text
     assert "a.jpg and a.png have the same name; leave one" in text
-    assert found["pairs outside the folders of the splits"] == ["top"]
+    outside = "pairs outside the folders train, dev and test, and of those that corpus.splits translates"
+    assert found[outside] == ["top"]
     assert len(found) == 5
 
 
@@ -233,7 +234,7 @@ def test_faults_of_hub_data_sets_are_found(tmp_path):
     name = "train-00000-of-00001.parquet row"
     assert damaged.startswith(f"{name} 1: column 'audio': no recording that soundfile reads: ")
     assert empty == f"{name} 2: column 'audio': expected a file's bytes, or the path of a file, found None"
-    assert nowhere.startswith(f"{name} 4: column 'audio': expected a file's bytes, or the path of a file, found {{'by")
+    assert nowhere == f"{name} 4: column 'audio': no bytes, and {tmp_path}/set/data/nowhere.wav: no such file"
     (picture,) = found["files that cannot be used"]
     assert "test-00000-of-00001.parquet row 1 (test-00000-of-00001:1): image " in picture
     assert not (tmp_path / "manifest.jsonl").exists()
@@ -316,3 +317,14 @@ def test_wrong_targets_of_splits_name_the_setting(kind):
     data |= {"columns": {"audio": "audio", "image": "image"}} if kind == "hub" else {}
     with pytest.raises(UserError, match=r"corpus.splits: validation: expected one of train, dev, test, found 'valid'"):
         parse(CorpusConfig, data, "params.yaml: presets.mine.corpus")
+
+
+def test_check_corpus_names_splits_without_a_row_as_make_corpus_does(tmp_path):
+    miniature.pairs(tmp_path / "mine")
+    shutil.rmtree(tmp_path / "mine/test")
+    config = PairsConfig("pairs", str(tmp_path / "mine"), {"validation": "dev"})
+    problems = Problems()
+    make_corpus(config, tmp_path / "manifest.jsonl", problems)
+    check = check_corpus(config, tmp_path / "manifest.jsonl")
+    kind = "splits without a row; commands that need these splits will fail"
+    assert check.notes[kind] == problems.notes[kind] == ["test"]

@@ -109,6 +109,11 @@ def test_results_of_random_encoders_are_marked(paper):
     assert "|  | ours |" not in text
 
 
+def test_a_folder_without_the_published_numbers_is_no_project(tmp_path):
+    with pytest.raises(UserError, match=r"paper.yaml: no such file; start in a project folder, or make one"):
+        read_paper(tmp_path / "paper.yaml")
+
+
 def test_a_system_without_published_numbers_has_a_row_of_ours_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = yaml.safe_load(yaml.safe_dump(SMALL))

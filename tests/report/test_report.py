@@ -327,7 +327,11 @@ def test_report_reads_what_evaluate_writes():
 
 
 def test_missing_files_are_reported_with_the_command_that_writes_them():
-    with pytest.raises(UserError, match=r"no metrics.json; run `sclip evaluate --preset scenes --arch parallel`"):
+    message = (
+        r"no metrics.json of the architectures and seeds that `run` in params.yaml names \(parallel, .*; 0, 1, 2\); "
+        "run `sclip evaluate --preset scenes --arch parallel`"
+    )
+    with pytest.raises(UserError, match=message):
         report()
     folder = add_run("cascaded", seed=2, cascaded=40.0)
     (folder / "examples.json").unlink()
@@ -362,21 +366,21 @@ def test_random_encoders_are_marked():
 
 
 DIFFERENT_CONDITIONS = [
-    ('"pictures": 3', '"pictures": 4'),
-    ('"clip": "vit"', '"clip": "vit-l"'),
-    ("stored in fp16", "stored in fp32"),
-    ("English stop words", "none: language not given"),
+    ('"pictures": 3', '"pictures": 4', "pictures"),
+    ('"pictures": 3', '"pictures": 3, "transcripts": 5', "transcripts"),
+    ('"clip": "vit"', '"clip": "vit-l"', "encoders"),
+    ('"clip": "vit"}', '"clip": "vit"}, "transcripts": "tiny-whisper"', "speech recogniser"),
+    ("stored in fp16", "stored in fp32", "hidden states"),
+    ("English stop words", "none: language not given", "stop words"),
 ]
 
 
-@pytest.mark.parametrize(("key", "other"), DIFFERENT_CONDITIONS)
-def test_runs_that_were_evaluated_differently_are_refused(key, other):
+@pytest.mark.parametrize(("key", "other", "condition"), DIFFERENT_CONDITIONS)
+def test_runs_that_were_evaluated_differently_are_refused(key, other, condition):
     add_run("parallel", parallel=50.0)
     metrics = add_run("hybrid", parallel=50.0, cascaded=40.0) / "metrics.json"
     metrics.write_text(metrics.read_text().replace(key, other))
-    message = (
-        "hybrid, seed 0, was not evaluated on the same utterances, encoders, hidden states and stop words as parallel"
-    )
+    message = rf"hybrid, seed 0, was evaluated with other {condition} than parallel, seed 0; run `sclip evaluate"
     with pytest.raises(UserError, match=message):
         report()
 

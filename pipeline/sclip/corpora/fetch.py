@@ -34,8 +34,16 @@ class _SourceFailed(Exception):
     """A source that does not give the archive; the next one may."""
 
 
+class _ArchiveFailed(UserError):
+    """An archive that no source gives; the others may be there."""
+
+
 def fetch(archives: Iterable[Archive], folder: Path) -> Iterator[str]:
-    """Download and unpack the archives that `folder` does not have yet. Yield one line about each archive."""
+    """Download and unpack the archives that `folder` does not have yet. Yield one line about each archive.
+
+    An archive that cannot be had does not stop the others. The error at the end names all of them.
+    """
+    failures = []
     for archive in archives:
         done = folder / "fetched" / archive.name
         if done.is_file():
@@ -44,9 +52,15 @@ def fetch(archives: Iterable[Archive], folder: Path) -> Iterator[str]:
             yield f"{archive.name} ({archive.part}): cannot be downloaded from here; {archive.by_hand}"
         else:
             done.parent.mkdir(parents=True, exist_ok=True)
-            size, source = _fetch(archive, folder)
+            try:
+                size, source = _fetch(archive, folder)
+            except _ArchiveFailed as failure:
+                failures.append(str(failure))
+                continue
             done.write_text(f"{source}\n", encoding="utf-8")
             yield f"{archive.name}: {size / 1e6:,.1f} MB, {'unpacked' if archive.is_packed else 'complete'}"
+    if failures:
+        raise UserError("\n".join(failures))
 
 
 def _fetch(archive: Archive, folder: Path) -> tuple[int, str]:
@@ -56,7 +70,7 @@ def _fetch(archive: Archive, folder: Path) -> tuple[int, str]:
         try:
             return _use(archive, path, folder), str(path)
         except _SourceFailed as failure:
-            raise UserError(f"{path}: {failure}; remove it, and run the command again to download it") from None
+            raise _ArchiveFailed(f"{path}: {failure}; remove it, and run the command again to download it") from None
     for source in archive.sources:
         try:
             _download(source, archive, path)
@@ -69,7 +83,7 @@ def _fetch(archive: Archive, folder: Path) -> tuple[int, str]:
             path.unlink()
             failures.append(f"{source}: {failure}; the file was removed")
     advice = f"Run the command again to resume or repeat the download, or {archive.by_hand}"
-    raise UserError(f"{archive.name}: {'. '.join(failures)}. {advice}")
+    raise _ArchiveFailed(f"{archive.name}: {'. '.join(failures)}. {advice}")
 
 
 def _use(archive: Archive, path: Path, folder: Path) -> int:

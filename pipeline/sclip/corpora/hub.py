@@ -133,6 +133,8 @@ def _file(cell: Any, where: str, out: Path, folder: PurePosixPath) -> Path:
         data, path = _wav(parts["array"], parts.get("sampling_rate"), where), "a.wav"
     if data is None and isinstance(path, str) and Path(folder / path).is_file():
         return Path(folder / path)
+    if data is None and isinstance(path, str) and path:
+        raise _BadCell(f"{where}: no bytes, and {folder / path}: no such file")
     if not data:
         raise _BadCell(f"{where}: expected a file's bytes, or the path of a file, found {shortened(cell)}")
     suffix = PurePosixPath(path).suffix.lower() if isinstance(path, str) else ""

@@ -36,6 +36,8 @@ from sclip.errors import Problems, UserError
 
 SourceConfig = Flickr8kConfig | SpokenCocoConfig | PlacesConfig | SpeechCocoConfig | PairsConfig | TableConfig
 
+EMPTY_SPLITS = "splits without a row; commands that need these splits will fail"
+
 
 @dataclass(frozen=True)
 class CorpusResult:
@@ -57,8 +59,8 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> Cor
     for kind, cases in (*listing.notes.items(), *listing.faults.items()):
         for case in cases:
             problems.note(kind, case)
-    for split in sorted(set(SPLITS) - {row.split for row in rows}):
-        problems.note("splits without a row; commands that need these splits will fail", split)
+    for split in empty_splits(rows):
+        problems.note(EMPTY_SPLITS, split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))
     return CorpusResult(len(rows))
@@ -81,6 +83,11 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
     if not rows:
         raise problems.nothing_left(f"{path}: no utterance can be used")
     return (rows if isinstance(config, ScenesConfig) else add_words(rows, listing)), listing
+
+
+def empty_splits(rows: Sequence[Row]) -> list[str]:
+    """Return the splits that have no row."""
+    return sorted(set(SPLITS) - {row.split for row in rows})
 
 
 def read_listing(config: SourceConfig, problems: Problems) -> Listing:

@@ -30,6 +30,7 @@ ENDINGS = {
     "captions": (".txt",),
     "word times": (".textgrid",),
 }
+OUTSIDE = "pairs outside the folders train, dev and test, and of those that corpus.splits translates"
 
 
 class _Pair(NamedTuple):
@@ -51,7 +52,7 @@ def list_pairs(config: PairsConfig, problems: Problems) -> Listing:
     splits = {pair.name: _split(pair.name, config.splits) for pair in pairs}
     for pair in pairs:
         if any(splits.values()) and splits[pair.name] is None:
-            listing.leave_out("pairs outside the folders of the splits", pair.name)
+            listing.leave_out(OUTSIDE, pair.name)
             continue
         try:
             caption = None if pair.caption is None else " ".join(read_text(pair.caption).split())

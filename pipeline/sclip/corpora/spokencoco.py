@@ -95,7 +95,8 @@ def _add_alignment_files(folder: Path, listing: Listing) -> None:
 
 
 def _add_alignment(caption: dict[str, str], where: str, listing: Listing) -> None:
-    try_words(listing, caption["uttid"], read_text_alignment, caption[ALIGNMENT], where)
+    name = f"{where} ({caption['uttid']})"
+    try_words(listing, caption["uttid"], read_text_alignment, caption[ALIGNMENT], name)
 
 
 def _split(part: str, image: str) -> str:

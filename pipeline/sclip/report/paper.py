@@ -63,7 +63,7 @@ class PrintedRow:
 
 def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file; start in a project folder, or make one with `sclip init`")
     paper: Paper = parse(Paper, read_yaml(path), str(path))
     for name, table in paper.tables.items():
         for row in table.rows:
@@ -107,10 +107,17 @@ def _toplines(table: PaperTable) -> Iterator[PrintedRow]:
     for preset in dict.fromkeys(row.ours.preset for row in table.rows if row.ours is not None):
         files = sorted((paths.report_folder(preset) / "runs").glob(f"*/*/{METRICS}"))
         metrics: dict[str, Any] = next((m for m in map(read_metrics, files) if "transcript_to_image" in m), {})
-        keys = [key.replace("speech", "transcript").format(branch="clip") for key in table.columns.values()]
-        cells = [summarize([lookup(metrics, key.split("."))], places=2) for key in keys]
+        cells = [_topline_cell(metrics, key) for key in table.columns.values()]
         if any(cells):
             yield PrintedRow(TOPLINE, f"ours, {preset}: {metrics['about']['transcripts']}", cells)
+
+
+def _topline_cell(metrics: dict[str, Any], key: str) -> Measurement | None:
+    """Return the figure of the transcripts for a key of speech. Other keys, as of keywords, are of the model itself."""
+    if "speech" not in key:
+        return None
+    name = key.replace("speech", "transcript").format(branch="clip")
+    return summarize([lookup(metrics, name.split("."))], places=2)
 
 
 def _has_random_encoders(folders: Sequence[Path]) -> bool:

@@ -108,7 +108,9 @@ def read_results(params: Params, preset: str) -> Results:
     if not runs:
         command = f"sclip evaluate --preset {preset} --arch {params.run.architectures[0]}"
         raise UserError(
-            f"{paths.report_folder(preset) / 'runs'}: no {METRICS}; run `{command}` to write one architecture's"
+            f"{paths.report_folder(preset) / 'runs'}: no {METRICS} of the architectures and seeds that `run` in "
+            f"params.yaml names ({', '.join(params.run.architectures)}; {', '.join(map(str, params.run.seeds))}); run "
+            f"`{command}` to write one architecture's"
         )
     ordered = {
         arch: sorted(runs[arch], key=lambda run: run.seed) for arch in params.experiments[preset] if arch in runs
@@ -164,16 +166,24 @@ def _point(line: str, where: str) -> tuple[float, float]:
 def _check_comparable(results: Results) -> None:
     """Refuse runs that were evaluated on different data or in different ways."""
 
-    def conditions(run: EvaluatedRun) -> Any:
-        utterances = [[entry["id"] for entry in run.examples[key]] for key in ("examples", "utterances")]
+    def conditions(run: EvaluatedRun) -> dict[str, Any]:
         about = run.metrics["about"]
-        return run.metrics["counts"], *(about[key] for key in ("encoders", "states", "stop_words")), utterances
+        return {
+            **{name.replace("_", " "): count for name, count in run.metrics["counts"].items()},
+            "encoders": about["encoders"],
+            "hidden states": about["states"],
+            "stop words": about["stop_words"],
+            "speech recogniser": about.get("transcripts"),
+            "test utterances": [[entry["id"] for entry in run.examples[key]] for key in ("examples", "utterances")],
+        }
 
     first = results.first_run
     for run in results.all_runs:
-        if conditions(run) != conditions(first):
+        ours, theirs = conditions(run), conditions(first)
+        different = [name for name in theirs | ours if ours.get(name) != theirs.get(name)]
+        if different:
             command = f"sclip evaluate --preset {results.preset} --arch {run.arch} --seed {run.seed}"
             raise UserError(
-                f"preset {results.preset}: {run.arch}, seed {run.seed}, was not evaluated on the same utterances, "
-                f"encoders, hidden states and stop words as {first.arch}, seed {first.seed}; run `{command}` again"
+                f"preset {results.preset}: {run.arch}, seed {run.seed}, was evaluated with other "
+                f"{', '.join(different)} than {first.arch}, seed {first.seed}; run `{command}` again"
             )

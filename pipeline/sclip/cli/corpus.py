@@ -65,7 +65,7 @@ def make_corpus(
 ) -> None:
     """Write the manifest of PRESET's corpus.
 
-    Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, one row an utterance, and its SHA-256 beside it in
+    Reads presets.PRESET.corpus. Writes data/PRESET/manifest.jsonl, one row an utterance, and its SHA-256 next to it in
     manifest.digest.json. For scenes, also makes the pictures and recordings; for a hub data set, unpacks them.
     """
     params, name = preset_settings(params_file, overrides, preset)

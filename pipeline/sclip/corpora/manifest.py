@@ -13,7 +13,7 @@
 
 One file holds all splits, so every later stage reads the corpus in the same order.
 
-`make-corpus` also writes `manifest.digest.json` beside it, with the number of rows and the SHA-256 of the manifest.
+`make-corpus` also writes `manifest.digest.json` next to it, with the number of rows and the SHA-256 of the manifest.
 `read_manifest` compares the SHA-256. A manifest that a user wrote has no such file.
 
 `read_manifest` checks every row, and then remembers only where each one starts in the file. orjson decodes the rows and

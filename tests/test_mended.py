@@ -13,6 +13,7 @@ import pytest
 import small
 import soundfile
 import torch
+import yaml
 from project import PARAMS
 from pyarrow import parquet
 
@@ -40,7 +41,7 @@ from sclip.corpora.unpack import DamagedArchive, unpack
 from sclip.encoders.pictures import picture_fault
 from sclip.errors import Problems, UserError
 from sclip.features.embed import hash_pictures
-from sclip.model.folder import read_config
+from sclip.model.folder import read_config, settings_digest
 from sclip.parsing import parse_json
 from sclip.tensors import read_tensors, write_tensors
 
@@ -218,3 +219,29 @@ def test_a_caption_number_that_is_none_is_refused(tmp_path, number):
     path.write_text(text.replace("#1\t", f"#{number}\t", 1))
     with pytest.raises(UserError, match=r"expected NAME\.jpg#N, a tab and a caption"):
         list_flickr8k(Flickr8kConfig("flickr8k", str(tmp_path / "f")))
+
+
+OUTSIDE = ("../../outside", "/outside", "a/b", "..", "", "\x1b[31mred")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_preset_or_an_architecture_names_one_folder(tmp_path, name):
+    """`make-corpus` wrote outside the project for a params.yaml with a preset named ../../outside."""
+    params = yaml.safe_load(PARAMS.read_text())
+    for key, table in (("presets", params["presets"]), ("recipes.sclip", params["recipes"]["sclip"])):
+        table[name] = next(iter(table.values()))
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        with pytest.raises(UserError, match=rf"params.yaml: {key}: expected a name for a folder"):
+            load_params(tmp_path / "params.yaml")
+        del table[name]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_the_architecture_of_a_model_names_one_folder(tmp_path, name):
+    """`evaluate --model` wrote its results wherever the model's config.json said."""
+    small.model("hybrid-cif").save(tmp_path / "m")
+    config = tmp_path / "m/config.json"
+    data = json.loads(config.read_text()) | {"arch": name}
+    config.write_text(json.dumps(data | {"digest": settings_digest(data)}))
+    with pytest.raises(UserError, match=r"config.json: arch: expected a name for a folder"):
+        read_config(tmp_path / "m")

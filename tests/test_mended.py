@@ -38,8 +38,8 @@ from sclip.corpora.spokencoco import list_spokencoco
 from sclip.corpora.table import list_table
 from sclip.corpora.textgrid import read_textgrid
 from sclip.corpora.unpack import DamagedArchive, unpack
-from sclip.encoders.pictures import picture_fault
-from sclip.errors import Problems, UserError
+from sclip.encoders.pictures import picture_fault, read_rgb
+from sclip.errors import Fault, Problems, UserError
 from sclip.features.embed import hash_pictures
 from sclip.model.folder import read_config, settings_digest
 from sclip.parsing import parse_json
@@ -245,3 +245,22 @@ def test_the_architecture_of_a_model_names_one_folder(tmp_path, name):
     config.write_text(json.dumps(data | {"digest": settings_digest(data)}))
     with pytest.raises(UserError, match=r"config.json: arch: expected a name for a folder"):
         read_config(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "model.safetensors", "clip/open_clip_config.json"])
+def test_a_device_in_a_model_folder_is_not_read(tmp_path, name):
+    """A link to /dev/zero filled the memory, and a pipe waited for ever. /dev/null does neither."""
+    small.model("hybrid-cif").save(tmp_path / "m")
+    (tmp_path / "m" / name).unlink()
+    (tmp_path / "m" / name).symlink_to("/dev/null")
+    with pytest.raises(UserError, match=rf"{name}: a pipe or a device, not a file"):
+        sclip.load(tmp_path / "m")
+
+
+def test_a_device_that_a_manifest_names_is_not_read():
+    row = Row("a", "test", Path("/dev/null"), Path("/dev/null"), "i", "a dog")
+    assert inspect(row).fault == Fault("audio null: cannot be read: a pipe or a device, not a file")
+    assert hash_pictures([row]) == {row.image: ""}
+    with pytest.raises(ValueError, match="a pipe or a device") as caught:
+        read_rgb(row.image)
+    assert picture_fault(row.image, caught.value) == "image null: cannot be read: a pipe or a device, not a file"

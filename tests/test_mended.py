@@ -31,7 +31,7 @@ from sclip.config import (
 from sclip.corpora.alignments import read_words
 from sclip.corpora.flickr8k import list_flickr8k
 from sclip.corpora.make import make_corpus
-from sclip.corpora.manifest import Row
+from sclip.corpora.manifest import Row, read_manifest
 from sclip.corpora.recordings import inspect
 from sclip.corpora.speech_coco import list_speech_coco
 from sclip.corpora.spokencoco import list_spokencoco
@@ -264,3 +264,20 @@ def test_a_device_that_a_manifest_names_is_not_read():
     with pytest.raises(ValueError, match="a pipe or a device") as caught:
         read_rgb(row.image)
     assert picture_fault(row.image, caught.value) == "image null: cannot be read: a pipe or a device, not a file"
+
+
+def test_the_folder_of_a_preset_may_be_a_link_to_another_disk(tmp_path):
+    """The manifest named ../scenes-…, which starts at the link's target, where nothing is."""
+    (tmp_path / "disk/far/away").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine").symlink_to(tmp_path / "disk/far/away")
+    (tmp_path / "data/other").mkdir()
+    count = Splits(train=1, dev=1, test=1)
+    config = ScenesConfig(kind="scenes", seed=0, pictures=count, captions=count, voices=count, nouns=24)
+    for preset in ("mine", "other"):
+        manifest = tmp_path / "data" / preset / "manifest.jsonl"
+        make_corpus(config, manifest, Problems())
+        rows = read_manifest(manifest, Problems())
+        assert len(rows) == 3
+        assert all(row.audio.is_file() and row.image.is_file() for row in rows)
+    assert next(rows.values("audio"))[0].startswith("../scenes-")

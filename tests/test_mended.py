@@ -13,6 +13,7 @@ import pytest
 import small
 import soundfile
 import torch
+import yaml
 from project import PARAMS
 from pyarrow import parquet
 
@@ -30,17 +31,17 @@ from sclip.config import (
 from sclip.corpora.alignments import read_words
 from sclip.corpora.flickr8k import list_flickr8k
 from sclip.corpora.make import make_corpus
-from sclip.corpora.manifest import Row
+from sclip.corpora.manifest import Row, read_manifest
 from sclip.corpora.recordings import inspect
 from sclip.corpora.speech_coco import list_speech_coco
 from sclip.corpora.spokencoco import list_spokencoco
 from sclip.corpora.table import list_table
 from sclip.corpora.textgrid import read_textgrid
 from sclip.corpora.unpack import DamagedArchive, unpack
-from sclip.encoders.pictures import picture_fault
-from sclip.errors import Problems, UserError
+from sclip.encoders.pictures import picture_fault, read_rgb
+from sclip.errors import Fault, Problems, UserError
 from sclip.features.embed import hash_pictures
-from sclip.model.folder import read_config
+from sclip.model.folder import read_config, settings_digest
 from sclip.parsing import parse_json
 from sclip.tensors import read_tensors, write_tensors
 
@@ -218,3 +219,65 @@ def test_a_caption_number_that_is_none_is_refused(tmp_path, number):
     path.write_text(text.replace("#1\t", f"#{number}\t", 1))
     with pytest.raises(UserError, match=r"expected NAME\.jpg#N, a tab and a caption"):
         list_flickr8k(Flickr8kConfig("flickr8k", str(tmp_path / "f")))
+
+
+OUTSIDE = ("../../outside", "/outside", "a/b", "..", "", "\x1b[31mred")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_preset_or_an_architecture_names_one_folder(tmp_path, name):
+    """`make-corpus` wrote outside the project for a params.yaml with a preset named ../../outside."""
+    params = yaml.safe_load(PARAMS.read_text())
+    for key, table in (("presets", params["presets"]), ("recipes.sclip", params["recipes"]["sclip"])):
+        table[name] = next(iter(table.values()))
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        with pytest.raises(UserError, match=rf"params.yaml: {key}: expected a name for a folder"):
+            load_params(tmp_path / "params.yaml")
+        del table[name]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_the_architecture_of_a_model_names_one_folder(tmp_path, name):
+    """`evaluate --model` wrote its results wherever the model's config.json said."""
+    small.model("hybrid-cif").save(tmp_path / "m")
+    config = tmp_path / "m/config.json"
+    data = json.loads(config.read_text()) | {"arch": name}
+    config.write_text(json.dumps(data | {"digest": settings_digest(data)}))
+    with pytest.raises(UserError, match=r"config.json: arch: expected a name for a folder"):
+        read_config(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "model.safetensors", "clip/open_clip_config.json"])
+def test_a_device_in_a_model_folder_is_not_read(tmp_path, name):
+    """A link to /dev/zero filled the memory, and a pipe waited for ever. /dev/null does neither."""
+    small.model("hybrid-cif").save(tmp_path / "m")
+    (tmp_path / "m" / name).unlink()
+    (tmp_path / "m" / name).symlink_to("/dev/null")
+    with pytest.raises(UserError, match=rf"{name}: a pipe or a device, not a file"):
+        sclip.load(tmp_path / "m")
+
+
+def test_a_device_that_a_manifest_names_is_not_read():
+    row = Row("a", "test", Path("/dev/null"), Path("/dev/null"), "i", "a dog")
+    assert inspect(row).fault == Fault("audio null: cannot be read: a pipe or a device, not a file")
+    assert hash_pictures([row]) == {row.image: ""}
+    with pytest.raises(ValueError, match="a pipe or a device") as caught:
+        read_rgb(row.image)
+    assert picture_fault(row.image, caught.value) == "image null: cannot be read: a pipe or a device, not a file"
+
+
+def test_the_folder_of_a_preset_may_be_a_link_to_another_disk(tmp_path):
+    """The manifest named ../scenes-…, which starts at the link's target, where nothing is."""
+    (tmp_path / "disk/far/away").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine").symlink_to(tmp_path / "disk/far/away")
+    (tmp_path / "data/other").mkdir()
+    count = Splits(train=1, dev=1, test=1)
+    config = ScenesConfig(kind="scenes", seed=0, pictures=count, captions=count, voices=count, nouns=24)
+    for preset in ("mine", "other"):
+        manifest = tmp_path / "data" / preset / "manifest.jsonl"
+        make_corpus(config, manifest, Problems())
+        rows = read_manifest(manifest, Problems())
+        assert len(rows) == 3
+        assert all(row.audio.is_file() and row.image.is_file() for row in rows)
+    assert next(rows.values("audio"))[0].startswith("../scenes-")

@@ -17,6 +17,7 @@ from typing import Any
 from sclip.errors import UserError
 
 UNFINISHED = ".unfinished"
+SPECIAL = "a pipe or a device, not a file"
 # The errors of a path itself: there is no such file, it is a folder, it may not be read, or its name is impossible.
 _OF_A_PATH = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
@@ -90,8 +91,29 @@ def check_system(path: Path, error: Exception) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
+def is_special(path: Path) -> bool:
+    """Return whether a pipe or a device is in place of a file. Reading one may never end."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def refuse_special_files(folder: Path) -> None:
+    """Refuse a folder in which a pipe or a device, or a link to one, is in place of a file."""
+    for path in folder.iterdir():
+        if is_special(path):
+            raise UserError(f"{path}: {SPECIAL}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file, and refuse a pipe or a device."""
+    if is_special(path):
+        raise OSError(errno.EINVAL, SPECIAL, str(path))
+    return path.read_bytes()
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
+    if is_special(path):
+        raise UserError(f"{path}: {SPECIAL}")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

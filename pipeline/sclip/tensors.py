@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sclip.errors import UserError
-from sclip.files import UNFINISHED, flush_to_disk
+from sclip.files import SPECIAL, UNFINISHED, flush_to_disk, is_special
 
 METADATA = "sclip"  # the only key of the metadata; safetensors would write several keys in varying order
 
@@ -34,6 +34,8 @@ def read_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if is_special(path):
+        raise UserError(f"{path}: {SPECIAL}")
     try:
         with safe_open(path, "pt") as file:
             return file.get_tensors(), file.metadata() or {}

@@ -8,7 +8,7 @@ from sclip.config.architecture import (
     KeywordConfig,
     ObjectiveConfig,
 )
-from sclip.config.checks import LARGEST_SEED
+from sclip.config.checks import LARGEST_SEED, require_folder_name
 from sclip.config.corpora import (
     LANGUAGES,
     Columns,
@@ -64,4 +64,5 @@ __all__ = [
     "TableConfig",
     "TrainingConfig",
     "load_params",
+    "require_folder_name",
 ]

@@ -14,3 +14,9 @@ def require_range(name: str, value: float, least: int, most: int) -> None:
 
 def require_seed(name: str, value: int) -> None:
     require_range(name, value, 0, LARGEST_SEED)
+
+
+def require_folder_name(key: str, name: str) -> None:
+    """Refuse a name that is not that of one folder. Otherwise files of strangers choose where a command writes."""
+    usable = name.isprintable() and "/" not in name and 1 <= len(name) <= 100 and name[0] not in ".-"
+    require(usable, f"{key}: expected a name for a folder, without / and without . or - at its start, found {name!r}")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sclip import paths
 from sclip.config.architecture import Architecture, HeadConfig, ObjectiveConfig
-from sclip.config.checks import require, require_seed
+from sclip.config.checks import require, require_folder_name, require_seed
 from sclip.config.corpora import CorpusConfig, ManifestConfig
 from sclip.config.encoders import Encoders
 from sclip.config.features import FeaturesConfig
@@ -78,6 +78,13 @@ class _ParamsFile:
     pretrain: Pretraining
     recipes: dict[str, dict[str, Architecture]]
     presets: dict[str, Preset]
+
+    def __post_init__(self) -> None:
+        for preset in self.presets:
+            require_folder_name("presets", preset)
+        for recipe, architectures in self.recipes.items():
+            for arch in architectures:
+                require_folder_name(f"recipes.{recipe}", arch)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class CorpusResult:
 def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> CorpusResult:
     """Write the manifest. A user's recordings and pictures are not copied."""
     if isinstance(config, ScenesConfig):
+        if manifest.parent.is_symlink():  # the files are next to its target, because .. leads there
+            manifest = manifest.parent.resolve() / manifest.name
         try:
             return CorpusResult(make_scenes(config, manifest))
         except LibsndfileError as error:  # its text does not say which file, nor that a disk is full

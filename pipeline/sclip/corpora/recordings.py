@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio, too_short
 from sclip.errors import Fault, UserError
-from sclip.files import check_system
+from sclip.files import check_system, read_bytes
 
 if TYPE_CHECKING:
     from sclip.corpora.manifest import Row
@@ -33,7 +33,7 @@ def inspect(row: "Row") -> Recording:
     """Hash a row's audio file and read its header, without decoding it."""
     name = f"audio {row.audio.name}"
     try:
-        data = row.audio.read_bytes()
+        data = read_bytes(row.audio)
     except FileNotFoundError:
         return Recording(row, "", fault=Fault(f"{name}: no such file"))
     except OSError as error:

@@ -36,6 +36,7 @@ from sclip.encoders.sizes import check_clip_sizes
 from sclip.encoders.source import Source, fetch_repo, shipped_folder, without_network
 from sclip.encoders.tokens import PADDING, ClipTokens, Tokens, tokens_of
 from sclip.errors import UserError
+from sclip.files import refuse_special_files
 from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded
 from sclip.parsing import read_json
@@ -112,6 +113,8 @@ class ClipEncoder(nn.Module):
         folder = Path(name.removeprefix("local-dir:"))
         if not folder.is_dir():
             folder = shipped_folder(str(folder)) or folder
+        if folder.is_dir():
+            refuse_special_files(folder)
         if name.startswith("local-dir:") or folder.is_dir():
             return cls._from_folder(folder, Source(str(folder)))
         return cls._from_tag(name)

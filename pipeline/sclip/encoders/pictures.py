@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sclip.files import check_system
+from sclip.files import SPECIAL, check_system, is_special
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 2**26
@@ -30,6 +30,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 def read_rgb(file: str | Path | IO[bytes]) -> Image.Image:
     """Decode a picture file's first frame. Raises OSError or ValueError for a file that cannot be used."""
+    if isinstance(file, str | Path) and is_special(Path(file)):
+        raise ValueError(SPECIAL)
     try:
         with Image.open(file, formats=FORMATS) as opened:
             large = opened.width * opened.height > LARGE_PIXELS

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from sclip.errors import UserError
+from sclip.files import refuse_special_files
 from sclip.paths import SHIPPED_MODELS
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def find_folder(name: str, revision: str | None, patterns: list[str], **download
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"{name}: a folder has no revisions, found {revision!r}; leave the revision out")
+        refuse_special_files(folder)
         return folder, None
     if not REPO.fullmatch(name):
         raise UserError(f"{name}: no such folder, and not the name of a hub repo, which is ORG/NAME")

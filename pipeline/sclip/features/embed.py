@@ -20,7 +20,7 @@ from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.tokens import embed_tokens
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
-from sclip.files import check_system, remove_unfinished
+from sclip.files import check_system, read_bytes, remove_unfinished
 from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
 
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
@@ -90,7 +90,7 @@ def hash_pictures(rows: Sequence[Row]) -> dict[Path, str]:
 def _hash(path: Path) -> str:
     """Return a file's SHA-256, or an empty string if the file cannot be read; decoding it reports the reason."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_bytes(path)).hexdigest()
     except OSError as error:
         check_system(path, error)
         return ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sclip import __version__
-from sclip.config import Architecture, HeadConfig, ObjectiveConfig
+from sclip.config import Architecture, HeadConfig, ObjectiveConfig, require_folder_name
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest
 from sclip.fingerprints import data_fingerprint
@@ -57,6 +57,7 @@ class ModelConfig:
         return Architecture(self.head, self.objective)
 
     def __post_init__(self) -> None:
+        require_folder_name("arch", self.arch)
         _ = self.architecture  # the two must fit
 
 

@@ -6,6 +6,7 @@ which lists the shards, last. A read copies only the frames that it returns. Onl
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -172,7 +173,22 @@ def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shar
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    return read_index_file(folder / INDEX_FILE, FORMAT, "extract-features")
+    """Read a folder's index. A folder may come from elsewhere, and must not make this read files outside it."""
+    path = folder / INDEX_FILE
+    index = read_index_file(path, FORMAT, "extract-features")
+    tables = isinstance(index.get("features"), dict) and isinstance(index.get("skipped"), dict)
+    shards = index.get("shards")
+    if not tables or not isinstance(shards, list) or not all(map(_is_shard, shards)):
+        raise UserError(
+            f"{path}: expected tables `features` and `skipped`, and `shards` with the names of files in this folder; "
+            "run `sclip extract-features` again"
+        )
+    return index
+
+
+def _is_shard(entry: Any) -> bool:
+    name = entry.get("file") if isinstance(entry, dict) else None
+    return isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name) is not None
 
 
 class FeatureStore:

@@ -41,15 +41,13 @@ def test_a_complete_preset_has_no_faults(project):
     result = verify_preset("tiny")
     assert result.faults == []
     assert result.checked == {
-        **{
-            "rows": 28,
-            "recordings": 28,
-            "pictures": 22,
-            "shards": 1,
-            "files of vectors": 3,
-            "models": 1,
-            "checkpoints": 1,
-        }
+        "rows": 28,
+        "recordings": 28,
+        "pictures": 22,
+        "shards": 1,
+        "files of vectors": 3,
+        "models": 1,
+        "checkpoints": 1,
     }
     assert run_sclip("verify", "tiny").endswith("1 model, 1 checkpoint: 0 faults\n")
     shutil.rmtree("data/tiny/vectors")
@@ -142,3 +140,11 @@ def test_a_newer_format_is_refused_with_the_version_that_wrote_it(project):
         with pytest.raises(UserError, match=rf"expected '{kind}\d', found '{kind}0'") as error:
             read()
         assert "9.8.7" not in str(error.value)
+
+
+def test_damaged_results_are_found(project):
+    run_sclip("evaluate", "--arch", "hybrid", "--device", "cpu")
+    assert "1 result: 0 faults" in run_sclip("verify", "tiny")
+    path = Path("results/tiny/runs/hybrid/seed-0/words.json")
+    path.write_bytes(path.read_bytes() + b" ")
+    assert "words.json: its SHA-256 is not the one in metrics.json" in run_sclip("verify", "tiny", status=1)

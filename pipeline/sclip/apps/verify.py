@@ -12,6 +12,7 @@ from sclip.concurrency import chunks, prefetch_batches
 from sclip.corpora.manifest import Row, digest_file, read_manifest
 from sclip.corpora.recordings import inspect
 from sclip.errors import Problems, UserError
+from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.features.embed import content_fingerprint, hash_pictures
 from sclip.features.store import INDEX_FILE, read_index
 from sclip.features.vectors import FILES, ClipVectors
@@ -29,7 +30,7 @@ class Verification:
 
 
 def verify_preset(preset: str) -> Verification:
-    """Read the manifest, its files, the features, the vectors, the models and the checkpoints of a preset.
+    """Read the manifest, its files, the features, the vectors, the models, checkpoints and results of a preset.
 
     Folders that no stage has written yet are left out.
     """
@@ -44,6 +45,7 @@ def verify_preset(preset: str) -> Verification:
         faults += _guarded(vectors, lambda: _check_vectors(vectors, rows, checked))
     faults += _check_models(paths.model_folder(preset, "*", 0).parents[1], checked)
     faults += _check_checkpoints(paths.scratch_folder(preset, "*", 0).parents[1], checked)
+    faults += _check_results(paths.report_folder(preset), checked)
     return Verification(checked, faults)
 
 
@@ -136,3 +138,14 @@ def _check_checkpoints(folder: Path, checked: dict[str, int]) -> Iterator[Findin
         checked["checkpoints"] = checked.get("checkpoints", 0) + 1
         if read_checked(path) is None:
             yield Finding(str(path), "its SHA-256 does not match; delete it, and training starts from step 0")
+
+
+def _check_results(folder: Path, checked: dict[str, int]) -> Iterator[Finding]:
+    for path in sorted(folder.glob(f"runs/*/seed-*/{paths.METRICS}")):
+        checked["results"] = checked.get("results", 0) + 1
+        try:
+            metrics = read_metrics(path)
+            if isinstance(metrics, dict):
+                check_other_files(path.parent, metrics)
+        except UserError as error:
+            yield Finding(str(path.parent), str(error))

@@ -101,8 +101,9 @@ def extract_features(
 def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check every byte that later stages of PRESET read.
 
-    Reads data/PRESET (the manifest, its recordings and pictures, features and vectors) and the models and checkpoints
-    in models/. What was not made yet is not missed. Exit status 1 if anything is missing, damaged or left over.
+    Reads data/PRESET (the manifest, its recordings and pictures, features and vectors), the models and checkpoints in
+    models/, and results/PRESET. What was not made yet is not missed. Exit status 1 if anything is missing, damaged or
+    left over.
     """
     _, name = preset_settings(params_file, overrides, preset)
     from sclip.apps.verify import verify_preset

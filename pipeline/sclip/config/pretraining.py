@@ -10,8 +10,9 @@ class MiniClipConfig:
     """The small CLIP that ships with the project."""
 
     seed: int
-    pictures: int  # generated once; captions are generated in every step
+    pictures: int
     steps: int
+    texts: int = 16  # captions of each picture
     batch: int = 256
     learning_rate: float = 1e-3
     warmup_steps: int = 100

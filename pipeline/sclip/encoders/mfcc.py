@@ -66,8 +66,8 @@ class MfccEncoder(nn.Module):
         with torch.autocast(device.type, enabled=False):
             cepstra = self.mfcc(batch)  # (B, C, 10-ms frames)
             short = _short_frames(samples)
-            slope = _differences(cepstra, short)
-            x = _normalized(torch.cat([cepstra, slope, _differences(slope, short)], 1), short)
+            slope = differences(cepstra, short)
+            x = _normalized(torch.cat([cepstra, slope, differences(slope, short)], 1), short)
         frames = x.shape[2] // STACKED
         x = x[:, :, : frames * STACKED].transpose(1, 2).reshape(len(x), 1, frames, self.width)
         chosen = x if states is None else x[:, list(states)]
@@ -103,8 +103,8 @@ def _short_frames(samples: Tensor) -> Tensor:
     return (samples - WINDOW) // HOP + 1
 
 
-def _differences(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, C, T) -> (B, C, T): the slope of a line through five frames; at its ends an utterance repeats itself."""
+def differences(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return the slope of a line through five frames: (B, C, T) -> (B, C, T). An utterance repeats its ends."""
     steps = torch.arange(-2, x.shape[2] + 2, device=x.device).clamp(min=0)
     at = torch.minimum(steps, lengths[:, None] - 1)  # (B, T + 4)
     padded = x.gather(2, at[:, None].expand(-1, x.shape[1], -1))

@@ -1,8 +1,8 @@
 """Pre-train mini-clip, a small CLIP of the scenes' pictures and written captions.
 
 The model has open_clip's format and CLIP's tokenizer. Its scenes show only the pairs of things of the training split.
-Every step draws new captions, as sentences or as loose words. Loose words teach the text tower to read keywords as well
-as sentences, as labels from the web do for other CLIPs.
+Each picture has several captions, as sentences or as loose words. Loose words teach the text tower to read keywords as
+well as sentences, as labels from the web do for other CLIPs.
 """
 
 import math
@@ -13,19 +13,17 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sclip.config import MiniClipConfig
 from sclip.contrastive import contrastive_loss
 from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.pictures import SIDE
-from sclip.corpora.scenes.world import Scene
+from sclip.device import plain_attention
 from sclip.encoders.clip import ClipEncoder, TextTower
 from sclip.evaluation.retrieval import first_ranks, recalls
-from sclip.pretrain.pictures import draw_scenes
+from sclip.pretrain.pictures import caption_tokens, draw_scenes
 from sclip.pretrain.progress import Progress
 
 GALLERY = 1_000  # test pictures that are ranked to measure recall
@@ -46,21 +44,23 @@ def _train(model: open_clip.CLIP, config: MiniClipConfig, scratch: Path, device:
     """Train the model, and return the seconds that it took."""
     optimizer = _optimizer(model)
     progress = Progress(scratch / "clip.pt", {"config": repr(config)}, {"model": model, "optimizer": optimizer})
-    scenes, pixels = draw_scenes("train", config.pictures, config.seed)
+    scenes, pictures = draw_scenes("train", config.pictures, config.seed)
+    tokens = torch.from_numpy(caption_tokens(scenes, config.texts, config.seed, config.context)).to(device)
+    pixels = torch.from_numpy(pictures).to(device)
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context)
     tower = TextTower(model, tokenizer.sot_token_id, tokenizer.eot_token_id)
     for step in progress.steps(config.steps, "mini-clip"):
         random = np.random.default_rng([config.seed, 1, step])
-        chosen = random.integers(len(scenes), size=config.batch)
-        texts = tokenizer([_text(scenes[i], random) for i in chosen]).to(device)
+        chosen = torch.from_numpy(random.integers(len(scenes), size=config.batch)).to(device)
+        text = torch.from_numpy(random.integers(config.texts, size=config.batch)).to(device)
         rate = config.learning_rate * _cosine(step, config.steps, config.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        last = texts.argmax(-1)  # the end token has the highest id
-        with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            images = model.encode_image(normalised(pixels[chosen]).to(device))
-            sentences = tower.run(tower.table[texts[:, : int(last.max()) + 1]], last)
-        loss = contrastive_loss(sentences, images, torch.as_tensor(chosen, device=device), model.logit_scale.exp())
+        ids = tokens[chosen, text].long()  # (B, longest caption)
+        with torch.autocast(device.type, torch.bfloat16), plain_attention(device):
+            images = model.encode_image(normalised(pixels[chosen]))
+            sentences = tower.run(tower.table[ids], last=ids.argmax(-1))  # the end token has the highest id
+        loss = contrastive_loss(sentences, images, chosen, model.logit_scale.exp())
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -75,7 +75,9 @@ def _optimizer(model: open_clip.CLIP) -> torch.optim.AdamW:
     decayed = [p for p in model.parameters() if p.ndim >= 2 and p is not table]
     others = [p for p in model.parameters() if p.ndim < 2 or p is table]
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+        fused=table.device.type == "cuda",  # one kernel updates all parameters
     )
 
 
@@ -100,15 +102,11 @@ def model_config(config: MiniClipConfig) -> dict[str, Any]:
     }
 
 
-def _text(scene: Scene, random: np.random.Generator) -> str:
-    return telegram(scene, random) if random.random() < 0.4 else captions(scene, 1, random)[0]
-
-
-def normalised(pixels: NDArray[np.uint8]) -> Tensor:
-    """Normalise pixels like open_clip's preprocessing, without resizing: (B, H, W, 3) -> (B, 3, H, W)."""
+def normalised(pixels: Tensor) -> Tensor:
+    """Normalise bytes like open_clip's preprocessing, without resizing: (B, H, W, 3) -> (B, 3, H, W)."""
     defaults = PreprocessCfg()
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(v)[:, None, None] for v in (defaults.mean, defaults.std))
+    x = pixels.permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (defaults.mean, defaults.std))
     return (x - mean) / std
 
 
@@ -125,7 +123,7 @@ def measure(encoder: ClipEncoder, seed: int) -> dict[str, float]:
     random = np.random.default_rng([seed, 2])
     sentences = [captions(scene, 1, random)[0] for scene in scenes]
     words = [telegram(scene, random) for scene in scenes]
-    batches = torch.split(normalised(pixels), 100)
+    batches = torch.split(normalised(torch.from_numpy(pixels)), 100)
     images = F.normalize(torch.cat([encoder.encode_image(list(b)) for b in batches]), dim=-1)
     ids = torch.arange(GALLERY, device=images.device)
     measurements: dict[str, float] = {}

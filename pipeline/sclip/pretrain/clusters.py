@@ -12,14 +12,15 @@ def cluster(points: Tensor, count: int) -> Tensor:
     The first centres are random points. A centre without points is replaced by another random point.
     """
     generator = torch.Generator().manual_seed(0)
-    centres = points[torch.randperm(len(points), generator=generator)[:count]].clone()
+    centres = points[torch.randperm(len(points), generator=generator)[:count].to(points.device)].clone()
     for _ in range(ROUNDS):
         nearest = assign(points, centres)
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         counts = torch.bincount(nearest, minlength=len(centres))
         empty = counts == 0
         centres = sums / counts.clamp(min=1)[:, None]
-        centres[empty] = points[torch.randint(len(points), (int(empty.sum()),), generator=generator)]
+        others = torch.randint(len(points), (int(empty.sum()),), generator=generator)
+        centres[empty] = points[others.to(points.device)]
     return centres
 
 

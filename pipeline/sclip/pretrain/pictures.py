@@ -1,13 +1,15 @@
-"""Pictures for pre-training, with the scenes that they show, in memory."""
+"""Pictures for pre-training, with the scenes that they show and captions as tokens, in memory."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sclip.concurrency import map_in_processes
+from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.pictures import draw
 from sclip.corpora.scenes.world import THINGS, Scene, World
 
 CHUNK = 500  # pictures that a process draws at a time
+LOOSE = 0.4  # share of the captions that are loose words, not a sentence
 
 
 def draw_scenes(split: str, count: int, seed: int) -> tuple[list[Scene], NDArray[np.uint8]]:
@@ -28,3 +30,26 @@ def _draw(job: tuple[str, int, int, int]) -> tuple[list[Scene], NDArray[np.uint8
         scenes.append(world.scene(split, random))
         pixels.append(np.asarray(draw(scenes[-1], random)))
     return scenes, np.stack(pixels)
+
+
+def caption_tokens(scenes: list[Scene], texts: int, seed: int, context: int) -> NDArray[np.int32]:
+    """Draw `texts` captions of each scene, as sentences or as loose words: (scenes, texts, longest caption)."""
+    jobs = [(scenes[start : start + CHUNK], texts, seed, start, context) for start in range(0, len(scenes), CHUNK)]
+    chunks = list(map_in_processes(_tokens, jobs, "captions"))
+    longest = max(chunk.shape[2] for chunk in chunks)
+    return np.concatenate([np.pad(chunk, ((0, 0), (0, 0), (0, longest - chunk.shape[2]))) for chunk in chunks])
+
+
+def _tokens(job: tuple[list[Scene], int, int, int, int]) -> NDArray[np.int32]:
+    import open_clip
+
+    scenes, texts, seed, first, context = job
+    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    drawn = []
+    for i, scene in enumerate(scenes, first):
+        random = np.random.default_rng([seed, 1, i])
+        drawn += [
+            telegram(scene, random) if random.random() < LOOSE else captions(scene, 1, random)[0] for _ in range(texts)
+        ]
+    ids = tokenizer(drawn).numpy().astype(np.int32)  # (scenes · texts, context)
+    return ids[:, : int(ids.argmax(1).max()) + 1].reshape(len(scenes), texts, -1)  # the end has the highest id

@@ -10,6 +10,7 @@ Utterances of similar length form a batch and are cut to the shortest, so there 
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +19,40 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertConfig, HubertModel
 
+from sclip.concurrency import chunks
 from sclip.config import MiniHubertConfig
 from sclip.encoders.audio import SAMPLE_RATE
-from sclip.encoders.mfcc import MfccEncoder, torchaudio
+from sclip.encoders.mfcc import MfccEncoder, differences, torchaudio
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder
 from sclip.pretrain.clusters import assign, cluster, purity
 from sclip.pretrain.progress import Progress
-from sclip.pretrain.utterances import HOP, WINDOW, Utterance, speak_scenes
+from sclip.pretrain.utterances import HOP, WINDOW, Joined, Utterance, speak_scenes
 
 SAMPLE = 200_000  # frames that the clusters are computed from
 MASK_SPAN, MASKED = 10, 0.5  # frames of a span; approximate share of masked frames
 TEMPERATURE = 0.1
+UTTERANCES = 32  # whose features are computed together
 HELD_OUT = 400  # utterances of the test split, to measure the quality with
 
 
 class Average:
-    """A moving average over about the last hundred steps, which a checkpoint stores."""
+    """A moving average over about the last hundred steps, which a checkpoint stores. It stays on the device."""
 
-    def __init__(self) -> None:
-        self.value = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self.value = torch.zeros((), device=device)
 
-    def add(self, value: float) -> None:
+    def add(self, value: Tensor) -> None:
         self.value = 0.99 * self.value + 0.01 * value
 
     def state_dict(self) -> dict[str, Any]:
         return {"value": self.value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.value = state["value"]
+        self.value = state["value"].to(self.value.device)
 
 
 class MaskedPrediction(nn.Module):
@@ -72,15 +76,20 @@ def pretrain_speech(config: MiniHubertConfig, device: torch.device, out: Path, s
     utterances = speak_scenes("train", config.utterances, config.voices, config.seed)
     test_utterances = speak_scenes("test", HELD_OUT, 20, config.seed)
     hubert = HubertModel(hubert_config(config)).to(device)
+    samples = Joined([torch.from_numpy(utterance.samples) for utterance in utterances], device)
     quality: dict[str, Any] = {}
     minutes = 0.0
     for number, round_ in enumerate(config.rounds):
-        features = _mfccs(utterances) if number == 0 else _features(_encoder(hubert), utterances, config.target_state)
+        if number == 0:
+            features = _mfccs(utterances, device)
+        else:
+            features = _features(_encoder(hubert), utterances, config.target_state)
         centres = cluster(torch.cat(features)[:: max(1, sum(map(len, features)) // SAMPLE)], round_.clusters)
-        targets = [assign(f, centres) for f in features]
+        targets = Joined([assign(f, centres) for f in features], device)
+        del features
         hubert.train().requires_grad_(True)
         model = MaskedPrediction(hubert, round_.clusters).to(device)
-        accuracy, seconds = _train(model, utterances, targets, config, number, scratch, device)
+        accuracy, seconds = _train(model, samples, targets, config, number, scratch)
         minutes += seconds / 60
         quality[f"round {number + 1}: masked accuracy"] = accuracy
     encoder = _encoder(hubert)
@@ -114,59 +123,50 @@ def hubert_config(config: MiniHubertConfig) -> HubertConfig:
 
 
 def _train(
-    model: MaskedPrediction,
-    utterances: list[Utterance],
-    targets: list[Tensor],
-    config: MiniHubertConfig,
-    number: int,
-    scratch: Path,
-    device: torch.device,
+    model: MaskedPrediction, samples: Joined, targets: Joined, config: MiniHubertConfig, number: int, scratch: Path
 ) -> tuple[float, float]:
     """Train one round, and return the accuracy on masked frames and the seconds that it took."""
-    steps = config.rounds[number].steps
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    accuracy = Average()
+    steps, device = config.rounds[number].steps, samples.values.device
+    # One kernel updates all parameters on a GPU.
+    fused = device.type == "cuda"
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
+    accuracy = Average(device)
     parts = {"model": model, "optimizer": optimizer, "accuracy": accuracy}
     progress = Progress(scratch / f"hubert-{number + 1}.pt", {"config": repr(config)}, parts)
-    by_length = np.argsort([len(u.samples) for u in utterances], kind="stable")
+    by_length = np.argsort(samples.lengths, kind="stable")
     for step in progress.steps(steps, f"mini-hubert, round {number + 1}"):
         random = np.random.default_rng([config.seed, 3, number, step])
-        batch = _batch(utterances, targets, by_length, config.batch_seconds, random)
-        samples, labels, masked = (x.to(device) for x in batch)
+        waveforms, labels, masked = _batch(samples, targets, by_length, config.batch_seconds, random)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, steps, config.warmup_steps)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = model(samples, masked)
+            logits = model(waveforms, masked)
         loss = F.cross_entropy(logits.float(), labels[masked])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        accuracy.add(float((logits.detach().argmax(-1) == labels[masked]).float().mean()))
-    return round(accuracy.value, 3), progress.seconds
+        accuracy.add((logits.detach().argmax(-1) == labels[masked]).float().mean())
+    return round(float(accuracy.value), 3), progress.seconds
 
 
 def _batch(
-    utterances: list[Utterance],
-    targets: list[Tensor],
-    by_length: NDArray[np.int64],
-    seconds: float,
-    random: np.random.Generator,
+    samples: Joined, targets: Joined, by_length: NDArray[np.int64], seconds: float, random: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw utterances of similar length, cut to the shortest: samples (B, N), clusters (B, T) and mask (B, T)."""
-    start = int(random.integers(len(utterances)))
-    size = int(seconds * SAMPLE_RATE / len(utterances[by_length[start]].samples))
-    size = min(max(2, size), len(utterances))
-    start = min(start, len(utterances) - size)
-    chosen = random.permutation(by_length[start : start + size])
-    frames = min(len(targets[i]) for i in chosen)
-    samples = np.stack([utterances[i].samples[: frames * 320 + 80] for i in chosen])
+    """Draw utterances of similar length, cut to the shortest: waveforms (B, N), clusters (B, T) and mask (B, T)."""
+    start, count = int(random.integers(len(by_length))), len(by_length)
+    size = int(seconds * SAMPLE_RATE / samples.lengths[by_length[start]])
+    size = min(max(2, size), count)
+    start = min(start, count - size)
+    chosen = by_length[start : start + size]
+    frames = int(targets.lengths[chosen].min())
     masked = np.zeros((size, frames), bool)
     spans = max(1, round(-np.log(1 - MASKED) * frames / MASK_SPAN))
     starts = random.integers(0, max(1, frames - MASK_SPAN), (size, spans))
     masked[np.arange(size)[:, None, None], starts[..., None] + np.arange(min(MASK_SPAN, frames))] = True
-    labels = torch.stack([targets[i][:frames] for i in chosen])
-    return torch.from_numpy(samples).float() / 2**15, labels, torch.from_numpy(masked)
+    on_device = torch.from_numpy(chosen).to(samples.values.device)
+    waveforms = samples.starts(on_device, frames * HOP + WINDOW - HOP).float() / 2**15
+    return waveforms, targets.starts(on_device, frames), torch.from_numpy(masked).to(on_device.device)
 
 
 def _schedule(step: int, steps: int, warmup: int) -> float:
@@ -174,40 +174,49 @@ def _schedule(step: int, steps: int, warmup: int) -> float:
     return min((step + 1) / warmup, (steps - step) / (steps - warmup))
 
 
-def _mfccs(utterances: list[Utterance]) -> list[Tensor]:
+def _mfccs(utterances: list[Utterance], device: torch.device) -> list[Tensor]:
     """Return MFCCs with differences (T, 39) of each utterance, minus their mean, for the same frames as HuBERT's.
 
     They are not divided by their deviations, unlike those of MfccEncoder. Large coefficients distinguish phones better
     than small ones, so the clusters are purer.
     """
     mels = {"n_fft": WINDOW, "hop_length": HOP, "n_mels": 40, "center": False}
-    audio = torchaudio()
-    mfcc = audio.transforms.MFCC(SAMPLE_RATE, 13, log_mels=True, melkwargs=mels)
-    features = []
-    for utterance in utterances:
-        cepstra = mfcc(torch.from_numpy(utterance.samples).float() / 2**15)  # (13, T)
-        slope = audio.functional.compute_deltas(cepstra)
-        frames = torch.cat([cepstra, slope, audio.functional.compute_deltas(slope)]).T
-        features.append(frames - frames.mean(0))
-    return features
+    mfcc = torchaudio().transforms.MFCC(SAMPLE_RATE, 13, log_mels=True, melkwargs=mels).to(device)
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        frames = torch.tensor([(len(waveform) - WINDOW) // HOP + 1 for waveform in waveforms], device=device)
+        cepstra = mfcc(pad_sequence(waveforms, batch_first=True).to(device))  # (B, 13, T)
+        slope = differences(cepstra, frames)
+        features = torch.cat([cepstra, slope, differences(slope, frames)], 1).transpose(1, 2)
+        return [row[:count] for row, count in zip(features, frames.tolist(), strict=True)]
+
+    return _centred(utterances, compute)
 
 
 @torch.no_grad()
 def _features(encoder: Any, utterances: list[Utterance], state: int) -> list[Tensor]:
     """Return a hidden state (T, D) of each utterance, minus its mean, which removes some of the voice."""
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        return [states[0] for states in encoder(waveforms, [state])]  # each (1, T, D)
+
+    return _centred(utterances, compute)
+
+
+def _centred(utterances: list[Utterance], compute: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
+    """Compute the features (T, D) of each utterance, minus their mean, in batches of similar length."""
     order = sorted(range(len(utterances)), key=lambda i: len(utterances[i].samples))
     features: dict[int, Tensor] = {}
-    for start in range(0, len(order), 32):
-        chosen = order[start : start + 32]
-        hidden = encoder([torch.from_numpy(utterances[i].samples).float() / 2**15 for i in chosen], [state])
-        for i, frames in zip(chosen, hidden, strict=True):
-            features[i] = (frames[0] - frames[0].mean(0)).cpu()
+    for chosen in chunks(order, UTTERANCES):
+        waveforms = [torch.from_numpy(utterances[i].samples).float() / 2**15 for i in chosen]
+        for i, frames in zip(chosen, compute(waveforms), strict=True):
+            features[i] = frames - frames.mean(0)
     return [features[i] for i in range(len(utterances))]
 
 
 def measure(encoder: SpeechEncoder, test_utterances: list[Utterance]) -> dict[str, float]:
     """Measure the phone purity of clusters of MFCCs and of each hidden state, for voices not used in training."""
-    purities = {"phone purity, MFCC": _purity(MfccEncoder(), test_utterances, 0)}
+    purities = {"phone purity, MFCC": _purity(MfccEncoder().to(encoder.model.device), test_utterances, 0)}
     for state in range(encoder.states):
         purities[f"phone purity, state {state}"] = _purity(encoder, test_utterances, state)
     return purities
@@ -219,4 +228,4 @@ def _purity(encoder: Any, test_utterances: list[Utterance], state: int) -> float
     counts = [min(len(f), len(u.phones)) for f, u in zip(features, test_utterances, strict=True)]
     frames = torch.cat([f[:n] for f, n in zip(features, counts, strict=True)])
     phones = torch.cat([u.phones[:n] for u, n in zip(test_utterances, counts, strict=True)])
-    return round(purity(assign(frames, cluster(frames[::2], 100)), phones), 3)
+    return round(purity(assign(frames, cluster(frames[::2], 100)).cpu(), phones), 3)

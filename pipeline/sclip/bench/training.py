@@ -126,8 +126,10 @@ def _floor(trainer: Trainer, batch: Batch, machine: Machine) -> float:
 
     The result is the larger of the two.
     """
+    graphed, trainer.text_tower = trainer.text_tower, trainer.model.text_tower  # a graph hides its products
     with FlopCounterMode(display=False) as counter:
         trainer.train_step([batch])
+    trainer.text_tower = graphed
     rate = machine.fp32 if trainer.training.precision == "fp32" else machine.half
     return max(batch.states.values.nbytes / machine.bandwidth, counter.get_total_flops() / rate)
 

@@ -20,6 +20,8 @@ from text_towers import keywords, settings, vectors_and_gradients
 from sclip.config import SpeechEncoderConfig, TrainingConfig
 from sclip.device import autocast
 from sclip.encoders.open import open_speech
+from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.retrieval import scores
 from sclip.training.batches import TrainingBatches
 from sclip.training.graphs import GraphedTextTower
 from sclip.training.loop import open_visual_words
@@ -167,6 +169,15 @@ def test_hidden_states_of_hubert_base_in_half_precision(precision, record_proper
     record_property("largest relative difference", f"{difference[largest]:.2g} in state {largest}")
     assert states.isfinite().all()
     assert float(difference.max()) < {"fp16": 0.01, "bf16": 0.05}[precision]
+
+
+def test_intervals_are_those_of_the_cpu():
+    generator = torch.Generator().manual_seed(0)
+    ranks, pictures = torch.randint(1, 3000, (5000,), generator=generator), torch.arange(5000) % 1000
+    expected = scores(ranks, pictures, Bootstrap(1000, 0))
+    actual = scores(ranks.to(CUDA), pictures.to(CUDA), Bootstrap(1000, 0, CUDA))
+    for name, estimate in expected.items():
+        assert actual[name] == pytest.approx(estimate, rel=1e-9)
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import json
 import pytest
 import torch
 
-from sclip.bench import cases, evaluation, index, long_training, manifest, run
+from sclip.bench import cases, evaluation, index, long_training, manifest, models, run
 from sclip.config import load_params
+from sclip.encoders.open import open_clip, open_speech
+from sclip.evaluation.inference import infer
 
 TINY = dataclasses.replace(cases.SCENES, seconds=(0.5, 1.0), recordings=4, utterances=300, batch=4, components=20)
 
@@ -74,3 +76,15 @@ def test_duration_of_a_training_is_computed_from_its_steps_and_evaluations(tmp_p
     ((name, minutes),) = case["notes"].items()
     assert name == "minutes of parallel, 900 steps and 6 evaluations"
     assert minutes == pytest.approx((900 * step + 6 * evaluation_seconds) / 60, abs=0.06)
+
+
+def test_a_random_model_finds_about_as_many_keywords_as_a_trained_one():
+    experiment = load_params().experiment(TINY.preset, "cascaded-cif")
+    speech, clip = open_speech(TINY.speech), open_clip(TINY.clip)
+    untrained = models.random_model("cascaded-cif", experiment, speech, clip)
+    workload = dataclasses.replace(TINY, seconds=(3.0, 4.0))
+    data = long_training.random_resident_dataset(workload, 20, speech, clip.joint_width, torch.device("cpu"))
+    keywords = infer(untrained, data).keywords
+    head = experiment.architecture.head
+    target = data.frames.float().mean() / head.pool_frames / head.keywords.cif.frames_per_slot
+    assert 0.5 < float(keywords.lengths.float().mean() / target) < 1.5

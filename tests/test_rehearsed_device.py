@@ -9,7 +9,9 @@ from stored_corpus import open_split, write_corpus
 
 from sclip.config import TrainingConfig
 from sclip.encoders.inputs import LogMelInput
+from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import infer_vectors
+from sclip.evaluation.retrieval import scores
 from sclip.features.resident import ResidentStore
 from sclip.training.batches import TrainingBatches
 from sclip.training.loop import open_visual_words
@@ -141,3 +143,14 @@ def test_the_rehearsal_refuses_and_records(monkeypatch):
         assert sum(device.waits.values()) == 2
         here.pin_memory().to(DEVICE, non_blocking=True)
         assert sum(device.blocking_copies.values()) == 1
+
+
+def test_intervals_are_computed_on_the_device(monkeypatch):
+    ranks, pictures = torch.arange(1, 61), torch.arange(60) % 20
+    expected = scores(ranks, pictures, Bootstrap(20, seed=0))
+    with rehearsal(monkeypatch) as device:
+        bootstrap = Bootstrap(20, 0, DEVICE)
+        assert bootstrap.weights.device == DEVICE
+        device.waits.clear()
+        assert scores(ranks.to(DEVICE), pictures.to(DEVICE), bootstrap) == expected
+        assert set(device.waits) == {"evaluation/bootstrap.py:_estimate"}  # reads the results

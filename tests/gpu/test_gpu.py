@@ -12,14 +12,18 @@ import torch
 from golden_files import cases
 from project import TINY, run_sclip, write_encoders, write_preset
 from safetensors.torch import load_file
-from small import ARCHITECTURES, WITH_VISUAL_WORDS, model, recordings
+from small import ARCHITECTURES, WITH_VISUAL_WORDS, clip_encoder, model, recordings
 from stored_corpus import open_split, write_corpus
 from test_golden_heads import Case, check_gradients, check_outputs
+from text_towers import keywords, settings, vectors_and_gradients
 
 from sclip.config import SpeechEncoderConfig, TrainingConfig
 from sclip.device import autocast
 from sclip.encoders.open import open_speech
+from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.retrieval import scores
 from sclip.training.batches import TrainingBatches
+from sclip.training.graphs import GraphedTextTower
 from sclip.training.loop import open_visual_words
 from sclip.training.trainer import Trainer
 
@@ -73,8 +77,9 @@ def test_a_step_waits_for_the_gpu_only_where_listed(corpus, arch, precision):
         trainer_of(corpus, arch, training),
         TrainingBatches(open_split(corpus, "train"), training, 0, True),
     )
-    trainer.train_step([batches.read(0).to(CUDA)])  # allocates memory and the optimizer's state
     batch = batches.read(1)
+    for warm_up in (batches.read(0), batch):  # allocates memory and the optimizer's state, and captures graphs
+        trainer.train_step([warm_up.to(CUDA)])
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -115,6 +120,37 @@ def test_a_resumed_training_continues(corpus, precision):
     assert losses(resumed, range(4, 8)) == pytest.approx(expected[4:], rel=1e-3 if precision == "fp32" else 2e-2)
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05), ("fp16", 0.01)])
+def test_text_tower_as_graphs_gives_the_same_vectors_and_gradients(precision, tolerance):
+    plain = clip_encoder().text_tower
+    plain.tower.to(CUDA)
+    graphed = GraphedTextTower(plain)
+    for seed, slots in enumerate([6, 20, 3, 6, 75, 18]):
+        expected, actual = (
+            [result.float() for result in vectors_and_gradients(tower, keywords(slots, 3, seed, CUDA), precision)]
+            for tower in (plain, graphed)
+        )
+        for graph_result, tower_result in zip(actual, expected, strict=True):
+            largest = float(tower_result.abs().max())  # half precision rounds relative to the sums' parts
+            torch.testing.assert_close(graph_result, tower_result, rtol=tolerance, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("arch", ["cascaded", "cascaded-cif"])
+def test_training_with_graphs_gives_the_same_losses(corpus, arch, precision):
+    training = settings(precision)
+    batches = TrainingBatches(open_split(corpus, "train"), training, 0, pin=True)
+
+    def losses(trainer):
+        steps = [[batches.read(number).to(CUDA) for number in (2 * i, 2 * i + 1)] for i in range(4)]
+        return [trainer.train_step(step)()["train/loss/total"] for step in steps]
+
+    plain, graphed = (trainer_of(corpus, arch, training) for _ in range(2))
+    plain.text_tower = plain.model.text_tower
+    assert isinstance(graphed.text_tower, GraphedTextTower)
+    assert losses(graphed) == pytest.approx(losses(plain), rel=1e-3 if precision == "fp32" else 0.05)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_hidden_states_of_hubert_base_in_half_precision(precision, record_property):
     """Compare the hidden states of HuBERT base, with random weights, with fp32 on the same GPU."""
@@ -133,6 +169,15 @@ def test_hidden_states_of_hubert_base_in_half_precision(precision, record_proper
     record_property("largest relative difference", f"{difference[largest]:.2g} in state {largest}")
     assert states.isfinite().all()
     assert float(difference.max()) < {"fp16": 0.01, "bf16": 0.05}[precision]
+
+
+def test_intervals_are_those_of_the_cpu():
+    generator = torch.Generator().manual_seed(0)
+    ranks, pictures = torch.randint(1, 3000, (5000,), generator=generator), torch.arange(5000) % 1000
+    expected = scores(ranks, pictures, Bootstrap(1000, 0))
+    actual = scores(ranks.to(CUDA), pictures.to(CUDA), Bootstrap(1000, 0, CUDA))
+    for name, estimate in expected.items():
+        assert actual[name] == pytest.approx(estimate, rel=1e-9)
 
 
 @pytest.fixture

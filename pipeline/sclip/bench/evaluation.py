@@ -23,8 +23,9 @@ def evaluation_case(device: torch.device) -> Case:
     pictures = torch.arange(PICTURES, device=device)
 
     def ours() -> None:
+        bootstrap = Bootstrap(PICTURES, 0, device)
         for ranks, ids in zip(first_ranks(speech, owners, images, pictures), (owners, pictures), strict=True):
-            scores(ranks.cpu(), ids.cpu(), Bootstrap(PICTURES, seed=0))
+            scores(ranks, ids, bootstrap)
 
     def published() -> None:
         sort_and_loop(speech[:SLICE], owners[:SLICE], images, pictures)

@@ -41,7 +41,7 @@ def training_case(
     machine: Machine,
     device: torch.device,
 ) -> Case:
-    """Time the training of one architecture. `datasets` holds the corpus as "states" and as "codes"."""
+    """Time the training of one architecture. `datasets` holds the corpus as "states", as "codes" or as both."""
     model = random_model(name, experiment, *encoders)
     trainer = Trainer(model, experiment.training, 0, device, random_visual_words(model))
     pin = device.type == "cuda"
@@ -54,7 +54,8 @@ def training_case(
         if device.type == "cuda":
             resident = TrainingBatches(datasets[form].on_device(device), experiment.training, 0, pin)
             alternatives[f"{form}, gathered on the device"] = partial(_train_from_store, trainer, resident, device)
-    alternatives |= _encoder_steps(trainer, encoders, workload, batches["states"][0].images, device)
+    first_form, first = next(iter(batches.items()))
+    alternatives |= _encoder_steps(trainer, encoders, workload, first[0].images, device)
     with plain_attention(device):
         times = compare(
             alternatives,
@@ -63,12 +64,12 @@ def training_case(
             parts=dict.fromkeys(alternatives, STEPS) | {ONLINE: 1.0, PUBLISHED: 1.0},
         )
         floors = {form: _floor(trainer, batches[form][0], machine) for form in datasets}
-        shares = _operators(trainer, batches["states"][:2], device)
+        shares = _operators(trainer, first[:2], device)
     rows = [Measurement(timed, floor=floors.get(timed.name.partition(",")[0])) for timed in times]
-    shape = tuple(batches["states"][0].states.values.shape)
+    shape = tuple(first[0].states.values.shape)
     return Case(
         f"training, {name}",
-        f"One step of {name}, {experiment.training.precision}: states {shape}",
+        f"One step of {name}, {experiment.training.precision}: {first_form} {shape}",
         rows,
         {"operators, %": shares},
     )
@@ -126,8 +127,10 @@ def _floor(trainer: Trainer, batch: Batch, machine: Machine) -> float:
 
     The result is the larger of the two.
     """
+    graphed, trainer.text_tower = trainer.text_tower, trainer.model.text_tower  # a graph hides its products
     with FlopCounterMode(display=False) as counter:
         trainer.train_step([batch])
+    trainer.text_tower = graphed
     rate = machine.fp32 if trainer.training.precision == "fp32" else machine.half
     return max(batch.states.values.nbytes / machine.bandwidth, counter.get_total_flops() / rate)
 

@@ -2,13 +2,16 @@
 
 Errors of utterances of one picture are correlated, so whole pictures are drawn, with replacement. Only queries are
 drawn; all candidates stay. So nothing is ranked again: a figure is a function of sums over pictures, or a weighted
-median, and all resamples are one matrix product.
+median, and all resamples are one matrix product. On a GPU they are computed there; the same pictures are drawn on every
+device.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from sclip.device import WITHOUT_FP64
 
 RESAMPLES = 1000
 LEVELS = (0.025, 0.975)
@@ -18,16 +21,17 @@ Estimate = dict[str, float]  # value, low, high
 
 
 class Bootstrap:
-    def __init__(self, pictures: int, seed: int):
+    def __init__(self, pictures: int, seed: int, device: str | torch.device = "cpu"):
+        self.device = torch.device("cpu" if torch.device(device).type in WITHOUT_FP64 else device)
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(pictures, (RESAMPLES, pictures), generator=generator)
+        drawn = torch.randint(pictures, (RESAMPLES, pictures), generator=generator).to(self.device)
         ones = torch.ones_like(drawn, dtype=torch.float64)
         self.weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)  # (S, I), how often each picture is drawn
 
     def of_sums(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate a figure of sums (..., K) -> (...) from the `amounts` (N, K) to sum and their `pictures` (N,)."""
-        sums = torch.zeros(self.weights.shape[1], amounts.shape[1], dtype=torch.float64)
-        sums.index_add_(0, pictures.cpu(), amounts.cpu().double())
+        sums = self.weights.new_zeros(self.weights.shape[1], amounts.shape[1])
+        sums.index_add_(0, pictures.to(self.device), amounts.to(self.device).double())
         return _estimate(figure(sums.sum(0)), figure(self.weights @ sums))
 
     def mean(self, values: Tensor, pictures: Tensor, counted: Tensor | None = None) -> Estimate:
@@ -39,8 +43,8 @@ class Bootstrap:
 
     def median(self, values: Tensor, pictures: Tensor) -> Estimate:
         """Estimate the median: the smallest value that at least half of the values do not exceed."""
-        ordered, order = values.cpu().double().sort()
-        owners = pictures.cpu()[order]
+        ordered, order = values.to(self.device).double().sort()
+        owners = pictures.to(self.device)[order]
 
         def medians(weights: Tensor) -> Tensor:  # (S, I) -> (S,)
             reached = weights[:, owners].cumsum(1)  # (S, N)
@@ -57,5 +61,6 @@ def ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _estimate(value: Tensor, resampled: Tensor) -> Estimate:
+    resampled = resampled.cpu()
     low, high = resampled.nanquantile(resampled.new_tensor(LEVELS)).nan_to_num(0).tolist()
     return {"value": float(value.nan_to_num(0)), "low": low, "high": high}

@@ -81,7 +81,7 @@ def evaluate(
     """
     model = model.to(device).eval()
     predictions = infer(model, dataset)
-    bootstrap = Bootstrap(len(dataset.images), seed)
+    bootstrap = Bootstrap(len(dataset.images), seed, device)
     retrieval, ranks = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
     metrics: dict[str, Any] = {
         "about": {

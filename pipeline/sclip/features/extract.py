@@ -11,6 +11,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,10 @@ def extract_features(
     out.mkdir(parents=True, exist_ok=True)
     if distributed.is_main():
         remove_unfinished(out)
-    recordings = _inspect(rows, problems)
-    features = describe(encoder, config)
+    with ThreadPoolExecutor(1) as pool:  # hashes the encoder's weights while the recordings are read
+        described = pool.submit(describe, encoder, config)
+        recordings = _inspect(rows, problems)
+    features = described.result()
     if config.online:
         return _online(out, features, recordings, encoder, problems, began)
     directions = None

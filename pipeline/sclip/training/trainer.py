@@ -20,6 +20,7 @@ from sclip.objective import Losses
 from sclip.training.batches import Batch, derived_seed
 from sclip.training.curves import HistoryRow
 from sclip.training.development import mean_recalls
+from sclip.training.graphs import GraphedTextTower
 from sclip.visual_words import VisualWords
 
 SAVED = ("step", "seconds", "history", "pending_dev_row", "best")  # attributes of Trainer in a checkpoint
@@ -56,8 +57,11 @@ class Trainer:
             raise UserError("training.precision: fp16 needs a GPU; on a CPU set it to fp32 or bf16")
         self.model, self.training, self.seed, self.device = model, training, seed, device
         self.trained = nn.ModuleDict({"head": model.head, "objective": model.objective}).to(device)
-        if model.text_tower is not None:
-            model.text_tower.tower.to(device)
+        self.text_tower = model.text_tower
+        if self.text_tower is not None:
+            self.text_tower.tower.to(device)
+            if device.type == "cuda":
+                self.text_tower = GraphedTextTower(self.text_tower)
         self.visual_words = None if visual_words is None else visual_words.to(device)
         self.parameters = list(self.trained.parameters())
         # One kernel updates all parameters on a GPU. On a CPU it would round differently.
@@ -103,7 +107,7 @@ class Trainer:
         As published, the loss is divided by `accumulate` even if the step, at the end of an epoch, has fewer batches.
         """
         with autocast(self.device, self.training.precision):
-            output = self.model.head(batch.states, self.model.text_tower, self.step)
+            output = self.model.head(batch.states, self.text_tower, self.step)
             losses = self.model.objective(output, batch.images, batch.image_ids, self.visual_words)
         self._watch([self.zero if loss is None else loss.detach().float() for loss in vars(losses).values()], first=0)
         torch.autograd.backward(self.scaler.scale(losses.total / self.training.accumulate))

@@ -233,8 +233,26 @@ def test_a_damaged_archive_is_refused_and_removed(fault, host, tmp_path):
     Server.files[f"/{name}"] = data
     with pytest.raises(UserError, match=rf"{name}: cannot be unpacked: .*{message}.*; the file was removed. Run"):
         list(fetch([archive(name, host)], tmp_path))
-    assert not (tmp_path / name).exists()
-    assert not (tmp_path / "fetched" / name).exists()
+    assert file_names(tmp_path) == []  # nor a member that was unpacked before the fault
+    assert [path.name for path in tmp_path.iterdir()] == ["fetched"]
+
+
+def test_members_are_added_to_the_files_that_are_there(tmp_path):
+    """A folder may lead to another disk, a file is replaced, and what a killed process left is removed."""
+    packed, out, elsewhere = tmp_path / "a.tar.gz", tmp_path / "out", tmp_path / "elsewhere"
+    packed.write_bytes(make_tar())
+    for name in ("out/ksplit/a.json", "out/other.json", "out/a.tar.gz.unfinished/left.json", "elsewhere/old.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("old")
+    (out / "ksplit/deep").symlink_to(elsewhere)
+    unpack(packed, out)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["b.json", "old.json"]
+    assert file_names(out) == ["ksplit/a.json", "other.json"]
+    assert (out / "ksplit/a.json").stat().st_size == (elsewhere / "b.json").stat().st_size == 70_000
+    packed.write_bytes(make_tar()[:-8])
+    with pytest.raises(DamagedArchive):
+        unpack(packed, tmp_path / "damaged")
+    assert list((tmp_path / "damaged").iterdir()) == []
 
 
 def test_killed_unpacking_does_not_download_again(host, tmp_path, monkeypatch):

@@ -31,14 +31,14 @@ def manifest(tmp_path):
     [
         ({"split": "training"}, "expected a split of train, dev, test, found 'training'"),
         ({"text": " "}, "text: empty; remove the key if there is no caption"),
-        ({"text": 5}, "row: text: expected text, found 5"),
-        ({"image_id": None}, "row: image_id: expected text, found None"),
-        ({"caption": "a dog"}, "row: caption: no such key"),
-        ({"words": [["a", 0, "x"]]}, "row: words: expected [word, start, end], found ['a', 0, 'x']"),
+        ({"text": 5}, "(b): text: expected text, found 5"),
+        ({"image_id": None}, "(b): image_id: expected text, found None"),
+        ({"caption": "a dog"}, "(b): caption: no such key"),
+        ({"words": [["a", 0, "x"]]}, "(b): words: expected [word, start, end], found ['a', 0, 'x']"),
         ({"words": [["a", 0.5, 0.2]]}, "words: expected times in ascending order"),
-        ({"words": [["a", 0, 10**400]]}, "row: words: expected [word, start, end], found ['a', 0, 1000"),
-        ({"words": [["a", 0, float("nan")]]}, "row: words: expected [word, start, end], found ['a', 0, nan]"),
-        ({"speaker": ["x" * 1000] * 1000}, "row: speaker: expected text, found ['xxx"),
+        ({"words": [["a", 0, 10**400]]}, "(b): words: expected [word, start, end], found ['a', 0, 1000"),
+        ({"words": [["a", 0, float("nan")]]}, "(b): words: expected [word, start, end], found ['a', 0, nan]"),
+        ({"speaker": ["x" * 1000] * 1000}, "(b): speaker: expected text, found ['xxx"),
     ],
 )
 def test_bad_rows_are_named(change, message, manifest):

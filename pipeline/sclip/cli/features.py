@@ -8,7 +8,6 @@ from sclip import paths
 from sclip.cli.options import (
     device_option,
     on_error_option,
-    preset_option,
     preset_or_argument,
     preset_settings,
     problems_of,
@@ -51,7 +50,7 @@ def plan(
 
 
 @click.command("extract-features")
-@preset_option
+@preset_or_argument
 @device_option
 @on_error_option
 @random_encoders_option
@@ -122,7 +121,7 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
 
 
 @click.command("embed-clip")
-@preset_option
+@preset_or_argument
 @device_option
 @on_error_option
 @random_encoders_option

@@ -368,7 +368,7 @@ def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
     try:
         written = parse(_ManifestRow, draft.data, "row")
     except UserError as error:
-        problems.add(draft.name, str(error))
+        problems.add(draft.name, str(error).removeprefix("row: "))
         return None
     row = _to_row(vars(written), folder, draft.where)
     fault = next(_faults(row), None)
@@ -388,7 +388,10 @@ def _to_row(data: Mapping[str, Any], folder: Path, where: str) -> Row:
 
 def _faults(row: Row) -> Iterator[str]:
     if row.split not in SPLITS:
-        yield f"expected a split of {', '.join(SPLITS)}, found {shortened(row.split)}"
+        yield (
+            f"expected a split of {', '.join(SPLITS)}, found {shortened(row.split)}; correct it, or translate it in "
+            f"corpus.splits of a table or a hub data set, such as splits: {{{shortened(row.split)}: train}}"
+        )
     if row.text is not None and not row.text.strip():
         yield "text: empty; remove the key if there is no caption"
     times = [time for _, start, end in row.words or () for time in (start, end)]

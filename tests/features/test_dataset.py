@@ -14,6 +14,7 @@ from sclip.features.store import write_index, write_shard
 from sclip.features.vectors import write_vectors
 
 FEATURES = {"encoder": "x", "hash": "h", "precision": "fp32", "states": 1, "width": 1, "frame_seconds": 0.02}
+CLIP = {"name": "c", "revision": None, "hash": "h"}
 ROWS = [("a", "train", "x"), ("b", "dev", "y"), ("c", "train", "y"), ("d", "train", "z"), ("e", "train", "x")]
 
 
@@ -36,7 +37,7 @@ def folder(tmp_path):
         skipped = {"b": "silent"} if number == 1 else {}
         shards.append(write_shard(tmp_path / f"features/{number}.safetensors", FEATURES, states, skipped))
     write_index(tmp_path / "features", FEATURES, shards)
-    index = {"fingerprint": "f", "content": "c", "clip": {}, "skipped": {"d": "damaged"}, "notes": {}}
+    index = {"fingerprint": "f", "content": "c", "clip": CLIP, "skipped": {"d": "damaged"}, "notes": {}}
     images, captions = (
         (["x", "y"], torch.tensor([[1.0], [2.0]])),
         (["a", "b", "e"], torch.tensor([[97.0], [98], [101]])),

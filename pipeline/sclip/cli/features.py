@@ -116,7 +116,11 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
         counts = ", ".join(counted(count, what) for what, count in result.checked.items())
         click.echo(f"{name}: {counts}: {counted(len(result.faults), 'faults')}")
     if result.faults:
-        click.echo("Delete the damaged files; the command that wrote them computes what is missing.", err=as_json)
+        click.echo(
+            "Delete what is damaged or left over; the command that wrote it makes what is missing. Get recordings and "
+            "pictures of your own from a copy.",
+            err=as_json,
+        )
         raise SystemExit(1)
 
 

@@ -245,5 +245,5 @@ def test_a_preset_is_not_called_as_the_folder_of_checkpoints(tmp_path):
         renamed = data | {"presets": data["presets"] | {name: data["presets"][preset]}}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(renamed))
     load_params(tmp_path / "unfinished-2.yaml")
-    with pytest.raises(UserError, match=r"presets: unfinished: checkpoints are in models/unfinished; use another name"):
+    with pytest.raises(UserError, match=r"presets: unfinished: models/unfinished has checkpoints; choose another name"):
         load_params(tmp_path / "unfinished.yaml")

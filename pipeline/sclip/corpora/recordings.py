@@ -35,7 +35,7 @@ class Recording:
 
 @dataclass
 class Inspected:
-    """What `inspect` finds out about some rows: 40 bytes for each, without the rows themselves."""
+    """Collect what `inspect` finds out about some rows: 40 bytes for each, without the rows themselves."""
 
     samples: "array.array[int]" = field(default_factory=lambda: array.array("q"))
     hashes: bytearray = field(default_factory=bytearray)  # zeros for a file that cannot be read

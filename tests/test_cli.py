@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -29,6 +30,7 @@ MISTAKES = {
     "plan scene": "presets: no 'scene'; did you mean 'scenes'?",
     "plan scenes --preset scenes-mfcc": "PRESET is scenes and --preset is scenes-mfcc; give one of them",
     "extract-features --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
+    "transcribe whisper scene": "presets: no 'scene'; did you mean 'scenes'?",
     "embed-clip --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
     "verify --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
     "report --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
@@ -57,6 +59,25 @@ for command, message in {MISTAKES!r}.items():
 assert not {{"torch", "transformers", "open_clip"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _commands(group, name=""):
+    for own, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{name}{own} ")
+        else:
+            yield f"{name}{own}", command
+
+
+def test_every_command_of_a_preset_takes_it_as_an_argument_or_as_an_option():
+    found = [name for name, command in _commands(main) if any(o.name == "preset" for o in command.params)]
+    assert {"make-corpus", "verify", "extract-features", "train", "evaluate", "report", "list archs"} <= set(found)
+    message = "presets: no 'scene'; did you mean 'scenes'?"
+    needed = {"train": "--arch parallel", "evaluate": "--arch parallel", "transcribe": "whisper"}
+    for name in found:
+        for preset in ("scene", "--preset scene"):
+            result = CliRunner().invoke(main, f"{name} {needed.get(name, '')} {preset}".split())
+            assert (result.exit_code, message in result.output) == (1, True), (name, result.output)
 
 
 @pytest.mark.parametrize("module", ["click", "torch"])  # imported by all commands, and inside some

@@ -235,3 +235,15 @@ def test_only_languages_with_stop_words_are_accepted():
         assert str(error.value) == message
     with pytest.raises(UserError, match=r"presets\.scenes\.corpus\.language: no such key"):
         load_params(PARAMS, ["presets.scenes.corpus.language=en"])
+
+
+def test_a_preset_is_not_called_as_the_folder_of_checkpoints(tmp_path):
+    """Models are in models/PRESET/ARCH, and checkpoints in models/unfinished/PRESET/ARCH."""
+    data = yaml.safe_load(PARAMS.read_text())
+    preset = next(name for name in data["presets"] if name not in BASES)
+    for name in ("unfinished-2", "unfinished"):
+        renamed = data | {"presets": data["presets"] | {name: data["presets"][preset]}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(renamed))
+    load_params(tmp_path / "unfinished-2.yaml")
+    with pytest.raises(UserError, match=r"presets: unfinished: models/unfinished has checkpoints; choose another name"):
+        load_params(tmp_path / "unfinished.yaml")

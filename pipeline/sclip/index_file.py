@@ -22,17 +22,27 @@ def write_index_file(path: Path, index: Mapping[str, Any]) -> None:
 
 def read_index_file(path: Path, expected: str, command: str) -> dict[str, Any]:
     """Return the content of a file of the expected format. `command` is the one that wrote it."""
-    again = f"run `sclip {command}` again"
     if not path.is_file():
         raise UserError(f"{path}: no such file; `sclip {command}` writes it")
+    return read_checked(path, expected, f"run `sclip {command}` again")
+
+
+def read_checked(path: Path, expected: str, advice: str, *, old_without_digest: bool = False) -> dict[str, Any]:
+    """Return the content of a file of the expected format, without its digest. `advice` says what to do after an error.
+
+    `old_without_digest`: earlier versions wrote this file without a digest.
+    """
     try:
         index = read_json(path)
     except UserError as error:
-        raise UserError(f"{error}; {again}") from None
-    check_format(path, index, [expected], again)
+        raise UserError(f"{error}; {advice}") from None
+    check_format(path, index, [expected], advice)
+    has_digest = DIGEST in index
     digest = index.pop(DIGEST, None)
-    check_own_digest(path, index, digest, again)
-    return index
+    if has_digest or not old_without_digest:
+        check_own_digest(path, index, digest, advice)
+    content: dict[str, Any] = index
+    return content
 
 
 def check_own_digest(path: Path, index: Mapping[str, Any], digest: object, advice: str) -> None:

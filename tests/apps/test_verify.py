@@ -1,17 +1,22 @@
 """`sclip verify` reads every byte that later stages read, and names each file that is damaged."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from project import run_sclip, write_encoders, write_preset
 
+from sclip.apps import verify as verify_module
 from sclip.apps.verify import verify_preset
+from sclip.corpora import recordings as recordings_module
 from sclip.errors import UserError
+from sclip.features import embed as embed_module
 from sclip.features.vectors import ClipVectors
 from sclip.fingerprints import data_fingerprint
-from sclip.index_file import read_index_file
+from sclip.index_file import read_index_file, write_index_file
 from sclip.model.folder import read_config
 from sclip.training.checkpoints import Checkpoint
 
@@ -148,3 +153,82 @@ def test_damaged_results_are_found(project):
     path = Path("results/tiny/runs/hybrid/seed-0/words.json")
     path.write_bytes(path.read_bytes() + b" ")
     assert "words.json: its SHA-256 is not the one in metrics.json" in run_sclip("verify", "tiny", status=1)
+
+
+def test_files_that_cannot_be_read_do_not_hide_other_damage(project, monkeypatch):
+    """A disk that fails at a recording, a picture, a checkpoint and a model is reported for each, with the rest."""
+    recordings, pictures = (sorted(Path("data").glob(f"scenes-*/{kind}/train/*")) for kind in ("audio", "images"))
+    bad = {path.name for path in (recordings[0], recordings[3])}
+    read = recordings_module.read_bytes
+
+    def fail(path):
+        if path.name in bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    def fail_to_load(folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder / "model.safetensors"))
+
+    monkeypatch.setattr(recordings_module, "read_bytes", fail)
+    result = verify_preset("tiny")
+    assert {(Path(fault.where).name, fault.what) for fault in result.faults} == {
+        (name, "cannot be read: Input/output error") for name in bad
+    }
+    monkeypatch.setattr(embed_module, "read_bytes", fail)
+    monkeypatch.setattr(verify_module, "load", fail_to_load)
+    bad.add(pictures[0].name)
+    flip(Path("models/unfinished/tiny/hybrid/seed-0/checkpoint.pt"), 100)
+    faults = verify_preset("tiny").faults
+    assert {Path(fault.where).name for fault in faults} == bad | {"model.safetensors", "checkpoint.pt"}
+
+
+def test_the_last_line_says_what_to_do(project):
+    flip(Path("data/tiny/vectors/images.safetensors"), 500)
+    lines = run_sclip("verify", "tiny", status=1).splitlines()
+    assert lines[-2].endswith(": 1 fault")
+    assert lines[-1] == (
+        "Delete what is damaged or left over; the command that wrote it makes what is missing. Get recordings and "
+        "pictures of your own from a copy."
+    )
+
+
+TYPES = {
+    "vectors": [
+        ("data/tiny/vectors/index.json", key, value)
+        for key, value in (
+            *(("skipped", ["a"]), ("notes", {"a": "b"}), ("files", {}), ("files", 5), ("clip", "x"), ("clip", {})),
+            *(("fingerprint", 5), ("content", ["x"]), ("skipped", {"a": 1})),
+        )
+    ],
+    "metrics": [
+        ("results/tiny/runs/hybrid/seed-0/metrics.json", key, value)
+        for key, value in (
+            *(
+                ("files", ["a"]),
+                ("files", 5),
+                ("files", {"words.json": 5}),
+                ("about", "x"),
+                ("counts", {"pictures": "x"}),
+            ),
+            *(("about", {"encoders": ["a"]}), ("layers", [1]), ("speech_to_image", {"parallel": 5})),
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_wrong_types_with_a_right_digest_are_faults(kind, project):
+    run_sclip("evaluate", "--arch", "hybrid", "--device", "cpu")
+    for name, key, value in TYPES[kind]:
+        path = Path(name)
+        before = path.read_bytes()
+        written = json.loads(before)
+        for extra in ("digest", "version"):
+            written.pop(extra)
+        write_index_file(path, written | {key: value})
+        faults = verify_preset("tiny").faults
+        assert faults and all(key in fault.what and "again" in fault.what for fault in faults), (key, value, faults)
+        if kind == "metrics":
+            assert key in run_sclip("report", "tiny", "-S", "run.architectures=[hybrid]", status=1)
+        path.write_bytes(before)
+    assert verify_preset("tiny").faults == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from miniature import flickr8k, jpg, spokencoco, spread, textgrid, wav
 
 from sclip.config import Columns, Flickr8kConfig, SpokenCocoConfig, TableConfig
-from sclip.corpora.alignments import agrees, read_ctm, read_text_alignment, read_word_tier, read_words
+from sclip.corpora.alignments import AlignmentFiles, agrees, read_ctm, read_text_alignment, read_word_tier, read_words
 from sclip.corpora.check import check_corpus
 from sclip.corpora.make import make_corpus, read_listing
 from sclip.corpora.textgrid import read_textgrid
@@ -262,6 +262,11 @@ def test_textgrids_that_fit_equally_well_and_patterns_without_a_file_are_refused
         textgrid(tmp_path / f"aligned/{name}.TextGrid", {"words": list(WORDS)})
     check = check_corpus(config, tmp_path)
     assert "have the same name as " in str(check.faults)
+    (tmp_path / "aligned/WORDS.CTM").write_text("c 1 0.1 0.2 dog\n")
+    (tmp_path / "aligned/one/a.TextGrid").rename(tmp_path / "aligned/one/A.TEXTGRID")
+    files = AlignmentFiles(tmp_path, "aligned/**/*.*")  # names in capitals are read like others
+    aligned = tmp_path / "aligned"
+    assert files.unused() == ["c", str(aligned / "one/A.TEXTGRID"), str(aligned / "two/a.TextGrid")]
     (tmp_path / "aligned/words.txt").touch()
     other = TableConfig("table", config.path, config.columns, alignments="aligned/*")
     with pytest.raises(UserError, match=r"words.txt: expected a .TextGrid or a .ctm"):

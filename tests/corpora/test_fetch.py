@@ -131,7 +131,8 @@ def test_wrong_range_is_not_appended(content_range, host, tmp_path):
     size = len(Server.files["/some.tar.gz"])
     Server.cut_after = [100]
     Server.replaced_headers = [{}, {"Content-Range": content_range.format(size=size, last=size - 1)}]
-    list(fetch([tar_archive(host, checksum=f"md5:{hashlib.md5(make_tar()).hexdigest()}")], tmp_path))
+    md5 = hashlib.md5(Server.files["/some.tar.gz"]).hexdigest()  # gzip has the time: another archive may differ
+    list(fetch([tar_archive(host, checksum=f"md5:{md5}")], tmp_path))
     assert Server.requested_ranges == [None, "bytes=100-", None]
     assert file_names(tmp_path) == ALL_FILES
 
@@ -233,8 +234,26 @@ def test_a_damaged_archive_is_refused_and_removed(fault, host, tmp_path):
     Server.files[f"/{name}"] = data
     with pytest.raises(UserError, match=rf"{name}: cannot be unpacked: .*{message}.*; the file was removed. Run"):
         list(fetch([archive(name, host)], tmp_path))
-    assert not (tmp_path / name).exists()
-    assert not (tmp_path / "fetched" / name).exists()
+    assert file_names(tmp_path) == []  # nor a member that was unpacked before the fault
+    assert [path.name for path in tmp_path.iterdir()] == ["fetched"]
+
+
+def test_members_are_added_to_the_files_that_are_there(tmp_path):
+    """A folder may lead to another disk, a file is replaced, and what a killed process left is removed."""
+    packed, out, elsewhere = tmp_path / "a.tar.gz", tmp_path / "out", tmp_path / "elsewhere"
+    packed.write_bytes(make_tar())
+    for name in ("out/ksplit/a.json", "out/other.json", "out/a.tar.gz.unfinished/left.json", "elsewhere/old.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("old")
+    (out / "ksplit/deep").symlink_to(elsewhere)
+    unpack(packed, out)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["b.json", "old.json"]
+    assert file_names(out) == ["ksplit/a.json", "other.json"]
+    assert (out / "ksplit/a.json").stat().st_size == (elsewhere / "b.json").stat().st_size == 70_000
+    packed.write_bytes(make_tar()[:-8])
+    with pytest.raises(DamagedArchive):
+        unpack(packed, tmp_path / "damaged")
+    assert list((tmp_path / "damaged").iterdir()) == []
 
 
 def test_killed_unpacking_does_not_download_again(host, tmp_path, monkeypatch):
@@ -398,6 +417,12 @@ def test_list_shows_sources_sizes_and_checksums():
     assert "6,645,013,297 bytes, md5 a3d79f5ed8d289b7a7554ce06a5782b3" in shown
     assert "kaggle datasets download" in run_sclip("fetch", "flickr8k", "--list")
     assert "places" not in run_sclip("fetch", "speech-coco", "--list")
+
+
+def test_a_part_that_cannot_be_downloaded_is_no_success(tmp_path):
+    shown = run_sclip("fetch", "places", str(tmp_path), "pictures", status=1)
+    assert "Places205 (pictures): cannot be downloaded from here; register at http" in shown
+    assert '"archives": [' in run_sclip("fetch", "places", str(tmp_path), "pictures", "--json", status=1)
 
 
 def test_parts_are_chosen_by_name(monkeypatch, tmp_path):

@@ -74,6 +74,9 @@ def test_faults_of_places_are_found(tmp_path):
         (tmp_path / "metadata/dev_seen_2020.json").write_text(content)
         with pytest.raises(UserError, match=message):
             read_listing(config, Problems())
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(UserError, match=r"/images: no such folder; `sclip fetch places .* pictures` says where"):
+        read_listing(config, Problems())
     with pytest.raises(UserError, match=r"train.json: no such file; `sclip fetch places nowhere` downloads"):
         read_listing(PlacesConfig("places", "nowhere", "original"), Problems())
 
@@ -121,9 +124,11 @@ def test_pairs_have_the_split_of_their_folder(tmp_path):
     assert row["text"] == miniature.caption(1)
     assert row["words"] == [list(word) for word in miniature.spread(miniature.caption(1))]
     assert "text" not in rows["train/speaker2/a"]
+    assert manifest(PairsConfig("pairs", str(tmp_path / "mine")), tmp_path) == rows  # a usual name needs no setting
     # Without a folder of a split, a hash decides.
     (tmp_path / "mine/train").rename(tmp_path / "mine/one")
     (tmp_path / "mine/test").rename(tmp_path / "mine/two")
+    (tmp_path / "mine/validation").rename(tmp_path / "mine/three")
     listing = read_listing(PairsConfig("pairs", str(tmp_path / "mine")), Problems())
     assert [row.data["split"] for row in listing.rows] == [split_by_hash(row.data["id"]) for row in listing.rows]
     assert len(listing.rows) == 7

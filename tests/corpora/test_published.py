@@ -8,8 +8,9 @@ from miniature import PICTURES, flickr8k, jpg, spokencoco, wav
 
 from sclip.config import Columns, Flickr8kConfig, ManifestConfig, SpokenCocoConfig, TableConfig
 from sclip.corpora.check import check_corpus
+from sclip.corpora.listing import find_split
 from sclip.corpora.make import make_corpus, read_listing
-from sclip.corpora.manifest import read_manifest, write_manifest
+from sclip.corpora.manifest import check_rows, read_manifest, write_manifest
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse
 
@@ -211,6 +212,22 @@ def test_rows_of_a_table_without_splits_get_one(tmp_path):
     write_table(path)
     listing = read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems(skip=True))
     assert all(row.data["split"] in PICTURES for row in listing.rows)
+
+
+def test_usual_names_of_splits_need_no_setting_and_others_get_advice(tmp_path):
+    """The names are those that pairs and hub data sets know, too."""
+    path, columns = tmp_path / "mine.csv", Columns(audio="clip", image="photo", split="part")
+    names = {"Train": "train", "validation": "dev", "valid": "dev", "VAL": "dev", "dev": "dev", "test": "test"}
+    assert {name: find_split(name, {}) for name in names} == names
+    lines = [f"{name}.wav,a.png,{name}" for name in (*names, "held-out")]
+    path.write_text("\n".join(["clip,photo,part", *lines]) + "\n")
+    rows = read_listing(TableConfig("table", str(path), columns), Problems()).rows
+    assert [row.data["split"] for row in rows] == [*names.values(), "held-out"]
+    with pytest.raises(UserError, match=r"found 'held-out'; .* corpus.splits .* splits: {'held-out': train}"):
+        check_rows(rows, tmp_path, Problems())
+    translated = TableConfig("table", str(path), columns, splits={"held-out": "test", "val": "test"})
+    splits = [row.data["split"] for row in read_listing(translated, Problems()).rows]
+    assert splits == ["train", "dev", "dev", "test", "dev", "test", "test"]
 
 
 @pytest.mark.parametrize("row", ["a.wav,a.png,a dog, running", "a.wav,a.png"])

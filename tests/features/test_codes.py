@@ -1,14 +1,19 @@
 """Codes of hidden states: their error, and weighted sums computed from them without decoding."""
 
 import math
+import random
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sclip.errors import UserError
+from sclip.corpora.recordings import Recording
+from sclip.errors import Fault, UserError
 from sclip.features.codes import Coded, Directions
+from sclip.features.directions import _sample
 from sclip.heads.weighting import LayerWeighting
+
+FAULTS = (None, None, Fault("silent"))
 
 STATES, WIDTH, TRUE = 4, 12, 10
 
@@ -99,3 +104,21 @@ def test_a_head_that_normalises_states_refuses_codes_of_other_states():
     codes = Coded(torch.zeros(1, 5, TRUE, dtype=torch.int8), torch.tensor([5]), fitted())
     with pytest.raises(UserError, match=r"head.normalize_states is True, but the stored codes were computed with fea"):
         LayerWeighting(STATES, normalize=True)(codes)
+
+
+def test_directions_are_fitted_to_the_recordings_with_the_smallest_hashes():
+    """The sample ends with the recording that completes ten minutes. Equal hashes stay in the manifest's order."""
+    choose = random.Random(0)
+    for count in (1, 3, 200):
+        recordings = [
+            Recording(i, f"{choose.randrange(50):064x}", choose.randrange(60 * 16_000), fault=choose.choice(FAULTS))
+            for i in range(count)
+        ]
+        expected, samples = [], 0
+        for recording in sorted((r for r in recordings if r.fault is None), key=lambda r: r.hash):
+            if samples < 600 * 16_000:
+                expected.append(recording)
+            samples += recording.samples
+        if expected:
+            assert _sample(recordings) == expected
+    assert len(expected) < 100

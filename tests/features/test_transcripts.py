@@ -119,3 +119,15 @@ def test_the_command_writes_what_whisper_recognises(manifest, monkeypatch):
     index = json.loads((folder / "transcripts.json").read_text())
     assert index["recognizer"]["name"] == "whisper" and index["recognizer"]["language"] == "en"
     assert len(index["texts"]) == 5 and all(text for _, text in index["texts"].values())
+
+
+def test_the_command_refuses_a_corpus_before_it_opens_whisper(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PARAMS, "params.yaml")
+    result = CliRunner().invoke(main, ["transcribe", "openai/no-such-whisper", "scenes"])
+    assert (result.exit_code, "manifest.jsonl: no such file; `sclip make-corpus`" in result.output) == (1, True)
+    Path("data/scenes").mkdir(parents=True)
+    row = {"id": "a", "split": "test", "audio": "a.wav", "image": "a.png", "image_id": "a", "transcript": "a dog"}
+    write_manifest(Path("data/scenes/manifest.jsonl"), [row])
+    result = CliRunner().invoke(main, ["transcribe", "openai/no-such-whisper", "scenes"])
+    assert (result.exit_code, "has transcripts already" in result.output) == (1, True)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from sclip.apps.inputs import Kind
 from sclip.errors import UserError
-from sclip.formats import check_format
-from sclip.index_file import DIGEST, check_own_digest, write_index_file
-from sclip.parsing import parse, read_json
+from sclip.index_file import read_checked, write_index_file
+from sclip.parsing import parse
 
 FORMAT = "sclip index 1"
 CONFIG_FILE = "index.json"
@@ -39,14 +38,7 @@ def read_config(folder: Path) -> IndexConfig:
     if not path.is_file():
         what = "not an index" if folder.is_dir() else "no such index"
         raise UserError(f"{folder}: {what}; `sclip index FILES --model MODEL --out {folder}` makes one")
-    try:
-        data = read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}; {AGAIN}") from None
-    check_format(path, data, [FORMAT], AGAIN)
-    digest = data.pop(DIGEST, None)
-    if digest is not None:  # an index of an earlier version has none
-        check_own_digest(path, data, digest, AGAIN)
+    data = read_checked(path, FORMAT, AGAIN, old_without_digest=True)
     try:
         config: IndexConfig = parse(IndexConfig, data, str(path))
     except UserError as error:

@@ -39,12 +39,14 @@ def fetch(listed: bool, corpus: str | None, folder: Path | None, parts: tuple[st
             raise UserError(f"{corpus} has no part {part!r}; expected some of {', '.join(sorted(known))}")
     from sclip.corpora.fetch import fetch
 
-    lines = []
-    for line in fetch([archive for archive in ARCHIVES[corpus] if not parts or archive.part in parts], folder):
+    lines, wanted = [], [archive for archive in ARCHIVES[corpus] if not parts or archive.part in parts]
+    for line in fetch(wanted, folder):
         lines.append(line)
         click.echo(line, err=as_json)
     if as_json:
         print_json({"folder": folder, "archives": lines})
+    if not any(archive.sources for archive in wanted):  # the lines say what to do instead
+        raise SystemExit(1)
 
 
 def _print_archives(described: dict[str, list[str]], as_json: bool) -> None:

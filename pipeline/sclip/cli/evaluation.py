@@ -6,7 +6,14 @@ import click
 
 from sclip import paths
 from sclip.cli.completion import complete_archs, complete_models
-from sclip.cli.options import device_option, folder_or_repo, preset_option, preset_settings, reads_params, seed_option
+from sclip.cli.options import (
+    device_option,
+    folder_or_repo,
+    preset_or_argument,
+    preset_settings,
+    reads_params,
+    seed_option,
+)
 from sclip.cli.output import json_option, print_json
 from sclip.errors import Problems, UserError
 from sclip.parsing import read_json
@@ -31,7 +38,7 @@ from sclip.parsing import read_json
     help="Score exact hidden states, computed from the recordings in fp32 as sclip.load's models do, instead of the "
     "stored ones. Reads no features; writes below results/PRESET/exact instead of runs.",
 )
-@preset_option
+@preset_or_argument
 @seed_option
 @device_option
 @json_option
@@ -79,7 +86,7 @@ def evaluate(
 
 
 @click.command("report")
-@preset_option
+@preset_or_argument
 @json_option
 @reads_params
 def report(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:

@@ -8,7 +8,6 @@ from sclip import paths
 from sclip.cli.options import (
     device_option,
     on_error_option,
-    preset_option,
     preset_or_argument,
     preset_settings,
     problems_of,
@@ -51,7 +50,7 @@ def plan(
 
 
 @click.command("extract-features")
-@preset_option
+@preset_or_argument
 @device_option
 @on_error_option
 @random_encoders_option
@@ -117,12 +116,16 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
         counts = ", ".join(counted(count, what) for what, count in result.checked.items())
         click.echo(f"{name}: {counts}: {counted(len(result.faults), 'faults')}")
     if result.faults:
-        click.echo("Delete the damaged files; the command that wrote them computes what is missing.", err=as_json)
+        click.echo(
+            "Delete what is damaged or left over; the command that wrote it makes what is missing. Get recordings and "
+            "pictures of your own from a copy.",
+            err=as_json,
+        )
         raise SystemExit(1)
 
 
 @click.command("embed-clip")
-@preset_option
+@preset_or_argument
 @device_option
 @on_error_option
 @random_encoders_option

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sclip.apps.project import init_project, list_archs, list_models, list_presets
-from sclip.cli.options import preset_option, preset_settings, reads_params
+from sclip.cli.options import preset_or_argument, preset_settings, reads_params
 from sclip.cli.output import json_option, print_json
 from sclip.config import load_params
 from sclip.errors import printable
@@ -61,7 +61,7 @@ def presets(params_file: Path, overrides: tuple[str, ...], as_json: bool) -> Non
 
 
 @list_.command("archs")
-@preset_option
+@preset_or_argument
 @json_option
 @reads_params
 def archs(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:

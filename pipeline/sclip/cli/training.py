@@ -8,7 +8,7 @@ from sclip import paths
 from sclip.cli.options import (
     arch_option,
     device_option,
-    preset_option,
+    preset_or_argument,
     preset_settings,
     random_encoders_option,
     reads_params,
@@ -19,7 +19,7 @@ from sclip.cli.output import json_option, print_json
 
 @click.command("train")
 @arch_option
-@preset_option
+@preset_or_argument
 @seed_option
 @device_option
 @random_encoders_option

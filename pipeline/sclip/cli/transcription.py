@@ -8,7 +8,7 @@ from sclip import paths
 from sclip.cli.options import (
     device_option,
     on_error_option,
-    preset_option,
+    preset_or_argument,
     preset_settings,
     problems_of,
     reads_params,
@@ -24,7 +24,7 @@ from sclip.errors import counted
     "--language",
     help="The language that is spoken, such as en. Without it, a multilingual Whisper finds it out.",
 )
-@preset_option
+@preset_or_argument
 @device_option
 @on_error_option
 @json_option
@@ -48,11 +48,13 @@ def transcribe(
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.device import choose_device
-    from sclip.encoders.whisper import Recognizer
-    from sclip.features.transcripts import transcribe
+    from sclip.features.transcripts import find_rows, transcribe
     from sclip.files import locked
 
     problems, out = problems_of(params, name, on_error), paths.transcripts(name)
+    find_rows(paths.manifest(name), problems)  # refuses a corpus before Whisper is downloaded
+    from sclip.encoders.whisper import Recognizer
+
     recognizer = Recognizer.from_pretrained(whisper, revision, language).to(choose_device(device))
     with locked(out.parent):
         result = transcribe(recognizer, paths.manifest(name), out, problems)

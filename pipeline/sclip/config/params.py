@@ -82,6 +82,9 @@ class _ParamsFile:
     def __post_init__(self) -> None:
         for preset in self.presets:
             require_folder_name("presets", preset)
+            require(
+                preset != "unfinished", "presets: unfinished: models/unfinished has checkpoints; choose another name"
+            )
         for recipe, architectures in self.recipes.items():
             for arch in architectures:
                 require_folder_name(f"recipes.{recipe}", arch)

@@ -129,9 +129,10 @@ class AlignmentFiles:
         self.textgrids: dict[str, list[Path]] = {}
         self.ctm: dict[str, TimedWords] = {}
         for path in paths:
-            if path.suffix == ".ctm":
+            ending = path.suffix.lower()
+            if ending == ".ctm":
                 self.ctm |= read_ctm(path)
-            elif path.suffix == ".TextGrid":
+            elif ending == ".textgrid":
                 self.textgrids.setdefault(path.stem, []).append(path)
             else:
                 raise UserError(f"{path}: expected a .TextGrid or a .ctm; name only these in `alignments`")

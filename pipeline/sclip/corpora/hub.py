@@ -20,13 +20,12 @@ from tqdm.auto import tqdm
 
 from sclip.config import HubConfig
 from sclip.corpora.alignments import read_words, try_words
-from sclip.corpora.listing import Listing, parquet_errors, split_by_hash
-from sclip.corpora.manifest import SPLITS, Draft
+from sclip.corpora.listing import Listing, find_split, parquet_errors, split_by_hash
+from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
 
 HUB = "hf://"
-SPLIT_NAMES = dict(zip(SPLITS, SPLITS, strict=True)) | {"validation": "dev", "valid": "dev", "val": "dev"}
 ROWS = 32  # that are in memory at a time, with their recordings and pictures
 
 
@@ -37,7 +36,6 @@ class _BadCell(Exception):
 def list_hub(config: HubConfig, out: Path, problems: Problems) -> Listing:
     """Read the rows, and write their recordings and pictures to the folder `out`."""
     listing, columns = Listing(), {key: name for key, name in vars(config.columns).items() if name is not None}
-    names = SPLIT_NAMES | config.splits
     open_file, paths = _find(config.path)
     root = _common_folder(paths)
     for path in paths:
@@ -50,7 +48,7 @@ def list_hub(config: HubConfig, out: Path, problems: Problems) -> Listing:
                 continue
             name = PurePosixPath(path).relative_to(root).with_suffix("")
             row["id"] = row.get("id") or f"{name}:{number}"
-            row["split"] = _split(row.get("split"), path, row["image_id"], names)
+            row["split"] = _split(row.get("split"), path, row["image_id"], config.splits)
             listing.rows.append(Draft(where, row))
             if "words" in columns and record[columns["words"]] is not None:
                 try_words(listing, row["id"], read_words, record[columns["words"]], where)
@@ -159,12 +157,12 @@ def _wav(samples: Any, rate: Any, where: str) -> bytes:
     return file.getvalue()
 
 
-def _split(written: str | None, path: str, image_id: str, names: Mapping[str, str]) -> str:
+def _split(written: str | None, path: str, image_id: str, splits: Mapping[str, str]) -> str:
     """Return the split of a row: as it is written, as its file or the file's folder is called, or by a hash."""
     if written is not None:
-        return names.get(written, written)
+        return find_split(written, splits) or written
     parts = reversed(PurePosixPath(path).with_suffix("").parts)
-    called = (names.get(name) for part in parts for name in (part, part.split("-")[0]))
+    called = (find_split(name, splits) for part in parts for name in (part, part.split("-")[0]))
     return next((split for split in called if split is not None), None) or split_by_hash(image_id)
 
 

@@ -10,6 +10,8 @@ from sclip.corpora.manifest import SPLITS, Draft
 from sclip.errors import Findings, UserError
 from sclip.parsing import read_text
 
+SPLIT_NAMES = dict(zip(SPLITS, SPLITS, strict=True)) | {"validation": "dev", "valid": "dev", "val": "dev"}
+
 
 @dataclass(frozen=True)
 class PublishedCounts:
@@ -39,6 +41,12 @@ class Listing:
 
     def add_fault(self, kind: str, case: str) -> None:
         self.faults.setdefault(kind, []).append(case)
+
+
+def find_split(name: str, splits: Mapping[str, str]) -> str | None:
+    """Return the split that a corpus calls by a name, in capitals or not. `splits` is its setting corpus.splits."""
+    names = SPLIT_NAMES | dict(splits)
+    return names.get(name, names.get(name.lower()))
 
 
 def split_of_pictures(pictures: Mapping[str, Sequence[str]], listing: Listing) -> dict[str, str]:

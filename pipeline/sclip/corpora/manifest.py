@@ -13,12 +13,13 @@
 
 One file holds all splits, so every later stage reads the corpus in the same order.
 
-`make-corpus` also writes `manifest.digest.json` next to it, with the number of rows and the SHA-256 of the manifest.
-`read_manifest` compares the SHA-256. A manifest that a user wrote has no such file.
+`make-corpus` also writes `manifest.digest.json` next to it, with the number of rows, the SHA-256 of the manifest, and
+whether every row is valid. `read_manifest` compares the SHA-256, and then need not decode rows that were valid when
+they were written. A manifest that a user wrote has no such file, and `read_manifest` checks every row.
 
-`read_manifest` checks every row, and then remembers only where each one starts in the file. orjson decodes the rows and
-a few comparisons accept the ordinary ones. A row that they do not accept goes through the parser of params.yaml, which
-is ten times as slow; it accepts the row after all or says what is wrong with it.
+Memory holds only where each line starts in the file. To check a row, orjson decodes it and a few comparisons accept the
+ordinary ones. A row that they do not accept goes through the parser of params.yaml, which is ten times as slow; it
+accepts the row after all or says what is wrong with it.
 """
 
 import array
@@ -35,7 +36,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sclip.errors import Problems, UserError
-from sclip.files import write_text
+from sclip.files import atomic_file
 from sclip.index_file import read_index_file, write_index_file
 from sclip.parsing import parse, parse_json, shortened
 
@@ -45,6 +46,8 @@ LARGEST_TIME = 1e9  # seconds
 REQUIRED, OPTIONAL = ("id", "split", "audio", "image", "image_id"), ("text", "speaker", "language", "transcript")
 _KEYS = {*REQUIRED, *OPTIONAL, "words"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NEWLINE = ord("\n")
+_BLOCK = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -108,16 +111,25 @@ class Draft:
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a manifest and its digest. `rows` have the keys above; paths are written as they are.
 
-    The old digest is removed first, and the new one is written last. So a process that is killed between the two files
-    leaves a manifest without a digest, and never one with the digest of another manifest.
+    The old digest is removed before the manifest takes its place, and the new one is written last. So a process that is
+    killed between the two files leaves a manifest without a digest, and never one with the digest of another manifest.
     """
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode())
-    digest_file(path).unlink(missing_ok=True)
-    write_text(path, "".join(lines))
-    write_index_file(digest_file(path), {"format": FORMAT, "rows": len(lines), "sha256": digest.hexdigest()})
+    digest, count, hashes = hashlib.sha256(), 0, array.array("q")
+    with atomic_file(path) as unfinished:
+        with unfinished.open("wb") as file:
+            for row in rows:
+                count += 1
+                line = f"{json.dumps(row, ensure_ascii=False)}\n".encode()
+                digest.update(line)
+                file.write(line)
+                row_id = _valid_id(line)
+                if row_id is not None:
+                    hashes.append(hash(row_id))
+        digest_file(path).unlink(missing_ok=True)
+    # Two different ids may have the same hash. Then the rows are checked when they are read, which is slow and right.
+    valid = len(hashes) == count == len(np.unique(np.frombuffer(hashes, np.int64)))
+    index = {"format": FORMAT, "rows": count, "valid": valid, "sha256": digest.hexdigest()}
+    write_index_file(digest_file(path), index)
 
 
 def digest_file(manifest: Path) -> Path:
@@ -130,7 +142,11 @@ def read_manifest(path: Path, problems: Problems) -> "Manifest":
     if not path.is_file():
         raise UserError(f"{path}: no such file; `sclip make-corpus` writes it")
     try:
-        manifest = _index(path, open_manifest(path), problems)
+        file, starts = _open(path)
+        if starts is not None:
+            manifest = Manifest(file, path.parent, starts, range(len(starts) - 1))
+        else:
+            manifest = _check(path, file, problems)
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     if not len(manifest):
@@ -140,18 +156,32 @@ def read_manifest(path: Path, problems: Problems) -> "Manifest":
 
 def open_manifest(path: Path) -> BinaryIO:
     """Open a manifest after a comparison of every byte with its digest, if it has one."""
+    return _open(path)[0]
+
+
+def _open(path: Path) -> tuple[BinaryIO, NDArray[np.int64] | None]:
+    """Open a manifest as `open_manifest` does. If its digest says that all rows are valid, return where they start.
+
+    The starts (N + 1,) end with the file's size.
+    """
     record, file = digest_file(path), path.open("rb")
     if not record.exists():
-        return file
-    expected = str(read_index_file(record, FORMAT, "make-corpus").get("sha256"))
-    found = hashlib.file_digest(file, "sha256").hexdigest()
+        return file, None
+    index = read_index_file(record, FORMAT, "make-corpus")
+    digest, starts, size = hashlib.sha256(), array.array("q", [0]), 0
+    while block := file.read(_BLOCK):
+        digest.update(block)
+        newlines = np.flatnonzero(np.frombuffer(block, np.uint8) == _NEWLINE)
+        starts.frombytes((newlines + (size + 1)).tobytes())
+        size += len(block)
+    expected, found = str(index.get("sha256")), digest.hexdigest()
     if found != expected:
         raise UserError(
             f"{path}: its SHA-256 is {found[:12]}…, expected {expected[:12]}… as in {record.name}: the file is damaged "
             f"or was edited; run `sclip make-corpus` again, or delete {record.name} to use the file as it is"
         )
     file.seek(0)
-    return file
+    return file, np.frombuffer(starts, np.int64) if index.get("valid") is True else None
 
 
 class Manifest(Sequence[Row]):
@@ -160,9 +190,9 @@ class Manifest(Sequence[Row]):
     A slice is a view of the same file. The file stays open, so another manifest may replace it meanwhile.
     """
 
-    def __init__(self, file: BinaryIO, folder: Path, lines: NDArray[np.int64], spans: NDArray[np.int64]):
-        """`lines` (N,) are the rows' line numbers, and `spans` (N, 2) the byte and the length of each."""
-        self._file, self._folder, self._lines, self._spans = file, folder, lines, spans
+    def __init__(self, file: BinaryIO, folder: Path, starts: NDArray[np.int64], lines: "range | NDArray[np.int64]"):
+        """`starts` (L + 1,) are the first bytes of the file's lines and its size; `lines` (N,) are the rows' lines."""
+        self._file, self._folder, self._starts, self._lines = file, folder, starts, lines
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -173,13 +203,12 @@ class Manifest(Sequence[Row]):
     def __getitem__(self, index: slice) -> "Manifest": ...
     def __getitem__(self, index: int | slice) -> "Row | Manifest":
         if isinstance(index, slice):
-            return self._view(self._lines[index], self._spans[index])
-        return _to_row(self._decoded(index), self._folder, f"manifest row {self._lines[index]}")
+            return self._view(self._lines[index])
+        return _to_row(self._decoded(index), self._folder, f"manifest row {self._lines[index] + 1}")
 
-    def select(self, indices: Sequence[int]) -> "Manifest":
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "Manifest":
         """Return a view of the rows at some indices, in their order."""
-        chosen = np.array(indices, np.int64)
-        return self._view(self._lines[chosen], self._spans[chosen])
+        return self._view(np.asarray(self._lines, np.int64)[np.asarray(indices, np.int64)])
 
     def values(self, *keys: str) -> Iterator[tuple[Any, ...]]:
         """Yield what each row has written under some keys. This is faster than the rows themselves."""
@@ -187,16 +216,17 @@ class Manifest(Sequence[Row]):
             data = self._decoded(i)
             yield tuple(data.get(key) for key in keys)
 
-    def _view(self, lines: NDArray[np.int64], spans: NDArray[np.int64]) -> "Manifest":
-        return Manifest(self._file, self._folder, lines, spans)
+    def _view(self, lines: "range | NDArray[np.int64]") -> "Manifest":
+        return Manifest(self._file, self._folder, self._starts, lines)
 
     def _decoded(self, index: int) -> dict[str, Any]:
-        start, length = self._spans[index].tolist()
-        line = os.pread(self._file.fileno(), length, start)
+        line = self._lines[index]
+        start, end = self._starts[line : line + 2].tolist()
+        content = os.pread(self._file.fileno(), end - start, start)
         try:
-            data: dict[str, Any] = orjson.loads(line)
+            data: dict[str, Any] = orjson.loads(content)
         except orjson.JSONDecodeError:  # such as NaN, which Python's parser accepts
-            data = parse_json(line.decode())
+            data = parse_json(content.decode())
         return data
 
 
@@ -229,25 +259,22 @@ def with_files(rows: Iterable[Row], problems: Problems) -> list[Row]:
     return complete
 
 
-def _index(path: Path, file: BinaryIO, problems: Problems) -> Manifest:
+def _check(path: Path, file: BinaryIO, problems: Problems) -> Manifest:
     """Check every row of a file, and return those that are valid."""
-    lines, starts, lengths, hashes = (array.array("q") for _ in range(4))
-    for line, (start, content) in enumerate(_lines(file), 1):
-        try:
-            data = orjson.loads(content)
-            row_id = data["id"] if _is_valid(data) else None
-        except orjson.JSONDecodeError:
-            row_id = None
+    starts, lines, hashes = (array.array("q") for _ in range(3))
+    end = 0
+    for line, (start, content) in enumerate(_lines(file)):
+        starts.append(start)
+        end = start + len(content)
+        row_id = _valid_id(content)
         if row_id is None:
-            row_id = _checked_id(path, line, content, problems)
+            row_id = _checked_id(path, line + 1, content, problems)
         if row_id is not None:
             lines.append(line)
-            starts.append(start)
-            lengths.append(len(content))
             hashes.append(hash(row_id))
-    spans = np.stack([np.array(values, np.int64) for values in (starts, lengths)], 1)
-    manifest = Manifest(file, path.parent, np.array(lines, np.int64), spans)
-    repeated = _repetitions(manifest, np.array(hashes, np.int64), problems)
+    starts.append(end)
+    manifest = Manifest(file, path.parent, *(np.frombuffer(numbers, np.int64) for numbers in (starts, lines)))
+    repeated = _repetitions(manifest, np.frombuffer(hashes, np.int64), problems)
     return manifest.select(sorted(set(range(len(manifest))) - repeated)) if repeated else manifest
 
 
@@ -259,6 +286,15 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             mark = len(_BYTE_ORDER_MARK) if start == 0 and line.startswith(_BYTE_ORDER_MARK) else 0
             yield start + mark, line[mark:]
             start += len(line)
+
+
+def _valid_id(content: bytes) -> str | None:
+    """Return the id of a row that is certainly valid. Of any other row, `_checked_id` decides."""
+    try:
+        data = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return data["id"] if _is_valid(data) else None
 
 
 def _is_valid(data: Any) -> bool:
@@ -332,7 +368,7 @@ def _row(draft: Draft, folder: Path, problems: Problems) -> Row | None:
     try:
         written = parse(_ManifestRow, draft.data, "row")
     except UserError as error:
-        problems.add(draft.name, str(error))
+        problems.add(draft.name, str(error).removeprefix("row: "))
         return None
     row = _to_row(vars(written), folder, draft.where)
     fault = next(_faults(row), None)
@@ -352,7 +388,10 @@ def _to_row(data: Mapping[str, Any], folder: Path, where: str) -> Row:
 
 def _faults(row: Row) -> Iterator[str]:
     if row.split not in SPLITS:
-        yield f"expected a split of {', '.join(SPLITS)}, found {shortened(row.split)}"
+        yield (
+            f"expected a split of {', '.join(SPLITS)}, found {shortened(row.split)}; correct it, or translate it in "
+            f"corpus.splits of a table or a hub data set, such as splits: {{{shortened(row.split)}: train}}"
+        )
     if row.text is not None and not row.text.strip():
         yield "text: empty; remove the key if there is no caption"
     times = [time for _, start, end in row.words or () for time in (start, end)]

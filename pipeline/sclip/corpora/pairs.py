@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from sclip.config import PairsConfig
 from sclip.corpora.alignments import read_word_tier, try_words
-from sclip.corpora.listing import Listing, split_by_hash
-from sclip.corpora.manifest import SPLITS, Draft
+from sclip.corpora.listing import Listing, find_split, split_by_hash
+from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError, counted
 from sclip.files import walk_folder
 from sclip.parsing import read_text
@@ -129,6 +129,5 @@ def _is_unicode(name: str) -> bool:
 
 def _split(name: str, splits: Mapping[str, str]) -> str | None:
     """Return the split that a folder of this name decides, if any: that of the outermost one."""
-    named = dict(zip(SPLITS, SPLITS, strict=True)) | dict(splits)
-    found = (named.get(part, named.get(part.lower())) for part in Path(name).parts[:-1])
+    found = (find_split(part, splits) for part in Path(name).parts[:-1])
     return next(filter(None, found), None)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sclip.config import PlacesConfig
-from sclip.corpora.listing import Listing, fifth_to_dev, first_existing, require_fetched, split_of_pictures
+from sclip.corpora.listing import Listing, fifth_to_dev, require_fetched, split_of_pictures
 from sclip.corpora.manifest import Draft
 from sclip.errors import UserError
 from sclip.parsing import read_json
@@ -37,7 +37,13 @@ def list_places(config: PlacesConfig) -> Listing:
     places = (folder / place for place in METADATA)
     metadata = next((place for place in places if (place / files["train"]).is_file()), folder / METADATA[0])
     require_fetched(metadata / files["train"], "places", config.path)
-    pictures, listing = first_existing(folder, PICTURES), Listing()
+    pictures = next((folder / name for name in PICTURES if (folder / name).exists()), None)
+    if pictures is None:
+        raise UserError(
+            f"{folder / PICTURES[0]}: no such folder; `sclip fetch places {config.path} pictures` says where to get "
+            "those of Places205, which you unpack there"
+        )
+    listing = Listing()
     entries = [
         (fifth_to_dev(entry["image"]) if part == "val" else part, where, entry)
         for part, name in files.items()

@@ -1,11 +1,14 @@
 """Inspection and decoding of a corpus's recordings. Faults are returned as values, not raised as exceptions."""
 
+import array
 import hashlib
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, overload
 
 import soundfile
+import torch
 from torch import Tensor
 
 from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio, too_short
@@ -15,6 +18,7 @@ from sclip.files import check_system, read_bytes
 if TYPE_CHECKING:
     from sclip.corpora.manifest import Row
 
+HASH_BYTES = 32
 CONVERTED = "recordings that are mixed down or resampled"  # the kind of a recording's note
 
 
@@ -27,6 +31,58 @@ class Recording:
     samples: int = 0  # at 16 kHz, according to the header
     note: str | None = None
     fault: Fault | None = None
+
+
+@dataclass
+class Inspected:
+    """Collect what `inspect` finds out about some rows: 40 bytes for each, without the rows themselves."""
+
+    samples: "array.array[int]" = field(default_factory=lambda: array.array("q"))
+    hashes: bytearray = field(default_factory=bytearray)  # zeros for a file that cannot be read
+    notes: dict[int, str] = field(default_factory=dict)  # by index
+    faults: dict[int, Fault] = field(default_factory=dict)
+
+    def append(self, recording: Recording) -> None:
+        if recording.note is not None:
+            self.notes[len(self.samples)] = recording.note
+        if recording.fault is not None:
+            self.faults[len(self.samples)] = recording.fault
+        self.samples.append(recording.samples)
+        self.hashes += bytes.fromhex(recording.hash) if recording.hash else bytes(HASH_BYTES)
+
+
+class Recordings(Sequence[Recording]):
+    """The recordings of some rows. Each one is put together when it is used; a slice is a view."""
+
+    def __init__(self, rows: "Sequence[Row]", shares: Sequence[Inspected], indices: range | None = None):
+        """Each of the N shares describes every N-th row, as `rank_share` divides them."""
+        self._rows, self._shares = rows, shares
+        self._indices = range(len(rows)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Recording: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Recordings": ...
+    def __getitem__(self, index: int | slice) -> "Recording | Recordings":
+        if isinstance(index, slice):
+            return Recordings(self._rows, self._shares, self._indices[index])
+        row = self._indices[index]
+        i, rank = divmod(row, len(self._shares))
+        share = self._shares[rank]
+        digest = share.hashes[i * HASH_BYTES : (i + 1) * HASH_BYTES]
+        hash_ = digest.hex() if any(digest) else ""
+        return Recording(self._rows[row], hash_, share.samples[i], share.notes.get(i), share.faults.get(i))
+
+    def samples(self) -> Tensor:
+        """Return the numbers of samples (N,)."""
+        samples = torch.empty(len(self._rows), dtype=torch.long)
+        for rank, share in enumerate(self._shares):
+            if share.samples:
+                samples[rank :: len(self._shares)] = torch.frombuffer(share.samples, dtype=torch.long)
+        return samples[self._indices.start : self._indices.stop : self._indices.step]
 
 
 def inspect(row: "Row") -> Recording:

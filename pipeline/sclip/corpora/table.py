@@ -13,7 +13,7 @@ from typing import Any
 
 from sclip.config import TableConfig
 from sclip.corpora.alignments import UNUSED, AlignmentFiles, read_words, try_words
-from sclip.corpora.listing import Listing, numbered_lines, parquet_errors, split_by_hash
+from sclip.corpora.listing import Listing, find_split, numbered_lines, parquet_errors, split_by_hash
 from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse_json, read_text, shortened
@@ -78,7 +78,7 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
     split = cells["split"] if "split" in cells else split_by_hash(image_id)
     return {
         "id": cells.get("id", cells["audio"]),
-        "split": config.splits.get(split, split),
+        "split": find_split(split, config.splits) or split,
         "audio": str(folder / cells["audio"]),
         "image": str(folder / cells["image"]),
         "image_id": image_id,

@@ -6,6 +6,8 @@ between two members. So both are checked here. Members of a zip and all of a gzi
 
 import errno
 import gzip
+import os
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from tqdm.auto import tqdm
+
+from sclip.files import UNFINISHED
 
 BLOCK = 1 << 20
 TAR_BLOCK = 512
@@ -25,8 +29,32 @@ class DamagedArchive(Exception):
 
 
 def unpack(path: Path, into: Path, top_folder: str = "") -> None:
-    """Extract all members of a .zip, .tar or .tar.gz, and overwrite files that are there."""
-    into.mkdir(parents=True, exist_ok=True)
+    """Extract all members of a .zip, .tar or .tar.gz, and overwrite files that are there.
+
+    The members come into an unfinished folder first, so that a damaged archive leaves none of them.
+    """
+    unfinished = into / f"{path.name}{UNFINISHED}"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir(parents=True)
+    try:
+        _extract(path, unfinished, top_folder)
+        _merge(unfinished, into)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move what is in one folder into another."""
+    for entry in list(os.scandir(source)):
+        place = target / entry.name
+        if entry.is_dir(follow_symlinks=False) and place.is_dir():
+            _merge(Path(entry), place)
+        else:
+            shutil.move(entry, place)  # `place` may lead to another disk
+
+
+def _extract(path: Path, into: Path, top_folder: str) -> None:
+    """Extract the members, and raise the same error for everything that is wrong with an archive."""
     try:
         if path.suffix == ".zip":
             _unpack_zip(path, into)

@@ -4,14 +4,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, write_json
 from sclip.formats import check_format
 from sclip.index_file import DIGEST, check_own_digest, write_index_file
-from sclip.parsing import read_json
+from sclip.parsing import parse, read_json
 from sclip.paths import EXAMPLES, METRICS, WORDS
 
 FORMAT = "sclip metrics 1"
 AGAIN = "run `sclip evaluate` again"
+# The parts that readers take apart. Figures are looked up by their keys, and may be missing.
+_TYPES: dict[str, Any] = {
+    "about": dict[str, Any],
+    "counts": dict[str, int],
+    "layers": dict[str, float],
+    "speech_to_image": dict[str, dict[str, Any]],
+    "files": dict[str, str],
+}
 
 
 def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words: Any) -> None:
@@ -28,7 +37,21 @@ def read_metrics(path: Path) -> Any:
     if isinstance(metrics, dict) and DIGEST in metrics:
         check_format(path, metrics, [FORMAT], AGAIN)
         check_own_digest(path, metrics, metrics.pop(DIGEST), AGAIN)
+        _check_types(path, metrics)
     return metrics
+
+
+def _check_types(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Refuse a file whose digest is right, but that `write_results` did not write."""
+    try:
+        for key, kind in _TYPES.items():
+            if key in metrics:
+                parse(kind, metrics[key], f"{path}: {key}")
+        for key, kind in {"arch": str, "states": str, "stop_words": str, "encoders": dict[str, str]}.items():
+            if key in metrics.get("about", {}):
+                parse(kind, metrics["about"][key], f"{path}: about.{key}")
+    except UserError as error:
+        raise UserError(f"{error}; {AGAIN}") from None
 
 
 def check_other_files(folder: Path, metrics: Mapping[str, Any]) -> None:

@@ -4,13 +4,15 @@ Rows without hidden states or without their picture's vector are left out. The c
 vectors have already reported them.
 """
 
+import array
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,13 +31,41 @@ from sclip.features.vectors import ClipVectors, TokenVectors
 from sclip.padded import Padded
 
 
-class _Member(NamedTuple):
-    """A usable row of a split: its index in the manifest, and where its parts are stored."""
+class _Positions:
+    """The positions of names in a list. No table of them is made as long as they are looked up in their own order."""
 
-    row: int
-    states: int  # row of the store
-    picture: int
-    caption: int | None
+    def __init__(self, names: Sequence[str]):
+        self._names, self._next = names, 0
+        self._table: dict[str, int] | None = None
+
+    def find(self, name: str) -> int | None:
+        """Return the position of a name, or None if the list does not have it."""
+        if self._next < len(self._names) and self._names[self._next] == name:
+            position = self._next
+        else:
+            if self._table is None:
+                self._table = {known: i for i, known in enumerate(self._names)}
+            if name not in self._table:
+                return None
+            position = self._table[name]
+        self._next = position + 1
+        return position
+
+
+class _Members:
+    """The usable rows of a split as columns of numbers, which are a tenth the size of Python's objects."""
+
+    def __init__(self) -> None:
+        # The row in the manifest, its row in the store, and those of its picture and its caption, or -1, in CLIP's.
+        self.columns = tuple(array.array("q") for _ in range(4))
+
+    def append(self, *numbers: int) -> None:
+        for column, number in zip(self.columns, numbers, strict=True):
+            column.append(number)
+
+    def tensors(self) -> list[Tensor]:
+        """Return the columns (N,)."""
+        return [torch.frombuffer(column, dtype=torch.long) for column in self.columns]
 
 
 @dataclass(frozen=True)
@@ -79,13 +109,10 @@ class Dataset:
             store = OnlineStore(index, all_rows, encoder)
         else:
             store = FeatureStore.open(features)
-        extracted = {*store.ids, *index["skipped"]}
-        for i, (name,) in enumerate(all_rows.values("id")):
-            if name not in extracted:
-                row = all_rows[i].name
-                raise UserError(f"{manifest}: {row} is not in {features}; run `sclip extract-features` again")
         text = (features / INDEX_FILE).read_text(encoding="utf-8")
-        return cls._build(manifest, all_rows, store, text, vectors, splits)
+        clip = ClipVectors.open(vectors)
+        members = _join(all_rows, store, index["skipped"], clip, (manifest, features, vectors))
+        return [cls._of_split(split, members, all_rows, store, text, clip, (manifest, vectors)) for split in splits]
 
     @classmethod
     def open_exact(
@@ -102,56 +129,44 @@ class Dataset:
                 f"{manifest}: none of {counted(len(rows), 'recordings')} of split {split} can be used"
             )
         store = OnlineStore(index, rows, encoder)
-        (dataset,) = cls._build(manifest, rows, store, json.dumps(index), vectors, (split,))
-        return dataset
+        clip = ClipVectors.open(vectors)
+        members = _join(rows, store, index["skipped"], clip, (manifest, manifest, vectors))
+        return cls._of_split(split, members, rows, store, json.dumps(index), clip, (manifest, vectors))
 
     @classmethod
-    def _build(
+    def _of_split(
         cls,
-        manifest: Path,
+        split: str,
+        members: Mapping[str, _Members],
         manifest_rows: Manifest,
         store: FeatureStore | OnlineStore,
         index: str,
-        vectors: Path,
-        splits: Sequence[str],
-    ) -> list["Dataset"]:
-        """Join the rows of each split with their hidden states and CLIP's vectors."""
-        clip = ClipVectors.open(vectors)
-        stored, pictures, captions = _positions(store.ids), _positions(clip.image_ids), _positions(clip.caption_ids)
-        members: dict[str, list[_Member]] = {}
-        for i, (name, split, image_id, text) in enumerate(manifest_rows.values("id", "split", "image_id", "text")):
-            of_split = members.setdefault(split, [])
-            if name in clip.skipped:
-                continue
-            if image_id not in pictures or (text is not None and name not in captions and name in stored):
-                row = manifest_rows[i].name
-                raise UserError(f"{manifest}: {row} is not in {vectors}; run `sclip embed-clip` again")
-            if name in stored:
-                of_split.append(_Member(i, stored[name], pictures[image_id], None if text is None else captions[name]))
-
-        def build_split(split: str) -> "Dataset":
-            if split not in members:
-                raise UserError(f"{manifest}: no row is of split {split}")
-            if not members[split]:
-                raise UserError(f"{manifest}: no row of split {split} has hidden states and a picture in {vectors}")
-            rows, store_rows, images, texts = map(list, zip(*members[split], strict=True))
-            image_index = {image: i for i, image in enumerate(dict.fromkeys(images))}
-            captioned = [i for i, text in enumerate(texts) if text is not None]
-            return cls(
-                manifest_rows.select(rows),
-                store.lengths[store_rows],
-                clip.images[list(image_index)],
-                torch.tensor([image_index[image] for image in images]),
-                torch.tensor(captioned, dtype=torch.long),
-                clip.captions[[texts[i] for i in captioned]],
-                store,
-                torch.tensor(store_rows),
-                index,
-                clip.clip,
-                clip.tokens,
-            )
-
-        return [build_split(split) for split in splits]
+        clip: ClipVectors,
+        origin: tuple[Path, Path],
+    ) -> "Dataset":
+        """Collect the members of a split. `origin` is the manifest and the folder of vectors, for messages."""
+        manifest, vectors = origin
+        if split not in members:
+            raise UserError(f"{manifest}: no row is of split {split}")
+        if not members[split].columns[0]:
+            raise UserError(f"{manifest}: no row of split {split} has hidden states and a picture in {vectors}")
+        rows, store_rows, pictures, captions = members[split].tensors()
+        distinct, first, inverse = np.unique(pictures.numpy(), return_index=True, return_inverse=True)
+        order = first.argsort()  # of first appearance
+        captioned = (captions >= 0).nonzero().flatten()
+        return cls(
+            manifest_rows.select(rows.numpy()),
+            store.lengths[store_rows],
+            clip.images[torch.from_numpy(distinct[order])],
+            torch.from_numpy(order.argsort()[inverse]),
+            captioned,
+            clip.captions[captions[captioned]],
+            store,
+            store_rows,
+            index,
+            clip.clip,
+            clip.tokens,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -168,7 +183,11 @@ class Dataset:
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that training reads."""
         digest = hashlib.sha256(self.index.encode())
-        digest.update(json.dumps([[row.id, row.image_id] for row in self.rows]).encode())
+        pairs = (json.dumps([row.id, row.image_id]) for row in self.rows)
+        digest.update(b"[" + next(pairs, "").encode())
+        for pair in pairs:  # as one list of pairs, which would take up much memory
+            digest.update(b", " + pair.encode())
+        digest.update(b"]")
         digest.update(self.images.numpy().tobytes())
         return digest.hexdigest()
 
@@ -210,5 +229,31 @@ class Dataset:
                 raise UserError(f"{row.name}: its picture's vector is not finite; run `sclip embed-clip` again")
 
 
-def _positions(names: Sequence[str] | dict[str, None]) -> dict[str, int]:
-    return {name: i for i, name in enumerate(names)}
+def _join(
+    rows: Manifest,
+    store: FeatureStore | OnlineStore,
+    skipped: Collection[str],
+    clip: ClipVectors,
+    origin: tuple[Path, Path, Path],
+) -> dict[str, _Members]:
+    """Join the rows with their hidden states and CLIP's vectors, and return the usable ones of each split.
+
+    `skipped` are the rows without hidden states. `origin` is the manifest and the folders of features and vectors.
+    """
+    manifest, features, vectors = origin
+    stored, captions = _Positions(store.ids), _Positions(clip.caption_ids)
+    pictures = {name: i for i, name in enumerate(clip.image_ids)}
+    members: dict[str, _Members] = {}
+    for i, (name, split, image_id, text) in enumerate(rows.values("id", "split", "image_id", "text")):
+        of_split = members.setdefault(split, _Members())
+        states = None if name in skipped else stored.find(name)
+        if states is None and name not in skipped:
+            raise UserError(f"{manifest}: {rows[i].name} is not in {features}; run `sclip extract-features` again")
+        if name in clip.skipped:
+            continue
+        picture, caption = pictures.get(image_id), None if text is None else captions.find(name)
+        if picture is None or (text is not None and caption is None and states is not None):
+            raise UserError(f"{manifest}: {rows[i].name} is not in {vectors}; run `sclip embed-clip` again")
+        if states is not None:
+            of_split.append(i, states, picture, -1 if caption is None else caption)
+    return members

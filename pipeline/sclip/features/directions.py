@@ -1,9 +1,9 @@
 """The principal directions of a corpus's codes, computed once from a sample of its recordings."""
 
+import heapq
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +59,20 @@ def _is_written(path: Path, key: str) -> bool:
 
 def _sample(recordings: Sequence[Recording]) -> list[Recording]:
     """Choose the usable recordings with the smallest hashes: a sample that changes little when the corpus grows."""
-    usable = sorted((r for r in recordings if r.fault is None), key=lambda recording: recording.hash)
-    if not usable:
+    smallest: list[tuple[int, int, int]] = []  # a heap with the largest hash first: its negative, -index and samples
+    samples = 0
+    for i, recording in enumerate(recordings):
+        if recording.fault is None:
+            heapq.heappush(smallest, (-int(recording.hash, 16), -i, recording.samples))
+            samples += recording.samples
+            while samples - smallest[0][2] >= SAMPLE_SECONDS * SAMPLE_RATE:  # without the largest, there are enough
+                samples -= heapq.heappop(smallest)[2]
+    if not smallest:
         problems = Problems(skip=True)
         for recording in recordings:
             problems.add(recording.row.name, recording.fault.reason if recording.fault else "")
         raise problems.nothing_left(f"none of {counted(len(recordings), 'recordings')} can be used")
-    before = accumulate((recording.samples / SAMPLE_RATE for recording in usable), initial=0.0)
-    return [recording for recording, seconds in zip(usable, before, strict=False) if seconds < SAMPLE_SECONDS]
+    return [recordings[-i] for _, i, _ in sorted(smallest, reverse=True)]
 
 
 def _states(sample: Sequence[Recording], encoder: FeatureEncoder) -> Generator[Tensor, None, None]:

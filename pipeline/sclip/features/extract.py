@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sclip import distributed
 from sclip.concurrency import chunks, map_in_threads, prefetch_batches
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import Row, read_manifest
-from sclip.corpora.recordings import CONVERTED, Recording, inspect
+from sclip.corpora.recordings import CONVERTED, Inspected, Recording, Recordings, inspect
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.directions import find_directions
@@ -65,7 +66,7 @@ class ExtractionResult:
 class Part:
     """The recordings of one shard, and its file."""
 
-    recordings: list[Recording]
+    recordings: Sequence[Recording]
     path: Path
 
     def is_written(self, listed: Mapping[str, dict[str, Any]]) -> bool:
@@ -174,22 +175,22 @@ def _online(
     return ExtractionResult(index["utterances"], hours, index["frames"], 0.0, 0, 0, time.monotonic() - began)
 
 
-def _inspect(rows: Sequence[Row], problems: Problems) -> list[Recording]:
-    """Inspect every row's recording; each process inspects its share."""
-    own: list[Recording] = []
+def _inspect(rows: Sequence[Row], problems: Problems) -> Recordings:
+    """Inspect every row's recording; each process inspects its share, and gets what the others found out."""
+    own = Inspected()
     share = distributed.rank_share(rows)
     with tqdm(None, "recordings", len(share), unit="", disable=distributed.bar_disabled()) as bar:
-        for batch, recordings in prefetch_batches(chunks(share, 64), inspect):
-            own += recordings
+        for batch, inspected in prefetch_batches(chunks(share, 64), inspect):
+            for recording in inspected:
+                own.append(recording)
             bar.update(len(batch))
-    inspected = {recording.row.id: recording for share in distributed.gather_objects(own) for recording in share}
-    for row in rows:
-        recording = inspected[row.id]
+    recordings = Recordings(rows, distributed.gather_objects(own))
+    for recording in recordings:
         if recording.note is not None:
-            problems.note(CONVERTED, f"{row.name}: {recording.note}", brief=True)
+            problems.note(CONVERTED, f"{recording.row.name}: {recording.note}", brief=True)
         if recording.fault is not None and not problems.skip:  # with skip, the recording's shard reports it
-            problems.add(row.name, recording.fault.reason)
-    return [inspected[row.id] for row in rows]
+            problems.add(recording.row.name, recording.fault.reason)
+    return recordings
 
 
 def _report_faults(parts: Iterable[Part], problems: Problems) -> None:
@@ -201,12 +202,11 @@ def _report_faults(parts: Iterable[Part], problems: Problems) -> None:
 
 
 def _divide_into_parts(
-    recordings: Sequence[Recording], out: Path, encoder: AnySpeechEncoder, features: dict[str, Any], megabytes: int
+    recordings: Recordings, out: Path, encoder: AnySpeechEncoder, features: dict[str, Any], megabytes: int
 ) -> Iterator[Part]:
     """Yield the parts in the manifest's order, each up to the size of a shard."""
-    samples = torch.tensor([recording.samples for recording in recordings])
     frame_bytes = math.prod(frame_shape(features)) * frame_type(features).itemsize
-    sizes = (encoder.frames(samples).clamp(min=0) * frame_bytes).tolist()
+    sizes = encoder.frames(recordings.samples()).clamp(min=0).numpy() * frame_bytes
     fingerprint = data_fingerprint(features)
     start, room = 0, megabytes * MEGABYTE
     for i, size in enumerate(sizes):
@@ -219,13 +219,14 @@ def _divide_into_parts(
 
 def _part(recordings: Sequence[Recording], out: Path, fingerprint: str) -> Part:
     name = shard_name(fingerprint, [(recording.row.id, recording.hash) for recording in recordings])
-    return Part(list(recordings), out / name)
+    return Part(recordings, out / name)
 
 
 def _compute(parts: Sequence[Part], encoder: FeatureEncoder, features: dict[str, Any], problems: Problems) -> None:
     """Encode the recordings of the parts, and write each part's shard as soon as it is complete."""
-    plan = [(part, list(batches_by_length(part.recordings, encoder.config.batch_seconds))) for part in parts]
-    stream = encoder.encode_recordings(batch for _, batches in plan for batch in batches)
+    # One part is divided into batches at a time: the encoder is a few batches ahead of the parts that are written.
+    plan, ahead = tee((part, list(batches_by_length(part.recordings, encoder.config.batch_seconds))) for part in parts)
+    stream = encoder.encode_recordings(batch for _, batches in ahead for batch in batches)
     total = sum(len(part.recordings) for part in parts)
 
     def complete_parts() -> Iterator[tuple[Part, dict[str, Tensor | Fault]]]:

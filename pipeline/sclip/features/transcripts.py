@@ -62,11 +62,7 @@ def transcribe(
 ) -> TranscriptionResult:
     """Write the transcripts of a split to the file `out`."""
     began = time.monotonic()
-    rows = [row for row in read_manifest(manifest, problems) if row.split == split]
-    if any(row.transcript is not None for row in rows):
-        raise UserError(f"{manifest}: has transcripts already; leave the column `transcript` out to replace them")
-    if not rows:
-        raise UserError(f"{manifest}: no row is of split {split}")
+    rows = find_rows(manifest, problems, split)
     source = recognizer.source
     origin = {
         "name": source.name,
@@ -95,6 +91,16 @@ def transcribe(
         )
     _write(out, origin, texts, skipped)
     return TranscriptionResult(len(texts), computed, time.monotonic() - began)
+
+
+def find_rows(manifest: Path, problems: Problems, split: str = "test") -> list[Row]:
+    """Return the rows of a split, and refuse a corpus that has no such row or has transcripts of its own."""
+    rows = [row for row in read_manifest(manifest, problems) if row.split == split]
+    if any(row.transcript is not None for row in rows):
+        raise UserError(f"{manifest}: has transcripts already; leave the column `transcript` out to replace them")
+    if not rows:
+        raise UserError(f"{manifest}: no row is of split {split}")
+    return rows
 
 
 def _recognize(

@@ -1,5 +1,6 @@
 """CLIP's vectors of a corpus, of unit length: of each picture, each caption and each token. They fit in memory."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest
 from sclip.index_file import read_index_file, write_index_file
+from sclip.parsing import parse
 from sclip.tensors import read_tensors_and_metadata, write_tensors
 
 FORMAT = "sclip vectors 3"
@@ -21,6 +23,8 @@ INDEX_FILE, IMAGES_FILE, CAPTIONS_FILE, TOKENS_FILE = (
     "tokens.safetensors",
 )
 FILES = (IMAGES_FILE, CAPTIONS_FILE, TOKENS_FILE)
+CLIP_KEYS = ("name", "revision", "hash")
+COMMAND = "embed-clip"
 
 
 @dataclass(frozen=True)
@@ -46,21 +50,30 @@ class TokenVectors:
         return TokenVectors(list(ids), self.vectors[index], self.log_mean[index], self.counts[index], self.scale)
 
 
+@dataclass(frozen=True)
+class _Index:
+    """The part of index.json that is read."""
+
+    fingerprint: str
+    clip: dict[str, str | None]  # name, revision, hash
+    skipped: dict[str, str]  # utterance id: what is wrong with its row
+    notes: dict[str, dict[str, str]]  # kind: utterance id: what a user should know
+    files: dict[str, str]  # name: SHA-256
+    content: str | None = None  # fingerprint of the rows, pictures and captions
+
+
 class ClipVectors:
     """The content of a folder of vectors."""
 
     def __init__(
         self,
-        index: dict[str, Any],
+        index: _Index,
         images: tuple[list[str], Tensor],
         captions: tuple[list[str], Tensor],
         tokens: TokenVectors | None,
     ):
-        self.fingerprint: str = index["fingerprint"]
-        self.content: str | None = index.get("content")  # fingerprint of the rows, pictures and captions
-        self.clip: dict[str, Any] = index["clip"]  # name, revision, hash
-        self.skipped: dict[str, str] = index["skipped"]  # utterance id: what is wrong with its row
-        self.notes: dict[str, dict[str, str]] = index["notes"]  # kind: utterance id: what a user should know
+        self.fingerprint, self.content, self.clip = index.fingerprint, index.content, index.clip
+        self.skipped, self.notes = index.skipped, index.notes
         self.image_ids, self.images = images  # (I, J), in the order of first appearance
         self.caption_ids, self.captions = captions  # utterance ids; (C, J)
         self.tokens = tokens  # None if this CLIP takes no keywords, or no training row has text
@@ -68,9 +81,9 @@ class ClipVectors:
     @classmethod
     def open(cls, folder: str | Path) -> "ClipVectors":
         folder = Path(folder)
-        index = read_index_file(folder / INDEX_FILE, FORMAT, "embed-clip")
+        index = _read_index(folder / INDEX_FILE)
         (images, image_ids), (captions, caption_ids), (tokens, metadata) = (
-            _read(folder / name, index["files"][name]) for name in FILES
+            _read(folder / name, index.files[name]) for name in FILES
         )
         return cls(
             index,
@@ -78,6 +91,21 @@ class ClipVectors:
             (caption_ids["ids"], captions["vectors"]),
             TokenVectors(ids=metadata["ids"], scale=metadata["scale"], **tokens) if tokens else None,
         )
+
+
+def _read_index(path: Path) -> _Index:
+    """Read the index of a folder that may come from elsewhere, with types that a right digest does not promise."""
+    data = read_index_file(path, FORMAT, COMMAND)
+    try:
+        known = {field.name: data[field.name] for field in dataclasses.fields(_Index) if field.name in data}
+        index: _Index = parse(_Index, known, str(path))
+        for key, needed, found in (("files", FILES, index.files), ("clip", CLIP_KEYS, index.clip)):
+            missing = [name for name in needed if name not in found]
+            if missing:
+                raise UserError(f"{path}: {key}: no {missing[0]}")
+    except UserError as error:
+        raise UserError(f"{error}; run `sclip {COMMAND}` again") from None
+    return index
 
 
 def write_vectors(

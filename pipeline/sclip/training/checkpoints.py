@@ -66,9 +66,11 @@ class Checkpoint:
         # torch.save writes to memory first, because its own error on a full disk does not name the cause.
         buffer = BytesIO()
         torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
-        content = buffer.getbuffer()
+        # An error below keeps this frame alive. Python 3.12.1 crashes if it collects the buffer and an open view of it.
+        with buffer.getbuffer() as content:
+            data = b"\n".join((_digest(content), content))
         with atomic_file(self.path) as unfinished:
-            unfinished.write_bytes(b"\n".join((_digest(content), content)))
+            unfinished.write_bytes(data)
 
 
 def read_checked(path: Path) -> bytes | None:

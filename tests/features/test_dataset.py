@@ -1,0 +1,104 @@
+"""The dataset: the rows of a split with their hidden states, pictures and captions, whatever the order of the rows."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from sclip.corpora.manifest import write_manifest
+from sclip.errors import UserError
+from sclip.features import dataset as datasets
+from sclip.features.dataset import Dataset
+from sclip.features.store import write_index, write_shard
+from sclip.features.vectors import write_vectors
+
+FEATURES = {"encoder": "x", "hash": "h", "precision": "fp32", "states": 1, "width": 1, "frame_seconds": 0.02}
+CLIP = {"name": "c", "revision": None, "hash": "h"}
+ROWS = [("a", "train", "x"), ("b", "dev", "y"), ("c", "train", "y"), ("d", "train", "z"), ("e", "train", "x")]
+
+
+def write_rows(folder, rows):
+    keys = ("id", "split", "image_id")
+    files = {"audio": "a.wav", "image": "a.png", "text": "a dog"}
+    plain = [dict(zip(keys, row, strict=True)) | files for row in rows]
+    write_manifest(folder / "manifest.jsonl", [row | ({"text": None} if row["id"] == "c" else {}) for row in plain])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write states and vectors that say whose they are. The recording of b and the picture of d were skipped."""
+    write_rows(tmp_path, ROWS)
+    (tmp_path / "features").mkdir()
+    (tmp_path / "vectors").mkdir()
+    shards = []
+    for number, names in enumerate(("a", "cd", "e")):
+        states = {name: torch.full((2, 1, 1), float(ord(name))) for name in names}
+        skipped = {"b": "silent"} if number == 1 else {}
+        shards.append(write_shard(tmp_path / f"features/{number}.safetensors", FEATURES, states, skipped))
+    write_index(tmp_path / "features", FEATURES, shards)
+    index = {"fingerprint": "f", "content": "c", "clip": CLIP, "skipped": {"d": "damaged"}, "notes": {}}
+    images, captions = (
+        (["x", "y"], torch.tensor([[1.0], [2.0]])),
+        (["a", "b", "e"], torch.tensor([[97.0], [98], [101]])),
+    )
+    write_vectors(tmp_path / "vectors", index, images, captions, None)
+    return tmp_path
+
+
+def open_split(folder, split="train"):
+    return Dataset.open(folder / "manifest.jsonl", folder / "features", folder / "vectors", split)
+
+
+def describe(dataset):
+    """Return the rows' ids, the ids that their states and captions say, and the numbers of their pictures."""
+    states = dataset.read(torch.arange(len(dataset))).values.flatten(1)[:, 0]
+    return (
+        [row.id for row in dataset.rows],
+        "".join(chr(int(number)) for number in states),
+        {dataset.rows[i].id: chr(int(v)) for i, v in zip(dataset.captioned.tolist(), dataset.captions, strict=True)},
+        dataset.images[dataset.image_index].flatten().tolist(),
+        dataset.images.flatten().tolist(),
+    )
+
+
+def test_rows_are_joined_with_their_states_pictures_and_captions(folder):
+    expected = ["a", "c", "e"], "ace", {"a": "a", "e": "e"}, [1.0, 2.0, 1.0], [1.0, 2.0]
+    assert describe(open_split(folder)) == expected
+    with pytest.raises(UserError, match="no row of split dev has hidden states and a picture"):
+        open_split(folder, "dev")
+    with pytest.raises(UserError, match="no row is of split test"):
+        open_split(folder, "test")
+
+
+def test_names_in_their_own_order_need_no_table():
+    positions = datasets._Positions(["a", "b", "c"])
+    assert [positions.find(name) for name in "abc"] == [0, 1, 2]
+    assert positions._table is None
+    assert [positions.find(name) for name in "cabdca"] == [2, 0, 1, None, 2, 0]
+
+
+def test_rows_of_a_manifest_in_another_order_are_joined_too(folder):
+    write_rows(folder, [ROWS[i] for i in (4, 2, 3, 0, 1)])
+    assert describe(open_split(folder)) == (
+        ["e", "c", "a"], "eca", {"a": "a", "e": "e"}, [1.0, 2.0, 1.0], [1.0, 2.0]
+    )  # fmt: skip
+    write_rows(folder, [ROWS[i] for i in (2, 0)])
+    assert describe(open_split(folder)) == (["c", "a"], "ca", {"a": "a"}, [2.0, 1.0], [2.0, 1.0])
+
+
+def test_rows_that_were_not_computed_are_named(folder):
+    write_rows(folder, [*ROWS, ("f", "train", "x")])
+    with pytest.raises(UserError, match=r"row 6 \(f\) is not in .*features; run `sclip extract-features` again"):
+        open_split(folder)
+    write_rows(folder, [ROWS[0], ("c", "train", "w")])
+    with pytest.raises(UserError, match=r"row 2 \(c\) is not in .*vectors; run `sclip embed-clip` again"):
+        open_split(folder)
+
+
+def test_the_fingerprint_is_that_of_earlier_versions(folder):
+    dataset = open_split(folder)
+    digest = hashlib.sha256((folder / "features/index.json").read_bytes())
+    digest.update(json.dumps([["a", "x"], ["c", "y"], ["e", "x"]]).encode())
+    digest.update(dataset.images.numpy().tobytes())
+    assert dataset.fingerprint() == digest.hexdigest()

@@ -74,8 +74,8 @@ def test_duration_of_a_training_is_computed_from_its_steps_and_evaluations(tmp_p
     (case,) = json.loads((tmp_path / "bench.json").read_text())["cases"]
     step, evaluation_seconds = (row["timed"]["seconds"] for row in case["rows"])
     ((name, minutes),) = case["notes"].items()
-    assert name == "minutes of parallel, 900 steps and 6 evaluations"
-    assert minutes == pytest.approx((900 * step + 6 * evaluation_seconds) / 60, abs=0.06)
+    assert name == "minutes of parallel, 450 steps and 3 evaluations"
+    assert minutes == pytest.approx((450 * step + 3 * evaluation_seconds) / 60, abs=0.06)
 
 
 def test_a_random_model_finds_about_as_many_keywords_as_a_trained_one():

@@ -212,11 +212,11 @@ def test_a_table_as_an_override_is_merged_as_dvc_does_and_a_list_replaces(tmp_pa
     assert (ours.run, ours.presets) == (by_dvc.run, by_dvc.presets)
     before = load_params(PARAMS).preset("scenes")
     assert ours.preset("scenes").training == dataclasses.replace(before.training, steps=77)
-    assert before.arch["cascaded"]
+    assert before.arch["hybrid-cif"]
     with pytest.raises(
-        UserError, match=r"override presets\.scenes\.arch\.cascaded=\{\}: an empty table changes nothing"
+        UserError, match=r"override presets\.scenes\.arch\.hybrid-cif=\{\}: an empty table changes nothing"
     ):
-        load_params(PARAMS, ["presets.scenes.arch.cascaded={}"])
+        load_params(PARAMS, ["presets.scenes.arch.hybrid-cif={}"])
     load_params(PARAMS, ["presets.scenes-study.arch.parallel={}"])  # where none or an empty one is
 
 

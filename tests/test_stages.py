@@ -62,13 +62,13 @@ README_PRESET = re.search(r"```yaml\n(.*?)```", Path("README.md").read_text(), r
 @pytest.mark.parametrize(
     ("override", "removed", "added"),
     [
-        ("presets.scenes.training.steps=600", [], []),  # as it is
+        ("presets.scenes.training.steps=450", [], []),  # as it is
         (
             "presets.scenes-published.training.learning_rate=5e-4",
             ["    training: {learning_rate: 1.0e-3}"],
             ["    training: {learning_rate: 0.0005}"],
         ),
-        ("presets.scenes.training.steps=100", ["      steps: 600"], ["      steps: 100"]),
+        ("presets.scenes.training.steps=100", ["      steps: 450"], ["      steps: 100"]),
         ("run.seeds=[0,1]", [], ["  - 1"]),
         (
             "presets.scenes.corpus.captions.train=2",

@@ -310,6 +310,15 @@ def test_folders_around_a_hub_data_set_decide_no_split(name, split, tmp_path):
         assert row.data["split"] == (split or split_by_hash(row.data["image_id"]))
 
 
+def test_names_of_hub_data_sets_may_have_the_characters_of_a_pattern(tmp_path):
+    write_cells(tmp_path / "set [1]/a*.parquet", {"key": "a"})
+    for path in ("set [1]", "set [1]/a*.parquet", "set ?1]/*.parquet"):
+        listing = list_hub(HubConfig("hub", str(tmp_path / path), Columns("audio", "image")), tmp_path, Problems())
+        assert [row.data["id"] for row in listing.rows] == ["a*:1"]
+    with pytest.raises(UserError, match=r"\*\*x: .*expected a pattern|no Parquet file there"):
+        list_hub(HubConfig("hub", str(tmp_path / "**x"), Columns("audio", "image")), tmp_path, Problems())
+
+
 def test_folders_inside_a_hub_data_set_decide_the_split(tmp_path):
     for part in ("train", "valid", "test-clean"):
         write_cells(tmp_path / "dev/set" / part / "more/0.parquet", {"key": "a"})

@@ -73,6 +73,8 @@ def _find(path: str) -> tuple[Callable[[str], Any], list[str]]:
     else:
         place = Path(path).resolve()
         anchor, pattern = Path(place.anchor), str(place.relative_to(place.anchor))
+        if place.is_file():  # its name may have the characters of a pattern
+            return _open_here, [str(place)]
         files = place.rglob("*.parquet") if place.is_dir() else find_files(anchor, pattern, path)
         open_file, found = _open_here, sorted(str(file) for file in files if file.is_file())
     if not found:

@@ -273,6 +273,12 @@ def test_textgrids_that_fit_equally_well_and_patterns_without_a_file_are_refused
         read_listing(other, Problems())
 
 
+@pytest.mark.parametrize("pattern", ["/", "**aligned/*.ctm"])
+def test_impossible_patterns_of_alignments_are_refused(pattern, tmp_path):
+    with pytest.raises(UserError, match=r"^alignments: "):
+        AlignmentFiles(tmp_path, pattern)
+
+
 def test_a_ctm_of_a_table_names_ids_or_recordings(tmp_path):
     config = write_table(tmp_path)
     (tmp_path / "words.ctm").write_text("b 1 0.1 0.2 a\nb 1 0.3 0.2 dog\n")

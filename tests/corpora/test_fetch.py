@@ -256,6 +256,37 @@ def test_members_are_added_to_the_files_that_are_there(tmp_path):
     assert list((tmp_path / "damaged").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["file", "folder"])
+def test_what_is_in_the_way_of_a_member_is_named(name, tmp_path):
+    """Nothing is moved into a folder that is where a file belongs, and the archive stays."""
+    packed, out = tmp_path / "a.tar.gz", tmp_path / "out"
+    packed.write_bytes(make_tar())
+    if name == "file":
+        (out / "ksplit/a.json").mkdir(parents=True)
+        message = "ksplit/a.json: found a folder, expected a file as in the archive; move it away"
+    else:
+        out.mkdir()
+        (out / "ksplit").write_text("mine")
+        message = "ksplit: found a file, expected a folder as in the archive; move it away"
+    with pytest.raises(UserError, match=message):
+        unpack(packed, out)
+    assert packed.is_file()
+    assert list((out / "ksplit/a.json").iterdir()) == [] if name == "file" else (out / "ksplit").read_text() == "mine"
+
+
+def test_a_link_in_an_archive_is_replaced_by_itself(tmp_path):
+    packed = tmp_path / "a.tar"
+    with tarfile.open(packed, "w") as file:
+        for name, kind in (("deep", tarfile.DIRTYPE), ("link", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "deep" if kind == tarfile.SYMTYPE else ""
+            file.addfile(member)
+    for _ in range(3):
+        unpack(packed, tmp_path / "out")
+    assert (tmp_path / "out/link").readlink().name == "deep"
+    assert list((tmp_path / "out/deep").iterdir()) == []
+
+
 def test_killed_unpacking_does_not_download_again(host, tmp_path, monkeypatch):
     def kill(*_):
         raise KeyboardInterrupt

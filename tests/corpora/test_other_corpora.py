@@ -283,6 +283,95 @@ def test_every_layout_of_a_cell_is_read(tmp_path):
     assert sorted(row.data["id"] for row in listing.rows) == ["one/0:1", "three/0:1", "two/0:1"]
 
 
+def write_cells(path: Path, *rows: dict) -> None:
+    """Write a Parquet file of a recording and a picture, with these cells in each row."""
+    files = path.parent / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    miniature.wav(files / "a.wav")
+    miniature.jpg(files / "a.jpg")
+    wav, jpg = ({"bytes": (files / name).read_bytes(), "path": name} for name in ("a.wav", "a.jpg"))
+    parquet.write_table(pyarrow.Table.from_pylist([{"audio": wav, "image": jpg} | row for row in rows]), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("home/dev/corpus/part-0.parquet", None),
+        ("test-rig/train/corpus/part-0.parquet", None),
+        ("dev/corpus/train/part-0.parquet", "train"),
+        ("dev/corpus/test-00000-of-00001.parquet", "test"),
+        ("train/corpus/Validation.parquet", "dev"),
+    ],
+)
+def test_folders_around_a_hub_data_set_decide_no_split(name, split, tmp_path):
+    write_cells(tmp_path / name, {"key": "a"}, {"key": "b"})
+    config = HubConfig("hub", str(tmp_path / name), Columns("audio", "image", image_id="key"))
+    for row in list_hub(config, tmp_path / "out", Problems()).rows:
+        assert row.data["split"] == (split or split_by_hash(row.data["image_id"]))
+
+
+def test_names_of_hub_data_sets_may_have_the_characters_of_a_pattern(tmp_path):
+    write_cells(tmp_path / "set [1]/a*.parquet", {"key": "a"})
+    for path in ("set [1]", "set [1]/a*.parquet", "set ?1]/*.parquet"):
+        listing = list_hub(HubConfig("hub", str(tmp_path / path), Columns("audio", "image")), tmp_path, Problems())
+        assert [row.data["id"] for row in listing.rows] == ["a*:1"]
+    with pytest.raises(UserError, match=r"\*\*x: .*expected a pattern|no Parquet file there"):
+        list_hub(HubConfig("hub", str(tmp_path / "**x"), Columns("audio", "image")), tmp_path, Problems())
+
+
+def test_folders_inside_a_hub_data_set_decide_the_split(tmp_path):
+    for part in ("train", "valid", "test-clean"):
+        write_cells(tmp_path / "dev/set" / part / "more/0.parquet", {"key": "a"})
+    listing = list_hub(HubConfig("hub", str(tmp_path / "dev/set"), Columns("audio", "image")), tmp_path, Problems())
+    assert [row.data["split"] for row in listing.rows] == ["test", "train", "dev"]
+
+
+@pytest.mark.parametrize("cell", [["a dog", "a cat"], {"raw": "a dog"}, b"a dog", True])
+def test_cells_of_a_hub_data_set_that_are_no_text_are_named(cell, tmp_path):
+    write_cells(tmp_path / "0.parquet", {"caption": cell})
+    config = HubConfig("hub", str(tmp_path), Columns("audio", "image", text="caption"))
+    with pytest.raises(UserError, match=r"0.parquet row 1: expected text in column 'caption', found "):
+        list_hub(config, tmp_path / "out", Problems())
+
+
+def test_missing_values_of_a_hub_data_set_are_not_texts(tmp_path):
+    """Pandas writes NaN where a value is missing."""
+    nan = float("nan")
+    write_cells(tmp_path / "0.parquet", {"caption": nan, "who": 3.0, "timed": nan}, {"caption": nan, "who": nan})
+    rows = list_hub(HubConfig("hub", str(tmp_path), COLUMNS), tmp_path / "out", Problems()).rows
+    assert [(row.data.get("text"), row.data.get("speaker")) for row in rows] == [(None, "3.0"), (None, None)]
+
+
+@pytest.mark.parametrize("name", ["a.w\0av", f"a.{'w' * 400}", "a.w v"])
+def test_impossible_names_of_files_are_no_obstacle(name, tmp_path):
+    (tmp_path / "set").mkdir()
+    write_cells(tmp_path / "set/0.parquet", {})
+    (row,) = parquet.read_table(tmp_path / "set/0.parquet").to_pylist()
+    for cells in ({"bytes": row["audio"]["bytes"], "path": name}, {"bytes": None, "path": name}):
+        write_cells(tmp_path / "set/0.parquet", {"audio": cells})
+        config = HubConfig("hub", str(tmp_path / "set"), Columns("audio", "image"))
+        problems = Problems(skip=True)
+        listing = list_hub(config, tmp_path / "out", problems)
+        if cells["bytes"] is None:
+            assert "no such file" in problems.skipped["0.parquet row 1"]
+        else:
+            assert "." not in Path(listing.rows[0].data["audio"]).name
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ({"array": [0.5], "sampling_rate": 2**40}, "expected samples and a sampling rate"),
+        ({"array": [0.5], "sampling_rate": float("inf")}, "expected samples and a sampling rate"),
+        ({"bytes": "text", "path": None}, "expected a file's bytes"),
+    ],
+)
+def test_cells_of_wrong_values_are_named(cell, message, tmp_path):
+    write_cells(tmp_path / "0.parquet", {"audio": cell})
+    with pytest.raises(UserError, match=f"row 1: column 'audio': {message}"):
+        list_hub(HubConfig("hub", str(tmp_path), Columns("audio", "image")), tmp_path / "out", Problems())
+
+
 def test_hub_data_sets_are_read_from_the_hub(tmp_path, monkeypatch):
     """A local file system stands in for the hub's."""
     from fsspec.implementations.dirfs import DirFileSystem

@@ -225,7 +225,7 @@ def test_usual_names_of_splits_need_no_setting_and_others_get_advice(tmp_path):
     assert [row.data["split"] for row in rows] == [*names.values(), "held-out"]
     with pytest.raises(UserError, match=r"found 'held-out'; .* corpus.splits .* splits: {'held-out': train}"):
         check_rows(rows, tmp_path, Problems())
-    translated = TableConfig("table", str(path), columns, splits={"held-out": "test", "val": "test"})
+    translated = TableConfig("table", str(path), columns, splits={"Held-Out": "test", "val": "test"})
     splits = [row.data["split"] for row in read_listing(translated, Problems()).rows]
     assert splits == ["train", "dev", "dev", "test", "dev", "test", "test"]
 

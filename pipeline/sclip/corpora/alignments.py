@@ -19,7 +19,7 @@ from typing import Any
 import soundfile
 
 from sclip.concurrency import chunks, prefetch_batches
-from sclip.corpora.listing import Listing, numbered_lines
+from sclip.corpora.listing import Listing, find_files, numbered_lines
 from sclip.corpora.manifest import LARGEST_TIME, Row
 from sclip.corpora.textgrid import read_textgrid
 from sclip.errors import UserError
@@ -82,7 +82,7 @@ def read_words(value: Any, where: str) -> TimedWords:
         keys = ("word", "start", "end")
         triples = [[entry[key] for key in keys] if isinstance(entry, dict) else entry for entry in entries]
         return timed_words((str(word), float(start), float(end)) for word, start, end in triples)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise UserError(f"{where}: expected [[word, start, end], ...], found {shortened(value)}") from None
 
 
@@ -123,7 +123,7 @@ class AlignmentFiles:
     def __init__(self, folder: Path, pattern: str):
         self.used: set[str] = set()
         root, pattern = (Path("/"), pattern[1:]) if pattern.startswith("/") else (folder, pattern)
-        paths = [path for path in sorted(root.glob(pattern)) if path.is_file()]
+        paths = [path for path in find_files(root, pattern, "alignments") if path.is_file()]
         if not paths:
             raise UserError(f"alignments: no file fits {root / pattern}; set the pattern to the folder of your files")
         self.textgrids: dict[str, list[Path]] = {}

@@ -5,11 +5,14 @@ or a path; and audio {"array", "sampling_rate"}. The bytes are written to files,
 stages read files; equal pictures become one file. Recordings are only opened by soundfile and pictures not at all, so
 nothing else decodes them.
 
-The split is a column's, or that of the file's or folder's name, such as train-00000-of-00001.parquet; else, a hash of
-the picture's name assigns a tenth of the pictures to development and a tenth to the test.
+The split is a column's, or that of the file's name, such as train-00000-of-00001.parquet, or of its folder. Folders
+around the data set do not count: the data of a user called dev is not the development set. Else, a hash of the
+picture's name assigns a tenth of the pictures to development and a tenth to the test.
 """
 
 import io
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -20,7 +23,15 @@ from tqdm.auto import tqdm
 
 from sclip.config import HubConfig
 from sclip.corpora.alignments import read_words, try_words
-from sclip.corpora.listing import Listing, find_split, parquet_errors, split_by_hash
+from sclip.corpora.listing import (
+    Listing,
+    find_files,
+    find_split,
+    is_empty_cell,
+    is_text_cell,
+    parquet_errors,
+    split_by_hash,
+)
 from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
@@ -48,9 +59,9 @@ def list_hub(config: HubConfig, out: Path, problems: Problems) -> Listing:
                 continue
             name = PurePosixPath(path).relative_to(root).with_suffix("")
             row["id"] = row.get("id") or f"{name}:{number}"
-            row["split"] = _split(row.get("split"), path, row["image_id"], config.splits)
+            row["split"] = _split(row.get("split"), name, root.name, row["image_id"], config.splits)
             listing.rows.append(Draft(where, row))
-            if "words" in columns and record[columns["words"]] is not None:
+            if "words" in columns and not is_empty_cell(record[columns["words"]]):
                 try_words(listing, row["id"], read_words, record[columns["words"]], where)
     return listing
 
@@ -62,7 +73,9 @@ def _find(path: str) -> tuple[Callable[[str], Any], list[str]]:
     else:
         place = Path(path).resolve()
         anchor, pattern = Path(place.anchor), str(place.relative_to(place.anchor))
-        files = place.rglob("*.parquet") if place.is_dir() else anchor.glob(pattern)
+        if place.is_file():  # its name may have the characters of a pattern
+            return _open_here, [str(place)]
+        files = place.rglob("*.parquet") if place.is_dir() else find_files(anchor, pattern, path)
         open_file, found = _open_here, sorted(str(file) for file in files if file.is_file())
     if not found:
         raise UserError(f"{path}: no Parquet file there; name a file, a folder or a pattern such as data/*.parquet")
@@ -109,7 +122,10 @@ def _records(open_file: Callable[[str], Any], path: str, columns: list[str]) -> 
 def _row(record: Mapping[str, Any], columns: Mapping[str, str], out: Path, folder: PurePosixPath) -> dict[str, Any]:
     """Return a row's values, and write its recording and picture."""
     texts = {key: record[name] for key, name in columns.items() if key not in ("audio", "image", "words")}
-    row: dict[str, Any] = {key: str(value).strip() for key, value in texts.items() if value not in (None, "")}
+    row: dict[str, Any] = {key: str(value).strip() for key, value in texts.items() if not is_empty_cell(value)}
+    not_text = [columns[key] for key in row if not is_text_cell(texts[key])]
+    if not_text:
+        raise _BadCell(f"expected text in column {not_text[0]!r}, found {shortened(record[not_text[0]])}")
     if "transcript" in columns:
         row.setdefault("transcript", "")
     recording, picture = (
@@ -129,14 +145,15 @@ def _file(cell: Any, where: str, out: Path, folder: PurePosixPath) -> Path:
     data, path = parts.get("bytes"), parts.get("path")
     if data is None and parts.get("array") is not None:
         data, path = _wav(parts["array"], parts.get("sampling_rate"), where), "a.wav"
-    if data is None and isinstance(path, str) and Path(folder / path).is_file():
+    if data is None and isinstance(path, str) and os.path.isfile(folder / path):
         return Path(folder / path)
     if data is None and isinstance(path, str) and path:
         raise _BadCell(f"{where}: no bytes, and {folder / path}: no such file")
-    if not data:
+    if not data or not isinstance(data, bytes):
         raise _BadCell(f"{where}: expected a file's bytes, or the path of a file, found {shortened(cell)}")
     suffix = PurePosixPath(path).suffix.lower() if isinstance(path, str) else ""
-    place = out / f"{sha256(data).hexdigest()[:32]}{suffix}"
+    ending = suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else ""  # others may be impossible as a file's name
+    place = out / f"{sha256(data).hexdigest()[:32]}{ending}"
     if not place.is_file():
         out.mkdir(parents=True, exist_ok=True)
         unfinished = place.with_name(f"{place.name}.unfinished")
@@ -152,17 +169,20 @@ def _wav(samples: Any, rate: Any, where: str) -> bytes:
     file = io.BytesIO()
     try:
         soundfile.write(file, np.asarray(samples, np.float32).T, int(rate), format="WAV", subtype="FLOAT")
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise _BadCell(f"{where}: expected samples and a sampling rate: {error}") from None
     return file.getvalue()
 
 
-def _split(written: str | None, path: str, image_id: str, splits: Mapping[str, str]) -> str:
-    """Return the split of a row: as it is written, as its file or the file's folder is called, or by a hash."""
+def _split(written: str | None, name: PurePosixPath, root: str, image_id: str, splits: Mapping[str, str]) -> str:
+    """Return the split of a row: as it is written, as its file or the file's folder is called, or by a hash.
+
+    `name` is the file's, from the innermost folder that holds all files, which is called `root`.
+    """
     if written is not None:
         return find_split(written, splits) or written
-    parts = reversed(PurePosixPath(path).with_suffix("").parts)
-    called = (find_split(name, splits) for part in parts for name in (part, part.split("-")[0]))
+    names = (start for part in reversed(name.parts) for start in (part, part.split("-")[0]))
+    called = (find_split(start, splits) for start in (*names, root))
     return next((split for split in called if split is not None), None) or split_by_hash(image_id)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from sclip.corpora.manifest import SPLITS, Draft
 from sclip.errors import Findings, UserError
@@ -46,7 +47,26 @@ class Listing:
 def find_split(name: str, splits: Mapping[str, str]) -> str | None:
     """Return the split that a corpus calls by a name, in capitals or not. `splits` is its setting corpus.splits."""
     names = SPLIT_NAMES | dict(splits)
-    return names.get(name, names.get(name.lower()))
+    in_lower_case = {known.lower(): split for known, split in names.items()}
+    return names.get(name, in_lower_case.get(name.lower()))
+
+
+def is_empty_cell(value: Any) -> bool:
+    """Return whether a cell of a table has no value. Parquet and JSON may write a missing value as NaN."""
+    return value is None or value == "" or value != value
+
+
+def is_text_cell(value: Any) -> bool:
+    """Return whether a cell of a table can stand for a text. A number can, because ids and speakers may be numbers."""
+    return not isinstance(value, bool | dict | list | bytes)
+
+
+def find_files(root: Path, pattern: str, where: str) -> list[Path]:
+    """Return the paths below `root` that fit a pattern, in order. `where` is the setting with the pattern."""
+    try:
+        return sorted(root.glob(pattern))
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"{where}: {error}; expected a pattern such as folder/**/*") from None
 
 
 def split_of_pictures(pictures: Mapping[str, Sequence[str]], listing: Listing) -> dict[str, str]:

@@ -13,7 +13,15 @@ from typing import Any
 
 from sclip.config import TableConfig
 from sclip.corpora.alignments import UNUSED, AlignmentFiles, read_words, try_words
-from sclip.corpora.listing import Listing, find_split, numbered_lines, parquet_errors, split_by_hash
+from sclip.corpora.listing import (
+    Listing,
+    find_split,
+    is_empty_cell,
+    is_text_cell,
+    numbered_lines,
+    parquet_errors,
+    split_by_hash,
+)
 from sclip.corpora.manifest import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse_json, read_text, shortened
@@ -34,9 +42,9 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
         if missing:
             raise UserError(f"{where}: no column {missing[0]!r}; the columns are {', '.join(map(str, record))}")
         values = {key: record[column] for key, column in columns.items() if column is not None}
-        cells = {key: str(value).strip() for key, value in values.items() if not _is_empty(value)}
+        cells = {key: str(value).strip() for key, value in values.items() if not is_empty_cell(value)}
         empty = [columns[key] for key in ("audio", "image") if key not in cells]
-        not_text = [columns[key] for key in cells if isinstance(values[key], bool | dict | list)]
+        not_text = [columns[key] for key in cells if not is_text_cell(values[key])]
         if not_text:
             problems.add(where, f"expected text in column {not_text[0]!r}, found {shortened(record[not_text[0]])}")
         elif empty:
@@ -67,7 +75,7 @@ def _add_words(
 ) -> None:
     """Add the times of a row's words, from its cell or else from the alignment files."""
     column = config.columns.words
-    if column is not None and not _is_empty(record[column]):
+    if column is not None and not is_empty_cell(record[column]):
         try_words(listing, row["id"], read_words, record[column], f"{where} ({row['id']}), column {column!r}")
     elif files is not None:
         try_words(listing, row["id"], files.find, row["id"], Path(row["audio"]))
@@ -87,12 +95,6 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
         **({"language": cells["language"]} if "language" in cells else {}),
         **({"transcript": cells.get("transcript", "")} if config.columns.transcript is not None else {}),
     }
-
-
-def _is_empty(value: Any) -> bool:
-    return (
-        value is None or value == "" or value != value
-    )  # NaN, which is how Parquet and JSON may write a missing value
 
 
 def _records(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,6 +16,7 @@ from typing import IO, cast
 
 from tqdm.auto import tqdm
 
+from sclip.errors import UserError
 from sclip.files import UNFINISHED
 
 BLOCK = 1 << 20
@@ -46,11 +47,20 @@ def unpack(path: Path, into: Path, top_folder: str = "") -> None:
 def _merge(source: Path, target: Path) -> None:
     """Move what is in one folder into another."""
     for entry in list(os.scandir(source)):
-        place = target / entry.name
-        if entry.is_dir(follow_symlinks=False) and place.is_dir():
+        place, is_folder = target / entry.name, entry.is_dir(follow_symlinks=False)
+        if is_folder and place.is_dir():
             _merge(Path(entry), place)
-        else:
-            shutil.move(entry, place)  # `place` may lead to another disk
+            continue
+        in_the_way = os.path.lexists(place) if is_folder else place.is_dir() and not place.is_symlink()
+        if in_the_way:
+            found, expected = ("a file", "a folder") if is_folder else ("a folder", "a file")
+            raise UserError(
+                f"{place}: found {found}, expected {expected} as in the archive; move it away, and run the command "
+                "again"
+            )
+        if place.is_symlink():  # even one that leads to a folder is replaced, not followed
+            place.unlink()
+        shutil.move(entry, place)  # `place` may lead to another disk
 
 
 def _extract(path: Path, into: Path, top_folder: str) -> None:

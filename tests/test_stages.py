@@ -109,8 +109,8 @@ def test_what_changed_runs_again_and_nothing_else(repository, first_run):
     assert reran(repository) == []
 
     params = repository / "params.yaml"
-    edit(params, "training: {steps: 500}", "training: {steps: 400}")
-    assert reran(repository) == ["train cascaded", "evaluate cascaded", "report"]
+    edit(params, "training: {batch: 128, steps: 500}", "training: {batch: 128, steps: 400}")
+    assert reran(repository) == ["train hybrid-cif", "evaluate hybrid-cif", "report"]
 
     edit(params, "hybrid: # Hybrid SpeechCLIP\n      head:", "hybrid: # Hybrid SpeechCLIP, changed\n      head:")
     assert reran(repository) == []

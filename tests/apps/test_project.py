@@ -145,7 +145,8 @@ def test_lists(tmp_path, monkeypatch):
         ("list pr", ["presets"]),
     ],
 )
-def test_names_are_completed(line, expected):
+def test_names_are_completed(line, expected, folder, monkeypatch):
+    monkeypatch.chdir(folder)  # where nothing was trained
     words = ["sclip", *line.split()]
     env = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_SCLIP_COMPLETE": "bash_complete"}
     result = CliRunner().invoke(main, [], prog_name="sclip", env=env)

@@ -13,7 +13,8 @@ from sclip.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, layer_weight
 from sclip.report.plots import recall, summary
 from sclip.report.results import Results
 from sclip.report.search import commands, searched_utterances, thumbnails
-from sclip.report.tables import Measurement, results_note, tables
+from sclip.report.table import Measurement
+from sclip.report.tables import results_note, tables
 from sclip.report.utterances import BOX_HEIGHT, PEAKS, examples, pictures, timeline_width
 
 COLOURS = 8  # in page.css

@@ -17,7 +17,8 @@ from sclip.evaluation.metrics_file import read_metrics
 from sclip.parsing import parse, read_yaml
 from sclip.paths import METRICS
 from sclip.report.results import Points, random_encoders, read_curves
-from sclip.report.tables import TOPLINE, Measurement, lookup, summarize
+from sclip.report.table import Measurement, lookup, summarize
+from sclip.report.tables import TOPLINE
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The templates in .dvc/plots draw one line or bar for each value of `run`, so a n
 from typing import Any
 
 from sclip.report.results import EvaluatedRun, LearningCurve, Results
-from sclip.report.tables import Measurement, measure
+from sclip.report.table import Measurement, measure
 
 
 def recall(runs: list[EvaluatedRun], branch: str) -> Measurement:

@@ -37,6 +37,7 @@ MASK_SPAN, MASKED = 10, 0.5  # frames of a span; approximate share of masked fra
 TEMPERATURE = 0.1
 UTTERANCES = 32  # whose features are computed together
 HELD_OUT = 400  # utterances of the test split, to measure the quality with
+PURITY_CLUSTERS = (100, 200, 500)
 
 
 class Average:
@@ -215,17 +216,27 @@ def _centred(utterances: list[Utterance], compute: Callable[[list[Tensor]], list
 
 
 def measure(encoder: SpeechEncoder, test_utterances: list[Utterance]) -> dict[str, float]:
-    """Measure the phone purity of clusters of MFCCs and of each hidden state, for voices not used in training."""
-    purities = {"phone purity, MFCC": _purity(MfccEncoder().to(encoder.model.device), test_utterances, 0)}
-    for state in range(encoder.states):
-        purities[f"phone purity, state {state}"] = _purity(encoder, test_utterances, state)
-    return purities
+    """Measure the phone purity of clusters of MFCCs and of each hidden state, for voices not used in training.
+
+    More clusters are purer, so the purity of the best state is also measured with the numbers that HuBERT's later
+    rounds use.
+    """
+    sources: dict[str, tuple[Any, int]] = {"MFCC": (MfccEncoder().to(encoder.model.device), 0)}
+    sources |= {f"state {state}": (encoder, state) for state in range(encoder.states)}
+    few, *more = PURITY_CLUSTERS
+    purities = {name: _purity(*source, test_utterances, few) for name, source in sources.items()}
+    measured = {f"phone purity, {name}": purity for name, purity in purities.items()}
+    best = max(purities, key=lambda name: purities[name])
+    for clusters in more:
+        for name in ("MFCC", best):
+            measured[f"phone purity, {name}, {clusters} clusters"] = _purity(*sources[name], test_utterances, clusters)
+    return measured
 
 
-def _purity(encoder: Any, test_utterances: list[Utterance], state: int) -> float:
+def _purity(encoder: Any, state: int, test_utterances: list[Utterance], clusters: int) -> float:
     features = _features(encoder, test_utterances, state)
     # The numbers of frames and of phones may differ at the end.
     counts = [min(len(f), len(u.phones)) for f, u in zip(features, test_utterances, strict=True)]
     frames = torch.cat([f[:n] for f, n in zip(features, counts, strict=True)])
     phones = torch.cat([u.phones[:n] for u, n in zip(test_utterances, counts, strict=True)])
-    return round(purity(assign(frames, cluster(frames[::2], 100)).cpu(), phones), 3)
+    return round(purity(assign(frames, cluster(frames[::2], clusters)).cpu(), phones), 3)

@@ -182,6 +182,7 @@ NOT_RUN = {
         "serves a page until Ctrl-C, and needs Gradio; tests/browser does this",
     ),
     "sclip import CHECKPOINT.ckpt models/hybrid-cif": "needs a published checkpoint",
+    "sclip evaluate --model models/hybrid-cif --preset flickr8k-base": "needs an imported checkpoint",
     "pip": "installs from the network",
     "uv": "installs from the network",
     "cd": "has no arguments to check",

@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     if torch.cuda.is_available():
         terminalreporter.section(torch.cuda.get_device_name())
-    for outcome in ("passed", "failed", "skipped"):
+    for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
             figures = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
             line = f"{outcome:8} {report.duration:6.2f} s  {report.nodeid.partition('::')[2]}  {figures}"

@@ -25,7 +25,7 @@ import sclip
 from sclip.cli import main
 
 assert Path(sclip.__file__).is_relative_to(VENV), sclip.__file__
-assert sclip.load("models/scenes-hybrid-cif").name == "hybrid-cif"
+assert [sclip.load(folder).name for folder in SHIPPED] == ["cascaded-cif", "hybrid-cif", "parallel"]
 main(["init", "project"], standalone_mode=False)
 os.chdir("project")
 small = [
@@ -98,7 +98,7 @@ def run(venv: Path, *command: str, cwd: Path) -> str:
 
 def test_the_shipped_model_loads_anywhere_and_the_stages_run_in_a_new_folder(venv, tmp_path):
     project = tmp_path / "project"
-    run(venv, "python", "-c", f"VENV = {str(venv)!r}\n{STAGES}", cwd=tmp_path)
+    run(venv, "python", "-c", f"VENV, SHIPPED = {str(venv)!r}, {SHIPPED}\n{STAGES}", cwd=tmp_path)
     metrics = json.loads((project / "results/scenes/runs/parallel/seed-0/metrics.json").read_text())
     assert metrics["counts"]["pictures"] == 6
     assert (project / "results/scenes/report.html").is_file()

@@ -61,3 +61,5 @@ def test_draws_without_a_counted_value_are_left_out():
     assert interval == {"value": 4, "low": 4, "high": 4}
     nothing = torch.zeros(3, dtype=torch.bool)
     assert Bootstrap(9, seed=0).mean(torch.ones(3), torch.arange(3), nothing) == {"value": 0, "low": 0, "high": 0}
+    # Two pictures of which one has no values: in a quarter of the resamples only that one is drawn.
+    assert Bootstrap(2, seed=0).median(torch.tensor([5, 7, 9]), torch.zeros(3, dtype=torch.long))["low"] == 7

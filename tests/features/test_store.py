@@ -46,6 +46,22 @@ def test_crops_start_and_end_where_asked(folder):
         assert torch.equal(states, UTTERANCES[f"u{row}"][start : start + 4].transpose(0, 1))
 
 
+def test_threads_gather_the_same_batches_in_pinned_memory(folder, monkeypatch):
+    pinned, empty = [], torch.empty
+
+    def allocate(*shape, pin_memory=False, **options):  # without a GPU nothing can be pinned
+        pinned.append(pin_memory)
+        return empty(*shape, **options)
+
+    store, rows, starts = FeatureStore.open(folder), torch.tensor([3, 4, 5, 0, 2]), torch.tensor([1, 0, 2, 0, 4])
+    expected = store.read(rows, starts, limit=4, multiple=3)
+    monkeypatch.setattr(torch, "empty", allocate)
+    batch = store.with_pinned_batches().read(rows, starts, limit=4, multiple=3)
+    assert pinned == [True]
+    assert torch.equal(batch.values, expected.values)
+    assert torch.equal(batch.lengths, expected.lengths)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_every_precision_is_read_as_it_was_written(tmp_path, precision):
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]

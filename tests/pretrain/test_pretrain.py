@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.pretrain import progress
 from sclip.pretrain.clusters import assign, cluster, purity
+from sclip.pretrain.pictures import draw_scenes
 from sclip.pretrain.run import pretrain
 
 CLIP = MiniClipConfig(
@@ -82,6 +84,25 @@ def test_a_folder_of_another_origin_is_not_replaced(params, tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="move it away"):
         pretrain(params, "clip", tmp_path / "other", "cpu")
+
+
+def test_scenes_of_two_splits_do_not_resemble_each_other():
+    (train, _), (test, _) = draw_scenes("train", 24, seed=0), draw_scenes("test", 24, seed=0)
+    assert sum(one.ground == other.ground for one, other in zip(train, test, strict=True)) < 12  # of eight grounds
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "message"),
+    [
+        (SPEECH, {"warmup_steps": 0}, "warmup_steps: expected at least 1, found 0"),
+        (SPEECH, {"width": 40}, "width: expected a multiple of 48, found 40"),
+        (SPEECH, {"target_state": 2}, "target_state: expected 0 to 1, found 2"),
+        (CLIP, {"width": 40}, "width: expected a multiple of 32, found 40"),
+    ],
+)
+def test_unusable_settings_are_errors(settings, values, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(settings, **values)
 
 
 def test_clusters_of_separate_groups_are_pure():

@@ -1,5 +1,6 @@
 """Test the training recipe, the choice of the best weights, and resuming after an interruption."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -250,6 +251,19 @@ def first_row(corpus, arch, precision, device=CPU):
     row = trainer.train_step([batches.read(0).to(device)])()
     assert all(parameter.dtype == torch.float32 for parameter in trainer.parameters)
     return row
+
+
+def test_a_checkpoint_of_a_gpu_keeps_the_kind_of_update_of_this_device(corpus):
+    trainers = [Trainer(model("parallel"), SHORT, 0, CPU) for _ in range(2)]
+    batch = TrainingBatches(open_split(corpus, "train"), SHORT, 0, pin=False).read(0)
+    trainers[0].train_step([batch])
+    state = trainers[0].state_dict()
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True
+    trainers[1].load_state_dict(copy.deepcopy(state))
+    assert [group["fused"] for group in trainers[1].optimizer.param_groups] == [False]
+    rows = [trainer.train_step([batch])() for trainer in trainers]
+    assert rows[0] == rows[1]
 
 
 def test_gradient_of_two_batches_is_their_mean(corpus):

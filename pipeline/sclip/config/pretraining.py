@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from sclip.config.checks import require, require_seed
+from sclip.config.checks import require, require_range, require_seed
+
+CLIP_HEAD, HUBERT_HEAD = 32, 48  # width of an attention head
+
+
+def _require_heads(width: int, head: int) -> None:
+    require(width > 0 and width % head == 0, f"width: expected a multiple of {head}, found {width}")
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class MiniClipConfig:
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
+        _require_heads(self.width, CLIP_HEAD)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,9 @@ class MiniHubertConfig:
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
+        _require_heads(self.width, HUBERT_HEAD)
+        require_range("target_state", self.target_state, 0, self.layers)
+        require(self.warmup_steps >= 1, f"warmup_steps: expected at least 1, found {self.warmup_steps}")
         for i, round_ in enumerate(self.rounds):
             require(
                 round_.steps > self.warmup_steps,

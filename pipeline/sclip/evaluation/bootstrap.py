@@ -48,7 +48,8 @@ class Bootstrap:
 
         def medians(weights: Tensor) -> Tensor:  # (S, I) -> (S,)
             reached = weights[:, owners].cumsum(1)  # (S, N)
-            return ordered[(reached < reached[:, -1:] / 2).sum(1)]
+            median = ordered[(reached < reached[:, -1:] / 2).sum(1)]
+            return torch.where(reached[:, -1] > 0, median, torch.nan)  # a resample may draw none of the values
 
         blocks = torch.split(self.weights, max(1, MEDIAN_BLOCK // len(values)))
         everything = torch.ones_like(self.weights[:1])

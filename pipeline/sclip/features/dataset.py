@@ -172,11 +172,14 @@ class Dataset:
         return len(self.rows)
 
     def on_device(self, device: torch.device) -> "Dataset":
-        """Return the dataset with its frames in a GPU's memory, or unchanged without a GPU or if they do not fit."""
+        """Return the dataset with its frames in a GPU's memory, or if they do not fit, with batches in pinned memory.
+
+        Without a GPU or stored frames, the dataset is returned unchanged.
+        """
         if device.type != "cuda" or not isinstance(self.store, FeatureStore):
             return self
         if not fits(self.store, int(self.frames.sum()), device):
-            return self
+            return replace(self, store=self.store.with_pinned_batches())
         store = ResidentStore.copy(self.store, self.store_rows, device)
         return replace(self, store=store, store_rows=torch.arange(len(self)))
 

@@ -1,7 +1,7 @@
 """Utterances in the memory of a GPU. Training then copies no frames: the GPU gathers each batch itself.
 
 The codes of Flickr8k, 2.5 kB a frame, take 16 GB. A split that does not fit stays in its files, which the system caches
-in main memory; batches are then gathered there, pinned, and copied while the GPU computes.
+in main memory. Threads then gather each batch in pinned memory, and it is copied while the GPU computes.
 """
 
 import logging

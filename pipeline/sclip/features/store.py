@@ -4,14 +4,14 @@ docs/feature-store.md describes the format. Every file is complete: writers rena
 which lists the shards, last. A read copies only the frames that it returns. Only the operating system caches them.
 """
 
+import copy
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sclip.concurrency import READERS
 from sclip.device import PRECISIONS
 from sclip.errors import UserError
 from sclip.features.codes import Coded, Directions
@@ -214,8 +215,9 @@ class FeatureStore:
         self.frame_shape, self.frame_type = frame_shape(features), frame_type(features)
         # numpy builds the batches, because its large arrays get huge pages. torch takes as long to allocate its own as
         # to fill them. numpy has no bf16, so the frames are viewed as integers of the same size.
-        integer = {1: torch.int8, 2: torch.int16, 4: torch.int32}[self.frame_type.itemsize]
-        self._frames = [shard.states.view(integer).flatten(1).numpy() for shard in shards]  # (frames, L * D or K)
+        self._integer = {1: torch.int8, 2: torch.int16, 4: torch.int32}[self.frame_type.itemsize]
+        self._frames = [shard.states.view(self._integer).flatten(1).numpy() for shard in shards]  # (frames, L * D or K)
+        self._copiers: ThreadPoolExecutor | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> "FeatureStore":
@@ -265,13 +267,33 @@ class FeatureStore:
         frames = self._frames[int(self._shard[row])][start : start + length]
         return torch.from_numpy(frames).view(self.frame_type).view(length, *self.frame_shape)
 
+    def with_pinned_batches(self) -> "FeatureStore":
+        """Return this store with batches in pinned memory, which a GPU copies asynchronously.
+
+        Several threads copy the frames of a batch. A single one is slower than the training step of a small head.
+        """
+        store = copy.copy(self)
+        store._copiers = ThreadPoolExecutor(READERS)
+        return store
+
     def _gather(self, shard: Array, frames: Array) -> Array:
         """Copy frames (B, T) of shards (B,): (B, T, L * D or K). Neighbouring rows of one shard are copied together."""
-        values = np.empty((*frames.shape, self._frames[0].shape[1]), self._frames[0].dtype)
+        copiers, width = self._copiers, self._frames[0].shape[1]
+        if copiers is None:
+            values = np.empty((*frames.shape, width), self._frames[0].dtype)
+        else:
+            values = torch.empty(*frames.shape, width, dtype=self._integer, pin_memory=True).numpy()
         changes = np.flatnonzero(np.diff(shard)) + 1
-        for start, end in pairwise([0, *changes, len(shard)]):
+        parts = np.linspace(0, len(shard), 1 if copiers is None else READERS + 1, dtype=int)
+        cuts = np.unique([0, *changes, *parts, len(shard)])
+
+        def take(start: int, end: int) -> None:
             # "clip" lets numpy write in place; no index is out of range.
             np.take(self._frames[shard[start]], frames[start:end], axis=0, out=values[start:end], mode="clip")
+
+        run: Callable[..., Iterator[None]] = map if copiers is None else copiers.map
+        for _ in run(take, cuts[:-1], cuts[1:]):
+            pass
         return values
 
 

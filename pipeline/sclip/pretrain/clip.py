@@ -17,6 +17,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 from sclip.config import MiniClipConfig
+from sclip.config.pretraining import CLIP_HEAD
 from sclip.contrastive import contrastive_loss
 from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.pictures import SIDE
@@ -90,13 +91,13 @@ def model_config(config: MiniClipConfig) -> dict[str, Any]:
             "patch_size": config.patch,
             "width": config.width,
             "layers": config.image_layers,
-            "head_width": 32,
+            "head_width": CLIP_HEAD,
         },
         "text_cfg": {
             "context_length": config.context,
             "vocab_size": 49408,
             "width": config.width,
-            "heads": config.width // 32,
+            "heads": config.width // CLIP_HEAD,
             "layers": config.text_layers,
         },
     }

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sclip.concurrency import map_in_processes
+from sclip.corpora.manifest import SPLITS
 from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.pictures import draw
 from sclip.corpora.scenes.world import THINGS, Scene, World
@@ -26,7 +27,7 @@ def _draw(job: tuple[str, int, int, int]) -> tuple[list[Scene], NDArray[np.uint8
     split, start, stop, seed = job
     world, scenes, pixels = World(len(THINGS)), [], []
     for i in range(start, stop):
-        random = np.random.default_rng([seed, 0, i])
+        random = np.random.default_rng([seed, 0, i, SPLITS.index(split)])  # no scene resembles one of another split
         scenes.append(world.scene(split, random))
         pixels.append(np.asarray(draw(scenes[-1], random)))
     return scenes, np.stack(pixels)

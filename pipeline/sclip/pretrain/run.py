@@ -12,7 +12,7 @@ import torch
 
 from sclip.config import Params
 from sclip.errors import UserError
-from sclip.files import atomic_folder
+from sclip.files import atomic_folder, locked
 from sclip.pretrain.clip import pretrain_clip
 from sclip.pretrain.speech import pretrain_speech
 
@@ -50,18 +50,21 @@ def pretrain(params: Params, which: str, out: Path | None, device: str) -> Pretr
             f"{folder}: the folder exists and has no quality.json, so `sclip pretrain` did not make it; "
             "move it away or choose another folder"
         )
-    with atomic_folder(folder) as unfinished:
-        quality = make(config, torch.device(device), unfinished, scratch)
-        (unfinished / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
-        (unfinished / "README.md").write_text(_card(which, config, quality, device), encoding="utf-8")
-    shutil.rmtree(scratch)
+    with locked(scratch):
+        with atomic_folder(folder) as unfinished:
+            quality = make(config, torch.device(device), unfinished, scratch)
+            (unfinished / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+            (unfinished / "README.md").write_text(_card(which, config, quality, device), encoding="utf-8")
+        shutil.rmtree(scratch)
     return PretrainingResult(folder)
 
 
 def _card(which: str, config: Any, quality: dict[str, Any], device: str) -> str:
     numbers = "\n".join(f"| {key} | {value} |" for key, value in quality.items())
     settings = json.dumps(dataclasses.asdict(config))
-    where = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} CPU threads"
+    where = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{torch.get_num_threads()} CPU threads"
+    )
     return f"""\
 # {TITLES[which]}
 

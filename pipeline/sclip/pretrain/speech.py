@@ -24,6 +24,7 @@ from transformers import HubertConfig, HubertModel
 
 from sclip.concurrency import chunks
 from sclip.config import MiniHubertConfig
+from sclip.config.pretraining import HUBERT_HEAD
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.mfcc import MfccEncoder, differences, torchaudio
 from sclip.encoders.source import Source
@@ -109,7 +110,7 @@ def hubert_config(config: MiniHubertConfig) -> HubertConfig:
     return HubertConfig(
         hidden_size=config.width,
         num_hidden_layers=config.layers,
-        num_attention_heads=config.width // 48,
+        num_attention_heads=config.width // HUBERT_HEAD,
         intermediate_size=4 * config.width,
         conv_dim=config.conv_channels,
         num_conv_pos_embeddings=64,

@@ -98,9 +98,11 @@ class TrainingBatches:
 
     def indices(self, number: int) -> Tensor:
         epoch, number = divmod(number, self.batches_per_epoch)
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, epoch_batches(self.lengths, self.size, self.by_length, self.seed, epoch)
-        return self._epoch[1][number]
+        cached, batches = self._epoch  # read once, because another thread may replace it
+        if cached != epoch:
+            batches = epoch_batches(self.lengths, self.size, self.by_length, self.seed, epoch)
+            self._epoch = epoch, batches
+        return batches[number]
 
     def starts(self, number: int, frames: Tensor) -> Tensor:
         """Return the first frame (B,) of each crop, for utterances of `frames` (B,) frames."""

@@ -191,5 +191,9 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in SAVED:
             setattr(self, name, state[name])
-        for name in ("trained", "optimizer", "scaler"):
-            getattr(self, name).load_state_dict(state[name])
+        # A checkpoint of another device has its kind of update, and keeps the steps where that needs them.
+        fused = self.optimizer.defaults["fused"]
+        groups = [group | {"fused": fused} for group in state["optimizer"]["param_groups"]]
+        self.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
+        self.scaler.load_state_dict(state["scaler"])

@@ -172,7 +172,15 @@ NOT_RUN = {
         "downloads Whisper; features/test_transcripts.py runs a small one"
     ),
     "arecord": "needs a microphone",
-    "sclip train --arch cascaded-cif --seed 1 --device cuda": "needs a GPU",
+    **dict.fromkeys(
+        (
+            "sclip train --arch cascaded-cif --seed 1 --device cuda",
+            "sclip bench --device cuda --only evaluation --only long-training --only training --only extraction",
+            "sclip pretrain speech --device cuda --out models/mini-hubert-new",
+            "sclip pretrain clip --device cuda --out models/mini-clip-new",
+        ),
+        "needs a GPU",
+    ),
     **dict.fromkeys(
         (
             "sclip demo",

@@ -175,7 +175,7 @@ NOT_RUN = {
     **dict.fromkeys(
         (
             "sclip train --arch cascaded-cif --seed 1 --device cuda",
-            "sclip bench --device cuda --only evaluation --only long-training --only training --only extraction",
+            "sclip bench --device cuda",
             "sclip pretrain speech --device cuda --out models/mini-hubert-new",
             "sclip pretrain clip --device cuda --out models/mini-clip-new",
         ),

@@ -75,7 +75,7 @@ def keywords(audio: tuple[str, ...], plot: Path | None, top: int, **options: Any
 @click.command("segment")
 @_options(SEGMENT_FORMATS)
 def segment(audio: tuple[str, ...], **options: Any) -> None:
-    """Cut recordings where CIF fires, into segments like words.
+    """Cut recordings where CIF fires, into a segment for each keyword.
 
     AUDIO are recordings; - is one on standard input. Needs a model with continuous integrate-and-fire (CIF). Each
     segment has its keyword as its label.

@@ -253,7 +253,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
     def check_keywords(self, top: int) -> int:
         """Refuse a model without keywords. Return the number of pieces of a slot: `top`, or all if there are fewer."""
         if self.vocabulary is None or self.architecture.head.keywords is None:
-            raise UserError(f"architecture {self.name}: has no keywords")
+            raise UserError(f"architecture {self.name}: has no keywords; use a model that has them, such as hybrid-cif")
         if top < 1:
             raise UserError(f"top: expected at least 1, found {top}")
         return min(top, len(self.vocabulary) - len(self.vocabulary.blocked))

@@ -46,7 +46,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the checkpoint as plain data: lists and dicts of tensors, numbers, text and foreign objects' states."""
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: a folder; expected a checkpoint file. A model folder needs no import: use it as --model")
+        raise UserError(f"{path}: a folder; expected a checkpoint. A model folder needs no import: give it as --model")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

@@ -253,7 +253,7 @@ def first_row(corpus, arch, precision, device=CPU):
     return row
 
 
-def test_a_checkpoint_of_a_gpu_keeps_the_kind_of_update_of_this_device(corpus):
+def test_a_checkpoint_of_a_gpu_resumes_with_the_optimizer_of_this_device(corpus):
     trainers = [Trainer(model("parallel"), SHORT, 0, CPU) for _ in range(2)]
     batch = TrainingBatches(open_split(corpus, "train"), SHORT, 0, pin=False).read(0)
     trainers[0].train_step([batch])

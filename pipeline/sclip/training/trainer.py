@@ -191,7 +191,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in SAVED:
             setattr(self, name, state[name])
-        # A checkpoint of another device has its kind of update, and keeps the steps where that needs them.
+        # `fused` belongs to the device, and the checkpoint may come from another one.
         fused = self.optimizer.defaults["fused"]
         groups = [group | {"fused": fused} for group in state["optimizer"]["param_groups"]]
         self.trained.load_state_dict(state["trained"])

@@ -32,8 +32,9 @@ from sclip.config import (
 from sclip.corpora.alignments import read_words
 from sclip.corpora.flickr8k import list_flickr8k
 from sclip.corpora.make import make_corpus
-from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.manifest import read_manifest
 from sclip.corpora.recordings import inspect
+from sclip.corpora.rows import Row
 from sclip.corpora.speech_coco import list_speech_coco
 from sclip.corpora.spokencoco import list_spokencoco
 from sclip.corpora.table import list_table

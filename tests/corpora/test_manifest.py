@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sclip.config import ManifestConfig
 from sclip.corpora import manifest as manifests
 from sclip.corpora.make import make_corpus
-from sclip.corpora.manifest import Draft, check_rows, digest_file, read_manifest, write_manifest
+from sclip.corpora.manifest import digest_file, read_manifest, write_manifest
+from sclip.corpora.rows import Draft, check_rows
 from sclip.errors import Problems, UserError
 from sclip.index_file import write_index_file
 from sclip.parsing import parse_json
@@ -237,7 +238,7 @@ def test_a_digest_changes_neither_the_rows_nor_the_messages(changes):
 
 def test_rows_that_were_valid_when_written_are_not_decoded_before_they_are_used(manifest, monkeypatch):
     write_manifest(manifest, [GOOD, GOOD | {"id": "b"}])
-    monkeypatch.setattr(manifests, "_is_valid", lambda _: pytest.fail("a row was checked again"))
+    monkeypatch.setattr(manifests, "valid_id", lambda _: pytest.fail("a row was checked again"))
     rows = read_manifest(manifest, Problems())
     assert [(row.id, row.where) for row in rows] == [("a", "manifest row 1"), ("b", "manifest row 2")]
     monkeypatch.undo()

@@ -10,7 +10,8 @@ from sclip.config import Columns, Flickr8kConfig, ManifestConfig, SpokenCocoConf
 from sclip.corpora.check import check_corpus
 from sclip.corpora.listing import find_split
 from sclip.corpora.make import make_corpus, read_listing
-from sclip.corpora.manifest import check_rows, read_manifest, write_manifest
+from sclip.corpora.manifest import read_manifest, write_manifest
+from sclip.corpora.rows import check_rows
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse
 

@@ -9,7 +9,8 @@ import soundfile
 from PIL import Image
 
 from sclip.config import ScenesConfig, Splits
-from sclip.corpora.manifest import SPLITS, read_manifest
+from sclip.corpora.manifest import read_manifest
+from sclip.corpora.rows import SPLITS
 from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.corpus import make_scenes
 from sclip.corpora.scenes.pictures import SIDE, draw

@@ -8,7 +8,7 @@ import torch
 from small import model
 from stored_corpus import write_test_split
 
-from sclip.corpora.manifest import Row
+from sclip.corpora.rows import Row
 from sclip.evaluation import groups
 from sclip.evaluation.evaluate import evaluate
 from sclip.evaluation.groups import group_scores

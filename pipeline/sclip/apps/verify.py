@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sclip import paths
 from sclip.concurrency import chunks, prefetch_batches
-from sclip.corpora.manifest import Row, digest_file, read_manifest
+from sclip.corpora.manifest import digest_file, read_manifest
 from sclip.corpora.recordings import Recording, inspect
+from sclip.corpora.rows import Row
 from sclip.errors import Problems, UserError
 from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.features.embed import content_fingerprint, hash_pictures

@@ -18,7 +18,7 @@ from sclip.bench.stored import random_directions
 from sclip.bench.timing import Timed, compare
 from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
 from sclip.config import Params
-from sclip.corpora.manifest import Row
+from sclip.corpora.rows import Row
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.features.dataset import Dataset

@@ -10,7 +10,8 @@ import torch
 from sclip.bench.cases import Case, Measurement
 from sclip.bench.evaluation import peak_memory
 from sclip.bench.timing import compare
-from sclip.corpora.manifest import Draft, Row, check_rows, read_manifest, write_manifest
+from sclip.corpora.manifest import read_manifest, write_manifest
+from sclip.corpora.rows import Draft, Row, check_rows
 from sclip.errors import Problems
 from sclip.parsing import parse_json, read_text
 

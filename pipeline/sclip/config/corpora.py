@@ -54,7 +54,7 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class ManifestConfig:
-    """A user's corpus as a manifest; corpora/manifest.py describes the format."""
+    """A user's corpus as a manifest; corpora/rows.py describes its rows."""
 
     kind: Literal["manifest"]
     path: str

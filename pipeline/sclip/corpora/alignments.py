@@ -20,7 +20,7 @@ import soundfile
 
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.corpora.listing import Listing, find_files, numbered_lines
-from sclip.corpora.manifest import LARGEST_TIME, Row
+from sclip.corpora.rows import LARGEST_TIME, Row
 from sclip.corpora.textgrid import read_textgrid
 from sclip.errors import UserError
 from sclip.parsing import parse_json, shortened

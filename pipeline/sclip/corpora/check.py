@@ -15,8 +15,8 @@ from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import CorpusConfig
 from sclip.corpora.listing import PublishedCounts
 from sclip.corpora.make import EMPTY_SPLITS, empty_splits, find_rows
-from sclip.corpora.manifest import SPLITS, Row
 from sclip.corpora.recordings import CONVERTED, decode, inspect
+from sclip.corpora.rows import SPLITS, Row
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.pictures import FLAT, is_flat, picture_fault, read_rgb
 from sclip.errors import Fault, Findings, Problems, list_findings

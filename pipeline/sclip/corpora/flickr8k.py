@@ -28,7 +28,7 @@ from sclip.corpora.listing import (
     require_fetched,
     split_of_pictures,
 )
-from sclip.corpora.manifest import SPLITS, Draft
+from sclip.corpora.rows import SPLITS, Draft
 from sclip.errors import UserError
 from sclip.parsing import read_text
 

@@ -32,7 +32,7 @@ from sclip.corpora.listing import (
     parquet_errors,
     split_by_hash,
 )
-from sclip.corpora.manifest import Draft
+from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sclip.corpora.manifest import SPLITS, Draft
+from sclip.corpora.rows import SPLITS, Draft
 from sclip.errors import Findings, UserError
 from sclip.parsing import read_text
 

@@ -25,9 +25,10 @@ from sclip.corpora.alignments import add_words
 from sclip.corpora.flickr8k import list_flickr8k
 from sclip.corpora.hub import list_hub
 from sclip.corpora.listing import Listing
-from sclip.corpora.manifest import SPLITS, Row, check_rows, read_manifest, with_files, write_manifest
+from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.corpora.pairs import list_pairs
 from sclip.corpora.places import list_places
+from sclip.corpora.rows import SPLITS, Row, check_rows, with_files
 from sclip.corpora.scenes.corpus import make_scenes
 from sclip.corpora.speech_coco import list_speech_coco
 from sclip.corpora.spokencoco import list_spokencoco

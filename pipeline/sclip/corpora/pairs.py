@@ -19,7 +19,7 @@ from typing import NamedTuple
 from sclip.config import PairsConfig
 from sclip.corpora.alignments import read_word_tier, try_words
 from sclip.corpora.listing import Listing, find_split, split_by_hash
-from sclip.corpora.manifest import Draft
+from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError, counted
 from sclip.files import walk_folder
 from sclip.parsing import read_text

@@ -17,7 +17,7 @@ from typing import Any
 
 from sclip.config import PlacesConfig
 from sclip.corpora.listing import Listing, fifth_to_dev, require_fetched, split_of_pictures
-from sclip.corpora.manifest import Draft
+from sclip.corpora.rows import Draft
 from sclip.errors import UserError
 from sclip.parsing import read_json
 

@@ -16,7 +16,7 @@ from sclip.errors import Fault, UserError
 from sclip.files import check_system, read_bytes
 
 if TYPE_CHECKING:
-    from sclip.corpora.manifest import Row
+    from sclip.corpora.rows import Row
 
 HASH_BYTES = 32
 CONVERTED = "recordings that are mixed down or resampled"  # the kind of a recording's note

@@ -20,7 +20,7 @@ from typing import Any
 from sclip.config import SpokenCocoConfig
 from sclip.corpora.alignments import read_text_alignment, try_words
 from sclip.corpora.listing import Listing, PublishedCounts, fifth_to_dev, require_fetched, split_of_pictures
-from sclip.corpora.manifest import Draft
+from sclip.corpora.rows import Draft
 from sclip.errors import UserError
 from sclip.parsing import read_json, shortened
 

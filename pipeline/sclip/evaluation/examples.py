@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclip.corpora.manifest import Row
+from sclip.corpora.rows import Row
 from sclip.evaluation.inference import Predictions, firing_times, output_of
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput

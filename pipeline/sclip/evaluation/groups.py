@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclip.corpora.manifest import Row
+from sclip.corpora.rows import Row
 from sclip.evaluation.retrieval import recalls
 
 COLUMNS = ("speaker", "language")

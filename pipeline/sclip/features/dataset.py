@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from sclip.concurrency import chunks, prefetch_batches
-from sclip.corpora.manifest import Manifest, Row, read_manifest
+from sclip.corpora.manifest import Manifest, read_manifest
 from sclip.corpora.recordings import inspect
+from sclip.corpora.rows import Row
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems, UserError, counted

@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip.concurrency import chunks, prefetch_batches, process_batches
-from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.manifest import read_manifest
+from sclip.corpora.rows import Row
 from sclip.device import autocast
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.pictures import FLAT, picture_fault, read_rgb

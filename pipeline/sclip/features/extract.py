@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from sclip import distributed
 from sclip.concurrency import chunks, map_in_threads, prefetch_batches
 from sclip.config import FeaturesConfig
-from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.manifest import Manifest, read_manifest
 from sclip.corpora.recordings import CONVERTED, Inspected, Recording, Recordings, inspect
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, UserError, counted
@@ -175,7 +175,7 @@ def _online(
     return ExtractionResult(index["utterances"], hours, index["frames"], 0.0, 0, 0, time.monotonic() - began)
 
 
-def _inspect(rows: Sequence[Row], problems: Problems) -> Recordings:
+def _inspect(rows: Manifest, problems: Problems) -> Recordings:
     """Inspect every row's recording; each process inspects its share, and gets what the others found out."""
     own = Inspected()
     share = distributed.rank_share(rows)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip.concurrency import chunks, prefetch_batches
-from sclip.corpora.manifest import Row
 from sclip.corpora.recordings import Recording, decode
+from sclip.corpora.rows import Row
 from sclip.encoders.audio import read_audio
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, UserError

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import FeaturesConfig, Preset
 from sclip.corpora.make import find_rows
-from sclip.corpora.manifest import Row
 from sclip.corpora.recordings import Recording, decode, inspect
+from sclip.corpora.rows import Row
 from sclip.device import PRECISIONS, autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip.corpora.manifest import Row
+from sclip.corpora.rows import Row
 from sclip.device import autocast
 from sclip.encoders.clip import ClipEncoder
 from sclip.features.vectors import TokenVectors

@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip.concurrency import chunks, prefetch_batches
-from sclip.corpora.manifest import Row, read_manifest
+from sclip.corpora.manifest import read_manifest
 from sclip.corpora.recordings import Recording, decode, inspect
+from sclip.corpora.rows import Row
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.index_file import read_index_file, write_index_file
 

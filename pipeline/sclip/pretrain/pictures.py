@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sclip.concurrency import map_in_processes
-from sclip.corpora.manifest import SPLITS
+from sclip.corpora.rows import SPLITS
 from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.pictures import draw
 from sclip.corpora.scenes.world import THINGS, Scene, World

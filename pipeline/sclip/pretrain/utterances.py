@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sclip.concurrency import map_in_processes
-from sclip.corpora.manifest import SPLITS
+from sclip.corpora.rows import SPLITS
 from sclip.corpora.scenes.captions import captions
 from sclip.corpora.scenes.speakers import speak, voices
 from sclip.corpora.scenes.voices import SAMPLE_RATE, Phone

@@ -7,7 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sclip import paths
-from sclip.corpora.manifest import SPLITS, Row, read_manifest
+from sclip.corpora.manifest import read_manifest
+from sclip.corpora.rows import SPLITS, Row
 from sclip.errors import Problems
 from sclip.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, layer_weights, learning_curves
 from sclip.report.plots import recall, summary

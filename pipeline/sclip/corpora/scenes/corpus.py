@@ -18,7 +18,8 @@ import soundfile
 
 from sclip.concurrency import map_in_processes
 from sclip.config import ScenesConfig
-from sclip.corpora.manifest import SPLITS, digest_file, open_manifest, write_manifest
+from sclip.corpora.manifest import digest_file, open_manifest, write_manifest
+from sclip.corpora.rows import SPLITS
 from sclip.corpora.scenes import voices as synthesis
 from sclip.corpora.scenes.captions import captions
 from sclip.corpora.scenes.pictures import draw

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from sclip.corpora.manifest import SPLITS
+from sclip.corpora.rows import SPLITS
 
 # Singular, plural and drawing. The most common things come first, because a corpus uses the first ones of the list.
 _THINGS = """

@@ -56,9 +56,9 @@ class _Values:
 
     def next(self, kind: str) -> str:
         match = next(self.matches, None)
-        found = "the end of the file" if match is None else repr(match[0])
         if match is None or match.lastgroup != kind:
-            raise ValueError(f"expected a {kind}, found {shortened(found)}")
+            found = "the end of the file" if match is None else shortened(match[0])
+            raise ValueError(f"expected a {kind}, found {found}")
         return match[0]
 
     def text(self) -> str:
@@ -69,6 +69,12 @@ class _Values:
         if not math.isfinite(number):
             raise ValueError("expected a finite number")
         return number
+
+    def end(self) -> None:
+        """Refuse further values: one of the sizes before was too small."""
+        match = next(self.matches, None)
+        if match is not None:
+            raise ValueError(f"expected the end of the file, found {shortened(match[0])}; a tier's size is too small")
 
 
 def _read_tiers(values: _Values) -> list[Tier]:
@@ -90,6 +96,7 @@ def _read_tiers(values: _Values) -> list[Tier]:
                 values.number(), values.text()
         else:
             raise ValueError(f"expected an IntervalTier or a TextTier, found {kind!r}")
+    values.end()
     return tiers
 
 

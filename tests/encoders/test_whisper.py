@@ -1,6 +1,7 @@
 """A tiny random Whisper writes transcripts: the same in any batch, in windows, and by name or folder."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -87,6 +88,19 @@ def test_the_language_is_one_of_whisper_s(folder, tmp_path):
     assert Recognizer.from_pretrained(one)(recordings(8000))
     with pytest.raises(UserError, match="it knows English alone"):
         Recognizer.from_pretrained(one, language="en")
+
+
+def test_the_fingerprint_covers_what_decides_the_transcripts(folder, tmp_path):
+    recognizer = Recognizer.from_pretrained(str(folder))
+    before = recognizer.fingerprint()
+    recognizer(recordings(8000))
+    assert recognizer.fingerprint() == before == Recognizer.from_pretrained(str(folder)).fingerprint()
+    for file, key, value in (("generation_config.json", "max_length", 5), ("preprocessor_config.json", "n_fft", 512)):
+        changed = tmp_path / key
+        shutil.copytree(folder, changed)
+        settings = json.loads((changed / file).read_text())
+        (changed / file).write_text(json.dumps(settings | {key: value}))
+        assert Recognizer.from_pretrained(str(changed)).fingerprint() != before
 
 
 @pytest.mark.parametrize(

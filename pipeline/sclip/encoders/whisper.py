@@ -106,5 +106,12 @@ class Recognizer(nn.Module):
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the weights and of what decides the transcripts."""
-        return module_fingerprint(self.model, {"language": self.language})
+        """Return the SHA-256 of the weights and of the settings that decide the transcripts."""
+        generation = self.model.generation_config.to_diff_dict()
+        settings = {
+            "language": self.language,
+            "generation": {key: value for key, value in generation.items() if key != "transformers_version"},
+            "features": self.extractor.to_dict(),
+            "vocabulary": self.tokenizer.get_vocab(),
+        }
+        return module_fingerprint(self.model, settings)

@@ -18,6 +18,7 @@ from sclip.corpora.manifest import read_manifest
 from sclip.corpora.recordings import Recording, decode, inspect
 from sclip.corpora.rows import Row
 from sclip.errors import Fault, Problems, UserError, counted
+from sclip.files import file_digest
 from sclip.index_file import read_index_file, write_index_file
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ class Transcripts:
 
     @classmethod
     def find(cls, rows: Sequence[Row], path: Path) -> "Transcripts | None":
-        """Return the transcripts in the manifest's rows or else in the file, if there are any."""
+        """Return the transcripts in the manifest's rows or else in the file, if there are any.
+
+        A recording that was replaced after `sclip transcribe` is refused. One that is no longer there is not compared.
+        """
         written = {row.id: row.transcript for row in rows if row.transcript is not None}
         if written:
             return cls(OF_THE_CORPUS, written)
@@ -48,6 +52,13 @@ class Transcripts:
         missing = [row.name for row in rows if row.id not in index["texts"] and row.id not in index["skipped"]]
         if missing:
             raise UserError(f"{path}: no transcript of {missing[0]}; run `sclip {COMMAND}` again, or delete the file")
+        transcribed = [row for row in rows if row.id in index["texts"] and row.audio.is_file()]
+        for batch, digests in prefetch_batches(chunks(transcribed, SAVED_TOGETHER), lambda row: file_digest(row.audio)):
+            for row, digest in zip(batch, digests, strict=True):
+                if digest != index["texts"][row.id][0]:
+                    raise UserError(
+                        f"{path}: the recording of {row.name} has changed; run `sclip {COMMAND}` again, or delete the file"
+                    )
         return cls(index["recognizer"]["name"], {row_id: text for row_id, (_, text) in index["texts"].items()})
 
 

@@ -204,3 +204,9 @@ def test_tags_are_warned_of_as_open_clip_lists_them(monkeypatch, recwarn):
         has_quick_gelu = open_clip.get_model_config(model).get("quick_gelu", False)
         needs_it = open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
         assert warned == (needs_it and not has_quick_gelu), (model, tag)
+
+
+def test_a_clip_that_ships_keeps_its_name_in_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("models/mini-clip", "local-dir:models/mini-clip"):
+        assert ClipEncoder.from_pretrained(name).source.name == "models/mini-clip"

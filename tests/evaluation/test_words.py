@@ -94,3 +94,12 @@ def test_study_equals_figures_by_hand(clip, lexicon):
         {"keywords": 3, "utterances": 1, "hit_rate": 100, "duplicates": pytest.approx(100 / 3)},
     ]
     assert result["by_frequency"] == [{"from": 1, "below": 2, "words": 4, "spoken": 4, "found": 50}]
+
+
+def test_captions_without_a_countable_word(clip, lexicon):
+    """A word of more than four tokens is not counted, such as a sentence in a script without spaces."""
+    sentence = "狗在雪地里奔跑"
+    assert len(clip.token_ids([sentence])[0]) > 4
+    words = WordComparison(keywords(lexicon, clip, "dog"), [sentence], lexicon, clip)
+    assert words.table() == []
+    assert words.scores(torch.arange(1), Bootstrap(1, seed=0))["f1"]["value"] == 0

@@ -110,13 +110,12 @@ class ClipEncoder(nn.Module):
             return cls._from_folder(folder, Source(name, commit))
         if revision is not None:
             raise UserError(f"CLIP {name}: only a hub repo (hf-hub:…) has revisions, found {revision!r}")
-        folder = Path(name.removeprefix("local-dir:"))
-        if not folder.is_dir():
-            folder = shipped_folder(str(folder)) or folder
+        named = Path(name.removeprefix("local-dir:"))
+        folder = named if named.is_dir() else shipped_folder(str(named)) or named
         if folder.is_dir():
             refuse_special_files(folder)
         if name.startswith("local-dir:") or folder.is_dir():
-            return cls._from_folder(folder, Source(str(folder)))
+            return cls._from_folder(folder, Source(str(named)))
         return cls._from_tag(name)
 
     @classmethod

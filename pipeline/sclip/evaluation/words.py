@@ -175,6 +175,4 @@ def _contained(pairs: Tensor, others: Tensor) -> Tensor:
 
 def _counts(codes: Tensor, words: Tensor) -> Tensor:
     """Return the number of occurrences in `codes` of each of `words`, which must be sorted."""
-    codes = codes.contiguous()
-    index = torch.searchsorted(words, codes).clamp(max=len(words) - 1)
-    return torch.bincount(index[words[index] == codes], minlength=len(words))
+    return torch.bincount(torch.searchsorted(words, codes[torch.isin(codes, words)]), minlength=len(words))

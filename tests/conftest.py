@@ -13,9 +13,9 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from sclip.device import exact_fp32  # noqa: E402
+from sclip.device import configure_cuda  # noqa: E402
 
-exact_fp32()  # as every command does
+configure_cuda()  # as every command does
 logging.getLogger("sclip").setLevel(logging.INFO)  # likewise
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

@@ -3,12 +3,23 @@ import torch
 
 from sclip.device import choose_device
 from sclip.errors import UserError
+from sclip.model.loading import load
 
 
 def test_auto_is_the_first_gpu_or_else_the_cpu(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert choose_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
     assert choose_device("cpu") == "cpu"
+
+
+def test_a_loaded_model_computes_in_exact_fp32():
+    """Someone who loads a model with Python calls no command, which would choose a device."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load("models/scenes-parallel")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99"])

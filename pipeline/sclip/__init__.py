@@ -19,7 +19,7 @@ _PLACES = {
     "embed": "sclip.apps.embed",
     "index": "sclip.apps.index",
     "keywords": "sclip.apps.keywords",
-    "load": "sclip.model.speechclip",
+    "load": "sclip.model.loading",
     "push": "sclip.apps.hub",
     "search": "sclip.apps.search",
     "segment": "sclip.apps.keywords",
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from sclip.apps.keywords import keywords, segment
     from sclip.apps.search import search
     from sclip.errors import UserError
-    from sclip.model.speechclip import SpeechCLIP, load
+    from sclip.model.loading import load
+    from sclip.model.speechclip import SpeechCLIP
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ def choose_device(name: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: {textwrap.shorten(str(error).splitlines()[0], 200)}") from None
-    exact_fp32()
+    configure_cuda()
     if device.type == "cpu" and sys.platform == "linux":
         _keep_freed_memory()
     return name
@@ -49,9 +49,15 @@ def fp64(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.cpu() if tensor.device.type in WITHOUT_FP64 else tensor).double()
 
 
-def exact_fp32() -> None:
-    """Turn off TF32 on CUDA. Convolutions use it by default, and its mantissa has 10 bits, like that of fp16."""
+def configure_cuda() -> None:
+    """Turn off TF32 and cuDNN's attention in this process.
+
+    Convolutions use TF32 by default, and its mantissa has 10 bits, like that of fp16. cuDNN's attention rounds dropout
+    to multiples of 1/16 in some kernels (pytorch/pytorch#174245). It also prepares an execution plan for each new shape
+    of a batch, and nearly every batch of recordings has a shape of its own.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _keep_freed_memory() -> None:

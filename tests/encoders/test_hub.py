@@ -66,6 +66,13 @@ def test_models_are_those_of_the_revision(two_models):
             assert torch.equal(found.encode_speech(recordings(5000)), expected.encode_speech(recordings(5000)))
 
 
+def test_a_repo_does_not_name_folders_on_this_machine():
+    cached("team/shipped", {FIRST: Path("models/scenes-parallel")})  # its encoders are ../mini-hubert and ../mini-clip
+    for load in (sclip.load, sclip.SpeechCLIP.from_pretrained):
+        with pytest.raises(UserError, match="expected the name of a folder next to a local model folder"):
+            load("team/shipped")
+
+
 def test_options_of_the_hub_are_passed_on(two_models, tmp_path):
     with pytest.raises(UserError, match="team/whole: no such folder"):
         sclip.SpeechCLIP.from_pretrained("team/whole", revision=FIRST, cache_dir=tmp_path)

@@ -19,7 +19,8 @@ from sclip.errors import UserError, printable
 from sclip.evaluation.examples import head_fields
 from sclip.files import walk_folder
 from sclip.heads.head import HeadOutput
-from sclip.model.speechclip import SpeechCLIP, load
+from sclip.model.loading import load
+from sclip.model.speechclip import SpeechCLIP
 from sclip.report.page import COLOURS, VIEW, templates
 from sclip.report.utterances import MAX_PIXELS, Slot, keyword_slots, picture_url, waveform_path, weights_path
 

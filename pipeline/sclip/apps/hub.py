@@ -16,7 +16,7 @@ from sclip.evaluation.metrics_file import read_metrics
 from sclip.files import write_text
 from sclip.model.card import model_card
 from sclip.model.folder import CONFIG_FILE, ModelConfig, read_config
-from sclip.model.speechclip import REPO_FILES, load
+from sclip.model.loading import REPO_FILES, load
 from sclip.paths import METRICS
 
 # Files of an earlier push that the model may no longer have.

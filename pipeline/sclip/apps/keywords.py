@@ -25,7 +25,8 @@ from sclip.encoders.windows import Window, read_windows
 from sclip.errors import UserError
 from sclip.heads.head import HeadOutput
 from sclip.model.inputs import Recording, check_several, recordings
-from sclip.model.speechclip import Piece, SpeechCLIP, load
+from sclip.model.loading import load
+from sclip.model.speechclip import Piece, SpeechCLIP
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from sclip.device import choose_device
 from sclip.errors import UserError
 from sclip.fingerprints import data_fingerprint, tensors_fingerprint
-from sclip.model.speechclip import SpeechCLIP, load
+from sclip.model.loading import load
+from sclip.model.speechclip import SpeechCLIP
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sclip.features.store import INDEX_FILE, read_index
 from sclip.features.vectors import FILES, ClipVectors
 from sclip.features.verify import Finding, find_changed_recordings, verify
 from sclip.model.folder import CONFIG_FILE
-from sclip.model.speechclip import load
+from sclip.model.loading import load
 from sclip.parsing import read_json
 from sclip.training.checkpoints import read_checked
 

@@ -102,7 +102,7 @@ def _run(
     from sclip.apps import keywords as search
     from sclip.apps import plot as plots
     from sclip.device import choose_device
-    from sclip.model.speechclip import load
+    from sclip.model.loading import load
 
     search.check_window(window)
     chosen: Any = "json" if as_json else form

@@ -16,7 +16,8 @@ from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings
 from sclip.features.transcripts import Transcripts
-from sclip.model.speechclip import SpeechCLIP, load
+from sclip.model.loading import load
+from sclip.model.speechclip import SpeechCLIP
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from sclip.encoders.source import REPO, ask_hub, unreachable_reason
 from sclip.errors import UserError
 from sclip.fingerprints import module_fingerprint
 from sclip.model.card import CORPORA
-from sclip.model.speechclip import SpeechCLIP, load
+from sclip.model.loading import load
+from sclip.model.speechclip import SpeechCLIP
 
 MODALITIES = ("audio", "image", "text")
 LANGUAGES = {"en": "eng-Latn"}  # as MTEB writes them

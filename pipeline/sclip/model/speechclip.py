@@ -1,7 +1,7 @@
-"""A trained model as one object, loaded from a folder and saved to one.
+"""A trained model as one object, which can be saved to a folder; `loading.py` opens it.
 
 docs/model-folder.md describes the folder. Encoders lie in it, in their own libraries' formats, or are named by repo,
-revision and the hash of their weights, which loading checks.
+revision and the hash of their weights.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sclip.config import Architecture, HeadConfig, SpeechEncoderConfig
+from sclip.config import Architecture, HeadConfig
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
-from sclip.encoders.open import AnySpeechEncoder, open_speech
-from sclip.encoders.source import find_folder
+from sclip.encoders.open import AnySpeechEncoder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.files import atomic_folder
@@ -34,21 +33,14 @@ from sclip.model.folder import (
     WEIGHTS_FILE,
     EncoderReference,
     ModelConfig,
-    check_files,
-    encoder_path,
-    read_config,
     write_config,
     written_files,
 )
 from sclip.model.inputs import Recording, as_picture, batched, batches, check_several, recordings, total
 from sclip.objective import Objective
-from sclip.tensors import fill, read_tensors, save_tensors, with_prefix
+from sclip.tensors import save_tensors
 
 log = logging.getLogger(__name__)
-
-# A repo's tensors, settings and card, and never its code.
-REPO_FILES = ["*.json", "*.safetensors", "README.md"]
-Encoder = TypeVar("Encoder", bound=AnySpeechEncoder | ClipEncoder)
 
 
 @dataclass(frozen=True)
@@ -362,53 +354,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         cls, name: str | Path, *, revision: str | None = None, **download: Any
     ) -> "SpeechCLIP":
         """Load a model folder, or a hub repo that holds one. `download`: token, cache_dir and the like for the hub."""
-        return load(find_folder(str(name), revision, REPO_FILES, **download)[0])
+        from sclip.model.loading import load  # which imports this module
+
+        return load(name, revision=revision, **download)
 
 
 def _check_batch_size(size: int) -> None:
     if size < 1:
         raise UserError(f"batch_size: expected at least 1, found {size}")
-
-
-def load(name: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> SpeechCLIP:
-    """Load a model folder, or a hub repo that holds one."""
-    folder, commit = find_folder(str(name), revision, REPO_FILES)
-    config = read_config(folder)
-    check_files(folder, config)
-    speech = _open_speech(config.speech_encoder, folder, from_hub=commit is not None)
-    clip = _open_clip(config.clip_encoder, folder, from_hub=commit is not None)
-    vocabulary = Vocabulary.load(folder / VOCABULARY_FILE) if config.head.keywords else None
-    # A copy of the model must not depend on the folders around this one.
-    references = (config.speech_encoder.name, config.clip_encoder.name)
-    inside = any(encoder_path(name, "", folder, from_hub=commit is not None) for name in references)
-    try:
-        model = SpeechCLIP(config.arch, config.architecture, speech, clip, vocabulary, config.origin, inside)
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
-    if model.head.sizes != config.sizes:
-        raise UserError(f"{folder}: the head was made for {config.sizes}, found encoders of {model.head.sizes}")
-    tensors = read_tensors(folder / WEIGHTS_FILE)
-    fill(model.head, with_prefix(tensors, "head."), f"{folder / WEIGHTS_FILE}: head")
-    fill(model.objective, with_prefix(tensors, "objective."), f"{folder / WEIGHTS_FILE}: objective")
-    return model.to(device)
-
-
-def _open_speech(reference: EncoderReference, folder: Path, *, from_hub: bool) -> AnySpeechEncoder:
-    path = encoder_path(reference.name, "speech", folder, from_hub=from_hub)
-    name = path or str(reference.name)
-    config = SpeechEncoderConfig(name, reference.revision, reference.normalize_waveform)
-    return _checked(open_speech(config), reference)
-
-
-def _open_clip(reference: EncoderReference, folder: Path, *, from_hub: bool) -> ClipEncoder:
-    path = encoder_path(reference.name, "clip", folder, from_hub=from_hub)
-    name = str(reference.name) if path is None else f"local-dir:{path}"
-    return _checked(ClipEncoder.from_pretrained(name, reference.revision), reference)
-
-
-def _checked(encoder: Encoder, reference: EncoderReference) -> Encoder:
-    found = encoder.fingerprint()
-    if found != reference.hash:
-        hashes = f"expected hash {reference.hash[:12]}…, found {found[:12]}…"
-        raise UserError(f"encoder {encoder.source.name}: not the one that the head was trained with: {hashes}")
-    return encoder

@@ -60,16 +60,6 @@ def prefetch_batches(
             yield batch, [future.result() for future in futures]
 
 
-def delayed(items: Iterable[Item], count: int) -> Iterator[Item]:
-    """Yield the items in order, each after `count` further items were computed."""
-    waiting: deque[Item] = deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
-
-
 def process_batches(
     batches: Iterable[Sequence[Item]],
     read: Callable[[Item], Data],

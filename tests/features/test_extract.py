@@ -211,7 +211,8 @@ def test_reading_and_writing_in_threads_gives_the_same_files(corpus, tmp_path, c
     """Simulate a GPU, with which threads read and write while the main thread encodes."""
     cores(1)
     extract(corpus, tmp_path / "expected")
-    monkeypatch.setattr("sclip.concurrency.prefetch_count", lambda device, count: count)
+    for module in ("sclip.concurrency", "sclip.features.encode"):
+        monkeypatch.setattr(f"{module}.prefetch_count", lambda device, count: count)
     readers, writers, encoders = set(), set(), set()
 
     def recording_thread(threads, function):

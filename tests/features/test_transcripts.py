@@ -57,7 +57,7 @@ def test_only_what_is_new_or_changed_is_recognised(manifest, monkeypatch):
     found = Transcripts.find(rows, out)
     assert found == Transcripts("counter", {f"u{i}": f"{8000 + i} samples" for i in range(5)})
     soundfile.write(manifest.with_name("3.wav"), recordings(9000)[0].numpy(), 16000)
-    with pytest.raises(UserError, match=r"the recording of manifest row 4 \(u3\) has changed; run `sclip transcribe`"):
+    with pytest.raises(UserError, match=r"of manifest row 4 \(u3\) has changed since; run `sclip transcribe`"):
         Transcripts.find(rows, out)
     again = Counter()
     result = transcribe(again, manifest, out, Problems())

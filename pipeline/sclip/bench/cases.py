@@ -47,9 +47,11 @@ PAPERS = Workload(
     clip=ClipEncoderConfig("ViT-B-32-quickgelu/openai", random_seed=0),
     preset="flickr8k-base",
     seconds=(2.0, 6.4),
-    recordings=1024,
+    recordings=2048,  # 9 GB of states
     utterances=30_000,
-    shard_megabytes=64,  # a small corpus has several shards too, so that writing one overlaps with encoding the next
+    # Several shards, so that writing one overlaps with encoding the next. A shard's last batch is not full, so small
+    # shards would measure that.
+    shard_megabytes=256,
     batch=256,
     components=2496,
     precision="bf16",

@@ -45,7 +45,8 @@ def training_case(
     model = random_model(name, experiment, *encoders)
     trainer = Trainer(model, experiment.training, 0, device, random_visual_words(model))
     pin = device.type == "cuda"
-    readers = {form: TrainingBatches(data, experiment.training, 0, pin) for form, data in datasets.items()}
+    stored = {form: data.with_pinned_batches() if pin else data for form, data in datasets.items()}
+    readers = {form: TrainingBatches(data, experiment.training, 0, pin) for form, data in stored.items()}
     batches = {form: [reader.read(i).to(device) for i in range(STEPS)] for form, reader in readers.items()}
     alternatives: dict[str, Callable[[], object]] = {}
     for form, reader in readers.items():

@@ -24,7 +24,8 @@ class Bootstrap:
     def __init__(self, pictures: int, seed: int, device: str | torch.device = "cpu"):
         self.device = torch.device("cpu" if torch.device(device).type in WITHOUT_FP64 else device)
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(pictures, (RESAMPLES, pictures), generator=generator).to(self.device)
+        drawn = torch.randint(pictures, (RESAMPLES, pictures), generator=generator, dtype=torch.int32)
+        drawn = drawn.to(self.device).long()
         ones = torch.ones_like(drawn, dtype=torch.float64)
         self.weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)  # (S, I), how often each picture is drawn
 

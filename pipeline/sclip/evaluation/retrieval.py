@@ -15,7 +15,7 @@ from sclip.device import fp64
 from sclip.evaluation.bootstrap import Bootstrap, Estimate
 
 ROUNDING = 1e-6  # scores of the same keywords differ by less than this between batches
-BLOCK = 256  # queries that are scored together
+BLOCK = {"cpu": 256, "cuda": 4096}  # queries that are scored together; few operations start faster on a GPU
 PAIRS = 4096  # correct answers that are scored together
 AT = (1, 5, 10)
 
@@ -38,8 +38,9 @@ def pair_ranks(one: Tensor, other: Tensor, one_index: Tensor, other_index: Tenso
     other_best, other_first = _best_answers(len(other), other_index, one_index, pair_scores)
     one_places, other_places = (torch.arange(len(side), device=one.device) for side in (one, other))
     one_ranks, other_ranks = torch.ones_like(one_places), torch.ones_like(other_places)
-    for start in range(0, len(one), BLOCK):
-        block = slice(start, start + BLOCK)
+    size = BLOCK.get(one.device.type, BLOCK["cpu"])
+    for start in range(0, len(one), size):
+        block = slice(start, start + size)
         scores = one[block] @ other.T  # (a, B)
         one_ranks[block] += _ranked_before(scores, one_best[block, None], one_first[block, None], other_places).sum(1)
         other_ranks += _ranked_before(scores, other_best, other_first, one_places[block, None]).sum(0)

@@ -180,9 +180,14 @@ class Dataset:
         if device.type != "cuda" or not isinstance(self.store, FeatureStore):
             return self
         if not fits(self.store, int(self.frames.sum()), device):
-            return replace(self, store=self.store.with_pinned_batches())
+            return self.with_pinned_batches()
         store = ResidentStore.copy(self.store, self.store_rows, device)
         return replace(self, store=store, store_rows=torch.arange(len(self)))
+
+    def with_pinned_batches(self) -> "Dataset":
+        """Return the dataset with batches of stored frames in pinned memory."""
+        assert isinstance(self.store, FeatureStore)
+        return replace(self, store=self.store.with_pinned_batches())
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that training reads."""

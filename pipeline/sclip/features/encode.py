@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sclip.concurrency import delayed, prefetch_count, process_batches
+from sclip.concurrency import prefetch, prefetch_count, process_batches
 from sclip.config import FeaturesConfig
 from sclip.corpora.recordings import Recording, decode
 from sclip.device import PRECISIONS, autocast
@@ -72,7 +72,7 @@ class FeatureEncoder:
     def encode_recordings(self, batches: Iterable[Sequence[Recording]]) -> Generator[list[Tensor | Fault], None, None]:
         """Yield each batch as a list: for each recording its states or codes, on the CPU, or why it cannot be used.
 
-        While a GPU encodes a batch, the results of the batch before are taken from it.
+        While a GPU encodes a batch, a thread takes the results of the batch before from it.
         """
 
         def start(
@@ -80,11 +80,14 @@ class FeatureEncoder:
         ) -> tuple[list[Tensor | Fault], "_Encoding"]:
             return decoded, self._start([waveform for waveform in decoded if isinstance(waveform, Tensor)], "cpu")
 
+        def finish(started: tuple[list[Tensor | Fault], "_Encoding"]) -> list[Tensor | Fault]:
+            decoded, encoding = started
+            encoded = iter(encoding.finish())
+            return [next(encoded) if isinstance(waveform, Tensor) else waveform for waveform in decoded]
+
         started = process_batches(batches, partial(decode, shortest=self.encoder.shortest), start, self.device)
         with closing(started):
-            for decoded, encoding in delayed(started, prefetch_count(self.device, 1)):
-                encoded = iter(encoding.finish())
-                yield [next(encoded) if isinstance(waveform, Tensor) else waveform for waveform in decoded]
+            yield from prefetch(finish, started, prefetch_count(self.device, 1))
 
     def _as_stored(self, values: Tensor) -> Tensor:
         if self.directions is None:
@@ -120,14 +123,13 @@ class _Encoding:
         """Wait for the results, and return those of each waveform, or why they are not finite."""
         if self.done is not None:
             self.done.synchronize()
-        # The memory that a GPU copies to is scarce, and is reused for the next batch.
-        copied = self.stored.is_pinned()
+        stored = self.stored
+        if stored.is_pinned():  # the memory that a GPU copies to is scarce, and is reused for the next batch
+            stored = torch.from_numpy(stored.view(torch.uint8).numpy().copy()).view(stored.dtype)
         results: list[Tensor | Fault] = []
         start = 0
-        for stored, finite in zip(*(torch.split(t, self.lengths) for t in (self.stored, self.finite)), strict=True):
-            if bool(finite.all()):
-                results.append(stored.clone() if copied else stored)
-            else:
-                results.append(Fault(self.problem(start, len(stored))))
-            start += len(stored)
+        rows = (torch.split(tensor, self.lengths) for tensor in (stored, self.finite.cpu()))
+        for states, finite in zip(*rows, strict=True):
+            results.append(states if bool(finite.all()) else Fault(self.problem(start, len(states))))
+            start += len(states)
         return results

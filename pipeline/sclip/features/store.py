@@ -37,6 +37,8 @@ INDEX_FILE = "index.json"
 HASHERS = 8  # threads
 CODES = "int8"  # in place of a precision: states are stored as codes
 DIRECTIONS_FILE = "directions.safetensors"
+# numpy has no bf16, so it copies frames as integers of the same size.
+INTEGER = {torch.int8: torch.int8, torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def write_shard(
     with ThreadPoolExecutor(HASHERS) as pool:  # one thread hashes more slowly than a GPU encodes
         hashes = list(pool.map(_hash, utterances.values()))
     tensors = {
-        "states": torch.cat([empty, *utterances.values()]),
+        "states": _joined([empty, *utterances.values()]),
         "lengths": torch.tensor([len(states) for states in utterances.values()], dtype=torch.int64),
         "hashes": torch.tensor(hashes, dtype=torch.uint8).view(-1, 32),
     }
@@ -149,6 +151,12 @@ def write_shard(
     }
     write_tensors(path, tensors, metadata)
     return Shard.open(path)
+
+
+def _joined(utterances: Sequence[Tensor]) -> Tensor:
+    """Join utterances along their frames with numpy, for the reason in FeatureStore."""
+    dtype = utterances[0].dtype
+    return torch.from_numpy(np.concatenate([states.view(INTEGER[dtype]).numpy() for states in utterances])).view(dtype)
 
 
 def _hash(states: Tensor) -> list[int]:
@@ -214,8 +222,8 @@ class FeatureStore:
         self._start = torch.cat([shard.lengths.cumsum(0) - shard.lengths for shard in shards])
         self.frame_shape, self.frame_type = frame_shape(features), frame_type(features)
         # numpy builds the batches, because its large arrays get huge pages. torch takes as long to allocate its own as
-        # to fill them. numpy has no bf16, so the frames are viewed as integers of the same size.
-        self._integer = {1: torch.int8, 2: torch.int16, 4: torch.int32}[self.frame_type.itemsize]
+        # to fill them.
+        self._integer = INTEGER[self.frame_type]
         self._frames = [shard.states.view(self._integer).flatten(1).numpy() for shard in shards]  # (frames, L * D or K)
         self._copiers: ThreadPoolExecutor | None = None
 

@@ -56,9 +56,8 @@ class Transcripts:
         for batch, digests in prefetch_batches(chunks(transcribed, SAVED_TOGETHER), lambda row: file_digest(row.audio)):
             for row, digest in zip(batch, digests, strict=True):
                 if digest != index["texts"][row.id][0]:
-                    raise UserError(
-                        f"{path}: the recording of {row.name} has changed; run `sclip {COMMAND}` again, or delete the file"
-                    )
+                    again = f"run `sclip {COMMAND}` again, or delete the file"
+                    raise UserError(f"{path}: the recording of {row.name} has changed since; {again}")
         return cls(index["recognizer"]["name"], {row_id: text for row_id, (_, text) in index["texts"].items()})
 
 

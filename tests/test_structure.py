@@ -70,6 +70,18 @@ def test_features_are_known_by_the_code_that_computes_them(package, file, old, n
     assert (code_fingerprint(FEATURES) != before) == changes
 
 
+def test_code_is_known_whatever_version_of_python_reads_it():
+    """Versions differ in empty fields of a node, and in empty texts between the parts of an f-string."""
+    later, now = (ast.parse('def f(x=""):\n    return f"{x}{x}"') for _ in range(2))
+    function = later.body[0]
+    function.body[0].value.values.insert(1, ast.Constant(""))
+    function.returns, function.decorator_list, function._fields = None, [], (*function._fields, "later")
+    function.later = []
+    assert fingerprints._dump(later) == fingerprints._dump(now)
+    for other in ('def f(x=None):\n    return f"{x}{x}"', 'def f(x=""):\n    return f"{x}{x}",', "def f(x=0): ..."):
+        assert fingerprints._dump(ast.parse(other)) != fingerprints._dump(now)
+
+
 def test_vectors_do_not_depend_on_the_speech_encoder():
     assert "encoders.speech" not in computing_modules(VECTORS)
 

@@ -342,6 +342,12 @@ def test_missing_values_of_a_hub_data_set_are_not_texts(tmp_path):
     assert [(row.data.get("text"), row.data.get("speaker")) for row in rows] == [(None, "3.0"), (None, None)]
 
 
+def test_cells_of_spaces_of_a_hub_data_set_are_empty(tmp_path):
+    write_cells(tmp_path / "0.parquet", {"caption": " ", "who": "  ", "timed": "\u3000"})
+    (row,) = list_hub(HubConfig("hub", str(tmp_path), COLUMNS), tmp_path / "out", Problems()).rows
+    assert (row.data.get("text"), row.data.get("speaker")) == (None, None)
+
+
 @pytest.mark.parametrize("name", ["a.w\0av", f"a.{'w' * 400}", "a.w v"])
 def test_impossible_names_of_files_are_no_obstacle(name, tmp_path):
     (tmp_path / "set").mkdir()

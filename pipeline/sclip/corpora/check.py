@@ -1,4 +1,4 @@
-"""Check of a corpus: read every recording and picture once, count them, and find faults."""
+"""Check of a corpus: read every recording and picture, count them, and find faults."""
 
 import hashlib
 import io

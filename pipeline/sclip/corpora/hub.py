@@ -163,7 +163,7 @@ def _file(cell: Any, where: str, out: Path, folder: PurePosixPath) -> Path:
 
 
 def _wav(samples: Any, rate: Any, where: str) -> bytes:
-    """Return samples as a file: (N,) or (C, N)"""
+    """Return samples (N,) or (C, N) as a file."""
     import numpy as np
 
     file = io.BytesIO()

@@ -1,5 +1,6 @@
 """Places, SPEECH-COCO, folders of pairs and hub data sets: miniature copies, with and without faults."""
 
+import errno
 import io
 import json
 import os
@@ -332,6 +333,19 @@ def test_cells_of_a_hub_data_set_that_are_no_text_are_named(cell, tmp_path):
     config = HubConfig("hub", str(tmp_path), Columns("audio", "image", text="caption"))
     with pytest.raises(UserError, match=r"0.parquet row 1: expected text in column 'caption', found "):
         list_hub(config, tmp_path / "out", Problems())
+
+
+def test_files_of_a_hub_data_set_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch):
+    write_cells(tmp_path / "0.parquet", {"caption": "a dog"})
+
+    def fail(path):
+        assert path.suffix == ".unfinished"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sclip.files.flush_to_disk", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*\.wav'"):
+        list_hub(HubConfig("hub", str(tmp_path), Columns("audio", "image")), tmp_path / "out", Problems())
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 def test_missing_values_of_a_hub_data_set_are_not_texts(tmp_path):

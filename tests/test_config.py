@@ -97,6 +97,9 @@ def test_files(tmp_path):
         ("presets.scenes.corpus.kind=5", r"presets\.scenes\.corpus\.kind: expected text, found 5"),
         ("presets={2024: {base: none}}", "presets: expected a name in quotation marks, found 2024"),
         ("run.seeds=[]", r"run\.seeds: expected at least one"),
+        ("run.seeds=[1, 0, 0]", r"run\.seeds: 0 is listed more than once"),
+        ("run.presets=[scenes, scenes]", r"run\.presets: 'scenes' is listed more than once"),
+        ("run.architectures=[hybrid, hybrid]", r"run\.architectures: 'hybrid' is listed more than once"),
         ("presets.scenes.features.components=-5", r"features\.components: expected at least 1, found -5"),
     ):
         with pytest.raises(UserError, match=message):

@@ -65,25 +65,22 @@ def process_batches(
     read: Callable[[Item], Data],
     compute: Callable[[Sequence[Item], list[Data]], Result],
     device: str | torch.device,
-    parallel: int = PARALLEL_BATCHES,
 ) -> Generator[Result, None, None]:
     """Yield `compute(batch, data)` of each batch, in order, where `data` is `read` of the batch's items."""
     count = prefetch_count(device, PREFETCHED_BATCHES)
     if count:
         yield from (compute(batch, data) for batch, data in prefetch_batches(batches, read, count))
     else:
-        yield from map_on_cores(lambda batch: compute(batch, [read(item) for item in batch]), batches, parallel)
+        yield from map_on_cores(lambda batch: compute(batch, [read(item) for item in batch]), batches)
 
 
-def map_on_cores(
-    compute: Callable[[Item], Result], items: Iterable[Item], parallel: int = PARALLEL_BATCHES
-) -> Generator[Result, None, None]:
+def map_on_cores(compute: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """Yield `compute` of each item, in order, from several threads that divide torch's cores among them.
 
     Until the generator is closed, every torch operation of this process uses one thread's share of the cores.
     """
     cores = torch.get_num_threads()
-    threads = _threads(cores, parallel)
+    threads = _threads(cores)
     if threads == 1:
         yield from map(compute, items)
         return
@@ -94,11 +91,11 @@ def map_on_cores(
         torch.set_num_threads(cores)
 
 
-def _threads(cores: int, parallel: int) -> int:
-    """Return one thread per core. With more than `parallel` cores, return the number that leaves fewest cores idle."""
-    if cores <= parallel:
+def _threads(cores: int) -> int:
+    """Return one thread per core, or, with too many cores for that, the number of threads that idles fewest cores."""
+    if cores <= PARALLEL_BATCHES:
         return cores
-    return max(range(min(2, parallel), parallel + 1), key=lambda threads: (cores // threads * threads, threads))
+    return max(range(2, PARALLEL_BATCHES + 1), key=lambda threads: (cores // threads * threads, threads))
 
 
 def map_in_threads(

@@ -1,7 +1,8 @@
 """Distributed computation by processes that torchrun starts. Without torchrun these functions do nothing.
 
-- **N processes give the same result as one.** A batch is divided into N slices. The contrastive losses, BatchNorm, the
-  quantity loss and the number of CIF slots depend on the full batch, and gather it from all processes.
+- **Without dropout, N processes give the same result as one.** A batch is divided into N slices. The contrastive
+  losses, BatchNorm, the quantity loss and the number of CIF slots depend on the full batch, and gather it from all
+  processes. Each process draws its own dropout.
 - **Gradients.** `gather_rows` and `all_sum` pass every process's gradient back to every process. Each process computes
   the loss of the full batch, so each slice gets N times its gradient, and the mean over the processes is correct.
 """

@@ -44,7 +44,7 @@ class Padded:
 
     @property
     def valid(self) -> Tensor:
-        """The mask (B, T) of frames that are not padding."""
+        """Return the mask (B, T) of frames that are not padding."""
         return valid_mask(self.lengths, self.values.shape[-2])
 
     def mean_of(self, size: int) -> "Padded":

@@ -1,5 +1,6 @@
 """Places, SPEECH-COCO, folders of pairs and hub data sets: miniature copies, with and without faults."""
 
+import errno
 import io
 import json
 import os
@@ -334,12 +335,31 @@ def test_cells_of_a_hub_data_set_that_are_no_text_are_named(cell, tmp_path):
         list_hub(config, tmp_path / "out", Problems())
 
 
+def test_files_of_a_hub_data_set_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch):
+    write_cells(tmp_path / "0.parquet", {"caption": "a dog"})
+
+    def fail(path):
+        assert path.suffix == ".unfinished"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sclip.files.flush_to_disk", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*\.wav'"):
+        list_hub(HubConfig("hub", str(tmp_path), Columns("audio", "image")), tmp_path / "out", Problems())
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
 def test_missing_values_of_a_hub_data_set_are_not_texts(tmp_path):
     """Pandas writes NaN where a value is missing."""
     nan = float("nan")
     write_cells(tmp_path / "0.parquet", {"caption": nan, "who": 3.0, "timed": nan}, {"caption": nan, "who": nan})
     rows = list_hub(HubConfig("hub", str(tmp_path), COLUMNS), tmp_path / "out", Problems()).rows
     assert [(row.data.get("text"), row.data.get("speaker")) for row in rows] == [(None, "3.0"), (None, None)]
+
+
+def test_cells_of_spaces_of_a_hub_data_set_are_empty(tmp_path):
+    write_cells(tmp_path / "0.parquet", {"caption": " ", "who": "  ", "timed": "\u3000"})
+    (row,) = list_hub(HubConfig("hub", str(tmp_path), COLUMNS), tmp_path / "out", Problems()).rows
+    assert (row.data.get("text"), row.data.get("speaker")) == (None, None)
 
 
 @pytest.mark.parametrize("name", ["a.w\0av", f"a.{'w' * 400}", "a.w v"])

@@ -62,6 +62,22 @@ def test_faults_of_flickr8k_are_found_and_their_rows_left_out(tmp_path):
     assert check.splits["dev"].seconds == pytest.approx([0.4] * 15)
 
 
+def test_files_of_flickr8k_without_a_row_are_listed_in_order(tmp_path):
+    flickr8k(tmp_path)
+    names = [f"{letter}_0" for letter in "abcdefgh"]
+    for name in reversed(names):
+        wav(tmp_path / f"flickr_audio/wavs/{name}.wav")
+        jpg(tmp_path / f"Images/{name}.jpg")
+    with (tmp_path / "Flickr8k.token.txt").open("a") as file:
+        file.writelines(f"{name}.jpg#0\ta dog\n" for name in reversed(names))
+    left_out = read_listing(Flickr8kConfig("flickr8k", str(tmp_path)), Problems()).left_out
+    assert left_out == {
+        "captions without a recording": [f"{name}.jpg#0" for name in names],
+        "recordings without a caption": [f"{name}.wav" for name in names],
+        "pictures in no split": [f"{name}.jpg" for name in names],
+    }
+
+
 def test_each_fault_is_found_once_and_named_by_its_file(tmp_path):
     """Two recordings are empty, one picture is in two splits under two names, and one file is not a picture."""
     rows = []
@@ -176,6 +192,20 @@ def test_every_format_of_table_gives_the_same_rows(suffix, tmp_path):
     third = {".jsonl": "line 3", ".parquet": "row 3"}.get(path.suffix, "line 4")  # line 1 is the header
     assert problems.skipped == {
         f"{path.name} {third}": "column 'clip' is empty; every row needs a recording and a picture"
+    }
+
+
+def test_cells_of_spaces_are_empty(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("clip,photo,caption,who,times\na.wav,a.png, ,  ,\u3000\n  ,b.png,b,b,\nc.wav, ,c,c,\n")
+    columns = Columns(audio="clip", image="photo", text="caption", speaker="who", words="times")
+    problems = Problems(skip=True)
+    (row,) = read_listing(TableConfig("table", str(path), columns), problems).rows
+    assert (row.data["id"], row.data["text"], row.data["speaker"]) == ("a.wav", None, None)
+    reason = "is empty; every row needs a recording and a picture"
+    assert problems.skipped == {
+        "mine.csv line 3": f"column 'clip' {reason}",
+        "mine.csv line 4": f"column 'photo' {reason}",
     }
 
 

@@ -6,7 +6,7 @@ from small import clip_encoder
 
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.localization import TimedTokens, firing_positions, localization
-from sclip.heads.places import Places, find_places
+from sclip.heads.spans import Places, find_places
 
 INF = float("inf")
 

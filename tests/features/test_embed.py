@@ -1,6 +1,7 @@
 """Embedding of pictures and captions: CLIP's own vectors, one for each picture; errors name every row at fault."""
 
 import re
+import threading
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from small import clip_encoder
 
+from sclip.encoders.pictures import FLAT
 from sclip.errors import Problems, UserError
-from sclip.features.embed import embed_clip
+from sclip.features.embed import embed_clip, read_picture
 from sclip.features.vectors import ClipVectors
 
 
@@ -138,6 +140,33 @@ def test_pictures_of_a_single_colour_are_named(corpus, tmp_path, clip):
         assert problems.notes == {
             "pictures of a single colour": ["manifest row 5 (u4): image 2.png: CLIP sees a single colour"]
         }
+
+
+def test_notes_are_in_the_order_of_the_rows_whatever_thread_is_first(corpus, tmp_path, clip, monkeypatch):
+    """The first batch waits until the second one is embedded."""
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (20, 16), "red").save(corpus.folder / name)
+    second_is_embedded = threading.Event()
+
+    def read(path, clip):
+        if path.name == "0.png":
+            assert second_is_embedded.wait(60)
+        return read_picture(path, clip)
+
+    def embed_image(images):
+        second_is_embedded.set()
+        return type(clip).encode_image(clip, images)
+
+    monkeypatch.setattr("sclip.features.embed.IMAGES_AT_ONCE", 1)
+    monkeypatch.setattr("sclip.features.embed.read_picture", read)
+    monkeypatch.setattr(clip, "encode_image", embed_image)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _, problems = embed(corpus, tmp_path / "out", clip)
+    finally:
+        torch.set_num_threads(threads)
+    assert [note.split(":")[0] for note in problems.notes[FLAT]] == ["manifest row 1 (u0)", "manifest row 3 (u2)"]
 
 
 class BrokenClip:

@@ -96,7 +96,16 @@ def random_resident_dataset(
     store = ResidentStore(features, codes, lengths, random_directions(speech, workload.components))
     pictures = math.ceil(count / CAPTIONS)
     images: Tensor = F.normalize(torch.randn(pictures, joint, generator=torch.Generator().manual_seed(0)), dim=-1)
-    none = torch.empty(0, dtype=torch.long)
-    owners = torch.arange(count) // CAPTIONS
-    rows = [Row("", "train", Path(), Path(), "")] * count
-    return Dataset(rows, lengths, images, owners, none, images[:0], store, torch.arange(count), "", {}, None)
+    return Dataset(
+        rows=[Row("", "train", Path(), Path(), "")] * count,
+        frames=lengths,
+        images=images,
+        image_index=torch.arange(count) // CAPTIONS,
+        captioned=torch.empty(0, dtype=torch.long),
+        captions=images[:0],
+        store=store,
+        store_rows=torch.arange(count),
+        index="",
+        clip={},
+        tokens=None,
+    )

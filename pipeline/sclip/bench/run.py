@@ -1,12 +1,10 @@
 """Run the benchmarks one after the other, and write all results as JSON."""
 
-import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -45,8 +43,8 @@ def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) 
     with tempfile.TemporaryDirectory(prefix="sclip-bench-") as folder:
         for case in cases(params, workload, only, machine, device, Path(folder)):
             finished.append(case)
-            data = {"machine": machine, "torch": torch.__version__, "sizes": workload, "cases": finished}
-            write_json(out / "bench.json", _plain(data))
+            about = {"machine": asdict(machine), "torch": torch.__version__, "sizes": asdict(workload)}
+            write_json(out / "bench.json", {**about, "cases": [asdict(one) for one in finished]})
             log.info(f"{case.name}: done")
     return BenchResult(machine, finished, out / "bench.json")
 
@@ -89,8 +87,8 @@ def cases(
         }
         for arch in params.experiments[workload.preset]:
             experiment = params.experiment(workload.preset, arch)
-            training = dataclasses.replace(experiment.training, batch=workload.batch, precision=workload.precision)
-            experiment = dataclasses.replace(experiment, training=training)
+            training = replace(experiment.training, batch=workload.batch, precision=workload.precision)
+            experiment = replace(experiment, training=training)
             yield training_case(workload, experiment, arch, (speech, clip), datasets, machine, device)
 
 
@@ -104,14 +102,3 @@ def _lines(case: Case) -> Iterator[str]:
         yield f"  {timed.name:44} {times}{floor}   {row.rate}".rstrip()
     for name, value in case.notes.items():
         yield f"  {name}: {value}"
-
-
-def _plain(data: Any) -> Any:
-    """Convert dataclasses to dictionaries, and round numbers to six decimals."""
-    if dataclasses.is_dataclass(data) and not isinstance(data, type):
-        return {field.name: _plain(getattr(data, field.name)) for field in dataclasses.fields(data)}
-    if isinstance(data, dict):
-        return {key: _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(item) for item in data]
-    return round(data, 6) if isinstance(data, float) else data

@@ -89,7 +89,7 @@ def make_corpus(
 @json_option
 @reads_params
 def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Read every recording and picture of PRESET's corpus once, and print counts, notes and faults.
+    """Read every recording and picture of PRESET's corpus, and print counts, notes and faults.
 
     Reads presets.PRESET.corpus and the files that it names; for scenes, what make-corpus made. A recording is too short
     if the preset's speech encoder makes no frame of it. Writes nothing, except that a hub data set is unpacked into

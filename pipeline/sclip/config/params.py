@@ -52,6 +52,8 @@ class Run:
     def __post_init__(self) -> None:
         for key, values in vars(self).items():
             require(values != (), f"{key}: expected at least one")
+            for value in values:
+                require(values.count(value) == 1, f"{key}: {value!r} is listed more than once; list it once")
         for i, seed in enumerate(self.seeds):
             require_seed(f"seeds[{i}]", seed)
 

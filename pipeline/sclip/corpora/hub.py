@@ -34,6 +34,7 @@ from sclip.corpora.listing import (
 )
 from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError
+from sclip.files import atomic_file
 from sclip.parsing import shortened
 
 HUB = "hf://"
@@ -156,14 +157,13 @@ def _file(cell: Any, where: str, out: Path, folder: PurePosixPath) -> Path:
     place = out / f"{sha256(data).hexdigest()[:32]}{ending}"
     if not place.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        unfinished = place.with_name(f"{place.name}.unfinished")
-        unfinished.write_bytes(data)
-        unfinished.replace(place)
+        with atomic_file(place) as unfinished:
+            unfinished.write_bytes(data)
     return place
 
 
 def _wav(samples: Any, rate: Any, where: str) -> bytes:
-    """Return samples as a file: (N,) or (C, N)"""
+    """Return samples (N,) or (C, N) as a file."""
     import numpy as np
 
     file = io.BytesIO()

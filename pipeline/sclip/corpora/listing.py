@@ -28,14 +28,17 @@ class Listing:
 
     rows: list[Draft] = field(default_factory=list)  # utterances, with absolute paths
     left_out: Findings = field(default_factory=dict)  # reason: names
+    harmless: set[str] = field(default_factory=set)  # the reasons in `left_out` that are no fault of the corpus
     published: PublishedCounts | None = None
     # Of the row with this id, when each word is spoken; `alignments.add_words` checks them and adds them to the rows.
     words: dict[str, tuple[tuple[str, float, float], ...]] = field(default_factory=dict)
     notes: Findings = field(default_factory=dict)  # what is unusual and does no harm
     faults: Findings = field(default_factory=dict)  # what is wrong with a row that is used all the same
 
-    def leave_out(self, reason: str, name: str) -> None:
+    def leave_out(self, reason: str, name: str, *, harmless: bool = False) -> None:
         self.left_out.setdefault(reason, []).append(name)
+        if harmless:
+            self.harmless.add(reason)
 
     def note(self, kind: str, case: str) -> None:
         self.notes.setdefault(kind, []).append(case)
@@ -52,8 +55,8 @@ def find_split(name: str, splits: Mapping[str, str]) -> str | None:
 
 
 def is_empty_cell(value: Any) -> bool:
-    """Return whether a cell of a table has no value. Parquet and JSON may write a missing value as NaN."""
-    return value is None or value == "" or value != value
+    """Return whether a cell has no value, or only spaces. Parquet and JSON may write a missing value as NaN."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def is_text_cell(value: Any) -> bool:

@@ -50,8 +50,9 @@ def list_pairs(config: PairsConfig, problems: Problems) -> Listing:
         raise UserError(f"{folder}: no such folder")
     pairs = _find_pairs(folder, listing, problems)
     splits = {pair.name: _split(pair.name, config.splits) for pair in pairs}
+    has_split_folders = any(splits.values())
     for pair in pairs:
-        if any(splits.values()) and splits[pair.name] is None:
+        if has_split_folders and splits[pair.name] is None:
             listing.leave_out(OUTSIDE, pair.name)
             continue
         try:

@@ -55,7 +55,7 @@ class Recordings(Sequence[Recording]):
     """The recordings of some rows. Each one is put together when it is used; a slice is a view."""
 
     def __init__(self, rows: "Sequence[Row]", shares: Sequence[Inspected], indices: range | None = None):
-        """Each of the N shares describes every N-th row, as `rank_share` divides them."""
+        """Combine N shares. Each describes every N-th row, as `rank_share` divides them."""
         self._rows, self._shares = rows, shares
         self._indices = range(len(rows)) if indices is None else indices
 

@@ -100,7 +100,7 @@ class LogMelInput:
         return Inputs({"input_features": features.values, "attention_mask": mask}, features.lengths, [])
 
     def features(self, waveform: Tensor) -> Tensor:
-        """(N,) -> (T, STACKED * MELS)"""
+        """Compute the features of one waveform: (N,) -> (T, STACKED * MELS)."""
         with torch.autocast(waveform.device.type, enabled=False):
             # In fp64, because a quiet band lies beside one that is a million times as loud.
             frames = fp64(waveform).unfold(0, WINDOW, HOP) * FULL_SCALE  # (frames of 10 ms, WINDOW)

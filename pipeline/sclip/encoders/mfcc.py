@@ -56,7 +56,7 @@ class MfccEncoder(nn.Module):
         return _short_frames(samples) // STACKED
 
     def forward(self, waveforms: Sequence[Tensor], states: Sequence[int] | None = None) -> Padded:
-        """16 kHz waveforms (N,) -> (B, 1, T, D)"""
+        """Encode 16 kHz waveforms (N,) -> (B, 1, T, D)."""
         for i, waveform in enumerate(waveforms):
             if len(waveform) < self.shortest:
                 raise UserError(f"utterance {i}: {too_short(len(waveform), self.shortest)}")
@@ -99,7 +99,7 @@ def torchaudio() -> ModuleType:
 
 
 def _short_frames(samples: Tensor) -> Tensor:
-    """10-ms frames"""
+    """Return the number of 10-ms frames of waveforms, given their numbers of samples."""
     return (samples - WINDOW) // HOP + 1
 
 
@@ -112,7 +112,7 @@ def differences(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _normalized(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, C, T): each coefficient over the utterance's own frames"""
+    """Normalise each coefficient over the utterance's own frames: (B, C, T) -> (B, C, T)."""
     valid, count = valid_mask(lengths, x.shape[2])[:, None], lengths[:, None, None]
     centred = (x - (x * valid).sum(2, keepdim=True) / count) * valid
     return centred / (centred.square().sum(2, keepdim=True) / count + 1e-5).sqrt()

@@ -122,7 +122,7 @@ class SpeechEncoder(nn.Module):
     def from_pretrained(
         cls, name: str, revision: str | None = None, normalize_waveform: bool | None = None
     ) -> "SpeechEncoder":
-        """A local folder, or a hub repo at a revision, in transformers' format."""
+        """Load a local folder, or a hub repo at a revision, in transformers' format."""
         folder, commit = find_folder(name, revision, [CONFIG_FILE, *WEIGHT_FILES])
         if commit is not None and not any(folder.glob("model*.safetensors")):
             fetch_repo(name, commit, ["pytorch_model.bin"])
@@ -170,7 +170,7 @@ class SpeechEncoder(nn.Module):
         return self.input.frames(samples)
 
     def forward(self, waveforms: Sequence[Tensor], states: Sequence[int] | None = None) -> Padded:
-        """Encode 16 kHz waveforms (N,) -> all hidden states, or the chosen ones: (B, L, T, D)"""
+        """Encode 16 kHz waveforms (N,) -> (B, L, T, D): all hidden states, or the chosen ones."""
         for i, waveform in enumerate(waveforms):
             if len(waveform) < self.shortest:
                 raise UserError(f"utterance {i}: {too_short(len(waveform), self.shortest)}")
@@ -183,7 +183,7 @@ class SpeechEncoder(nn.Module):
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
 
     def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        """(B, D, T) -> (B, D, T)"""
+        """Replace the padding of a convolution's input by zeros: (B, D, T) -> (B, D, T)."""
         return (arguments[0] * _CURRENT_BATCH.get().valid[:, None],)
 
     def fingerprint(self) -> str:

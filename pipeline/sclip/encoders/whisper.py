@@ -56,7 +56,7 @@ class Recognizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, revision: str | None = None, language: str | None = None) -> "Recognizer":
-        """A local folder, or a hub repo at a revision, in transformers' format."""
+        """Load a local folder, or a hub repo at a revision, in transformers' format."""
         folder, commit = find_folder(name, revision, FILES)
         options = read_json(folder / CONFIG_FILE)
         model_type = options.get("model_type") if isinstance(options, dict) else None

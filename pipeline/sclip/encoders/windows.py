@@ -76,7 +76,7 @@ def read_pieces(audio: Any, rate: int, name: str) -> Iterator[Samples]:
 
 
 def _quietest(window: Samples, frame: int) -> int:
-    """Return the quietest place in the end of a window (N,), a multiple of `frame`, so that the last bit follows it."""
+    """Return the quietest place in the end of a window (N,), a multiple of `frame`. The next window starts there."""
     first, last = (int(share * len(window)) // frame for share in JOINTS)
     power = np.square(window[first * frame : last * frame].reshape(-1, frame)).mean(1)  # (frames,)
     averaged = min(len(power), max(1, round(PAUSE_SECONDS * SAMPLE_RATE / frame)))

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import Predictions
-from sclip.evaluation.retrieval import always_found as always_found
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
 from sclip.features.dataset import Dataset
 from sclip.features.embed import embed_captions
-from sclip.features.transcripts import Transcripts as Transcripts
+from sclip.features.transcripts import Transcripts
 from sclip.model.speechclip import SpeechCLIP
 
 

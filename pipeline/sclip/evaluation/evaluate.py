@@ -38,27 +38,42 @@ with text.
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sclip import distributed
-from sclip.evaluation.about import describe_run
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.directions import Transcripts, always_found, score_retrieval
+from sclip.evaluation.directions import score_retrieval
 from sclip.evaluation.examples import examples
 from sclip.evaluation.groups import group_scores
-from sclip.evaluation.inference import DecodedKeywords, infer
-from sclip.evaluation.keywords import Lexicon, caption_tokens, hits, matches, usage
+from sclip.evaluation.inference import infer
+from sclip.evaluation.keyword_metrics import describe_vocabulary, keyword_metrics
 from sclip.evaluation.metrics_file import write_results
+from sclip.evaluation.provenance import describe_run
+from sclip.evaluation.retrieval import always_found
 from sclip.evaluation.spotting import KeywordLabels, keyword_spotting
 from sclip.evaluation.times import time_metrics
-from sclip.evaluation.words import WordComparison, study
 from sclip.features.dataset import Dataset
+from sclip.features.transcripts import Transcripts
 from sclip.model.speechclip import SpeechCLIP
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class References:
+    """What an evaluation uses in addition to the dataset. Each part may be unknown."""
+
+    language: str | None = None  # of the captions; it selects the stop words
+    synonyms: Sequence[Sequence[str]] = ()  # groups of words; one of the figures counts a group as one word
+    labels: KeywordLabels | None = None  # for which utterances people found a keyword relevant
+    transcripts: Transcripts | None = None  # of a speech recogniser
+
+
+NO_REFERENCES = References()
 
 
 def evaluate(
@@ -68,25 +83,22 @@ def evaluate(
     out: Path,
     seed: int = 0,
     about: Mapping[str, str | int] | None = None,
-    language: str | None = None,
-    synonyms: Sequence[Sequence[str]] = (),
-    labels: KeywordLabels | None = None,
-    transcripts: Transcripts | None = None,
+    references: References = NO_REFERENCES,
 ) -> dict[str, Any]:
     """Write metrics.json, examples.json and words.json, and return the metrics.
 
-    `about`, for example the preset and the seed, is copied into the metrics. `language` is the language of the
-    captions, if known. It selects the stop words. `synonyms` are groups of words; one of the figures counts a group as
-    one word. `labels` say for which utterances people found a keyword relevant. `transcripts` are a recogniser's.
+    `seed` is that of all random choices here, such as the bootstrap's. `about`, for example the preset and the seed of
+    the training, is copied into the metrics.
     """
     model = model.to(device).eval()
+    transcripts = references.transcripts
     predictions = infer(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), seed, device)
     retrieval, ranks = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
     metrics: dict[str, Any] = {
         "about": {
             **(about or {}),
-            **describe_run(model, dataset, seed, language),
+            **describe_run(model, dataset, seed, references.language),
             **({} if transcripts is None else {"transcripts": transcripts.source}),
         },
         "counts": _counts(dataset, transcripts),
@@ -94,13 +106,14 @@ def evaluate(
         **retrieval,
     }
     words: dict[str, Any] = {}
-    lexicon = _lexicon(model, language, synonyms)
+    lexicon = describe_vocabulary(model, references.language, references.synonyms)
     if predictions.keywords is not None and lexicon is not None:
-        metrics["keywords"], words = _keywords(model, predictions.keywords, dataset, bootstrap, lexicon)
+        metrics["keywords"], words = keyword_metrics(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
     metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, seed)
-    if labels is not None:
-        metrics["keyword_spotting"] = keyword_spotting(model, dataset, predictions.vectors, labels, seed)
+    if references.labels is not None:
+        scores = keyword_spotting(model, dataset, predictions.vectors, references.labels, seed)
+        metrics["keyword_spotting"] = scores
     groups = group_scores(dataset.rows, ranks)
     metrics |= {"groups": groups} if groups else {}
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
@@ -125,32 +138,6 @@ def _log_warnings(dataset: Dataset, truncated: int) -> None:
         log.warning(
             f"utterances with more keywords than max_slots: {truncated} of {count}; their last keywords are left out"
         )
-
-
-def _lexicon(model: SpeechCLIP, language: str | None, synonyms: Sequence[Sequence[str]]) -> Lexicon | None:
-    """Describe the model's vocabulary, if it has one."""
-    if model.vocabulary is None or model.head.keywords is None:
-        return None
-    return Lexicon.of(model.vocabulary, model.clip, model.head.keywords.quantize.unit_table, language, synonyms)
-
-
-def _keywords(
-    model: SpeechCLIP, keywords: DecodedKeywords, dataset: Dataset, bootstrap: Bootstrap, lexicon: Lexicon
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the part `keywords` of metrics.json, and the content of words.json."""
-    compared = {"model": keywords, "commonest": lexicon.commonest(keywords)}
-    metrics = {name: usage(rows, dataset.image_index, bootstrap) for name, rows in compared.items()}
-    captioned = dataset.captioned.tolist()
-    if not captioned:
-        return metrics, {}
-    texts, pictures = [row.text for row in dataset.rows if row.text is not None], dataset.image_index[captioned]
-    captions, by_slot = caption_tokens(texts, model.clip), model.head.cif is None
-    words = {name: WordComparison(rows[captioned], texts, lexicon, model.clip) for name, rows in compared.items()}
-    for name, rows in compared.items():
-        metrics[name] |= matches(rows[captioned], captions, lexicon, pictures, bootstrap, by_slot=by_slot)
-        metrics[name]["words"] = words[name].scores(pictures, bootstrap)
-    hit = hits(keywords[captioned], captions, lexicon)
-    return metrics, study(keywords[captioned], hit, words["model"].table(), pictures, bootstrap)
 
 
 def _counts(dataset: Dataset, transcripts: Transcripts | None) -> dict[str, int]:

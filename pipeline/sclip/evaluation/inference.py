@@ -12,7 +12,7 @@ from sclip import distributed
 from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
-from sclip.heads.places import Places
+from sclip.heads.spans import Places
 from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import Padded, even_batches, valid_mask
 

@@ -1,7 +1,7 @@
 """Compare the places of keywords with the times of the words that were spoken.
 
-This is keyword localisation as in Olaleye and Kamper (2021). places.py defines the peak and the span of a slot. Only
-slots whose keyword is a token of a spoken word count. Each figure is computed per utterance in %, then averaged:
+This is keyword localisation as in Olaleye and Kamper (2021). heads/spans.py defines the peak and the span of a slot.
+Only slots whose keyword is a token of a spoken word count. Each figure is computed per utterance in %, then averaged:
 
     located   the share of these slots whose peak is within the word's time
     overlap   the mean over these slots of intersection / union of the span and the word's time
@@ -23,7 +23,7 @@ from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.evaluation.boundaries import ROUNDING, TimedWords
 from sclip.evaluation.inference import BLOCK
 from sclip.evaluation.keywords import NO_TOKEN
-from sclip.heads.places import Places
+from sclip.heads.spans import Places
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder

@@ -11,7 +11,7 @@ from sclip.evaluation.inference import Predictions
 from sclip.evaluation.keywords import Lexicon
 from sclip.evaluation.localization import TimedTokens, firing_positions, localization
 from sclip.features.dataset import Dataset
-from sclip.heads.places import Places
+from sclip.heads.spans import Places
 
 
 def time_metrics(

@@ -156,17 +156,17 @@ class Dataset:
         order = first.argsort()  # of first appearance
         captioned = (captions >= 0).nonzero().flatten()
         return cls(
-            manifest_rows.select(rows.numpy()),
-            store.lengths[store_rows],
-            clip.images[torch.from_numpy(distinct[order])],
-            torch.from_numpy(order.argsort()[inverse]),
-            captioned,
-            clip.captions[captions[captioned]],
-            store,
-            store_rows,
-            index,
-            clip.clip,
-            clip.tokens,
+            rows=manifest_rows.select(rows.numpy()),
+            frames=store.lengths[store_rows],
+            images=clip.images[torch.from_numpy(distinct[order])],
+            image_index=torch.from_numpy(order.argsort()[inverse]),
+            captioned=captioned,
+            captions=clip.captions[captions[captioned]],
+            store=store,
+            store_rows=store_rows,
+            index=index,
+            clip=clip.clip,
+            tokens=clip.tokens,
         )
 
     def __len__(self) -> int:

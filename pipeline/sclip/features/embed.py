@@ -191,24 +191,32 @@ def _embed_pictures(
     images: dict[str, Tensor | Fault] = {}
     flat: list[str] = []
 
+    # Threads may run this for several batches at once, so it returns everything and changes nothing outside.
     @torch.inference_mode()
-    def embed(names: Sequence[str], decoded: Sequence[Tensor | Fault]) -> dict[str, Tensor | Fault]:
+    def embed(names: Sequence[str], decoded: Sequence[Tensor | Fault]) -> tuple[dict[str, Tensor | Fault], list[str]]:
         results = dict(zip(names, decoded, strict=True))
         usable = {name: pixels for name, pixels in results.items() if isinstance(pixels, Tensor)}
-        flat.extend(name for name, pixels in usable.items() if bool((pixels.amax((1, 2)) == pixels.amin((1, 2))).all()))
+        one_colour = [name for name, pixels in usable.items() if _is_one_colour(pixels)]
         if usable:
             with autocast(device, "fp32"):
                 vectors = F.normalize(clip.encode_image(list(usable.values())).float(), dim=-1).cpu()
             for name, vector, finite in zip(usable, vectors, vectors.isfinite().all(1).tolist(), strict=True):
                 results[name] = vector if finite else Fault(f"image {pictures[name].name}: {NOT_FINITE}")
-        return results
+        return results, one_colour
 
     batches = chunks(list(pictures), IMAGES_AT_ONCE)
     with tqdm(None, "pictures", len(pictures), unit="", disable=None) as bar:
-        for results in process_batches(batches, lambda name: read_picture(pictures[name], clip), embed, device):
+        embedded = process_batches(batches, lambda name: read_picture(pictures[name], clip), embed, device)
+        for results, one_colour in embedded:
             images |= results
+            flat += one_colour
             bar.update(len(results))
     return images, flat
+
+
+def _is_one_colour(pixels: Tensor) -> bool:
+    """Return whether all pixels (3, H, W) have the same value in each channel."""
+    return bool((pixels.amax((1, 2)) == pixels.amin((1, 2))).all())
 
 
 def read_picture(path: Path, clip: ClipEncoder) -> Tensor | Fault:

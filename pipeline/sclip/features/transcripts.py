@@ -1,4 +1,4 @@
-"""Transcripts of a split's recordings by a speech recogniser, for the topline that uses text.
+"""Transcripts of the test split's recordings by a speech recogniser, for the topline that uses text.
 
 `transcripts.json` has the recogniser, and for each utterance the hash of its recording and the transcript. It is
 written after every few hundred utterances, so an interrupted run resumes, and only what is new or changed is computed.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sclip.encoders.whisper import Recognizer
 
 FORMAT, COMMAND = "sclip transcripts 1", "transcribe"
+SPLIT = "test"  # only this one is evaluated
 SHORTEST = 400  # samples, as for most speech encoders
 SAVED_TOGETHER = 256  # utterances
 OF_THE_CORPUS = "transcripts of the corpus"
@@ -68,12 +69,10 @@ class TranscriptionResult:
     seconds: float
 
 
-def transcribe(
-    recognizer: "Recognizer", manifest: Path, out: Path, problems: Problems, split: str = "test"
-) -> TranscriptionResult:
-    """Write the transcripts of a split to the file `out`."""
+def transcribe(recognizer: "Recognizer", manifest: Path, out: Path, problems: Problems) -> TranscriptionResult:
+    """Write the transcripts of the test split to the file `out`."""
     began = time.monotonic()
-    rows = find_rows(manifest, problems, split)
+    rows = find_rows(manifest, problems)
     source = recognizer.source
     origin = {
         "name": source.name,
@@ -98,19 +97,19 @@ def transcribe(
             bar.update(len(batch))
     if not texts:
         raise problems.nothing_left(
-            f"{manifest}: none of {counted(len(rows), 'recordings')} of split {split} can be used"
+            f"{manifest}: none of {counted(len(rows), 'recordings')} of split {SPLIT} can be used"
         )
     _write(out, origin, texts, skipped)
     return TranscriptionResult(len(texts), computed, time.monotonic() - began)
 
 
-def find_rows(manifest: Path, problems: Problems, split: str = "test") -> list[Row]:
-    """Return the rows of a split, and refuse a corpus that has no such row or has transcripts of its own."""
-    rows = [row for row in read_manifest(manifest, problems) if row.split == split]
+def find_rows(manifest: Path, problems: Problems) -> list[Row]:
+    """Return the rows of the test split, and refuse a corpus that has no such row or has transcripts of its own."""
+    rows = [row for row in read_manifest(manifest, problems) if row.split == SPLIT]
     if any(row.transcript is not None for row in rows):
         raise UserError(f"{manifest}: has transcripts already; leave the column `transcript` out to replace them")
     if not rows:
-        raise UserError(f"{manifest}: no row is of split {split}")
+        raise UserError(f"{manifest}: no row is of split {SPLIT}")
     return rows
 
 

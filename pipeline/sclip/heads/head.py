@@ -19,7 +19,7 @@ from sclip.errors import UserError
 from sclip.heads.attention import AttentionLayer
 from sclip.heads.cif import Cif, CifOutput
 from sclip.heads.keywords import KeywordBranch, Keywords, projection
-from sclip.heads.places import Places, find_places
+from sclip.heads.spans import Places, find_places
 from sclip.heads.weighting import LayerWeighting
 from sclip.padded import Padded
 

@@ -26,8 +26,8 @@ from sclip.interop.checkpoint import read_checkpoint
 from sclip.interop.fairseq import PRETRAINING_TENSORS, hubert_config, hubert_name
 from sclip.interop.published import TOKENS, head_name, head_tensors
 from sclip.interop.settings import Settings, published_settings
-from sclip.model.card import CLIP as CLIP_KEY
-from sclip.model.card import SPEECH as SPEECH_KEY
+from sclip.model.folder import CLIP as CLIP_KEY
+from sclip.model.folder import SPEECH as SPEECH_KEY
 from sclip.model.speechclip import SpeechCLIP
 from sclip.parsing import read_json
 from sclip.tensors import fill, with_prefix

@@ -6,17 +6,15 @@ The metadata at its head is what the hub reads (huggingface_hub.ModelCardData).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import open_clip
 from huggingface_hub import EvalResult, ModelCardData
 
-if TYPE_CHECKING:
-    from sclip.model.folder import EncoderReference, ModelConfig
 from sclip.errors import counted
+from sclip.model.folder import CLIP, SPEECH, WEIGHTS_FILE, EncoderReference, ModelConfig
 
 TAGS = ["speech", "clip", "speech-image-retrieval"]
-SPEECH, CLIP = "speech encoder", "CLIP"  # keys of `origin` with the names of encoders that were copied
 UNKNOWN_LICENCE = "see where it comes from"
 # The licences of published encoders, as their owners state them, by the name in params.yaml.
 ENCODER_LICENCES = {
@@ -56,7 +54,6 @@ OWN_CORPUS = Corpus("a corpus of the author's own", "see the author's terms")
 UNKNOWN_CORPUS = Corpus("not recorded", "not known")
 
 DIRECTIONS = {"speech_to_image": "speech to image", "image_to_speech": "image to speech"}
-WEIGHTS = "model.safetensors"  # as in folder.py, which imports this module
 RECALLS = {"R@1": "recall_at_1", "R@5": "recall_at_5", "R@10": "recall_at_10"}
 
 
@@ -73,7 +70,7 @@ class Score:
 
 
 def model_card(
-    config: "ModelConfig",
+    config: ModelConfig,
     repo: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     licence: str | None = None,
@@ -97,7 +94,7 @@ def model_card(
 
 
 def card_data(
-    config: "ModelConfig", scores: list[Score], metrics: Mapping[str, Any] | None, licence: str | None
+    config: ModelConfig, scores: list[Score], metrics: Mapping[str, Any] | None, licence: str | None
 ) -> ModelCardData:
     """Return the metadata that the hub reads."""
     language = config.origin.get("language") or corpus_of(config).language
@@ -127,7 +124,7 @@ def card_data(
     )
 
 
-def base_models(config: "ModelConfig") -> list[str]:
+def base_models(config: ModelConfig) -> list[str]:
     """Return the hub repos of the encoders, where they come from one."""
     found = []
     for reference, key in ((config.speech_encoder, SPEECH), (config.clip_encoder, CLIP)):
@@ -140,12 +137,12 @@ def base_models(config: "ModelConfig") -> list[str]:
     return found
 
 
-def encoder_name(reference: "EncoderReference", origin: Mapping[str, str], key: str) -> str:
+def encoder_name(reference: EncoderReference, origin: Mapping[str, str], key: str) -> str:
     """Return the name of an encoder, for one in the model folder the name that it was copied from."""
     return reference.name or origin.get(key, "")
 
 
-def corpus_of(config: "ModelConfig") -> Corpus:
+def corpus_of(config: ModelConfig) -> Corpus:
     kind = config.origin.get("trained on")
     return UNKNOWN_CORPUS if kind is None else CORPORA.get(kind, OWN_CORPUS)
 
@@ -165,7 +162,7 @@ def _score(branch: str, task: str, name: str, key: str, value: Mapping[str, floa
     return Score(branch, task, name, key, value["value"], f"{value['low']:.1f} to {value['high']:.1f}")
 
 
-def _description(config: "ModelConfig") -> str:
+def _description(config: ModelConfig) -> str:
     lines = []
     if config.head.utterance:
         lines.append("An utterance vector for each recording, in the space of CLIP's picture vectors.")
@@ -175,7 +172,7 @@ def _description(config: "ModelConfig") -> str:
     return " ".join(lines)
 
 
-def _usage(config: "ModelConfig", repo: str | None) -> str:
+def _usage(config: ModelConfig, repo: str | None) -> str:
     lines = [
         "import sclip\n",
         f'model = sclip.load("{repo or "path/to/this/folder"}")',
@@ -213,8 +210,10 @@ def _test_set(metrics: Mapping[str, Any]) -> str:
     return f"the test split of {preset}" if preset else "a test split"
 
 
-def _parts(config: "ModelConfig", licence: str | None, sizes: Mapping[str, int]) -> str:
-    rows = [("head", "`model.safetensors`", licence or "its author has not stated one", config.files.get(WEIGHTS, ""))]
+def _parts(config: ModelConfig, licence: str | None, sizes: Mapping[str, int]) -> str:
+    rows = [
+        ("head", f"`{WEIGHTS_FILE}`", licence or "its author has not stated one", config.files.get(WEIGHTS_FILE, ""))
+    ]
     for reference, key, folder in ((config.speech_encoder, SPEECH, "speech"), (config.clip_encoder, CLIP, "clip")):
         name = encoder_name(reference, config.origin, key)
         rows.append((key, _place(reference, folder, name, sizes), encoder_licence(name), reference.hash))
@@ -234,7 +233,7 @@ def encoder_licence(name: str) -> str:
     return ENCODER_LICENCES.get(PurePosixPath(plain).name if shipped else plain, UNKNOWN_LICENCE)
 
 
-def _place(reference: "EncoderReference", folder: str, name: str, sizes: Mapping[str, int]) -> str:
+def _place(reference: EncoderReference, folder: str, name: str, sizes: Mapping[str, int]) -> str:
     if reference.name is None:
         copied = f", a copy of `{name}`" if name else ""
         size = f", {sizes[folder] / 1e6:,.1f} MB" if folder in sizes else ""
@@ -242,5 +241,5 @@ def _place(reference: "EncoderReference", folder: str, name: str, sizes: Mapping
     return f"`{reference.name}`" + (f" at `{reference.revision}`" if reference.revision else "")
 
 
-def _training(config: "ModelConfig") -> str:
+def _training(config: ModelConfig) -> str:
     return "".join(f"- {key}: {value}\n" for key, value in config.origin.items()) or "- not recorded\n"

@@ -18,6 +18,7 @@ from sclip.parsing import parse, read_json
 
 FORMAT = "sclip model 2"
 FORMAT_1 = "sclip model 1"  # the format before, which is still read
+SPEECH, CLIP = "speech encoder", "CLIP"  # the keys of `origin` with the names of encoders that were copied
 STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 TRAINING = "training"  # the key of `origin` that says with which settings the head was trained
 CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"

@@ -325,15 +325,15 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         if self.vocabulary is not None:
             self.vocabulary.save(save_directory / VOCABULARY_FILE)
         config = ModelConfig(
-            FORMAT,
-            self.name,
-            self.architecture.head,
-            self.architecture.objective,
-            self.head.sizes,
-            self._reference(self.speech),
-            self._reference(self.clip),
-            self.origin,
-            written_files(save_directory),
+            format=FORMAT,
+            arch=self.name,
+            head=self.architecture.head,
+            objective=self.architecture.objective,
+            sizes=self.head.sizes,
+            speech_encoder=self._reference(self.speech),
+            clip_encoder=self._reference(self.clip),
+            origin=self.origin,
+            files=written_files(save_directory),
         )
         write_config(save_directory, config)
         (save_directory / "README.md").write_text(model_card(config), encoding="utf-8")

@@ -17,7 +17,7 @@ from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings, describe_states
 from sclip.features.vectors import TokenVectors
 from sclip.heads.vocabulary import Vocabulary
-from sclip.model.folder import STATES, TRAINING
+from sclip.model.folder import CLIP, SPEECH, STATES, TRAINING
 from sclip.model.speechclip import SpeechCLIP
 from sclip.training.loop import TrainingResult, train
 
@@ -44,7 +44,7 @@ def run_training(
     origin[TRAINING] = experiment.training.describe()
     origin[STATES] = describe_states(train_set.store.features)
     if copy_encoders:  # the copies do not record what they were copied from
-        origin |= {"speech encoder": speech.source.name, "CLIP": clip.source.name}
+        origin |= {SPEECH: speech.source.name, CLIP: clip.source.name}
     torch.manual_seed(seed)
     model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=copy_encoders)
     train_set.check_encoders(model.speech, model.clip, model.name)

@@ -1,4 +1,4 @@
-"""Find the place of each keyword slot in time.
+"""Find the peak and the span of each keyword slot in time.
 
 A slot takes its frames with weights: CIF's own weights, or for a fixed slot the attention weights of its learned token,
 averaged over the heads. Its peak is the middle of the frame with the greatest weight. Its span is all frames of a CIF

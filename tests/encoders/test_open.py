@@ -11,7 +11,7 @@ from small import CLIP_CONFIG, clip_encoder, recordings, speech_encoder
 
 from sclip.config import ClipEncoderConfig, SpeechEncoderConfig
 from sclip.encoders.mfcc import MfccEncoder
-from sclip.encoders.open import open_clip, open_speech, shortest_recording
+from sclip.encoders.open import open_clip, open_speech, recorded_name, shortest_recording
 from sclip.errors import UserError
 
 
@@ -39,6 +39,18 @@ def test_the_shortest_recording_is_known_without_weights(folders, tmp_path):
         ("someone/not-downloaded", 400),
     ):
         assert shortest_recording(SpeechEncoderConfig(name)) == samples
+
+
+def test_an_encoder_is_recorded_by_the_name_that_its_settings_lead_to(folders):
+    clip = ClipEncoderConfig(f"local-dir:{folders}/clip")
+    speech = SpeechEncoderConfig(f"{folders}/speech-group", random_seed=2)
+    for config, opened in (
+        (SpeechEncoderConfig("mfcc"), open_speech),
+        (SpeechEncoderConfig(f"{folders}/mfcc"), open_speech),
+        (speech, open_speech),
+        (clip, open_clip),
+    ):
+        assert recorded_name(config) == opened(config).source.name
 
 
 @torch.no_grad()

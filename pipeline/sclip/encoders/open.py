@@ -57,6 +57,14 @@ def _is_mfcc(config: SpeechEncoderConfig) -> bool:
     return config.name == NAME or (Path(config.name) / CONFIG_FILE).is_file()
 
 
+def recorded_name(config: SpeechEncoderConfig | ClipEncoderConfig) -> str:
+    """Return the name by which a cache records an encoder of params.yaml."""
+    if isinstance(config, SpeechEncoderConfig) and _is_mfcc(config):
+        return NAME
+    source = Source(config.name.removeprefix("local-dir:"))
+    return source.name if config.random_seed is None else source.with_random_weights(config.random_seed).name
+
+
 def open_speech(config: SpeechEncoderConfig) -> AnySpeechEncoder:
     """Open `mfcc`, a folder of either kind of encoder, or a hub repo."""
     if _is_mfcc(config):

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sclip import paths
-from sclip.config import ClipEncoderConfig, Encoders, FeaturesConfig, Flickr8kConfig, Params, SpeechEncoderConfig
+from sclip.config import Encoders, FeaturesConfig, Flickr8kConfig, Params
 from sclip.corpora.scenes.captions import SIZE_WORDS
-from sclip.encoders.mfcc import NAME as MFCC
-from sclip.encoders.source import Source, is_random
+from sclip.encoders.open import recorded_name
+from sclip.encoders.source import is_random
 from sclip.errors import Problems, UserError
 from sclip.evaluation.bootstrap import Estimate
 from sclip.evaluation.evaluate import References, evaluate
@@ -95,23 +95,17 @@ def _check_encoder_names(dataset: Dataset, encoders: Encoders, preset: str) -> N
     """
     features = dataset.store.features
     settings = [
-        ("speech.name", features["encoder"], _source_name(encoders.speech)),
+        ("speech.name", features["encoder"], recorded_name(encoders.speech)),
         ("speech.normalize_waveform", features["normalize_waveform"], encoders.speech.normalize_waveform),
-        ("clip.name", dataset.clip["name"], _source_name(encoders.clip)),
+        ("clip.name", dataset.clip["name"], recorded_name(encoders.clip)),
     ]
     for key, stored, wanted in settings:
         is_rehearsal = isinstance(stored, str) and is_random(stored) and stored.startswith(f"{wanted} (")
-        if wanted is not None and stored not in (wanted, MFCC) and not is_rehearsal:
+        if wanted is not None and stored != wanted and not is_rehearsal:
             raise UserError(
                 f"presets.{preset}.encoders.{key}: found {wanted!r}, but what is stored was computed with {stored!r}; "
                 "set it back, or run extract-features, embed-clip and train with it first"
             )
-
-
-def _source_name(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> str:
-    """Return the name by which a cache records an encoder of params.yaml."""
-    source = Source(encoder.name.removeprefix("local-dir:"))
-    return source.name if encoder.random_seed is None else source.with_random_weights(encoder.random_seed).name
 
 
 def _exact_dataset(params: Params, preset: str, model: SpeechCLIP, problems: Problems) -> Dataset:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 
 from sclip.errors import UserError
 from sclip.parsing import entry, parse, parse_yaml, read_json, read_yaml, shortened
@@ -57,6 +58,14 @@ def test_yaml_may_repeat_a_part_by_name():
         "b": [{"x": 1}, {"x": 1}],
         "c": {"x": 1, "y": 2},
     }
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers():
+    for text in ("1e-4", "1e3", "1.5e3", "2.E-2", ".5e1", "-1.0e-4"):
+        assert parse(float, yaml.safe_load(text), "here") == float(text)
+    for text in ("e3", ".e1", "1.5.2e3", "1e", "inf"):
+        with pytest.raises(UserError, match="here: expected a number"):
+            parse(float, text, "here")
 
 
 BAD_JSON = {

@@ -215,8 +215,8 @@ def _parse_scalar(kind: Any, data: Any, where: str) -> Any:
 
 
 def _number(data: Any) -> Any:
-    """Convert text such as 1e-4 to a number. YAML 1.1 reads it as text, because it has no decimal point."""
-    if isinstance(data, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", data, re.IGNORECASE):
+    """Convert text such as 1e-4 or 1.5e3 to a number. YAML 1.1 takes it for text: it expects 1.0e-4 and 1.5e+3."""
+    if isinstance(data, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+", data, re.IGNORECASE):
         return float(data)
     return data
 

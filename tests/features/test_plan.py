@@ -14,8 +14,8 @@ from small import clip_encoder, speech_encoder
 
 from sclip.config import ClipEncoderConfig, Encoders, FeaturesConfig, Flickr8kConfig, Preset, SpeechEncoderConfig
 from sclip.config import TrainingConfig as Training
-from sclip.corpora.make import make_corpus
-from sclip.errors import Problems
+from sclip.corpora.make import find_rows, make_corpus
+from sclip.errors import Problems, UserError
 from sclip.features import plan
 from sclip.features.embed import embed_clip
 from sclip.features.extract import extract_features
@@ -40,7 +40,8 @@ def plan_preset(corpus, folder, **features):
     config = FeaturesConfig(batch_seconds=10, **features)
     preset = Preset("none", Flickr8kConfig("flickr8k", str(corpus)), encoders, config, Training(), "published", {})
     speech, clip = speech_encoder(), clip_encoder()
-    return make_plan(preset, folder / "manifest.jsonl", speech, clip, "cpu", Problems()), preset, speech, clip
+    rows, _ = find_rows(preset.corpus, folder / "manifest.jsonl", Problems())
+    return make_plan(preset, rows, folder, speech, clip, "cpu"), preset, speech, clip
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp16"])
@@ -92,6 +93,20 @@ def test_plan_says_that_the_disk_is_too_small_and_what_fits(corpus, tmp_path, mo
     assert "The caches do not fit" in text
     assert "Make data/mine a link to a larger disk, or set presets.mine.features to precision: fp16" in text
     assert dataclasses.replace(small, storage="fp16").fits
+    (tmp_path / "features").mkdir()  # an earlier extraction that filled the disk, and will be replaced
+    (tmp_path / "features/0.safetensors").write_bytes(bytes(int(large.needed * 0.5)))
+    again, *_ = plan_preset(corpus, tmp_path, precision="fp32")
+    assert again.fits
+
+
+def test_plan_names_what_cannot_be_read(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "SPEECH_SECONDS", 0.05)
+    folder = tmp_path / "flickr8k"
+    shutil.copytree(corpus, folder)
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="none of the pictures looked at can be read; run `sclip check-corpus`"):
+        plan_preset(folder, tmp_path)
 
 
 def test_fastest_storage_depends_on_disk_memory_and_device(corpus, tmp_path, monkeypatch):

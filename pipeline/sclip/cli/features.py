@@ -33,17 +33,19 @@ def plan(
     status 1 if the disk is too small.
     """
     params, name = preset_settings(params_file, overrides, preset, random)
+    from sclip.corpora.make import find_rows
     from sclip.device import choose_device
     from sclip.encoders.open import open_clip, open_speech
     from sclip.features.plan import as_data, describe_plan, make_plan
 
-    settings, where = params.preset(name), choose_device(device)
+    settings, where, manifest = params.preset(name), choose_device(device), paths.manifest(name)
+    rows, _ = find_rows(settings.corpus, manifest, Problems(skip=True))  # before encoders are downloaded
     speech, clip = open_speech(settings.encoders.speech), open_clip(settings.encoders.clip)
-    result = make_plan(settings, paths.manifest(name), speech, clip, where, Problems(skip=True))
+    result = make_plan(settings, rows, manifest.parent, speech, clip, where)
     if as_json:
         print_json({"preset": name, "device": where, **as_data(result)})
     else:
-        for line in describe_plan(result, name, paths.manifest(name).parent, where):
+        for line in describe_plan(result, name, manifest.parent, where):
             click.echo(line)
     if not result.fits:
         raise SystemExit(1)

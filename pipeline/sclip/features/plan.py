@@ -20,14 +20,13 @@ from tqdm.auto import tqdm
 
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import FeaturesConfig, Preset
-from sclip.corpora.make import find_rows
 from sclip.corpora.recordings import Recording, decode, inspect
 from sclip.corpora.rows import Row
 from sclip.device import PRECISIONS, autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Problems, UserError, counted
+from sclip.errors import UserError, counted
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
 from sclip.features.store import CODES
 
@@ -53,6 +52,7 @@ class Plan:
     compute: str  # the precision that the preset computes in
     vector_bytes: int
     free_bytes: int
+    cached_bytes: int  # of caches that exist already: new ones reuse or replace them
     speech_speed: float  # seconds of audio per second
     picture_speed: float  # pictures per second
     disk_speed: float  # bytes read per second
@@ -79,11 +79,9 @@ class Plan:
     @property
     def fastest(self) -> str:
         """Return the form of storage that fits on the disk and reads fastest. Of equals, return the most exact one."""
-        fitting = [
-            storage
-            for storage in ("fp16", CODES, ONLINE)
-            if self.state_bytes(storage) + self.vector_bytes < self.free_bytes
-        ]
+        room = self.free_bytes + self.cached_bytes
+        forms = ("fp16", CODES, ONLINE)
+        fitting = [storage for storage in forms if self.state_bytes(storage) + self.vector_bytes < room]
         return max(fitting or [ONLINE], key=self.read_speed)
 
     @property
@@ -92,19 +90,18 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.needed < self.free_bytes
+        return self.needed < self.free_bytes + self.cached_bytes
 
 
 def make_plan(
     preset: Preset,
-    manifest: Path,
+    rows: Sequence[Row],
+    folder: Path,
     speech: AnySpeechEncoder,
     clip: ClipEncoder,
     device: str | torch.device,
-    problems: Problems,
 ) -> Plan:
-    """Measure lengths and speeds, and estimate what the preset's caches need."""
-    rows, _ = find_rows(preset.corpus, manifest, problems)
+    """Measure lengths and speeds, and estimate what the caches of a preset with these rows need in `folder`."""
     sample = _spread(rows, SAMPLE)
     recordings = _readable(sample)
     speech, clip = speech.to(device), clip.to(device)
@@ -125,10 +122,11 @@ def make_plan(
         components=preset.features.components or math.ceil(speech.states * speech.width * USUAL_COMPONENTS),
         compute=preset.features.compute,
         vector_bytes=(len(pictures) + captions) * clip.joint_width * 4,
-        free_bytes=shutil.disk_usage(_existing(manifest)).free,
+        free_bytes=shutil.disk_usage(_existing(folder)).free,
+        cached_bytes=sum(path.stat().st_size for path in folder.glob("*/*.safetensors")),
         speech_speed=_speech_speed(recordings, speech, preset.features, device),
         picture_speed=_picture_speed(_spread(pictures, SAMPLE), clip, device),
-        disk_speed=_disk_speed(_existing(manifest)),
+        disk_speed=_disk_speed(_existing(folder)),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
     )
 
@@ -183,7 +181,7 @@ def _speech_speed(
         with autocast(device, config.compute):
             speech(batch)
 
-    return _speed("speech", waveforms, encode, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
+    return _speed("recordings", waveforms, encode, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
 
 
 def _seconds(waveform: Tensor) -> float:
@@ -208,7 +206,8 @@ def _speed(
 ) -> float:
     """Return the weight per second of the fastest batch.
 
-    Batches double in size up to a weight of `largest`, until `seconds` have passed or the items have run out.
+    Batches double in size up to a weight of `largest`, until `seconds` have passed or the items have run out. `title`
+    says what the items are.
     """
     stop, speeds = time.monotonic() + seconds, list[float]()
     with tqdm(desc=title, unit="batch", disable=None) as bar:
@@ -222,7 +221,9 @@ def _speed(
                 torch.cuda.synchronize()
             speeds.append(sum(map(weight, batch)) / (time.monotonic() - began))
             bar.update()
-    return max(speeds, default=math.nan)
+    if not speeds:
+        raise UserError(f"none of the {title} looked at can be read; run `sclip check-corpus` to see why")
+    return max(speeds)
 
 
 def _take(items: Iterator[Tensor], count: int, weight: Callable[[Tensor], float], largest: float) -> list[Tensor]:
@@ -261,7 +262,8 @@ def describe_plan(plan: Plan, preset: str, folder: Path, device: str) -> Iterato
     setting = settings[plan.fastest]
     if not plan.fits:
         yield (
-            f"The caches do not fit: they need {_size(plan.needed)}, and {_size(plan.free_bytes)} are free. Make "
+            f"The caches do not fit: they need {_size(plan.needed)}, and {_size(plan.free_bytes + plan.cached_bytes)} "
+            "are free or in caches that exist already. Make "
             f"data/{preset} a link to a larger disk, or set presets.{preset}.features to {setting}"
         )
     elif plan.read_speed(plan.fastest) > plan.read_speed(plan.storage):
@@ -282,7 +284,8 @@ def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
         chosen = f"   as features.{key} says in presets.{preset}" if storage == plan.storage else ""
         yield f"  {name}  {_size(plan.state_bytes(storage))}{chosen}"
     yield f"vectors of pictures and captions: {_size(plan.vector_bytes)}"
-    yield f"free on the disk of {folder}: {_size(plan.free_bytes)}"
+    cached = f", and {_size(plan.cached_bytes)} in caches that exist already" if plan.cached_bytes else ""
+    yield f"free on the disk of {folder}: {_size(plan.free_bytes)}{cached}"
 
 
 def _read_speeds(plan: Plan) -> str:
@@ -310,5 +313,6 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder above a path that exists."""
-    return next(folder for folder in path.resolve().parents if folder.is_dir())
+    """Return a folder, or the nearest one above it that exists."""
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())

@@ -24,6 +24,7 @@ MISTAKES = {
     "evaluate --arch hybrd": "recipes.sclip: no 'hybrd'; did you mean 'hybrid'?",
     "train --arch zzz": "recipes.sclip: no 'zzz'; expected one of parallel, cascaded, cascaded-cif, hybrid, hybrid-cif",
     "evaluate": "expected one of --arch and --model",
+    "evaluate --model models/scenes-cif --seed 5": "--seed 5: chooses a model of --arch, and a model folder has none",
     "train --arch parallel --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
     "make-corpus scene": "presets: no 'scene'; did you mean 'scenes'?",
     "check-corpus --preset scene": "presets: no 'scene'; did you mean 'scenes'?",
@@ -67,6 +68,34 @@ def _commands(group, name=""):
             yield from _commands(command, f"{name}{own} ")
         else:
             yield f"{name}{own}", command
+
+
+def _groups(group, name=""):
+    yield name, group
+    for own, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _groups(command, f"{name}{own} ")
+
+
+def test_summaries_of_commands_are_whole():
+    for name, group in _groups(main):
+        lines = CliRunner().invoke(main, [*name.split(), "--help"], prog_name="sclip").output.splitlines()
+        shown = {own: line.strip() for line in lines for own in line.split()[:1]}
+        for own, command in group.commands.items():
+            if not command.hidden:
+                summary = command.short_help
+                assert summary and len(summary) <= 55 and summary.endswith("."), (name, own)
+                assert shown[own].split(maxsplit=1)[1] == summary
+
+
+def test_the_default_branch_is_that_of_the_command():
+    commands = dict(_commands(main))
+    found = {name for name, command in commands.items() if any(o.name == "branch" for o in command.params)}
+    assert found == {"index", "search", "embed", "benchmark mteb"}
+    for name in found:
+        text = " ".join(CliRunner().invoke(main, [*name.split(), "--help"]).output.split())
+        default = "that of an index of recordings, else parallel" if name == "search" else "parallel"
+        assert f"by its keywords (cascaded). [default: {default}]" in text
 
 
 def test_every_command_of_a_preset_takes_it_as_an_argument_or_as_an_option():

@@ -49,6 +49,27 @@ def imported_results_folder(preset: str, arch: str, exact: bool = False) -> Path
     return Path("results") / preset / _runs(exact) / arch / "imported"
 
 
+def model_folders(preset: str) -> list[Path]:
+    """Return the folders of all models that were trained for a preset."""
+    return _of_seeds(Path("models") / preset)
+
+
+def scratch_folders(preset: str) -> list[Path]:
+    """Return the folders of all trainings of a preset that were interrupted."""
+    return _of_seeds(Path("models/unfinished") / preset)
+
+
+def results_folders(preset: str) -> list[Path]:
+    """Return all folders that `evaluate` writes to: also those of exact hidden states and of imported models."""
+    places = [Path("results") / preset / _runs(exact) for exact in (False, True)]
+    return [folder for place in places for folder in (*_of_seeds(place), *sorted(place.glob("*/imported")))]
+
+
+def _of_seeds(folder: Path) -> list[Path]:
+    """Return the folders ARCH/seed-N, and not the temporary ones that a killed command has left."""
+    return sorted(path for path in folder.glob("*/seed-*") if path.name.removeprefix("seed-").isdecimal())
+
+
 def _runs(exact: bool) -> str:
     """Separate results with exact hidden states from the runs that DVC and the report read."""
     return "exact" if exact else "runs"

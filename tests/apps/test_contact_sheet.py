@@ -49,7 +49,7 @@ def test_the_page_shows_queries_and_results_and_escapes_them(folder, model):
         assert text in page.text
     images, sounds = page.sources("img"), page.sources("audio")
     assert (len(images), len(sounds)) == (7, 1)  # two results for each query, and the picture that was searched for
-    assert all(source.startswith("data:image/jpeg;base64,") for source in images)
+    assert all(source.startswith("data:image/webp;base64,") for source in images)
     assert sounds[0].startswith("data:audio/flac;base64,")
     assert not re.findall(r"https?:|src=\"(?!data:)|@import|url\(", (folder / "page.html").read_text())
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import os
 import re
 import tracemalloc
@@ -411,6 +412,15 @@ def test_plots_show_the_waveform_the_weights_and_the_keywords(cif, seconds, tmp_
         plot.plot(found, samples, tmp_path / "a.jpg")
 
 
+def test_a_figure_has_60_strips_at_most_and_the_last_one_is_not_empty(tmp_path):
+    """A strip of a 60th of a recording may fit 60 times and a little, by the rounding of the division."""
+    peaks = np.full(10, 0.5, np.float32)
+    for seconds in (19.99, 20.0, 20.01, 60.0, 1200.0, *np.arange(1200.01, 1500, 0.37)):
+        found = FoundKeywords("a.wav", float(seconds), [], 0.02, None, [])
+        strips = [shape for shape in plot._figure(found, peaks)[0] if getattr(shape, "filled", False)]
+        assert len(strips) == min(60, math.ceil(seconds / 20)), seconds
+
+
 # The commands
 
 
@@ -478,6 +488,8 @@ def test_standard_input_gets_a_file_of_its_own_in_a_folder(folder, wavs, tmp_pat
     clash = write(tmp_path / "stdin.wav", speechlike(1))
     both = error("keywords", "-", clash, "--model", folder, "--format", "ctm", "--out", out)
     assert f"- and {clash} would both be written to {out}stdin.ctm" in both
+    one_file = error("keywords", "-", same, "--model", folder, "--out", tmp_path / "all.ctm")
+    assert f"- and {same} would both be called standard_input" in one_file
     assert "a folder, whose name says no format; choose one of textgrid, vtt, ctm, csv, json" in error(*command)
 
 
@@ -531,6 +543,15 @@ def test_mistakes_are_one_clear_line(folder, wavs, tmp_path):
     both = error("keywords", wavs[0], same, *options, "--format", "vtt", "--out", tmp_path / "out")
     assert "would both be written to" in both
     assert not (tmp_path / "out").exists()
+    for place in (("--out", tmp_path / "all.ctm"), ("--format", "ctm")):
+        both = error("keywords", wavs[0], same, *options, *place)
+        assert f"{wavs[0]} and {same} would both be called one; CTM cannot tell one from the other" in both
+        twice = error("keywords", *wavs, wavs[0], *options, *place)
+        assert f"{wavs[0]}: given 2 times; CTM cannot tell one from the other" in twice
+    spaced = [write(tmp_path / name, speechlike(1)) for name in ("a b.wav", "a_b.wav")]
+    assert "would both be called a_b" in error("segment", *spaced, *options, "--format", "ctm")
+    assert not (tmp_path / "all.ctm").exists()
+    assert run("keywords", wavs[0], same, *options, "--out", tmp_path / "all.csv").stdout  # has the whole names
     assert "2 recordings need a file each" in error("keywords", *wavs, *options, "--format", "vtt")
     assert "--plot draws one recording, found 2" in error("keywords", *wavs, *options, "--plot", tmp_path / "a.png")
     assert "expected a name that ends in .png or .svg" in error(

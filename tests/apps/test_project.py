@@ -15,6 +15,7 @@ from stand_in import reran, write_stand_in
 import sclip
 from sclip import fingerprints
 from sclip.cli import main
+from sclip.cli.completion import complete_models
 from sclip.config import load_params
 from sclip.fingerprints import PACKAGE, STAGES, stage_fingerprints
 
@@ -121,10 +122,13 @@ def test_lists(tmp_path, monkeypatch):
     model("parallel").save(tmp_path / "models/mine/parallel/seed-0")
     (tmp_path / "models/notes/config.json").parent.mkdir()
     (tmp_path / "models/notes/config.json").write_text("not JSON")
+    (tmp_path / "models/other/config.json").mkdir(parents=True)  # a folder of this name
     models = {row["model"]: row for row in json.loads(run_sclip("list", "models", "--json"))}
     assert models["models/mine/parallel/seed-0"]["arch"] == "parallel"
     assert models["models/scenes-hybrid-cif"]["shipped"]
     assert set(models) == {"models/mine/parallel/seed-0", *SHIPPED}
+    completed = [item.value for item in complete_models(click.Context(main), click.Option(["--model"]), "models/")]
+    assert set(completed) == {"models/", *models}
     listed = run_sclip("list", "models")
     for name in models:
         assert name in listed

@@ -20,7 +20,9 @@ from project import run_sclip
 
 import sclip
 from sclip import UserError
+from sclip.apps import index as index_module
 from sclip.apps import nearest as engine
+from sclip.apps import search as search_module
 from sclip.apps.index_config import read_config, write_config
 from sclip.apps.nearest import nearest, nearest_by_faiss
 from sclip.apps.search import open_index
@@ -159,7 +161,10 @@ def test_mistakes_are_one_line(index, model, other_model):
         "search index --image text.wav": "image text.wav: cannot be read",
         "search index - -": "-: standard input can only be read once",
         "search nowhere --text dog": "nowhere: no such index; `sclip index FILES --model MODEL --out nowhere` makes",
-        "search empty --text dog": "empty: not an index",
+        "search empty --text dog": "empty: not an index; `sclip index FILES --model MODEL --out empty` makes one",
+        "search . --text dog": ".: not an index; name the folder that `sclip index FILES --out FOLDER` has written",
+        "search index --text dog --branch cascaded": "--branch cascaded: only recordings are encoded by a branch",
+        "search index --image a/1.png --branch parallel": "--branch parallel: only recordings are encoded by a branch",
         f"search index --text dog --model {other_model}": "index: made with another model",
         "search index --text dog --model /nowhere": "its model /nowhere does not exist; give the model's folder",
         f"index empty --model {model} --out new": "empty: no pictures or recordings there",
@@ -172,6 +177,59 @@ def test_mistakes_are_one_line(index, model, other_model):
         assert message in result.output, (command, result.output)
         assert result.output.count("\n") == 1, (command, result.output)
     assert not Path("new").exists()
+
+
+def update_at(function, monkeypatch, module, model):
+    """Let `sclip index` end right before the first call of a function, and return the list of calls."""
+    calls = []
+    original = getattr(module, function)
+
+    def call(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            write_pictures("a/new.png", first=20)
+            assert sclip.index("a", "index", model=model).count == 7
+        return original(*arguments)
+
+    monkeypatch.setattr(module, function, call)
+    return calls
+
+
+def test_an_index_may_be_updated_between_its_configuration_and_its_vectors(index, model, monkeypatch):
+    """The search said "delete the index and make it again", because the file that it looked for was gone."""
+    before = [ranked(ranking) for ranking in sclip.search(index, text=["a dog"], image=["a/3.png"])]
+    calls = update_at("open_table", monkeypatch, index_module, model)
+    rankings = sclip.search(index, text=["a dog"], image=["a/3.png"])
+    assert [config.file for _, config in calls] == [*["vectors-1.safetensors"] * 2, "vectors-2.safetensors"]
+    assert [len(ranking.matches) for ranking in rankings] == [7, 7]
+    assert [[path for path in ranked(r) if path != "a/new.png"] for r in rankings] == before
+
+
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+def test_all_of_a_search_uses_the_index_that_was_opened(index, model, monkeypatch, engine):
+    """The configuration was read twice, so faiss could take a file that belongs to the other table."""
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+    first, search = sclip.search(index, text=["a dog"]), search_module.search
+    update_at("open_index", monkeypatch, search_module, model)
+    assert len(search(index, text=["a dog"], engine=engine)[0].matches) == 7
+    assert [path.stem for path in Path("index").glob("*.faiss")] == ["vectors-2"] * (engine == "faiss")
+    opened = open_index(index)
+    Path("a/new.png").unlink()
+    assert sclip.index("a", "index", model=model).count == 6
+    assert len(search(opened, text=["a dog"])[0].matches) == 7  # its file is still mapped
+    assert ranked(search(index, text=["a dog"])[0]) == ranked(first[0])
+
+
+def test_a_missing_or_damaged_file_of_vectors_is_still_an_error(index):
+    path = Path("index/vectors-1.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\x7f")
+    with pytest.raises(UserError, match=r"SHA-256 is not the one in index\.json; .*; delete index and make the index"):
+        sclip.search(index, text=["a dog"])
+    path.unlink()
+    with pytest.raises(UserError, match="no such file; delete index and make the index again"):
+        sclip.search(index, text=["a dog"])
 
 
 def test_an_index_whose_model_was_removed_says_so(index, model, tmp_path_factory):
@@ -226,6 +284,43 @@ def test_faiss_finds_almost_the_same(tmp_path, monkeypatch):
     (tmp_path / "lists.faiss").write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged; delete it, and the next search builds it again"):
         nearest_by_faiss(vectors, queries, 10, tmp_path / "lists.faiss")
+
+
+def test_faiss_gives_each_query_as_many_results_as_it_asks_for(tmp_path, monkeypatch):
+    """A query got fewer, and as few as the query next to it that got the fewest."""
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(engine, "FLAT_BELOW", 100)
+    monkeypatch.setattr(engine, "PROBES", 2)
+    generator = torch.Generator().manual_seed(0)
+    vectors, queries = (F.normalize(torch.randn(n, 24, generator=generator), dim=-1) for n in (3000, 5))
+    for top in (10, 1500, 3000, 4000):
+        scores, rows = nearest_by_faiss(vectors, queries, top, tmp_path / "lists.faiss")
+        assert scores.shape == rows.shape == (5, min(top, 3000))
+        assert all(len(set(row)) == len(row) for row in rows.tolist())
+        assert torch.allclose(scores, (vectors[rows] * queries[:, None]).sum(-1), atol=1e-5)
+        assert torch.equal(scores, scores.sort(descending=True).values)
+        for i in range(5):
+            alone = nearest_by_faiss(vectors, queries[i : i + 1], top, tmp_path / "lists.faiss")
+            assert torch.equal(alone[1][0], rows[i])
+    assert torch.equal(rows, nearest(vectors, queries, 4000)[1])
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_faiss_refuses_numbers_that_are_not_finite(lists, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    vectors = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
+    if lists:
+        monkeypatch.setattr(engine, "FLAT_BELOW", 100)
+    queries = torch.full((1, 8), torch.nan)
+    with pytest.raises(UserError, match="numbers that are not finite; make the index again"):
+        nearest_by_faiss(vectors, queries, 10, tmp_path / "index.faiss")
+
+
+def test_faiss_has_enough_vectors_to_train_its_lists_with(tmp_path, capfd):
+    pytest.importorskip("faiss")
+    vectors = torch.randn(engine.FLAT_BELOW, 4, generator=torch.Generator().manual_seed(0))
+    nearest_by_faiss(vectors, vectors[:1], 10, tmp_path / "index.faiss")
+    assert "training points" not in "".join(capfd.readouterr())
 
 
 def test_a_search_by_faiss_ranks_as_the_exact_one_and_follows_the_index(index, model):

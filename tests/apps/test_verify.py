@@ -12,9 +12,11 @@ from project import run_sclip, write_encoders, write_preset
 from sclip.apps import verify as verify_module
 from sclip.apps.verify import verify_preset
 from sclip.corpora import recordings as recordings_module
-from sclip.errors import UserError
+from sclip.corpora.manifest import read_manifest
+from sclip.errors import Problems, UserError
 from sclip.features import embed as embed_module
 from sclip.features.vectors import ClipVectors
+from sclip.files import file_digest
 from sclip.fingerprints import data_fingerprint
 from sclip.index_file import read_index_file, write_index_file
 from sclip.model.folder import read_config
@@ -153,6 +155,54 @@ def test_damaged_results_are_found(project):
     path = Path("results/tiny/runs/hybrid/seed-0/words.json")
     path.write_bytes(path.read_bytes() + b" ")
     assert "words.json: its SHA-256 is not the one in metrics.json" in run_sclip("verify", "tiny", status=1)
+
+
+RESULTS = {
+    "imported": (("--model", "models/tiny/hybrid/seed-0"), "results/tiny/runs/hybrid/imported"),
+    "exact": (("--arch", "hybrid", "--exact"), "results/tiny/exact/hybrid/seed-0"),
+    "exact, imported": (("--model", "models/tiny/hybrid/seed-0", "--exact"), "results/tiny/exact/hybrid/imported"),
+}
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_damaged_results_of_other_kinds_are_found(project, kind):
+    options, folder = RESULTS[kind]
+    run_sclip("evaluate", *options, "--device", "cpu")
+    assert "1 result: 0 faults" in run_sclip("verify", "tiny")
+    for name in ("metrics.json", "words.json", "examples.json"):
+        path = Path(folder, name)
+        content = path.read_bytes()
+        flip(path, len(content) // 2)
+        (fault,) = verify_preset("tiny").faults
+        assert name in f"{fault.where} {fault.what}" and fault.where == folder + "/metrics.json"
+        path.write_bytes(content)
+
+
+def test_damaged_transcripts_are_found(project):
+    rows = read_manifest(Path("data/tiny/manifest.jsonl"), Problems())
+    texts = {row.id: [file_digest(row.audio), "a dog"] for row in rows if row.split == "test"}
+    path = Path("data/tiny/transcripts.json")
+    index = {"format": "sclip transcripts 1", "recognizer": {"name": "whisper"}, "texts": texts, "skipped": {}}
+    write_index_file(path, index)
+    assert f"{len(texts)} transcripts, 1 model, 1 checkpoint: 0 faults" in run_sclip("verify", "tiny")
+    flip(path, path.stat().st_size // 2)
+    (fault,) = verify_preset("tiny").faults
+    assert fault.where == str(path) and "run `sclip transcribe` again" in fault.what
+    path.write_bytes(b"garbage")
+    assert "transcripts.json: not JSON" in run_sclip("verify", "tiny", status=1)
+    write_index_file(path, index | {"texts": dict(list(texts.items())[1:])})
+    (fault,) = verify_preset("tiny").faults
+    assert "no transcript of manifest row" in fault.what and next(iter(texts)) in fault.what
+
+
+def test_a_model_without_its_settings_is_found_and_what_a_killed_training_left_is_not(project):
+    folder = Path("models/tiny/hybrid/seed-0")
+    shutil.copytree(folder, f"{folder}.unfinished")
+    Path(f"{folder}.unfinished/config.json").write_text("{")
+    assert verify_preset("tiny").faults == []
+    (folder / "config.json").unlink()
+    (fault,) = verify_preset("tiny").faults
+    assert fault.where == str(folder) and f"{folder}/config.json: no such file" in fault.what
 
 
 def test_files_that_cannot_be_read_do_not_hide_other_damage(project, monkeypatch):

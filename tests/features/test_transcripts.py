@@ -122,6 +122,13 @@ def test_the_command_writes_what_whisper_recognises(manifest, monkeypatch):
     index = json.loads((folder / "transcripts.json").read_text())
     assert index["recognizer"]["name"] == "whisper" and index["recognizer"]["language"] == "en"
     assert len(index["texts"]) == 5 and all(text for _, text in index["texts"].values())
+    Path("elsewhere").mkdir()
+    shutil.move("whisper", "elsewhere")
+    monkeypatch.chdir("elsewhere")  # the path of a folder is relative to the user, not to params.yaml
+    options[1:1] = ["--params", "../params.yaml"]
+    result = CliRunner().invoke(main, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["transcripts"] == 5
 
 
 def test_the_command_refuses_a_corpus_before_it_opens_whisper(tmp_path, monkeypatch):

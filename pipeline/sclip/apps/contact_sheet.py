@@ -1,16 +1,15 @@
 """A page with the results of a search. Pictures and recordings are in it, so it needs no other file and no network."""
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from sclip.apps.search import Ranking
 from sclip.errors import printable
 from sclip.files import write_text
+from sclip.report.page import templates
+from sclip.report.utterances import data_url, picture_url
 
 SIDE = 256  # pixels of a thumbnail
 SECONDS = 30  # of each recording
@@ -18,14 +17,8 @@ SECONDS = 30  # of each recording
 
 def contact_sheet(rankings: Sequence[Ranking], path: Path) -> Path:
     """Write the page. The template escapes every name and sentence."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = templates.get_template("contact_sheet.html").render(rankings=[_view(ranking) for ranking in rankings])
+    template = templates(Path(__file__).parent).get_template("contact_sheet.html")
+    page = template.render(rankings=[_view(ranking) for ranking in rankings])
     write_text(path, page)
     return path
 
@@ -53,17 +46,11 @@ def _media(kind: str, path: str) -> dict[str, str | None]:
 
 
 def _thumbnail(path: str) -> str | None:
-    """Return a small JPEG of a picture, or None if the file cannot be read any more."""
-    from sclip.encoders.pictures import read_rgb
-
+    """Return a small copy of a picture, or None if the file cannot be read any more."""
     try:
-        picture = read_rgb(path)
+        return picture_url(Path(path), SIDE)
     except Exception:  # a damaged picture can raise any exception
         return None
-    picture.thumbnail((SIDE, SIDE))
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=85)
-    return _url("image/jpeg", data)
 
 
 def _beginning(path: str) -> str | None:
@@ -77,8 +64,4 @@ def _beginning(path: str) -> str | None:
         soundfile.write(data, samples.mean(1), rate, format="FLAC", subtype="PCM_16")
     except (OSError, RuntimeError, TypeError, ValueError):
         return None
-    return _url("audio/flac", data)
-
-
-def _url(kind: str, data: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+    return data_url("audio/flac", data)

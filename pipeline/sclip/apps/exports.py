@@ -13,6 +13,7 @@ special characters are written as the format demands.
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +83,29 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
         )
     check_writable(path if is_folder else path.parent, out)
     if is_folder:
-        files: dict[Path, str] = {}
-        for name in names:
-            other = files.setdefault(target.file_of(name), name)
-            if other != name:
-                file = target.file_of(name)
-                raise UserError(f"{other} and {name} would both be written to {file}; choose a folder for each")
+        _refuse_equal({name: str(target.file_of(name)) for name in names}, "written to", "choose a folder for each")
+    else:
+        check_together(names, chosen)
     return target
+
+
+def check_together(names: Sequence[str], form: Format) -> None:
+    """Refuse recordings whose lines would be mixed up if they are in one file, or printed together, in a format."""
+    if form == "ctm":
+        name, count = Counter(names).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"{name}: given {count} times; CTM cannot tell one from the other; give it once")
+        called = {name: _ctm_name(STANDARD_INPUT_NAME if name == STANDARD_INPUT else name) for name in names}
+        _refuse_equal(called, "called", "CTM cannot tell one from the other; run the command for each")
+
+
+def _refuse_equal(places: dict[str, str], verb: str, advice: str) -> None:
+    """Refuse recordings that have the same place. `places`: that of each recording."""
+    first: dict[str, str] = {}
+    for name, place in places.items():
+        other = first.setdefault(place, name)
+        if other != name:
+            raise UserError(f"{other} and {name} would both be {verb} {place}; {advice}")
 
 
 def export(found: Sequence[FoundKeywords], form: Format, *, segments: bool = False) -> str:
@@ -210,12 +227,16 @@ def _vtt_text(text: str) -> str:
 
 def _ctm(entries: list[tuple[FoundKeywords, list[Word]]]) -> str:
     lines = [
-        f"{_field(Path(recording.name).stem)} 1 {word.start:.3f} {word.end - word.start:.3f} {_field(word.text)} "
+        f"{_ctm_name(recording.name)} 1 {word.start:.3f} {word.end - word.start:.3f} {_field(word.text)} "
         f"{word.score:.4f}\n"
         for recording, words in entries
         for word in words
     ]
     return "".join(lines)
+
+
+def _ctm_name(recording: str) -> str:
+    return _field(Path(recording).stem)
 
 
 def _field(text: str) -> str:

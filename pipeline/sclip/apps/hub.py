@@ -15,7 +15,8 @@ from sclip.errors import UserError
 from sclip.evaluation.metrics_file import read_metrics
 from sclip.files import write_text
 from sclip.model.card import model_card
-from sclip.model.folder import CONFIG_FILE, ModelConfig, read_config
+from sclip.model.folder import ModelConfig, read_config
+from sclip.model.listing import CONFIG_FILE
 from sclip.model.loading import REPO_FILES, load
 from sclip.paths import METRICS
 

@@ -16,6 +16,7 @@ from sclip.apps.index_config import (
     FORMAT,
     IndexConfig,
     faiss_file,
+    has_other_files,
     read_config,
     write_config,
 )
@@ -26,7 +27,7 @@ from sclip.files import check_digest, file_digest, locked
 from sclip.startup import paused_collection
 
 if TYPE_CHECKING:
-    from sclip.apps.embedding import Store
+    from sclip.apps.embedding import Embedder, Store
     from sclip.apps.models import OpenedModel
     from sclip.apps.table import Table
     from sclip.model.speechclip import SpeechCLIP
@@ -66,44 +67,66 @@ def index(
     listing = list_files(files, kind)
     _config_before(folder, listing.kind)
     with paused_collection():
-        from sclip.apps.embedding import Store, embed_items, embedder
+        from sclip.apps.embedding import embedder
         from sclip.apps.models import open_model
     opened = open_model(model, device)
     branch = opened.branch_for(listing.kind, branch)
-    how, items = embedder(opened, listing.kind, branch), file_items(listing.files)
+    config = IndexConfig(
+        format=FORMAT,
+        kind=listing.kind,
+        model=opened.name,
+        fingerprint=opened.fingerprint,
+        branch=branch,
+        key=opened.key(listing.kind, branch),
+        count=0,
+        width=opened.model.clip.joint_width,
+        skipped=0,
+        file="",
+        sha256="",
+    )
+    items, how = file_items(listing.files), embedder(opened, listing.kind, branch)
+    count, embedded, dropped, skipped = _update(folder, config, items, how, progress)
+    return IndexResult(folder, listing.kind, count, embedded, dropped, skipped, time.monotonic() - began)
+
+
+def _update(
+    folder: Path, config: IndexConfig, items: Sequence[Item], how: "Embedder", progress: bool
+) -> tuple[int, int, int, dict[str, str]]:
+    """Embed and write what is new. Return how many items are in the index, embedded, dropped, and which are skipped.
+
+    `config` is that of the new index, without the figures of its table.
+    """
+    from sclip.apps.embedding import Store, embed_items
+
     with _folder(folder):
-        before = _config_before(folder, listing.kind)  # another command may have ended since the first look
+        before = _config_before(folder, config.kind)  # another command may have ended since the first look
         table = None if before is None else open_table(folder, before)
-        if before is not None and before.key != how.key:
-            log.warning(f"{folder}: made with another model or branch; all {NOUNS[listing.kind]} are embedded again")
-        reusable = table if before is not None and before.key == how.key else None
-        store = Store(folder / BLOCKS_FOLDER, how.key, reusable)
+        if before is not None and before.key != config.key:
+            log.warning(f"{folder}: made with another model or branch; all {NOUNS[config.kind]} are embedded again")
+        reusable = table if before is not None and before.key == config.key else None
+        store = Store(folder / BLOCKS_FOLDER, config.key, reusable)
         embedded, passing = embed_items(items, how, store, progress)
         usable, skipped = _sorted_out(items, store, passing)
         if usable:
-            config = IndexConfig(
-                FORMAT, listing.kind, opened.name, opened.fingerprint, branch, how.key, len(usable), how.width,
-                len(skipped), "" if before is None else before.file, "" if before is None else before.sha256,
-            )  # fmt: skip
+            config = dataclasses.replace(config, count=len(usable), skipped=len(skipped))
+            if before is not None:
+                config = dataclasses.replace(config, file=before.file, sha256=before.sha256)
             _write(folder, config, reusable, usable, skipped, store)
         store.remove()
     if not usable:
         name, reason = skipped[0][0].name, skipped[0][1]
-        raise UserError(f"none of {counted(len(items), NOUNS[listing.kind])} can be used; the first: {name}: {reason}")
+        raise UserError(f"none of {counted(len(items), NOUNS[config.kind])} can be used; the first: {name}: {reason}")
     dropped = 0 if table is None else len(set(table.names) - {item.name for item in items})
-    reasons = {item.name: reason for item, reason in skipped}
-    return IndexResult(folder, listing.kind, len(usable), embedded, dropped, reasons, time.monotonic() - began)
+    return len(usable), embedded, dropped, {item.name: reason for item, reason in skipped}
 
 
 def _config_before(folder: Path, kind: Kind) -> IndexConfig | None:
     """Return the configuration of the index that is to be updated; refuse a folder with anything else in it."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file; expected an index, or the name of a folder that does not exist yet")
-    if not folder.is_dir() or not any(path.name != BLOCKS_FOLDER for path in folder.iterdir()):
-        return None
-    if not (folder / CONFIG_FILE).exists() and not list(folder.glob("vectors-*.safetensors*")):
+    if has_other_files(folder):
         raise UserError(f"{folder}: has other files in it; expected an index, or a folder that does not exist yet")
-    if not (folder / CONFIG_FILE).exists():  # the first run was killed between its last two steps
+    if not (folder / CONFIG_FILE).exists():  # a new one, or the first run was killed between its last two steps
         return None
     before = read_config(folder)
     if before.kind != kind:

@@ -35,6 +35,8 @@ class IndexConfig:
 def read_config(folder: Path) -> IndexConfig:
     """Read the configuration of an index, and refuse a folder that has none or one of another format."""
     path = folder / CONFIG_FILE
+    if not path.is_file() and has_other_files(folder):
+        raise UserError(f"{folder}: not an index; name the folder that `sclip index FILES --out FOLDER` has written")
     if not path.is_file():
         what = "not an index" if folder.is_dir() else "no such index"
         raise UserError(f"{folder}: {what}; `sclip index FILES --model MODEL --out {folder}` makes one")
@@ -46,6 +48,13 @@ def read_config(folder: Path) -> IndexConfig:
     if not re.fullmatch(r"vectors-[0-9]{1,18}\.safetensors", config.file):
         raise UserError(f"{path}: file: expected vectors-NUMBER.safetensors, found {config.file!r}; {AGAIN}")
     return config
+
+
+def has_other_files(folder: Path) -> bool:
+    """Return whether a folder has files in it and is not an index, not even one whose first update was killed."""
+    if not folder.is_dir() or (folder / CONFIG_FILE).exists() or list(folder.glob("vectors-*.safetensors*")):
+        return False
+    return any(path.name != BLOCKS_FOLDER for path in folder.iterdir())
 
 
 def faiss_file(config: IndexConfig) -> str:

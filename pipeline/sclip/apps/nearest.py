@@ -15,9 +15,11 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**27  # of the vectors that are multiplied at a time
 QUERIES = 256  # that are multiplied at a time
-# faiss: below FLAT_BELOW every vector is compared. Above it, a vector is stored in one of 4 √N lists, a byte a number.
-# PROBES lists are searched for CANDIDATES times as many vectors as are asked for, and exact products rank them.
-FLAT_BELOW, PROBES, CANDIDATES, LEAST_CANDIDATES, TRAINED_PER_LIST = 10_000, 64, 10, 100, 64
+# faiss: below FLAT_BELOW every vector is compared. Above it, a vector is stored in one of 4 √N lists, a byte a number,
+# and there are enough vectors for the 39 that faiss wants to train a list with. PROBES lists or more are searched for
+# CANDIDATES times as many vectors as are asked for, and exact products rank them.
+FLAT_BELOW, PROBES, CANDIDATES, LEAST_CANDIDATES, TRAINED_PER_LIST = 25_000, 64, 10, 100, 64
+NOT_FINITE = "the vectors hold numbers that are not finite; make the index again"
 
 
 def nearest(vectors: Tensor, queries: Tensor, top: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
@@ -25,7 +27,7 @@ def nearest(vectors: Tensor, queries: Tensor, top: int, device: str | torch.devi
     parts = [_nearest(vectors, part.to(device, torch.float32), top) for part in torch.split(queries, QUERIES)]
     scores, rows = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     if not bool(scores.isfinite().all()):
-        raise UserError("the vectors hold numbers that are not finite; make the index again")
+        raise UserError(NOT_FINITE)
     return scores, rows
 
 
@@ -42,7 +44,10 @@ def _nearest(vectors: Tensor, queries: Tensor, top: int) -> tuple[Tensor, Tensor
 
 
 def nearest_by_faiss(vectors: Tensor, queries: Tensor, top: int, file: Path) -> tuple[Tensor, Tensor]:
-    """Do the same approximately, by a faiss index in `file`, which is built at the first search."""
+    """Do the same approximately, by a faiss index in `file`, which is built at the first search.
+
+    Each query gets `top` rows, or all if there are fewer. They do not depend on the other queries.
+    """
     faiss = _import_faiss()
     if not file.exists():
         _build(faiss, vectors, file)
@@ -52,17 +57,27 @@ def nearest_by_faiss(vectors: Tensor, queries: Tensor, top: int, file: Path) -> 
         raise UserError(f"{file}: damaged; delete it, and the next search builds it again") from None
     if (approximate.ntotal, approximate.d) != tuple(vectors.shape):
         raise UserError(f"{file}: not of these vectors; delete it, and the next search builds it again")
-    if hasattr(approximate, "nprobe"):
-        approximate.nprobe = PROBES
+    wanted, queries = min(top, len(vectors)), queries.float().cpu()
     count = min(len(vectors), max(LEAST_CANDIDATES, CANDIDATES * top))
-    _, found = approximate.search(queries.float().cpu().numpy(), count)
-    results = []
-    for query, candidates in zip(queries.float().cpu(), torch.from_numpy(found), strict=True):
-        candidates = candidates[candidates >= 0].sort().values  # fewer than asked for have the row -1
-        best = (vectors[candidates] @ query).topk(min(top, len(candidates)))
-        results.append((best.values, candidates[best.indices]))
-    width = min(len(scores) for scores, _ in results)
-    return torch.stack([scores[:width] for scores, _ in results]), torch.stack([rows[:width] for _, rows in results])
+    scores, rows = torch.empty(len(queries), wanted), torch.empty(len(queries), wanted, dtype=torch.int64)
+    waiting, lists = list(range(len(queries))), getattr(approximate, "nlist", 1)
+    probes = min(PROBES, lists)
+    while waiting:
+        if lists > 1:
+            approximate.nprobe = probes
+        found = torch.from_numpy(approximate.search(queries[waiting].numpy(), count)[1])  # (W, count)
+        short = []
+        for query, candidates in zip(waiting, found, strict=True):
+            candidates = candidates[candidates >= 0].sort().values  # fewer than asked for have the row -1
+            if len(candidates) < wanted:
+                short.append(query)
+                continue
+            best = (vectors[candidates] @ queries[query]).topk(wanted)
+            scores[query], rows[query] = best.values, candidates[best.indices]
+        if short and probes == lists:
+            raise UserError(NOT_FINITE)
+        waiting, probes = short, min(2 * probes, lists)
+    return scores, rows
 
 
 def _import_faiss() -> Any:

@@ -6,6 +6,7 @@ functions write.
 
 import html
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,11 @@ class Label:
 Shape = Box | Line | Label
 
 
-def plot(found: FoundKeywords, audio: Any, path: str | Path, *, sample_rate: int = SAMPLE_RATE) -> None:
+def plot(found: FoundKeywords, audio: Any, path: str | Path) -> None:
     """Draw the keywords of a recording to a .png or .svg file. `audio` is the recording; it is read again."""
     path = Path(path)
     check_plot(path)
-    recording = as_recording(audio, sample_rate, found.name)
+    recording = as_recording(audio, SAMPLE_RATE, found.name)
     peaks = _peaks(read_pieces(recording.audio, recording.rate, recording.name))
     shapes, height = _figure(found, peaks)
     data = _svg(shapes, height).encode() if path.suffix.lower() == ".svg" else _png(shapes, height)
@@ -96,7 +97,7 @@ def _peaks(pieces: Iterator[Samples]) -> Samples:
 def _figure(found: FoundKeywords, peaks: Samples) -> tuple[list[Shape], int]:
     """Return the shapes of a figure, and its height."""
     strip = max(STRIP_SECONDS, found.seconds / MOST_STRIPS)
-    starts = np.arange(0, max(found.seconds, 1e-3), strip).tolist()
+    strips = math.ceil(found.seconds / strip - 1e-6)  # the quotient may be a little more than a whole number
     strip = min(strip, found.seconds)
     title = f"{printable(found.name)}: {found.seconds:.2f} s, {counted(len(found.words), 'keywords')}"
     title += " (grey: waveform; blue: CIF's weights; red: firings)" if found.has_segments else ""
@@ -105,8 +106,8 @@ def _figure(found: FoundKeywords, peaks: Samples) -> tuple[list[Shape], int]:
     loudest, heaviest = float(peaks.max(initial=1e-6)), 1e-6
     if found.alpha is not None:
         heaviest = float(found.alpha.max(initial=1e-6))
-    for start in starts:
-        strip_of = _Strip(start, strip, top)
+    for number in range(strips):
+        strip_of = _Strip(number * strip, strip, top)
         shapes += strip_of.wave(peaks, loudest)
         if found.alpha is not None:
             shapes += strip_of.weights(found, heaviest)

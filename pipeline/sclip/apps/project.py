@@ -8,7 +8,6 @@ reruns the stages whose code it changes.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import yaml
 
 from sclip.config import Architecture, Params
 from sclip.errors import UserError
-from sclip.parsing import read_json
+from sclip.model.listing import find_models
 from sclip.paths import CODE, SHIPPED_MODELS, STARTER
 
 # The files of a new folder, and where the package has them.
@@ -99,32 +98,12 @@ def _arch_row(name: str, architecture: Architecture) -> ArchRow:
     return ArchRow(name, head.utterance, slots, head.attention.heads, {k: w for k, w in weights.items() if w})
 
 
-def list_models(folder: Path = Path("models")) -> list[ModelRow]:
+def list_models() -> list[ModelRow]:
     """Return the model folders below models/, and the shipped ones under names that work in every folder."""
-    rows = {row.model: row for row in _models_below(SHIPPED_MODELS, shipped=True)}
-    rows |= {row.model: row for row in _models_below(folder, shipped=False) if row.model not in rows}
-    return sorted(rows.values(), key=lambda row: row.model)
-
-
-def _models_below(folder: Path, *, shipped: bool) -> Iterator[ModelRow]:
-    """Yield the models in models/NAME and models/PRESET/ARCH/seed-N."""
-    for pattern in ("*", "*/*", "*/*/*"):
-        for path in folder.glob(f"{pattern}/config.json"):
-            config = _read_quietly(path)
-            if str(config.get("format")).startswith("sclip model "):
-                origin = config.get("origin") if isinstance(config.get("origin"), dict) else {}
-                place = path.parent.relative_to(folder)
-                name = f"models/{place}" if shipped else str(folder / place)
-                yield ModelRow(name, str(config.get("arch")), (origin or {}).get("trained on"), shipped)
-
-
-def _read_quietly(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file with a table, and an empty table for any other file."""
-    try:
-        data = read_json(path)
-    except UserError:
-        return {}
-    return data if isinstance(data, dict) else {}
+    shipped = {f"models/{model.folder.name}": model for model in find_models(SHIPPED_MODELS, depth=1)}
+    others = {str(model.folder): model for model in find_models(Path("models"), depth=3)}  # models/PRESET/ARCH/seed-N
+    models = others | shipped
+    return [ModelRow(name, models[name].arch, models[name].trained_on, name in shipped) for name in sorted(models)]
 
 
 def init_project(folder: Path) -> list[str]:

@@ -51,10 +51,18 @@ def open_index(index: "str | Path | OpenedIndex") -> OpenedIndex:
     """Open an index after a check of every byte."""
     if isinstance(index, OpenedIndex):
         return index
-    from sclip.apps.index import open_table
-
-    config = read_config(Path(index))
-    return OpenedIndex(Path(index), config, open_table(Path(index), config))
+    folder = Path(index)
+    config = read_config(folder)
+    with paused_collection():
+        from sclip.apps.index import open_table
+    while True:
+        try:
+            return OpenedIndex(folder, config, open_table(folder, config))
+        except UserError:
+            before, config = config, read_config(folder)
+            if config == before:
+                raise
+            # `sclip index` has ended meanwhile, and has removed the file that the configuration before named.
 
 
 def search(
@@ -74,31 +82,30 @@ def search(
     `audio` and `image` may hold whatever `encode_speech` and `encode_image` take; "-" is a recording on standard input.
     Without `model`, the index's own model is opened. `branch`: of a model with two, for recordings.
     """
-    _check(audio, text, image, top, engine)
-    config = index.config if isinstance(index, OpenedIndex) else read_config(Path(index))
-    name = model or config.model
-    if name is None:
-        raise UserError(f"{index}: the index does not say which model it was made with; give the model (--model)")
+    _check(audio, text, image, top, engine, branch)
+    index = open_index(index)
+    name = _existing_model(model or index.config.model, index.folder)
     with paused_collection():
         from sclip.apps.models import open_model
         from sclip.apps.nearest import nearest, nearest_by_faiss
-    opened_index, opened = open_index(index), open_model(_existing(name, index), device)
-    _check_model(opened_index, opened)
-    queries = _encode(opened, audio, text, image, branch or config.branch)
-    vectors = opened_index.table.vectors
+    opened = open_model(name, device)
+    _check_model(index, opened)
+    queries = _encode(opened, audio, text, image, branch or index.config.branch)
+    vectors, names = index.table.vectors, index.table.names
     if engine == "faiss":
-        scores, rows = nearest_by_faiss(vectors, queries, top, opened_index.folder / faiss_file(config))
+        scores, rows = nearest_by_faiss(vectors, queries, top, index.folder / faiss_file(index.config))
     else:
         scores, rows = nearest(vectors, queries, top, opened.model.device)
-    names = opened_index.table.names
     rankings = []
     for (kind, query), s, r in zip(_names(audio, text, image), scores.tolist(), rows.tolist(), strict=True):
         matches = (Match(i + 1, names[row], score) for i, (score, row) in enumerate(zip(s, r, strict=True)))
-        rankings.append(Ranking(query, kind, tuple(matches), config.kind))
+        rankings.append(Ranking(query, kind, tuple(matches), index.config.kind))
     return rankings
 
 
-def _check(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any], top: int, engine: str) -> None:
+def _check(
+    audio: Sequence[Any], text: Sequence[str], image: Sequence[Any], top: int, engine: str, branch: str | None
+) -> None:
     """Refuse mistakes before anything that takes seconds."""
     for option, items in (("audio", audio), ("text", text), ("image", image)):
         if isinstance(items, str | Path):
@@ -108,6 +115,8 @@ def _check(audio: Sequence[Any], text: Sequence[str], image: Sequence[Any], top:
                 raise UserError(f"{item}: {_found(item)}; expected a file")
     if not len(audio) + len(text) + len(image):
         raise UserError("nothing to search for; give a recording, --text or --image")
+    if branch is not None and not len(audio):
+        raise UserError(f"--branch {branch}: only recordings are encoded by a branch; leave it out")
     check_standard_input(audio)
     if not all(isinstance(sentence, str) and sentence.strip() for sentence in text):
         raise UserError("text: expected a sentence, found an empty one")
@@ -123,11 +132,12 @@ def _found(path: str | Path) -> str:
     return "a folder" if os.path.isdir(path) else "not a file"
 
 
-def _existing(model: "str | Path | SpeechCLIP | OpenedModel", index: "str | Path | OpenedIndex") -> Any:
-    """Refuse a model folder, named by its full path, that does not exist any more."""
+def _existing_model(model: "str | Path | SpeechCLIP | OpenedModel | None", index: Path) -> Any:
+    """Refuse an index without a model, and a model folder, named by its full path, that does not exist any more."""
+    if model is None:
+        raise UserError(f"{index}: the index does not say which model it was made with; give the model (--model)")
     if isinstance(model, str | Path) and Path(model).is_absolute() and not Path(model).is_dir():
-        folder = index.folder if isinstance(index, OpenedIndex) else index
-        raise UserError(f"{folder}: its model {model} does not exist; give the model's folder or hub repo (--model)")
+        raise UserError(f"{index}: its model {model} does not exist; give the model's folder or hub repo (--model)")
     return model
 
 

@@ -1,6 +1,6 @@
 """Verification of all that a preset's stages have written: every byte is read and compared with the recorded hashes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from sclip.errors import Problems, UserError
 from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.features.embed import content_fingerprint, hash_pictures
 from sclip.features.store import INDEX_FILE, read_index
+from sclip.features.transcripts import Transcripts
 from sclip.features.vectors import FILES, ClipVectors
 from sclip.features.verify import Finding, find_changed_recordings, verify
-from sclip.model.folder import CONFIG_FILE
 from sclip.model.loading import load
 from sclip.parsing import read_json
 from sclip.training.checkpoints import read_checked
+
+CHECKPOINT_FILE = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Verification:
 
 
 def verify_preset(preset: str) -> Verification:
-    """Read the manifest, its files, the features, the vectors, the models, checkpoints and results of a preset.
+    """Read the manifest, its files, the features, vectors, transcripts, models, checkpoints and results of a preset.
 
     Folders that no stage has written yet are left out.
     """
@@ -42,12 +44,17 @@ def verify_preset(preset: str) -> Verification:
     if rows is not None:
         faults += _check_files(rows, _skipped(features), _skipped(vectors), checked)
     if features.is_dir():
-        faults += _guarded(features, lambda: _check_features(features, rows, checked))
+        faults += _check_features(features, rows, checked)
     if vectors.is_dir():
         faults += _guarded(vectors, lambda: _check_vectors(vectors, rows, checked))
-    faults += _check_models(paths.model_folder(preset, "*", 0).parents[1], checked)
-    faults += _check_checkpoints(paths.scratch_folder(preset, "*", 0).parents[1], checked)
-    faults += _check_results(paths.report_folder(preset), checked)
+    transcripts = paths.transcripts(preset)
+    if transcripts.is_file():
+        faults += _guarded(transcripts, lambda: _check_transcripts(transcripts, rows, checked))
+    faults += _check_each("models", paths.model_folders(preset), _check_model, checked)
+    checkpoints = [folder / CHECKPOINT_FILE for folder in paths.scratch_folders(preset)]
+    faults += _check_each("checkpoints", filter(Path.is_file, checkpoints), _check_checkpoint, checked)
+    results = [folder / paths.METRICS for folder in paths.results_folders(preset)]
+    faults += _check_each("results", filter(Path.is_file, results), _check_results, checked)
     return Verification(checked, faults)
 
 
@@ -68,16 +75,24 @@ def _check_manifest(manifest: Path, checked: dict[str, int]) -> tuple[Sequence[R
     return rows, faults
 
 
-def _guarded(place: Path, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Return what a check finds, and the error that keeps it from reading a file or a folder to its end."""
-    findings: list[Finding] = []
+def _guarded(place: Path, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return what a check finds, or the error that keeps it from reading a file or a folder to its end."""
     try:
-        for finding in check():
-            findings.append(finding)
+        return check()
     except UserError as error:
-        findings.append(Finding(str(place), str(error)))
+        return [Finding(str(place), str(error))]
     except OSError as error:  # of the disk, or of a folder that may not be entered
-        findings.append(Finding(str(error.filename or place), _reason(error)))
+        return [Finding(str(error.filename or place), _reason(error))]
+
+
+def _check_each(
+    kind: str, places: Iterable[Path], check: Callable[[Path], list[Finding]], checked: dict[str, int]
+) -> list[Finding]:
+    """Return what a check finds in several files or folders of one kind, and count them."""
+    findings: list[Finding] = []
+    for place in places:
+        checked[kind] = checked.get(kind, 0) + 1
+        findings += _guarded(place, partial(check, place))
     return findings
 
 
@@ -93,38 +108,49 @@ def _skipped(folder: Path) -> set[str]:
         return set()
 
 
-def _check_files(rows: Sequence[Row], unheard: set[str], unseen: set[str], checked: dict[str, int]) -> list[Finding]:
+def _check_files(
+    rows: Sequence[Row], without_features: set[str], without_vectors: set[str], checked: dict[str, int]
+) -> list[Finding]:
     """Check that the recordings and the pictures of a manifest exist, except those that the stages have skipped."""
     files = {"recordings": {row.audio: row for row in rows}, "pictures": {row.image: row for row in rows}}
     checked |= {kind: len(named) for kind, named in files.items()}
     return [
         finding
-        for named, skipped in zip(files.values(), (unheard, unseen), strict=True)
+        for named, skipped in zip(files.values(), (without_features, without_vectors), strict=True)
         for path, row in named.items()
         if row.id not in skipped
         for finding in _guarded(path, partial(_check_file, path, row))
     ]
 
 
-def _check_file(path: Path, row: Row) -> Iterator[Finding]:
-    if not path.is_file():
-        yield Finding(str(path), f"no such file; {row.name} names it")
+def _check_file(path: Path, row: Row) -> list[Finding]:
+    return [] if path.is_file() else [Finding(str(path), f"no such file; {row.name} names it")]
 
 
-def _check_features(folder: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> Iterator[Finding]:
+def _check_features(folder: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> list[Finding]:
+    ids = None if rows is None else [row.id for row in rows]
+    findings = _guarded(folder, lambda: _check_store(folder, ids, checked))
+    if rows is not None:
+        findings += [finding for finding in _check_recordings(folder, rows) if finding not in findings]
+    return findings
+
+
+def _check_store(folder: Path, ids: Sequence[str] | None, checked: dict[str, int]) -> list[Finding]:
     checked["shards"] = len(read_index(folder)["shards"])
-    faults = verify(folder, None if rows is None else [row.id for row in rows])
-    yield from faults
-    if rows is None:
-        return
+    return verify(folder, ids)
+
+
+def _check_recordings(folder: Path, rows: Sequence[Row]) -> list[Finding]:
+    """Check that the recordings can be read, and are those whose features were stored."""
+    findings: list[Finding] = []
     hashes: dict[str, str] = {}
     for batch, inspected in prefetch_batches(chunks(rows, 64), _inspect):
         for row, recording in zip(batch, inspected, strict=True):
             if isinstance(recording, Finding):
-                yield recording
+                findings.append(recording)
             else:
                 hashes[row.id] = recording.hash
-    yield from (finding for finding in find_changed_recordings(folder, hashes) if finding not in faults)
+    return findings + _guarded(folder, lambda: find_changed_recordings(folder, hashes))
 
 
 def _inspect(row: Row) -> Recording | Finding:
@@ -135,53 +161,56 @@ def _inspect(row: Row) -> Recording | Finding:
         return Finding(str(row.audio), _reason(error))
 
 
-def _check_vectors(folder: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> Iterator[Finding]:
+def _check_vectors(folder: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> list[Finding]:
     checked["files of vectors"] = len(FILES)
     vectors = ClipVectors.open(folder)  # compares every file with its digest
     tensors: dict[str, Tensor] = {"pictures": vectors.images, "captions": vectors.captions}
     if vectors.tokens is not None:
         tensors["tokens"] = vectors.tokens.vectors
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            yield Finding(str(folder), f"{name}: vectors that are not finite")
-    if rows is not None and vectors.content != content_fingerprint(rows, hash_pictures(rows)):
-        yield Finding(
-            str(folder), "not of the pictures and captions that the manifest names: a file or a row has changed since"
-        )
+    findings = [
+        Finding(str(folder), f"{name}: vectors that are not finite")
+        for name, tensor in tensors.items()
+        if not bool(tensor.isfinite().all())
+    ]
+    if rows is not None:
+        findings += _guarded(folder, lambda: _check_content(folder, vectors, rows))
+    return findings
 
 
-def _check_models(folder: Path, checked: dict[str, int]) -> Iterator[Finding]:
-    for config in sorted(folder.glob(f"*/seed-*/{CONFIG_FILE}")):
-        checked["models"] = checked.get("models", 0) + 1
-        yield from _guarded(config.parent, partial(_check_model, config.parent))
+def _check_content(folder: Path, vectors: ClipVectors, rows: Sequence[Row]) -> list[Finding]:
+    if vectors.content == content_fingerprint(rows, hash_pictures(rows)):
+        return []
+    changed = "not of the pictures and captions that the manifest names: a file or a row has changed since"
+    return [Finding(str(folder), changed)]
 
 
-def _check_model(folder: Path) -> Iterator[Finding]:
+def _check_transcripts(path: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> list[Finding]:
+    """Open the transcripts as `evaluate` does, which compares them with their digest and with the rows."""
+    spoken = [row for row in rows or () if row.split == "test"]
+    if any(row.transcript is not None for row in spoken):  # those are used, and the file is not
+        spoken = []
+    transcripts = Transcripts.find(spoken, path)
+    assert transcripts is not None
+    checked["transcripts"] = len(transcripts.texts)
+    return []
+
+
+def _check_model(folder: Path) -> list[Finding]:
     """Load a model with its encoders, whose hashes are in the model's configuration."""
-    for name, tensor in load(folder).head.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            yield Finding(str(folder), f"head.{name}: numbers that are not finite")
+    return [
+        Finding(str(folder), f"head.{name}: numbers that are not finite")
+        for name, tensor in load(folder).head.state_dict().items()
+        if not bool(torch.isfinite(tensor).all())
+    ]
 
 
-def _check_checkpoints(folder: Path, checked: dict[str, int]) -> Iterator[Finding]:
-    for path in sorted(folder.glob("*/seed-*/checkpoint.pt")):
-        checked["checkpoints"] = checked.get("checkpoints", 0) + 1
-        yield from _guarded(path, partial(_check_checkpoint, path))
+def _check_checkpoint(path: Path) -> list[Finding]:
+    damaged = Finding(str(path), "its SHA-256 does not match; delete it, and training starts from step 0")
+    return [damaged] if read_checked(path) is None else []
 
 
-def _check_checkpoint(path: Path) -> Iterator[Finding]:
-    if read_checked(path) is None:
-        yield Finding(str(path), "its SHA-256 does not match; delete it, and training starts from step 0")
-
-
-def _check_results(folder: Path, checked: dict[str, int]) -> Iterator[Finding]:
-    for path in sorted(folder.glob(f"runs/*/seed-*/{paths.METRICS}")):
-        checked["results"] = checked.get("results", 0) + 1
-        yield from _guarded(path.parent, partial(_check_run, path))
-
-
-def _check_run(path: Path) -> Iterator[Finding]:
+def _check_results(path: Path) -> list[Finding]:
     metrics = read_metrics(path)
     if isinstance(metrics, dict):
         check_other_files(path.parent, metrics)
-    yield from ()
+    return []

@@ -10,7 +10,7 @@ from sclip.cli.output import json_option, print_json
 from sclip.errors import UserError, counted
 
 
-@click.command("fetch")
+@click.command("fetch", short_help="Download a corpus.")
 @click.option("--list", "listed", is_flag=True, help="List the archives, their sources, sizes and checksums.")
 @click.argument("corpus", type=click.Choice(["flickr8k", "spokencoco", "places", "speech-coco"]), required=False)
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
@@ -57,7 +57,7 @@ def _print_archives(described: dict[str, list[str]], as_json: bool) -> None:
         click.echo("\n  ".join([name, *lines]))
 
 
-@click.command("make-corpus")
+@click.command("make-corpus", short_help="Write the manifest of a preset's corpus.")
 @preset_or_argument
 @on_error_option
 @json_option
@@ -84,7 +84,7 @@ def make_corpus(
         click.echo(f"{manifest}: {counted(result.utterances, 'utterances')}")
 
 
-@click.command("check-corpus")
+@click.command("check-corpus", short_help="Read a corpus once; print counts, notes and faults.")
 @preset_or_argument
 @json_option
 @reads_params

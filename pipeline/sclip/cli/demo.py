@@ -7,7 +7,7 @@ import click
 from sclip.cli.options import SHIPPED_MODEL, device_option, model_option
 
 
-@click.command("demo")
+@click.command("demo", short_help="Try models with a microphone, in the browser.")
 @model_option(multiple=True, default=[SHIPPED_MODEL], more=" May be repeated: all models answer the same recording.")
 @click.option(
     "--images",

@@ -19,7 +19,7 @@ from sclip.errors import Problems, UserError
 from sclip.parsing import read_json
 
 
-@click.command("evaluate")
+@click.command("evaluate", short_help="Measure a trained model on the test split.")
 @click.option(
     "--arch",
     shell_complete=complete_archs,
@@ -62,6 +62,8 @@ def evaluate(
     """
     if (arch is None) == (folder is None):
         raise UserError("expected one of --arch and --model")
+    if folder is not None and seed is not None:
+        raise UserError(f"--seed {seed}: chooses a model of --arch, and a model folder has none; leave it out")
     params, name = preset_settings(params_file, overrides, preset, arch=arch)
     from sclip import distributed
     from sclip.device import choose_device
@@ -85,7 +87,7 @@ def evaluate(
         click.echo(f"{result.folder}: {branch}: speech to image R@10 {recall['value']} {interval}")
 
 
-@click.command("report")
+@click.command("report", short_help="Put a preset's results into a table and a page.")
 @preset_or_argument
 @json_option
 @reads_params
@@ -106,7 +108,7 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
         click.echo(path)
 
 
-@click.command("table")
+@click.command("table", short_help="Print the papers' tables with our numbers.")
 @click.option("--paper", "published_only", is_flag=True, help="Print the published numbers alone.")
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "latex"]), default="markdown", show_default=True

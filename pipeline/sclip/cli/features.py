@@ -18,7 +18,7 @@ from sclip.cli.output import json_option, print_json
 from sclip.errors import Problems, counted, printable
 
 
-@click.command("plan")
+@click.command("plan", short_help="Estimate the size and the time of a preset's caches.")
 @preset_or_argument
 @device_option
 @random_encoders_option
@@ -51,7 +51,7 @@ def plan(
         raise SystemExit(1)
 
 
-@click.command("extract-features")
+@click.command("extract-features", short_help="Cache the hidden states of every recording.")
 @preset_or_argument
 @device_option
 @on_error_option
@@ -95,16 +95,16 @@ def extract_features(
     )
 
 
-@click.command("verify")
+@click.command("verify", short_help="Check every byte that later stages read.")
 @preset_or_argument
 @json_option
 @reads_params
 def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check every byte that later stages of PRESET read.
 
-    Reads data/PRESET (the manifest, its recordings and pictures, features and vectors), the models and checkpoints in
-    models/, and results/PRESET. What was not made yet is not missed. Exit status 1 if anything is missing, damaged or
-    left over.
+    Reads data/PRESET (the manifest, its recordings and pictures, features, vectors and transcripts), the models and
+    checkpoints in models/, and results/PRESET. What was not made yet is not missed. Exit status 1 if anything is
+    missing, damaged or left over.
     """
     _, name = preset_settings(params_file, overrides, preset)
     from sclip.apps.verify import verify_preset
@@ -126,7 +126,7 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
         raise SystemExit(1)
 
 
-@click.command("embed-clip")
+@click.command("embed-clip", short_help="Cache CLIP's vectors of pictures and captions.")
 @preset_or_argument
 @device_option
 @on_error_option

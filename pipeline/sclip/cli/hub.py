@@ -9,7 +9,7 @@ from sclip.cli.options import branch_option, device_option, model_option
 from sclip.cli.output import json_option, print_json
 
 
-@click.command("push")
+@click.command("push", short_help="Upload a model folder to the hub, with a card.")
 @click.argument("model", shell_complete=complete_models)
 @click.argument("repo")
 @click.option("--private", is_flag=True, help="Make a private repo, if it does not exist yet.")
@@ -48,16 +48,16 @@ def push(
     click.echo(f"  results on the card: {result.metrics or 'none; give --metrics, or evaluate the model here first'}")
 
 
-@click.group("benchmark")
+@click.group("benchmark", short_help="Run other people's benchmarks on a model.")
 def benchmark() -> None:
     """Run other people's benchmarks on a model, with their own code."""
 
 
-@benchmark.command("mteb")
+@benchmark.command("mteb", short_help="Evaluate a model with MTEB.")
 @model_option(default=None, required=True)
 @click.option("--tasks", "task", required=True, help="MTEB's names of tasks, such as SpokenCOCOA2IRetrieval.")
 @click.argument("more", nargs=-1, metavar="[TASK]...")
-@branch_option
+@branch_option()
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option(
     "--out",

@@ -13,6 +13,7 @@ from sclip.cli.output import json_option
 from sclip.errors import UserError, counted, printable
 
 if TYPE_CHECKING:
+    from sclip.apps.exports import Destination
     from sclip.apps.keywords import FoundKeywords
 
 KEYWORD_FORMATS, SEGMENT_FORMATS = ("textgrid", "vtt", "ctm", "csv"), ("textgrid", "ctm")
@@ -57,7 +58,7 @@ def _options(formats: tuple[str, ...]) -> Callable[[Callable[..., None]], Callab
     return add
 
 
-@click.command("keywords")
+@click.command("keywords", short_help="Find keywords in recordings, with times and scores.")
 @_options(KEYWORD_FORMATS)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Near pieces for each keyword.")
 @click.option(
@@ -72,7 +73,7 @@ def keywords(audio: tuple[str, ...], plot: Path | None, top: int, **options: Any
     _run(audio, plot, top, segments=False, **options)
 
 
-@click.command("segment")
+@click.command("segment", short_help="Cut recordings where CIF fires.")
 @_options(SEGMENT_FORMATS)
 def segment(audio: tuple[str, ...], **options: Any) -> None:
     """Cut recordings where CIF fires, into a segment for each keyword.
@@ -99,32 +100,50 @@ def _run(
 ) -> None:
     _check(audio, plot, form, as_json, on_error, out)
     from sclip.apps import exports
-    from sclip.apps import keywords as search
-    from sclip.apps import plot as plots
+    from sclip.apps.keywords import check_window
+    from sclip.apps.keywords import keywords as find_keywords
+    from sclip.apps.keywords import segment as find_segments
+    from sclip.apps.plot import check_plot
     from sclip.device import choose_device
     from sclip.model.loading import load
 
-    search.check_window(window)
+    check_window(window)
     chosen: Any = "json" if as_json else form
     target = None if out is None else exports.destination(out, chosen, audio)
+    if target is None and chosen is not None:
+        exports.check_together(audio, chosen)
     if plot is not None:
-        plots.check_plot(plot)
+        check_plot(plot)
     loaded = load(model, device=choose_device(device))
     shows_progress = out is not None and sys.stderr.isatty()
     options: Any = {"top": top, "window": window, "on_error": on_error, "progress": shows_progress}
-    find = search.segment if segments else search.keywords
+    find = find_segments if segments else find_keywords
     given = [read_standard_input() if path == STANDARD_INPUT else path for path in audio]
-    found: Iterable[search.FoundKeywords] = _refuse_none(find(loaded, given, **options), len(given))
+    found: Iterable[FoundKeywords] = _refuse_none(find(loaded, given, **options), len(given))
     if plot is not None:
         found = list(found)
-        for recording in found:
-            plots.plot(recording, given[0], plot)
-            click.echo(printable(str(plot)), err=True)
+        _draw(found, given[0], plot)
+    _write(found, target, chosen, segments)
+
+
+def _draw(found: "Iterable[FoundKeywords]", audio: Any, path: Path) -> None:
+    """Draw the one recording that --plot allows."""
+    from sclip.apps.plot import plot
+
+    for recording in found:
+        plot(recording, audio, path)
+        click.echo(printable(str(path)), err=True)
+
+
+def _write(found: "Iterable[FoundKeywords]", target: "Destination | None", form: Any, segments: bool) -> None:
+    """Write what is found to files, or print it in a format or as tables."""
+    from sclip.apps import exports
+
     if target is not None:
         for path in target.write(found, segments=segments):
             click.echo(printable(str(path)))
-    elif chosen is not None:
-        click.echo(exports.export(list(found), chosen, segments=segments), nl=False)
+    elif form is not None:
+        click.echo(exports.export(list(found), form, segments=segments), nl=False)
     else:
         for recording in found:
             click.echo(exports.as_table(recording, segments=segments))

@@ -78,6 +78,16 @@ def model_option(
     )
 
 
+def branch_option(default: str = "parallel") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option --branch. `default` says how recordings are encoded without it."""
+    return click.option(
+        "--branch",
+        type=click.Choice(["parallel", "cascaded"]),
+        help="How a hybrid encodes recordings: by its utterance vector (parallel) or by its keywords (cascaded).  "
+        f"[default: {default}]",
+    )
+
+
 def folder_or_repo(_context: click.Context, _parameter: click.Parameter, name: str | None) -> Path | str | None:
     """Return a folder that exists as a Path. Any other name may be a hub repo's, which is no path."""
     return Path(name) if name is not None and Path(name).exists() else name
@@ -112,12 +122,6 @@ on_error_option = click.option(
     type=click.Choice(["fail", "skip"]),
     help="What to do with a row that cannot be used: stop, or leave it out and count it.  "
     "[default: the preset's on_error]",
-)
-branch_option = click.option(
-    "--branch",
-    type=click.Choice(["parallel", "cascaded"]),
-    help="How a hybrid encodes recordings: by its utterance vector (parallel) or by its keywords (cascaded).  "
-    "[default: parallel; for a search in recordings, that of the index]",
 )
 random_encoders_option = click.option(
     "--random-encoders",

@@ -14,7 +14,7 @@ from sclip.errors import printable
 from sclip.paths import CODE
 
 
-@click.command("init")
+@click.command("init", short_help="Make an empty folder a project.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
 def init(folder: Path, as_json: bool) -> None:
@@ -40,12 +40,12 @@ def fingerprint_code() -> None:
     write_json(CODE, stage_fingerprints())
 
 
-@click.group("list")
+@click.group("list", short_help="List presets, architectures or models.")
 def list_() -> None:
     """List what can be given as --preset, --arch and --model."""
 
 
-@list_.command("presets")
+@list_.command("presets", short_help="List the presets of params.yaml.")
 @json_option
 @reads_params
 def presets(params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -60,7 +60,7 @@ def presets(params_file: Path, overrides: tuple[str, ...], as_json: bool) -> Non
     )
 
 
-@list_.command("archs")
+@list_.command("archs", short_help="List the architectures of a preset.")
 @preset_or_argument
 @json_option
 @reads_params
@@ -86,7 +86,7 @@ def archs(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_
     )
 
 
-@list_.command("models")
+@list_.command("models", short_help="List the model folders, and the models that ship.")
 @json_option
 def models(as_json: bool) -> None:
     """List the model folders below models/, and the models that ship, whose names work in every folder."""

@@ -22,12 +22,12 @@ kind_option = click.option(
 )
 
 
-@click.command("index")
+@click.command("index", short_help="Make or update an index of pictures or recordings.")
 @click.argument("files", nargs=-1, required=True)
 @model_option()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The index, a folder.")
 @kind_option
-@branch_option
+@branch_option()
 @device_option
 @json_option
 def index(
@@ -59,14 +59,14 @@ def index(
     )
 
 
-@click.command("search")
+@click.command("search", short_help="Search an index by recordings, text or pictures.")
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("audio", nargs=-1)
 @click.option("--text", multiple=True, help="A sentence to search for. May be repeated.")
 @click.option("--image", multiple=True, metavar="PICTURE", help="A picture to search for. May be repeated.")
 @model_option(default=None, more="  [default: the model of the index]")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many files to show.")
-@branch_option
+@branch_option("that of an index of recordings, else parallel")
 @click.option(
     "--engine",
     type=click.Choice(["exact", "faiss"]),
@@ -107,12 +107,12 @@ def search(
         _open(rankings)
 
 
-@click.command("embed")
+@click.command("embed", short_help="Write vectors to a file, with an id for each.")
 @click.argument("kind", metavar="audio|image|text", type=click.Choice(["audio", "image", "text"]))
 @click.argument("files", nargs=-1, required=True)
 @model_option()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A .npy, .parquet or .safetensors file.")
-@branch_option
+@branch_option()
 @device_option
 @json_option
 def embed(

@@ -12,7 +12,7 @@ from sclip.parsing import read_json
 BENCHMARKS = ("manifest", "extraction", "training", "long-training", "cif", "vocabulary", "evaluation", "index")
 
 
-@click.command("import")
+@click.command("import", short_help="Make a model folder from a published checkpoint.")
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -41,7 +41,7 @@ def import_(checkpoint: str, out: Path, encoders: Path | None, as_json: bool) ->
     click.echo(f"{'wrote':8}{out}")
 
 
-@click.command("bench")
+@click.command("bench", short_help="Measure how fast the pipeline is on this device.")
 @device_option
 @click.option("--only", type=click.Choice(BENCHMARKS), multiple=True, help="May be repeated.  [default: all]")
 @json_option
@@ -64,7 +64,7 @@ def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tupl
         click.echo(line)
 
 
-@click.command("pretrain")
+@click.command("pretrain", short_help="Pre-train one of the two small encoders.")
 @click.argument("which", type=click.Choice(["speech", "clip"]))
 @click.option("--out", type=click.Path(path_type=Path), help="[default: models/mini-hubert or models/mini-clip]")
 @device_option

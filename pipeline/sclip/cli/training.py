@@ -17,7 +17,7 @@ from sclip.cli.options import (
 from sclip.cli.output import json_option, print_json
 
 
-@click.command("train")
+@click.command("train", short_help="Train the head of an architecture.")
 @arch_option
 @preset_or_argument
 @seed_option

@@ -7,6 +7,7 @@ import click
 from sclip import paths
 from sclip.cli.options import (
     device_option,
+    folder_or_repo,
     on_error_option,
     preset_or_argument,
     preset_settings,
@@ -17,8 +18,8 @@ from sclip.cli.output import json_option, print_json
 from sclip.errors import counted
 
 
-@click.command("transcribe")
-@click.argument("whisper")
+@click.command("transcribe", short_help="Write transcripts for a topline that uses text.")
+@click.argument("whisper", callback=folder_or_repo)
 @click.option("--revision", help="Of the hub repo: a branch, a tag or a commit.")
 @click.option(
     "--language",
@@ -30,7 +31,7 @@ from sclip.errors import counted
 @json_option
 @reads_params
 def transcribe(
-    whisper: str,
+    whisper: Path | str,
     revision: str | None,
     language: str | None,
     preset: str | None,
@@ -55,7 +56,7 @@ def transcribe(
     find_rows(paths.manifest(name), problems)  # refuses a corpus before Whisper is downloaded
     from sclip.encoders.whisper import Recognizer
 
-    recognizer = Recognizer.from_pretrained(whisper, revision, language).to(choose_device(device))
+    recognizer = Recognizer.from_pretrained(str(whisper), revision, language).to(choose_device(device))
     with locked(out.parent):
         result = transcribe(recognizer, paths.manifest(name), out, problems)
     problems.report()

@@ -9,11 +9,14 @@ from typing import Any
 
 from sclip import __version__
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig, require_folder_name
+from sclip.encoders.clip_folder import CONFIG_FILE as CLIP_CONFIG_FILE
+from sclip.encoders.speech import FAMILY
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest
 from sclip.fingerprints import data_fingerprint
 from sclip.formats import VERSION, check_format
 from sclip.heads.head import EncoderSizes
+from sclip.model.listing import CONFIG_FILE, find_models, read_table
 from sclip.parsing import parse, read_json
 
 FORMAT = "sclip model 2"
@@ -21,9 +24,10 @@ FORMAT_1 = "sclip model 1"  # the format before, which is still read
 SPEECH, CLIP = "speech encoder", "CLIP"  # the keys of `origin` with the names of encoders that were copied
 STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 TRAINING = "training"  # the key of `origin` that says with which settings the head was trained
-CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "config.json", "model.safetensors", "vocabulary.json"
+WEIGHTS_FILE, VOCABULARY_FILE = "model.safetensors", "vocabulary.json"
 ENCODERS = ("speech", "clip")  # the folders of encoders inside a model folder
 MAX_MODELS = 5  # models in an error
+EXPECTED = "name a folder with a trained model; `sclip list models` lists them"
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,9 @@ class ModelConfig:
 
 def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
-    models = [] if path.is_file() else _models_below(folder)
-    if models:
-        raise UserError(f"{folder}: not a model folder, but models are below it; load one of {', '.join(models)}")
-    data = read_json(path)
+    data = read_json(path) if path.is_file() else {}
+    if isinstance(data, dict) and "format" not in data:
+        raise _not_a_model(folder)
     check_format(path, data, [FORMAT, FORMAT_1])
     config = parse(ModelConfig, data, str(path))
     if config.digest is not None and config.digest != settings_digest(data):
@@ -129,11 +132,17 @@ def check_files(folder: Path, config: ModelConfig) -> None:
         check_digest(folder / name, config.files.get(name), CONFIG_FILE)
 
 
-def _models_below(folder: Path) -> list[str]:
-    """Return some of the model folders below a folder such as models/PRESET or models/PRESET/ARCH."""
-    configs = sorted([*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"*/*/{CONFIG_FILE}")])
-    return [str(path.parent) for path in configs if _is_model(read_json(path))][:MAX_MODELS]
-
-
-def _is_model(config: Any) -> bool:
-    return isinstance(config, dict) and str(config.get("format")).startswith("sclip model ")
+def _not_a_model(folder: Path) -> UserError:
+    """Return an error that says what a folder without a model's configuration is, and what to load instead."""
+    models = [str(model.folder) for model in find_models(folder, depth=2)][:MAX_MODELS]
+    if models:
+        return UserError(f"{folder}: not a model folder, but models are below it; load one of {', '.join(models)}")
+    if (folder / CLIP_CONFIG_FILE).is_file():
+        found = ", but a CLIP model in open_clip's format"
+    elif read_table(folder / CONFIG_FILE).get("model_type") in FAMILY:
+        found = ", but a speech encoder in transformers' format"
+    elif (folder / CONFIG_FILE).is_file():
+        found = f" ({folder / CONFIG_FILE}: format: expected {FORMAT!r}, found None)"
+    else:
+        found = f" ({folder / CONFIG_FILE}: no such file)"
+    return UserError(f"{folder}: not a model folder{found}; {EXPECTED}")

@@ -120,10 +120,10 @@ def picture_url(path: Path, pixels: int) -> str:
     picture.thumbnail((pixels, pixels))
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=85, method=6)
-    return _data_url("image/webp", file)
+    return data_url("image/webp", file)
 
 
-def _data_url(kind: str, file: io.BytesIO) -> str:
+def data_url(kind: str, file: io.BytesIO) -> str:
     return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
@@ -151,7 +151,7 @@ def _audio(samples: Tensor) -> str:
     """
     file = io.BytesIO()
     soundfile.write(file, samples.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return _data_url("audio/flac", file)
+    return data_url("audio/flac", file)
 
 
 def waveform_path(samples: Tensor) -> str:

@@ -16,6 +16,7 @@ from sclip.encoders.source import Source
 from sclip.errors import Problems, UserError
 from sclip.features import transcripts
 from sclip.features.transcripts import Transcripts, transcribe
+from sclip.index_file import read_index_file, write_index_file
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -80,6 +81,22 @@ def test_an_interrupted_run_resumes(manifest, monkeypatch):
     again = Counter()
     assert transcribe(again, manifest, out, Problems()).computed == 3
     assert again.heard == [8002, 8003, 8004]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"texts": []}, {"texts": {"u0": ["abc"]}}, {"texts": {"u0": ["abc", 1]}}, {"recognizer": {}}, {"skipped": None}],
+)
+def test_a_file_of_other_types_is_refused_and_written_again(content, manifest):
+    out = manifest.with_name("transcripts.json")
+    transcribe(Counter(), manifest, out, Problems())
+    index = read_index_file(out, transcripts.FORMAT, "transcribe")
+    write_index_file(out, index | content)
+    rows = [row for row in read_manifest(manifest, Problems()) if row.split == "test"]
+    with pytest.raises(UserError, match=r"transcripts\.json: "):
+        Transcripts.find(rows, out)
+    assert transcribe(Counter(), manifest, out, Problems()).computed == 5
+    assert len(Transcripts.find(rows, out).texts) == 5
 
 
 def test_faulty_recordings_are_named_and_left_out(manifest):

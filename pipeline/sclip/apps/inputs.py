@@ -22,7 +22,7 @@ from sclip.files import walk_folder
 from sclip.parsing import read_text
 
 if TYPE_CHECKING:
-    from sclip.model.inputs import Recording
+    from sclip.model.inputs import AudioInput
 
 STANDARD_INPUT = "-"
 STANDARD_INPUT_NAME = "standard input"  # in messages and results
@@ -176,11 +176,11 @@ def check_standard_input(items: Sequence[object]) -> None:
         raise UserError("-: standard input can only be read once")
 
 
-def read_standard_input() -> "Recording":
+def read_standard_input() -> "AudioInput":
     """Decode the recording on standard input. A pipe's wav file need not say how long it is."""
     import soundfile
 
-    from sclip.model.inputs import Recording
+    from sclip.model.inputs import AudioInput
 
     data = b"" if sys.stdin is None else sys.stdin.buffer.read(MOST_BYTES + 1)  # None: the shell has closed it
     if len(data) > MOST_BYTES:
@@ -190,4 +190,4 @@ def read_standard_input() -> "Recording":
     except (OSError, RuntimeError, TypeError):
         what = f"{len(data):,} bytes that are not a recording" if data else "nothing"
         raise UserError(f"standard input: found {what}; expected a wav, flac, ogg or mp3 file") from None
-    return Recording(samples.mean(1), rate, STANDARD_INPUT_NAME)
+    return AudioInput(samples.mean(1), rate, STANDARD_INPUT_NAME)

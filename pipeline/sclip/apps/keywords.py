@@ -24,7 +24,7 @@ from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, is_silent, measur
 from sclip.encoders.windows import Window, read_windows
 from sclip.errors import UserError
 from sclip.heads.head import HeadOutput
-from sclip.model.inputs import Recording, check_several, recordings
+from sclip.model.inputs import AudioInput, check_several, recordings
 from sclip.model.loading import load
 from sclip.model.speechclip import Piece, SpeechCLIP
 
@@ -91,7 +91,7 @@ class FoundKeywords:
 
 
 @dataclass(frozen=True)
-class _Part(Recording):
+class _Part(AudioInput):
     """A window on its way through the model."""
 
     recording: str = field(kw_only=True)  # its name
@@ -168,7 +168,7 @@ def check_segments(model: SpeechCLIP) -> None:
 
 
 def _stream(
-    model: SpeechCLIP, given: Iterator[Recording], top: int, window: float, skip: bool, progress: bool
+    model: SpeechCLIP, given: Iterator[AudioInput], top: int, window: float, skip: bool, progress: bool
 ) -> Iterator[FoundKeywords]:
     failed: set[int] = set()
     parts = _parts(model, given, window, failed, skip)
@@ -192,7 +192,7 @@ def _refuse(error: UserError, skip: bool) -> None:
 
 
 def _parts(
-    model: SpeechCLIP, given: Iterator[Recording], window: float, failed: set[int], skip: bool
+    model: SpeechCLIP, given: Iterator[AudioInput], window: float, failed: set[int], skip: bool
 ) -> Iterator[_Part]:
     """Yield the windows of all recordings, decoded. Add the places of those that cannot be used to `failed`."""
     frame = _frame_samples(model)
@@ -235,7 +235,7 @@ def _in_order(model: SpeechCLIP, parts: Iterator[_Part], top: int, bar: "tqdm[An
             yield found
 
 
-def _of_batch(model: SpeechCLIP, batch: list[Recording], output: HeadOutput, top: int) -> Iterator[_Found]:
+def _of_batch(model: SpeechCLIP, batch: list[AudioInput], output: HeadOutput, top: int) -> Iterator[_Found]:
     """Yield what the head's output says of each window of a batch."""
     seconds = model.frame_seconds
     spans = output.places(seconds).spans.tolist()

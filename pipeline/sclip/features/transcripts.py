@@ -20,6 +20,7 @@ from sclip.corpora.rows import Row
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.files import file_digest
 from sclip.index_file import read_index_file, write_index_file
+from sclip.parsing import parse
 
 if TYPE_CHECKING:
     from sclip.encoders.whisper import Recognizer
@@ -49,17 +50,34 @@ class Transcripts:
             return cls(OF_THE_CORPUS, written)
         if not path.is_file():
             return None
-        index = read_index_file(path, FORMAT, COMMAND)
-        missing = [row.name for row in rows if row.id not in index["texts"] and row.id not in index["skipped"]]
+        stored = _Stored.read(path)
+        missing = [row.name for row in rows if row.id not in stored.texts and row.id not in stored.skipped]
         if missing:
             raise UserError(f"{path}: no transcript of {missing[0]}; run `sclip {COMMAND}` again, or delete the file")
-        transcribed = [row for row in rows if row.id in index["texts"] and row.audio.is_file()]
+        transcribed = [row for row in rows if row.id in stored.texts and row.audio.is_file()]
         for batch, digests in prefetch_batches(chunks(transcribed, SAVED_TOGETHER), lambda row: file_digest(row.audio)):
             for row, digest in zip(batch, digests, strict=True):
-                if digest != index["texts"][row.id][0]:
+                if digest != stored.texts[row.id][0]:
                     again = f"run `sclip {COMMAND}` again, or delete the file"
                     raise UserError(f"{path}: the recording of {row.name} has changed since; {again}")
-        return cls(index["recognizer"]["name"], {row_id: text for row_id, (_, text) in index["texts"].items()})
+        return cls(stored.recognizer["name"], {row_id: text for row_id, (_, text) in stored.texts.items()})
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The content of `transcripts.json`."""
+
+    recognizer: dict[str, Any]
+    texts: dict[str, tuple[str, ...]]  # by utterance id: the hash of the recording, and the transcript
+    skipped: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> "_Stored":
+        index = read_index_file(path, FORMAT, COMMAND)
+        stored: _Stored = parse(cls, {key: index.get(key) for key in ("recognizer", "texts", "skipped")}, str(path))
+        if "name" not in stored.recognizer or any(len(pair) != 2 for pair in stored.texts.values()):
+            raise UserError(f"{path}: expected recognizer.name, and texts as [hash, transcript]; delete the file")
+        return stored
 
 
 @dataclass(frozen=True)
@@ -134,12 +152,12 @@ def _read(path: Path, origin: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     if not path.is_file():
         return {}
     try:
-        index = read_index_file(path, FORMAT, COMMAND)
+        stored = _Stored.read(path)
     except UserError:  # damaged, or of another version
         return {}
-    if index["recognizer"] != origin:
+    if stored.recognizer != origin:
         return {}
-    return {row_id: (digest, text) for row_id, (digest, text) in index["texts"].items()}
+    return {row_id: (digest, text) for row_id, (digest, text) in stored.texts.items()}
 
 
 def _write(

@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Recording:
+class AudioInput:
     """A recording as it was passed to a model."""
 
     audio: Any  # a path, a file in memory, or samples
@@ -66,7 +66,7 @@ class Recording:
             log.warning("%s: silent; its vectors and keywords mean nothing", self.name)
         return waveform
 
-    def usable(self, shortest: int) -> "Recording":
+    def usable(self, shortest: int) -> "AudioInput":
         """Return the recording, decoded. Refuse one that is silent or shorter than any word, as `index` and `embed` do.
 
         `shortest` is the number of samples that make one frame.
@@ -77,7 +77,7 @@ class Recording:
             raise UserError(f"{self.name}: only {seconds:.4f} s long; expected at least {SHORT_SECONDS} s")
         if is_silent(waveform):
             raise UserError(f"{self.name}: silent; expected a recording with speech")
-        return Recording(waveform, SAMPLE_RATE, self.name, True)
+        return AudioInput(waveform, SAMPLE_RATE, self.name, True)
 
 
 def check_several(items: Any, dimensions: int) -> None:
@@ -85,7 +85,7 @@ def check_several(items: Any, dimensions: int) -> None:
 
     `dimensions` is the largest number that an array of a single item has. An array of texts or paths is a list.
     """
-    single = isinstance(items, str | bytes | bytearray | memoryview | os.PathLike | Mapping | Image.Image | Recording)
+    single = isinstance(items, str | bytes | bytearray | memoryview | os.PathLike | Mapping | Image.Image | AudioInput)
     is_file = hasattr(items, "read") or hasattr(items, "get_all_samples")
     is_array = isinstance(items, Tensor) or (isinstance(items, np.ndarray) and items.dtype.kind not in "OUS")
     if single or is_file or (is_array and items.ndim <= dimensions) or not hasattr(items, "__iter__"):
@@ -98,23 +98,23 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def recordings(items: Iterable[Any], rate: int) -> Iterator[Recording]:
+def recordings(items: Iterable[Any], rate: int) -> Iterator[AudioInput]:
     """Yield recordings of any kind. `rate` is that of samples that come without one."""
     for i, item in enumerate(items):
         yield as_recording(item, rate, f"recording {i}")
 
 
-def as_recording(item: Any, rate: int, name: str) -> Recording:
+def as_recording(item: Any, rate: int, name: str) -> AudioInput:
     """Return a recording of any kind as one that can be decoded. A path is its own name."""
-    if isinstance(item, Recording):
+    if isinstance(item, AudioInput):
         return item
     if isinstance(item, Mapping) and item.get("array") is not None:
-        return Recording(item["array"], _plain(item.get("sampling_rate", rate)), name)
+        return AudioInput(item["array"], _plain(item.get("sampling_rate", rate)), name)
     if hasattr(item, "get_all_samples"):
         decoded = item.get_all_samples()
-        return Recording(decoded.data, decoded.sample_rate, name)
+        return AudioInput(decoded.data, decoded.sample_rate, name)
     file, name = _as_file(item, name, '"array" and "sampling_rate"')
-    return Recording(item if file is None else file, rate, name)
+    return AudioInput(item if file is None else file, rate, name)
 
 
 def as_picture(item: Any, name: str) -> Any:
@@ -155,7 +155,7 @@ def _plain(number: Any) -> Any:
     return number.item() if isinstance(number, np.generic) else number
 
 
-def batches(items: Iterable[Recording], size: int) -> Iterator[list[tuple[int, Recording]]]:
+def batches(items: Iterable[AudioInput], size: int) -> Iterator[list[tuple[int, AudioInput]]]:
     """Yield batches of recordings of similar length, with the place of each in the order of `items`.
 
     A bounded number of recordings is sorted by length together. Nothing is decoded. A batch, padding included, is never
@@ -169,9 +169,9 @@ def batches(items: Iterable[Recording], size: int) -> Iterator[list[tuple[int, R
         first += len(group)
 
 
-def _groups(items: Iterable[Recording], most: int) -> Iterator[tuple[list[Recording], list[int]]]:
+def _groups(items: Iterable[AudioInput], most: int) -> Iterator[tuple[list[AudioInput], list[int]]]:
     """Yield recordings that are sorted together, with their lengths in samples, of at most about `most` together."""
-    group: list[Recording] = []
+    group: list[AudioInput] = []
     lengths: list[int] = []
     for item in items:
         group.append(item)

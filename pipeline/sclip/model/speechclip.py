@@ -36,7 +36,7 @@ from sclip.model.folder import (
     write_config,
     written_files,
 )
-from sclip.model.inputs import Recording, as_picture, batched, batches, check_several, recordings, total
+from sclip.model.inputs import AudioInput, as_picture, batched, batches, check_several, recordings, total
 from sclip.objective import Objective
 from sclip.tensors import save_tensors
 
@@ -274,7 +274,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
     def run(
         self, audio: Iterable[Any], *, sample_rate: int = SAMPLE_RATE, batch_size: int = 16, progress: bool = False
-    ) -> Iterator[tuple[list[int], list[Recording], HeadOutput]]:
+    ) -> Iterator[tuple[list[int], list[AudioInput], HeadOutput]]:
         """Return the head's outputs for batches of recordings of similar length, with the place of each in `audio`.
 
         The iterable is read as far as its recordings are sorted by length together, and a batch is decoded when it is
@@ -286,8 +286,8 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
     @torch.no_grad()
     def _run(
-        self, audio: Iterable[Recording], batch_size: int, count: int | None, progress: bool
-    ) -> Iterator[tuple[list[int], list[Recording], HeadOutput]]:
+        self, audio: Iterable[AudioInput], batch_size: int, count: int | None, progress: bool
+    ) -> Iterator[tuple[list[int], list[AudioInput], HeadOutput]]:
         with tqdm(total=count, unit="recording", disable=not progress) as bar:
             for batch in batches(audio, batch_size):
                 indices, of_batch = [i for i, _ in batch], [recording for _, recording in batch]

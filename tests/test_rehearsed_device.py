@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from small import ARCHITECTURES, WITH_VISUAL_WORDS, model, recordings
+from small import ARCHITECTURES, WITH_VISUAL_WORDS, model, recordings, speech_encoder
 from stored_corpus import open_split, write_corpus
 
 from sclip.config import TrainingConfig
@@ -129,6 +129,23 @@ def test_encoders_compute_on_the_device(monkeypatch):
         ):
             assert actual.device == DEVICE
             torch.testing.assert_close(actual.cpu(), vectors)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_batch_reaches_the_speech_encoder_without_waiting(normalize, monkeypatch):
+    encoder = speech_encoder()
+    encoder.input.normalize = normalize
+    waveforms = recordings(8000, 6000, 7000)
+    expected = encoder(waveforms)
+    with rehearsal(monkeypatch) as device, torch.no_grad():
+        encoder.to(DEVICE)
+        device.waits.clear()
+        device.blocking_copies.clear()
+        output = encoder(waveforms)
+        assert not device.blocking_copies
+        assert device.waits == {"encoders/speech.py:forward": 1}  # transformers asks whether a batch has padding
+        torch.testing.assert_close(output.values.cpu(), expected.values)
+        assert torch.equal(output.lengths.cpu(), expected.lengths)
 
 
 def test_the_rehearsal_refuses_and_records(monkeypatch):

@@ -49,6 +49,13 @@ def fp64(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.cpu() if tensor.device.type in WITHOUT_FP64 else tensor).double()
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device. The CPU does not wait for a GPU, which reads pinned memory on its own."""
+    if device.type in ("cpu", *WITHOUT_FP64) or tensor.device.type != "cpu":  # Apple's GPUs share the CPU's memory
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def configure_cuda() -> None:
     """Turn off TF32 and cuDNN's attention in this process.
 

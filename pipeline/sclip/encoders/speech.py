@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from sclip.device import send
 from sclip.encoders.audio import too_short
 from sclip.encoders.inputs import LogMelInput, WaveformInput, receptive_field
 from sclip.encoders.sizes import check_speech_sizes
@@ -174,13 +175,19 @@ class SpeechEncoder(nn.Module):
         for i, waveform in enumerate(waveforms):
             if len(waveform) < self.shortest:
                 raise UserError(f"utterance {i}: {too_short(len(waveform), self.shortest)}")
-        device = self.model.device
-        waveforms = [w.to(device, torch.float32) for w in waveforms]
-        samples = torch.tensor([len(w) for w in waveforms], device=device)
-        arguments, lengths, first_lengths = self.input(waveforms, samples)
-        _CURRENT_BATCH.set(_Batch(first_lengths, valid_mask(lengths, int(lengths.max()))))
+        samples = torch.tensor([len(waveform) for waveform in waveforms])
+        longest = int(self.frames(samples.max()))
+        arguments, lengths, first_lengths = self.input(self._received(waveforms), send(samples, self.model.device))
+        _CURRENT_BATCH.set(_Batch(first_lengths, valid_mask(lengths, longest)))
         hidden = self.model(**arguments, output_hidden_states=True).hidden_states
         return Padded(torch.stack([hidden[i] for i in (range(self.states) if states is None else states)], 1), lengths)
+
+    def _received(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Return the waveforms on the encoder's device, in fp32. Those from elsewhere are copied together."""
+        waveforms, device = [waveform.float() for waveform in waveforms], self.model.device
+        if all(waveform.device == device for waveform in waveforms):
+            return waveforms
+        return list(torch.split(send(torch.cat(waveforms), device), [len(waveform) for waveform in waveforms]))
 
     def _zero_padding(self, _: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         """Replace the padding of a convolution's input by zeros: (B, D, T) -> (B, D, T)."""

@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class References:
-    """What an evaluation uses in addition to the dataset. Each part may be unknown."""
+    """Hold what an evaluation uses in addition to the dataset. Each part may be unknown."""
 
     language: str | None = None  # of the captions; it selects the stop words
     synonyms: Sequence[Sequence[str]] = ()  # groups of words; one of the figures counts a group as one word

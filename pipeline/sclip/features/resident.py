@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import distributed
+from sclip.device import send
 from sclip.features.codes import Coded, Directions
 from sclip.features.store import FeatureStore, frame_numbers
 from sclip.padded import Padded
@@ -52,16 +53,11 @@ class ResidentStore:
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
         """Read at most `limit` frames of each row, as FeatureStore does, on the device."""
         numbers, lengths = frame_numbers(self._first[rows], self.lengths[rows], starts, limit, multiple)
-        numbers, lengths = _to_device(numbers, self.frames.device), _to_device(lengths, self.frames.device)
+        numbers, lengths = send(numbers, self.frames.device), send(lengths, self.frames.device)
         values = self.frames.index_select(0, numbers.flatten()).view(*numbers.shape, *self.frames.shape[1:])
         if self.directions is not None:
             return Coded(values, lengths, self.directions)
         return Padded(values.transpose(1, 2), lengths)
-
-
-def _to_device(numbers: Tensor, device: torch.device) -> Tensor:
-    """Copy numbers to a device without waiting for its other work."""
-    return (numbers if device.type == "cpu" else numbers.pin_memory()).to(device, non_blocking=True)
 
 
 def fits(store: FeatureStore, frames: int, device: torch.device) -> bool:

@@ -131,8 +131,8 @@ def record(operation, args, kwargs, on_device, to_device, is_copy) -> None:
     if is_copy and to_device and not isinstance(source, OnDevice) and source.dim() and not is_asynchronous:
         mode.blocking_copies[caller()] += 1
     masks = operation in INDEXING and any(i is not None and i.dtype == torch.bool for i in args[1])
-    masks = masks and not (operation is not aten.index and args[2].numel() == 1)  # torch fills one value in without it
-    if on_device and (operation in READS or masks or (is_copy and not to_device)):
+    fills = masks and operation is not aten.index and args[2].numel() == 1  # one value, with a mask: does not wait
+    if on_device and (operation in READS or (masks and not fills) or (is_copy and not to_device)):
         mode.waits[caller()] += 1
 
 

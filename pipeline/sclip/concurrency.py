@@ -92,7 +92,7 @@ def map_on_cores(compute: Callable[[Item], Result], items: Iterable[Item]) -> Ge
 
 
 def _threads(cores: int) -> int:
-    """Return one thread per core, or, with too many cores for that, the number of threads that idles fewest cores."""
+    """Return one thread per core, or, with too many cores for that, the number that leaves the fewest cores idle."""
     if cores <= PARALLEL_BATCHES:
         return cores
     return max(range(2, PARALLEL_BATCHES + 1), key=lambda threads: (cores // threads * threads, threads))

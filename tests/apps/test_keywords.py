@@ -80,11 +80,11 @@ def test_a_short_recording_gives_exactly_what_model_keywords_gives(models, arch,
 
 
 def test_fixed_slots_have_the_times_of_their_attention(models):
-    """Times are those of `heads/spans.py`, as in the evaluation."""
+    """Times are those of `heads/slot_times.py`, as in the evaluation."""
     audio = recordings(20_000, 9_000)
     found = list(keywords(models[FIXED], audio))
     for indices, _, output in models[FIXED].run(audio):
-        spans = output.places(models[FIXED].frame_seconds).spans
+        spans = output.slot_times(models[FIXED].frame_seconds).spans
         for b, i in enumerate(indices):
             words = sorted(found[i].words, key=lambda word: word.slot)
             assert [[word.start, word.end] for word in words] == spans[b].tolist()

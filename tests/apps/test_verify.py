@@ -182,7 +182,8 @@ def test_damaged_transcripts_are_found(project):
     rows = read_manifest(Path("data/tiny/manifest.jsonl"), Problems())
     texts = {row.id: [file_digest(row.audio), "a dog"] for row in rows if row.split == "test"}
     path = Path("data/tiny/transcripts.json")
-    index = {"format": "sclip transcripts 1", "recognizer": {"name": "whisper"}, "texts": texts, "skipped": {}}
+    origin = {"name": "whisper", "revision": None, "hash": "abc", "language": "en"}
+    index = {"format": "sclip transcripts 1", "recognizer": origin, "texts": texts, "skipped": {}}
     write_index_file(path, index)
     assert f"{len(texts)} transcripts, 1 model, 1 checkpoint: 0 faults" in run_sclip("verify", "tiny")
     flip(path, path.stat().st_size // 2)

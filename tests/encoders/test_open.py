@@ -42,13 +42,13 @@ def test_the_shortest_recording_is_known_without_weights(folders, tmp_path):
 
 
 def test_an_encoder_is_recorded_by_the_name_that_its_settings_lead_to(folders):
-    clip = ClipEncoderConfig(f"local-dir:{folders}/clip")
     speech = SpeechEncoderConfig(f"{folders}/speech-group", random_seed=2)
     for config, opened in (
         (SpeechEncoderConfig("mfcc"), open_speech),
         (SpeechEncoderConfig(f"{folders}/mfcc"), open_speech),
         (speech, open_speech),
-        (clip, open_clip),
+        (ClipEncoderConfig(f"local-dir:{folders}/clip"), open_clip),
+        (ClipEncoderConfig(f"{folders}/./clip/"), open_clip),
     ):
         assert recorded_name(config) == opened(config).source.name
 

@@ -95,7 +95,11 @@ def test_the_fingerprint_covers_what_decides_the_transcripts(folder, tmp_path):
     before = recognizer.fingerprint()
     recognizer(recordings(8000))
     assert recognizer.fingerprint() == before == Recognizer.from_pretrained(str(folder)).fingerprint()
-    for file, key, value in (("generation_config.json", "max_length", 5), ("preprocessor_config.json", "n_fft", 512)):
+    for file, key, value in (
+        ("config.json", "encoder_attention_heads", 4),
+        ("generation_config.json", "max_length", 5),
+        ("preprocessor_config.json", "n_fft", 512),
+    ):
         changed = tmp_path / key
         shutil.copytree(folder, changed)
         settings = json.loads((changed / file).read_text())

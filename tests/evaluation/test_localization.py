@@ -6,25 +6,25 @@ from small import clip_encoder
 
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.localization import TimedTokens, firing_positions, localization
-from sclip.heads.spans import Places, find_places
+from sclip.heads.slot_times import SlotTimes, find_slot_times
 
 INF = float("inf")
 
 
 def test_peak_and_span_of_a_slot():
     weights = torch.tensor([[[0.0, 0.2, 1.0, 0.6, 0.4, 0.9, 0.0]]])
-    attended = find_places(weights, is_cif=False, frame_seconds=0.1)
+    attended = find_slot_times(weights, is_cif=False, frame_seconds=0.1)
     assert attended.peaks.tolist() == [[pytest.approx(0.25)]]
     assert attended.spans[0, 0].tolist() == pytest.approx([0.2, 0.4])  # at least half of the peak, without a gap
-    cif = find_places(weights, is_cif=True, frame_seconds=0.1)
+    cif = find_slot_times(weights, is_cif=True, frame_seconds=0.1)
     assert cif.peaks.tolist() == attended.peaks.tolist()
     assert cif.spans[0, 0].tolist() == pytest.approx([0.1, 0.6])
-    everything = find_places(torch.ones(1, 1, 4), is_cif=True, frame_seconds=0.5)
+    everything = find_slot_times(torch.ones(1, 1, 4), is_cif=True, frame_seconds=0.5)
     assert everything.spans[0, 0].tolist() == [0.0, 2.0]
-    quiet_frame = find_places(torch.tensor([[[0.5, 0.4, 1e-7, 0.1]]]), is_cif=True, frame_seconds=0.5)
+    quiet_frame = find_slot_times(torch.tensor([[[0.5, 0.4, 1e-7, 0.1]]]), is_cif=True, frame_seconds=0.5)
     assert quiet_frame.spans[0, 0].tolist() == [0.0, 2.0]  # all frames of the slot
     for is_cif in (True, False):
-        empty = find_places(torch.zeros(1, 1, 4), is_cif, frame_seconds=0.5)
+        empty = find_slot_times(torch.zeros(1, 1, 4), is_cif, frame_seconds=0.5)
         assert empty.spans[0, 0, 1] <= 0.5  # padding is not a span
 
 
@@ -42,7 +42,7 @@ def test_figures_by_hand():
     content[a] = False
     durations, pictures = torch.tensor([2.0, 1.0], dtype=torch.float64), torch.tensor([0, 1])
     figures = localization(
-        tokens, valid, Places(peaks, spans), timed, durations, content, pictures, Bootstrap(2, seed=0)
+        tokens, valid, SlotTimes(peaks, spans), timed, durations, content, pictures, Bootstrap(2, seed=0)
     )
     # The second utterance has no valid slot and does not count.
     assert (figures["all"]["keywords"], figures["content"]["keywords"]) == (3, 2)

@@ -13,7 +13,7 @@ from sclip.evaluation.retrieval import chance_recalls, first_ranks, pair_ranks, 
 
 
 def test_ranks_equal_ranks_by_hand(monkeypatch):
-    monkeypatch.setattr(retrieval, "BLOCK", {"cpu": 2})  # so that three queries make two blocks
+    monkeypatch.setattr(retrieval, "BLOCK", 2)  # so that three queries make two blocks
     queries = torch.eye(4)[:3]
     candidates = torch.tensor([[0.9, 0.1, 0.5, 0], [0.8, 0.7, 0.5, 0], [0.1, 0.9, 0.5, 0], [0.2, 0.8, 0.4, 0]])
     ids = torch.tensor([7, 8, 8, 9])

@@ -23,6 +23,7 @@ from sclip.corpora.manifest import read_manifest
 from sclip.encoders.audio import read_audio
 from sclip.encoders.mfcc import MfccEncoder
 from sclip.errors import Problems, UserError
+from sclip.features.encode import _Encoding
 from sclip.features.extract import extract_features
 from sclip.features.store import FeatureStore, write_shard
 from sclip.features.verify import verify
@@ -213,20 +214,21 @@ def test_reading_and_writing_in_threads_gives_the_same_files(corpus, tmp_path, c
     extract(corpus, tmp_path / "expected")
     for module in ("sclip.concurrency", "sclip.features.encode"):
         monkeypatch.setattr(f"{module}.prefetch_count", lambda device, count: count)
-    readers, writers, encoders = set(), set(), set()
+    readers, writers, encoders, takers = set(), set(), set(), set()
 
     def recording_thread(threads, function):
         return lambda *arguments: threads.add(get_ident()) or function(*arguments)
 
     monkeypatch.setattr("sclip.corpora.recordings.read_audio", recording_thread(readers, read_audio))
     monkeypatch.setattr("sclip.features.extract.write_shard", recording_thread(writers, write_shard))
+    monkeypatch.setattr(_Encoding, "finish", recording_thread(takers, _Encoding.finish))
     speech = encoder()
     speech.forward = recording_thread(encoders, speech.forward)
     extract(corpus, tmp_path / "out", speech)
     assert encoders == {get_ident()}
     assert readers
-    assert len(writers) == 1
-    assert not encoders & (readers | writers)
+    assert len(writers) == len(takers) == 1
+    assert not encoders & (readers | writers | takers)
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 

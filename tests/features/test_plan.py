@@ -93,10 +93,12 @@ def test_plan_says_that_the_disk_is_too_small_and_what_fits(corpus, tmp_path, mo
     assert "The caches do not fit" in text
     assert "Make data/mine a link to a larger disk, or set presets.mine.features to precision: fp16" in text
     assert dataclasses.replace(small, storage="fp16").fits
-    (tmp_path / "features").mkdir()  # an earlier extraction that filled the disk, and will be replaced
-    (tmp_path / "features/0.safetensors").write_bytes(bytes(int(large.needed * 0.5)))
+    assert "already there" not in text
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features/0.safetensors").write_bytes(bytes(3_000_000))
     again, *_ = plan_preset(corpus, tmp_path, precision="fp32")
-    assert again.fits
+    assert not again.fits  # other states are removed only when the new ones are written
+    assert f"already there in {tmp_path}: 0.00 GB" in "\n".join(describe_plan(again, "mine", tmp_path, "cpu"))
 
 
 def test_plan_names_what_cannot_be_read(corpus, tmp_path, monkeypatch):

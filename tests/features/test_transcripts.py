@@ -35,7 +35,7 @@ class Counter(nn.Module):
         return [f"{len(waveform)} samples" for waveform in waveforms]
 
     def fingerprint(self):
-        return "abc"
+        return f"abc {self.language}"
 
 
 @pytest.fixture
@@ -85,7 +85,13 @@ def test_an_interrupted_run_resumes(manifest, monkeypatch):
 
 @pytest.mark.parametrize(
     "content",
-    [{"texts": []}, {"texts": {"u0": ["abc"]}}, {"texts": {"u0": ["abc", 1]}}, {"recognizer": {}}, {"skipped": None}],
+    [
+        {"texts": []},
+        {"texts": {"u0": ["abc"]}},
+        {"texts": {"u0": ["abc", 1]}},
+        {"recognizer": {"name": 5, "revision": None, "hash": "abc", "language": None}},
+        {"skipped": None},
+    ],
 )
 def test_a_file_of_other_types_is_refused_and_written_again(content, manifest):
     out = manifest.with_name("transcripts.json")

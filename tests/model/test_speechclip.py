@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 
@@ -272,12 +273,17 @@ def test_an_encoder_is_not_a_model_folder_and_is_named(folder, tmp_path):
         assert str(error.value) == f"{folder / name}: not a model folder{what}{ELSE}"
 
 
-@pytest.mark.parametrize("content", ["{} // a comment", "[1]", '{"name": "of another program"}', None])
+@pytest.mark.parametrize("content", ["{} // a comment", "[1]", '{"name": "of another program"}', None, "a pipe"])
 def test_files_of_other_programs_below_a_folder_do_not_hide_what_it_is(folder, tmp_path, content):
     """One of them, with a comment in it, was the error of the whole folder: "not JSON"."""
     path = tmp_path / "other/config.json"
     path.parent.mkdir()
-    path.mkdir() if content is None else path.write_text(content)
+    if content is None:
+        path.mkdir()
+    elif content == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
     with pytest.raises(sclip.UserError) as error:
         sclip.load(tmp_path)
     assert str(error.value) == f"{tmp_path}: not a model folder ({tmp_path}/config.json: no such file){ELSE}"
@@ -287,8 +293,9 @@ def test_files_of_other_programs_below_a_folder_do_not_hide_what_it_is(folder, t
     assert str(error.value).endswith(f"not a model folder, but models are below it; load one of {tmp_path}/model")
 
 
-def test_a_config_without_a_format_is_of_another_program(tmp_path):
-    (tmp_path / "config.json").write_text('{"name": "x"}')
+@pytest.mark.parametrize("content", ['{"name": "x"}', '{"model_type": []}'])
+def test_a_config_without_a_format_is_of_another_program(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
     with pytest.raises(sclip.UserError) as error:
         sclip.load(tmp_path)
     found = f"({tmp_path}/config.json: format: expected 'sclip model 2', found None)"

@@ -84,28 +84,27 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
     check_writable(path if is_folder else path.parent, out)
     if is_folder:
         _refuse_equal({name: str(target.file_of(name)) for name in names}, "written to", "choose a folder for each")
-    else:
-        check_together(names, chosen)
+    elif chosen == "ctm":
+        check_ctm_names(names)
     return target
 
 
-def check_together(names: Sequence[str], form: Format) -> None:
-    """Refuse recordings whose lines would be mixed up if they are in one file, or printed together, in a format."""
-    if form == "ctm":
-        name, count = Counter(names).most_common(1)[0]
-        if count > 1:
-            raise UserError(f"{name}: given {count} times; CTM cannot tell one from the other; give it once")
-        called = {name: _ctm_name(STANDARD_INPUT_NAME if name == STANDARD_INPUT else name) for name in names}
-        _refuse_equal(called, "called", "CTM cannot tell one from the other; run the command for each")
+def check_ctm_names(names: Sequence[str]) -> None:
+    """Refuse recordings that CTM could not tell apart in one file, or printed together."""
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{name}: given {count} times; CTM cannot tell one from the other; give it once")
+    called = {name: _ctm_name(STANDARD_INPUT_NAME if name == STANDARD_INPUT else name) for name in names}
+    _refuse_equal(called, "called", "CTM cannot tell one from the other; run the command for each")
 
 
-def _refuse_equal(places: dict[str, str], verb: str, advice: str) -> None:
-    """Refuse recordings that have the same place. `places`: that of each recording."""
+def _refuse_equal(results: dict[str, str], verb: str, advice: str) -> None:
+    """Refuse two recordings with the same result. `results`: the file or the name that each recording leads to."""
     first: dict[str, str] = {}
-    for name, place in places.items():
-        other = first.setdefault(place, name)
+    for name, result in results.items():
+        other = first.setdefault(result, name)
         if other != name:
-            raise UserError(f"{other} and {name} would both be {verb} {place}; {advice}")
+            raise UserError(f"{other} and {name} would both be {verb} {result}; {advice}")
 
 
 def export(found: Sequence[FoundKeywords], form: Format, *, segments: bool = False) -> str:

@@ -51,7 +51,7 @@ def read_config(folder: Path) -> IndexConfig:
 
 
 def has_other_files(folder: Path) -> bool:
-    """Return whether a folder has files in it and is not an index, not even one whose first update was killed."""
+    """Return whether a folder holds files, and `sclip index` has written none of them."""
     if not folder.is_dir() or (folder / CONFIG_FILE).exists() or list(folder.glob("vectors-*.safetensors*")):
         return False
     return any(path.name != BLOCKS_FOLDER for path in folder.iterdir())

@@ -238,7 +238,7 @@ def _in_order(model: SpeechCLIP, parts: Iterator[_Part], top: int, bar: "tqdm[An
 def _of_batch(model: SpeechCLIP, batch: list[AudioInput], output: HeadOutput, top: int) -> Iterator[_Found]:
     """Yield what the head's output says of each window of a batch."""
     seconds = model.frame_seconds
-    spans = output.places(seconds).spans.tolist()
+    spans = output.slot_times(seconds).spans.tolist()
     for b, slots in enumerate(model.keywords_of(output, top)):
         part = batch[b]
         assert isinstance(part, _Part)

@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**27  # of the vectors that are multiplied at a time
 QUERIES = 256  # that are multiplied at a time
-# faiss: below FLAT_BELOW every vector is compared. Above it, a vector is stored in one of 4 √N lists, a byte a number,
-# and there are enough vectors for the 39 that faiss wants to train a list with. PROBES lists or more are searched for
+# faiss: below FLAT_BELOW every vector is compared. From there on a vector is stored in one of 4 √N lists, a byte a
+# number; faiss wants 39 vectors to train each list, and there are enough. PROBES lists or more are searched for
 # CANDIDATES times as many vectors as are asked for, and exact products rank them.
 FLAT_BELOW, PROBES, CANDIDATES, LEAST_CANDIDATES, TRAINED_PER_LIST = 25_000, 64, 10, 100, 64
 NOT_FINITE = "the vectors hold numbers that are not finite; make the index again"

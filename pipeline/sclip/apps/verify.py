@@ -80,7 +80,7 @@ def _guarded(place: Path, check: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return check()
     except UserError as error:
-        return [Finding(str(place), str(error))]
+        return [Finding(str(place), str(error).removeprefix(f"{place}: "))]
     except OSError as error:  # of the disk, or of a folder that may not be entered
         return [Finding(str(error.filename or place), _reason(error))]
 

@@ -84,7 +84,7 @@ def make_corpus(
         click.echo(f"{manifest}: {counted(result.utterances, 'utterances')}")
 
 
-@click.command("check-corpus", short_help="Read a corpus once; print counts, notes and faults.")
+@click.command("check-corpus", short_help="Read a corpus; print counts, notes and faults.")
 @preset_or_argument
 @json_option
 @reads_params

@@ -29,8 +29,8 @@ def plan(
 ) -> None:
     """Print how much PRESET's caches will read and write, and about how long that will take on this device.
 
-    Reads presets.PRESET and the headers of some recordings, and computes for about ten seconds. Writes nothing. Exit
-    status 1 if the disk is too small.
+    Reads presets.PRESET and the headers of some recordings, and computes for about ten seconds. Writes nothing, except
+    that a hub data set is unpacked into data/PRESET. Exit status 1 if the disk is too small.
     """
     params, name = preset_settings(params_file, overrides, preset, random)
     from sclip.corpora.make import find_rows

@@ -110,8 +110,8 @@ def _run(
     check_window(window)
     chosen: Any = "json" if as_json else form
     target = None if out is None else exports.destination(out, chosen, audio)
-    if target is None and chosen is not None:
-        exports.check_together(audio, chosen)
+    if target is None and chosen == "ctm":
+        exports.check_ctm_names(audio)
     if plot is not None:
         check_plot(plot)
     loaded = load(model, device=choose_device(device))

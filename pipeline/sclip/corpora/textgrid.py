@@ -71,10 +71,11 @@ class _Values:
         return number
 
     def end(self) -> None:
-        """Refuse further values: one of the sizes before was too small."""
+        """Refuse further values: a number of tiers or intervals before was too small."""
         match = next(self.matches, None)
         if match is not None:
-            raise ValueError(f"expected the end of the file, found {shortened(match[0])}; a tier's size is too small")
+            ending = "a number of tiers or intervals is too small"
+            raise ValueError(f"expected the end of the file, found {shortened(match[0])}; {ending}")
 
 
 def _read_tiers(values: _Values) -> list[Tier]:

@@ -115,7 +115,7 @@ class ClipEncoder(nn.Module):
         if folder.is_dir():
             refuse_special_files(folder)
         if name.startswith("local-dir:") or folder.is_dir():
-            return cls._from_folder(folder, Source(str(named)))
+            return cls._from_folder(folder, Source(name.removeprefix("local-dir:")))
         return cls._from_tag(name)
 
     @classmethod

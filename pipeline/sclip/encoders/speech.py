@@ -195,11 +195,7 @@ class SpeechEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights and of the configuration that computes with them."""
-        said_by_others = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
-        config = self.model.config.to_diff_dict()
-        return module_fingerprint(
-            self.model, {key: value for key, value in config.items() if key not in said_by_others}
-        )
+        return module_fingerprint(self.model, configuration(self.model.config))
 
     def save(self, folder: Path) -> None:
         """Write a folder that transformers and `from_pretrained` read."""
@@ -208,6 +204,12 @@ class SpeechEncoder(nn.Module):
         self.model.config.save_pretrained(folder)
         save_tensors(folder / "model.safetensors", self.model.state_dict(), {"format": "pt"})
         self.input.extractor().save_pretrained(folder)
+
+
+def configuration(config: Any) -> dict[str, Any]:
+    """Return what a configuration of transformers says about the computation, without where and by what it was made."""
+    said_by_others = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+    return {key: value for key, value in config.to_diff_dict().items() if key not in said_by_others}
 
 
 def declared_options(config_class: type[PreTrainedConfig], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 from sclip.encoders.audio import SAMPLE_RATE, Samples
 from sclip.encoders.sizes import check_whisper_sizes
 from sclip.encoders.source import Source, find_folder
-from sclip.encoders.speech import declared_options, without_progress_bar
+from sclip.encoders.speech import configuration, declared_options, without_progress_bar
 from sclip.encoders.windows import read_windows
 from sclip.errors import UserError
 from sclip.fingerprints import module_fingerprint
@@ -107,10 +107,10 @@ class Recognizer(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights and of the settings that decide the transcripts."""
-        generation = self.model.generation_config.to_diff_dict()
         settings = {
             "language": self.language,
-            "generation": {key: value for key, value in generation.items() if key != "transformers_version"},
+            "model": configuration(self.model.config),
+            "generation": configuration(self.model.generation_config),
             "features": self.extractor.to_dict(),
             "vocabulary": self.tokenizer.get_vocab(),
         }

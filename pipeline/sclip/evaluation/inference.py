@@ -12,7 +12,7 @@ from sclip import distributed
 from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
-from sclip.heads.spans import Places
+from sclip.heads.slot_times import SlotTimes
 from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import Padded, even_batches, valid_mask
 
@@ -51,7 +51,7 @@ class Predictions:
 
     vectors: dict[str, Tensor]  # unit vectors (N, J) of each branch
     keywords: DecodedKeywords | None
-    places: Places | None  # of the keywords
+    slot_times: SlotTimes | None  # of the keywords
     firings: Tensor | None  # (N, S): times in seconds, padded with infinity
     truncated: int  # number of utterances with more keywords than max_slots
 
@@ -73,7 +73,7 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
         if output.keywords is not None:
             rows[indices, : output.keywords.rows.shape[1]] = output.keywords.rows.cpu()
             lengths[indices] = output.keywords.embeddings.lengths.cpu()
-            found = output.places(model.frame_seconds)
+            found = output.slot_times(model.frame_seconds)
             peaks[indices, : found.peaks.shape[1]] = found.peaks
             spans[indices, : found.peaks.shape[1]] = found.spans
         if output.cif is not None:
@@ -85,7 +85,7 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
     return Predictions(
         vectors,
         DecodedKeywords(rows[:, :used], lengths) if has_keywords else None,
-        Places(peaks[:, :used], spans[:, :used]) if has_keywords else None,
+        SlotTimes(peaks[:, :used], spans[:, :used]) if has_keywords else None,
         firings if head.cif is not None else None,
         int(truncated.sum()),
     )

@@ -1,6 +1,6 @@
-"""Compare the places of keywords with the times of the words that were spoken.
+"""Compare the times of keywords with those of the words that were spoken.
 
-This is keyword localisation as in Olaleye and Kamper (2021). heads/spans.py defines the peak and the span of a slot.
+This is keyword localisation as in Olaleye and Kamper (2021). heads/slot_times.py defines a slot's peak and span.
 Only slots whose keyword is a token of a spoken word count. Each figure is computed per utterance in %, then averaged:
 
     located   the share of these slots whose peak is within the word's time
@@ -23,7 +23,7 @@ from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.evaluation.boundaries import ROUNDING, TimedWords
 from sclip.evaluation.inference import BLOCK
 from sclip.evaluation.keywords import NO_TOKEN
-from sclip.heads.spans import Places
+from sclip.heads.slot_times import SlotTimes
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
@@ -59,7 +59,7 @@ class TimedTokens:
 def localization(
     tokens: Tensor,
     valid: Tensor,
-    places: Places,
+    slot_times: SlotTimes,
     words: TimedTokens,
     durations: Tensor,
     content: Tensor,
@@ -71,7 +71,7 @@ def localization(
     `tokens` (N, S) are the keywords, and `valid` (N, S) marks those that are not padding. `durations` (N,) are in
     seconds. `content` marks those of CLIP's tokens that belong to content words.
     """
-    columns = (tokens, valid, places.peaks, places.spans, words.tokens, words.times, durations)
+    columns = (tokens, valid, slot_times.peaks, slot_times.spans, words.tokens, words.times, durations)
     blocks = zip(*(torch.split(tensor, BLOCK) for tensor in columns), strict=True)
     spoken, *figures = (torch.cat(parts) for parts in zip(*(_compare(*block) for block in blocks), strict=True))
     scores: dict[str, Any] = {}

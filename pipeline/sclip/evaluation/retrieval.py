@@ -15,7 +15,8 @@ from sclip.device import fp64
 from sclip.evaluation.bootstrap import Bootstrap, Estimate
 
 ROUNDING = 1e-6  # scores of the same keywords differ by less than this between batches
-BLOCK = {"cpu": 256, "cuda": 4096}  # queries that are scored together; few operations start faster on a GPU
+BLOCK = 256  # queries that are scored together
+GPU_SCORES = 2**26  # that a GPU computes together, where many small operations would take long to start
 PAIRS = 4096  # correct answers that are scored together
 AT = (1, 5, 10)
 
@@ -38,7 +39,7 @@ def pair_ranks(one: Tensor, other: Tensor, one_index: Tensor, other_index: Tenso
     other_best, other_first = _best_answers(len(other), other_index, one_index, pair_scores)
     one_places, other_places = (torch.arange(len(side), device=one.device) for side in (one, other))
     one_ranks, other_ranks = torch.ones_like(one_places), torch.ones_like(other_places)
-    size = BLOCK.get(one.device.type, BLOCK["cpu"])
+    size = BLOCK if one.device.type == "cpu" else max(BLOCK, GPU_SCORES // max(1, len(other)))
     for start in range(0, len(one), size):
         block = slice(start, start + size)
         scores = one[block] @ other.T  # (a, B)

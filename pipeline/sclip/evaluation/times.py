@@ -11,7 +11,7 @@ from sclip.evaluation.inference import Predictions
 from sclip.evaluation.keywords import Lexicon
 from sclip.evaluation.localization import TimedTokens, firing_positions, localization
 from sclip.features.dataset import Dataset
-from sclip.heads.spans import Places
+from sclip.heads.slot_times import SlotTimes
 
 
 def time_metrics(
@@ -33,14 +33,14 @@ def time_metrics(
     durations = dataset.frames[rows].double() * dataset.store.frame_seconds
     pictures = dataset.image_index[rows]
     metrics: dict[str, Any] = {}
-    if predictions.keywords is not None and predictions.places is not None and lexicon is not None:
+    if predictions.keywords is not None and predictions.slot_times is not None and lexicon is not None:
         keywords = predictions.keywords[rows]
         tokens, timed = lexicon.ids[keywords.rows], TimedTokens.of(words, clip)
         # The last frame of the attention layer may end after the recording.
-        spans = predictions.places.spans[rows].minimum(durations[:, None, None])
-        places = Places(predictions.places.peaks[rows].minimum(durations[:, None]), spans)
+        spans = predictions.slot_times.spans[rows].minimum(durations[:, None, None])
+        slot_times = SlotTimes(predictions.slot_times.peaks[rows].minimum(durations[:, None]), spans)
         metrics["localization"] = localization(
-            tokens, keywords.valid, places, timed, durations, lexicon.content, pictures, bootstrap
+            tokens, keywords.valid, slot_times, timed, durations, lexicon.content, pictures, bootstrap
         )
     if predictions.firings is not None:
         firings = predictions.firings[rows]

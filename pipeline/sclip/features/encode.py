@@ -63,7 +63,7 @@ class FeatureEncoder:
         values, lengths = self.hidden_states(waveforms)
         stored = self._as_stored(values)
         sums = (values if stored.dtype == torch.int8 else stored).sum((1, 2), dtype=torch.float32)
-        copies = [tensor.to(target, non_blocking=True) for tensor in (stored, sums.isfinite())]
+        copies = [tensor.to(target, non_blocking=stored.is_cuda) for tensor in (stored, sums.isfinite())]
         done = torch.cuda.current_stream(stored.device).record_event() if stored.is_cuda else None
         return _Encoding(
             lengths, copies[0], copies[1], done, lambda start, length: self._overflow(values[start : start + length])

@@ -52,7 +52,7 @@ class Plan:
     compute: str  # the precision that the preset computes in
     vector_bytes: int
     free_bytes: int
-    cached_bytes: int  # of caches that exist already: new ones reuse or replace them
+    cached_bytes: int  # of caches that exist already; an extraction removes what it does not reuse, at its end
     speech_speed: float  # seconds of audio per second
     picture_speed: float  # pictures per second
     disk_speed: float  # bytes read per second
@@ -79,9 +79,8 @@ class Plan:
     @property
     def fastest(self) -> str:
         """Return the form of storage that fits on the disk and reads fastest. Of equals, return the most exact one."""
-        room = self.free_bytes + self.cached_bytes
         forms = ("fp16", CODES, ONLINE)
-        fitting = [storage for storage in forms if self.state_bytes(storage) + self.vector_bytes < room]
+        fitting = [storage for storage in forms if self.state_bytes(storage) + self.vector_bytes < self.free_bytes]
         return max(fitting or [ONLINE], key=self.read_speed)
 
     @property
@@ -90,7 +89,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.needed < self.free_bytes + self.cached_bytes
+        return self.needed < self.free_bytes
 
 
 def make_plan(
@@ -262,8 +261,7 @@ def describe_plan(plan: Plan, preset: str, folder: Path, device: str) -> Iterato
     setting = settings[plan.fastest]
     if not plan.fits:
         yield (
-            f"The caches do not fit: they need {_size(plan.needed)}, and {_size(plan.free_bytes + plan.cached_bytes)} "
-            "are free or in caches that exist already. Make "
+            f"The caches do not fit: they need {_size(plan.needed)}, and {_size(plan.free_bytes)} are free. Make "
             f"data/{preset} a link to a larger disk, or set presets.{preset}.features to {setting}"
         )
     elif plan.read_speed(plan.fastest) > plan.read_speed(plan.storage):
@@ -284,8 +282,9 @@ def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
         chosen = f"   as features.{key} says in presets.{preset}" if storage == plan.storage else ""
         yield f"  {name}  {_size(plan.state_bytes(storage))}{chosen}"
     yield f"vectors of pictures and captions: {_size(plan.vector_bytes)}"
-    cached = f", and {_size(plan.cached_bytes)} in caches that exist already" if plan.cached_bytes else ""
-    yield f"free on the disk of {folder}: {_size(plan.free_bytes)}{cached}"
+    yield f"free on the disk of {folder}: {_size(plan.free_bytes)}"
+    if plan.cached_bytes:
+        yield f"already there in {folder}: {_size(plan.cached_bytes)}; what fits the settings is used again"
 
 
 def _read_speeds(plan: Plan) -> str:

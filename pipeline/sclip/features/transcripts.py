@@ -6,9 +6,9 @@ written after every few hundred utterances, so an interrupted run resumes, and o
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -60,14 +60,24 @@ class Transcripts:
                 if digest != stored.texts[row.id][0]:
                     again = f"run `sclip {COMMAND}` again, or delete the file"
                     raise UserError(f"{path}: the recording of {row.name} has changed since; {again}")
-        return cls(stored.recognizer["name"], {row_id: text for row_id, (_, text) in stored.texts.items()})
+        return cls(stored.recognizer.name, {row_id: text for row_id, (_, text) in stored.texts.items()})
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Who wrote the transcripts."""
+
+    name: str
+    revision: str | None
+    hash: str  # of all that decides the transcripts
+    language: str | None
 
 
 @dataclass(frozen=True)
 class _Stored:
     """The content of `transcripts.json`."""
 
-    recognizer: dict[str, Any]
+    recognizer: _Origin
     texts: dict[str, tuple[str, ...]]  # by utterance id: the hash of the recording, and the transcript
     skipped: dict[str, str]
 
@@ -75,8 +85,8 @@ class _Stored:
     def read(cls, path: Path) -> "_Stored":
         index = read_index_file(path, FORMAT, COMMAND)
         stored: _Stored = parse(cls, {key: index.get(key) for key in ("recognizer", "texts", "skipped")}, str(path))
-        if "name" not in stored.recognizer or any(len(pair) != 2 for pair in stored.texts.values()):
-            raise UserError(f"{path}: expected recognizer.name, and texts as [hash, transcript]; delete the file")
+        if any(len(pair) != 2 for pair in stored.texts.values()):
+            raise UserError(f"{path}: texts: expected [hash, transcript] for each utterance; delete the file")
         return stored
 
 
@@ -92,12 +102,7 @@ def transcribe(recognizer: "Recognizer", manifest: Path, out: Path, problems: Pr
     began = time.monotonic()
     rows = find_rows(manifest, problems)
     source = recognizer.source
-    origin = {
-        "name": source.name,
-        "revision": source.revision,
-        "hash": recognizer.fingerprint(),
-        "language": recognizer.language,
-    }
+    origin = _Origin(source.name, source.revision, recognizer.fingerprint(), recognizer.language)
     known = _read(out, origin)
     texts: dict[str, tuple[str, str]] = {}
     skipped: dict[str, str] = {}
@@ -147,7 +152,7 @@ def _recognize(
     return {recording.row.id: (recording.hash, text) for (recording, _), text in zip(usable, texts, strict=True)}
 
 
-def _read(path: Path, origin: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def _read(path: Path, origin: _Origin) -> dict[str, tuple[str, str]]:
     """Return the transcripts of an earlier run of the same recogniser."""
     if not path.is_file():
         return {}
@@ -155,12 +160,10 @@ def _read(path: Path, origin: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         stored = _Stored.read(path)
     except UserError:  # damaged, or of another version
         return {}
-    if stored.recognizer != origin:
+    if stored.recognizer.hash != origin.hash:
         return {}
     return {row_id: (digest, text) for row_id, (digest, text) in stored.texts.items()}
 
 
-def _write(
-    path: Path, origin: Mapping[str, Any], texts: Mapping[str, tuple[str, str]], skipped: Mapping[str, str]
-) -> None:
-    write_index_file(path, {"format": FORMAT, "recognizer": origin, "texts": texts, "skipped": skipped})
+def _write(path: Path, origin: _Origin, texts: Mapping[str, tuple[str, str]], skipped: Mapping[str, str]) -> None:
+    write_index_file(path, {"format": FORMAT, "recognizer": asdict(origin), "texts": texts, "skipped": skipped})

@@ -19,7 +19,7 @@ from sclip.errors import UserError
 from sclip.heads.attention import AttentionLayer
 from sclip.heads.cif import Cif, CifOutput
 from sclip.heads.keywords import KeywordBranch, Keywords, projection
-from sclip.heads.spans import Places, find_places
+from sclip.heads.slot_times import SlotTimes, find_slot_times
 from sclip.heads.weighting import LayerWeighting
 from sclip.padded import Padded
 
@@ -46,10 +46,10 @@ class HeadOutput:
     cif: CifOutput | None = None
     slot_weights: Tensor | None = None  # (B, S, T): the weights of the frames in each keyword slot
 
-    def places(self, frame_seconds: float) -> Places:
+    def slot_times(self, frame_seconds: float) -> SlotTimes:
         """Return where the keyword slots lie in time, on the CPU."""
         assert self.slot_weights is not None
-        return find_places(self.slot_weights.cpu(), self.cif is not None, frame_seconds)
+        return find_slot_times(self.slot_weights.cpu(), self.cif is not None, frame_seconds)
 
 
 class SpeechHead(nn.Module):

@@ -110,7 +110,10 @@ def encoder_path(name: str | None, inside: str, folder: Path, *, from_hub: bool)
     """Return the path of an encoder that lies in or next to a model folder, or None if `name` says where it is."""
     if name is None:
         return str(folder / inside)
-    if not name.startswith("../"):
+    path = Path(name.removeprefix("local-dir:"))
+    if from_hub and not path.is_absolute() and ".." not in path.parts:
+        return None
+    if not from_hub and not name.startswith("../"):
         return None
     if from_hub or not re.fullmatch(r"\.\./[\w-][\w.-]*", name):
         raise UserError(
@@ -139,7 +142,7 @@ def _not_a_model(folder: Path) -> UserError:
         return UserError(f"{folder}: not a model folder, but models are below it; load one of {', '.join(models)}")
     if (folder / CLIP_CONFIG_FILE).is_file():
         found = ", but a CLIP model in open_clip's format"
-    elif read_table(folder / CONFIG_FILE).get("model_type") in FAMILY:
+    elif str(read_table(folder / CONFIG_FILE).get("model_type")) in FAMILY:
         found = ", but a speech encoder in transformers' format"
     elif (folder / CONFIG_FILE).is_file():
         found = f" ({folder / CONFIG_FILE}: format: expected {FORMAT!r}, found None)"

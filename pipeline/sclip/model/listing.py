@@ -35,7 +35,7 @@ def find_models(folder: Path, depth: int) -> Iterator[ListedModel]:
 def read_table(path: Path) -> dict[str, object]:
     """Return the content of a JSON file with a table, and an empty table for anything else."""
     try:
-        data = read_json(path)
+        data = read_json(path) if path.is_file() else {}  # reading a pipe may never end
     except (UserError, OSError):
         return {}
     return data if isinstance(data, dict) else {}

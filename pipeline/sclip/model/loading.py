@@ -36,7 +36,7 @@ def load(
 ) -> SpeechCLIP:
     """Load a model folder, or a hub repo that holds one. `download`: token, cache_dir and the like for the hub.
 
-    This turns off TF32 in the whole process, so that a GPU gives the same vectors as a CPU (`configure_cuda`).
+    This turns off TF32 and cuDNN's attention in the whole process, so that vectors of a GPU equal those of a CPU.
     """
     configure_cuda()
     folder, commit = find_folder(str(name), revision, REPO_FILES, **download)

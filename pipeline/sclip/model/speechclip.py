@@ -257,7 +257,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
         assert self.head.keywords is not None
         nearest = self.head.keywords.quantize.allowed(output.keywords).topk(top)  # (B, S, top)
         scores, rows = nearest.values.tolist(), nearest.indices.tolist()
-        all_spans = None if output.cif is None else output.places(self.frame_seconds).spans  # (B, S, 2)
+        all_spans = None if output.cif is None else output.slot_times(self.frame_seconds).spans  # (B, S, 2)
         for b, slots in enumerate(output.keywords.embeddings.lengths.tolist()):
             spans: list[tuple[float, float] | None] = [None] * slots
             if all_spans is not None:

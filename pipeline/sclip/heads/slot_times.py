@@ -14,15 +14,15 @@ LEAST_WEIGHT = 1e-6  # a smaller weight is the rounding error of a frame that fi
 
 
 @dataclass(frozen=True)
-class Places:
-    """Hold where the slots of N utterances lie, in seconds."""
+class SlotTimes:
+    """Hold when the slots of N utterances are, in seconds."""
 
     peaks: Tensor  # (N, S)
     spans: Tensor  # (N, S, 2): start and end
 
 
-def find_places(weights: Tensor, is_cif: bool, frame_seconds: float) -> Places:
-    """Return the places of slots with the weights (B, S, T) of their frames. The weights must be on the CPU."""
+def find_slot_times(weights: Tensor, is_cif: bool, frame_seconds: float) -> SlotTimes:
+    """Return the peaks and spans of slots with weights (B, S, T) of their frames, which must be on the CPU."""
     count = weights.shape[-1]
     frame = torch.arange(count)
     greatest, peak = weights.max(-1, keepdim=True)
@@ -35,4 +35,4 @@ def find_places(weights: Tensor, is_cif: bool, frame_seconds: float) -> Places:
         first = torch.where(gap & (frame < peak), frame + 1, 0).amax(-1)
         last = torch.where(gap & (frame > peak), frame, count).amin(-1)
     spans = torch.stack([first.minimum(last), last], -1).double() * frame_seconds
-    return Places((peak[..., 0] + 0.5).double() * frame_seconds, spans)
+    return SlotTimes((peak[..., 0] + 0.5).double() * frame_seconds, spans)

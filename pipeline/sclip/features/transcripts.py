@@ -65,7 +65,7 @@ class Transcripts:
 
 @dataclass(frozen=True)
 class _Origin:
-    """Who wrote the transcripts."""
+    """Identify who wrote the transcripts."""
 
     name: str
     revision: str | None

@@ -63,6 +63,10 @@ def test_yaml_may_repeat_a_part_by_name():
 def test_numbers_that_yaml_takes_for_text_are_numbers():
     for text in ("1e-4", "1e3", "1.5e3", "2.E-2", ".5e1", "-1.0e-4"):
         assert parse(float, yaml.safe_load(text), "here") == float(text)
+    assert parse(int, "1.5e3", "here") == 1500
+    for text in ("1.5e0", "1e-4", "1e400", "15"):
+        with pytest.raises(UserError, match="here: expected a whole number"):
+            parse(int, text, "here")
     for text in ("e3", ".e1", "1.5.2e3", "1e", "inf"):
         with pytest.raises(UserError, match="here: expected a number"):
             parse(float, text, "here")

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from sclip.model.speechclip import SpeechCLIP
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'sclip' has no attribute {name!r}")

@@ -208,6 +208,9 @@ def _parse_float(data: Any, where: str) -> float:
 
 def _parse_scalar(kind: Any, data: Any, where: str) -> Any:
     names = {int: "a whole number", bool: "true or false", str: "text"}
+    if kind is int and isinstance(data, str):
+        number = _number(data)  # such as 1e3
+        data = int(number) if isinstance(number, float) and number.is_integer() else data
     _expect(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), names[kind], data, where)
     if kind is int:
         _expect(abs(data) <= LARGEST_INT, f"a whole number up to {LARGEST_INT}", data, where)

@@ -538,6 +538,8 @@ def test_mistakes_are_one_clear_line(folder, wavs, tmp_path):
     assert "pipe: not a file; - is a recording on standard input" in error("keywords", tmp_path / "pipe", *options)
     assert "file is a file, not a folder" in error("keywords", wavs[0], *options, "--out", tmp_path / "file/a.vtt")
     assert "expected a name that ends in .TextGrid" in error("keywords", wavs[0], *options, "--out", tmp_path / "a.txt")
+    other = ("--format", "vtt", "--out", tmp_path / "a.csv")
+    assert "a.csv: its ending is that of csv, found --format vtt" in error("keywords", wavs[0], *options, *other)
     assert "expected a folder, found a file name" in error("keywords", *wavs, *options, "--out", tmp_path / "a.vtt")
     same = write(tmp_path / "one.wav", speechlike(1))
     both = error("keywords", wavs[0], same, *options, "--format", "vtt", "--out", tmp_path / "out")

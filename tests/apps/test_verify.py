@@ -97,7 +97,8 @@ def test_a_damaged_manifest_does_not_hide_other_damage(project):
     assert manifest.where == "data/tiny/manifest.jsonl"
     assert manifest.what.startswith("its SHA-256 is ")
     assert shard.what.endswith("not the bytes that were written")
-    assert "images.safetensors" in vectors.what
+    assert shard.where.startswith("data/tiny/features/")
+    assert vectors.where == "data/tiny/vectors/images.safetensors"
     Path("data/tiny/manifest.jsonl").unlink()
     with pytest.raises(UserError, match=r"manifest\.jsonl: no such file; `sclip make-corpus` writes it"):
         verify_preset("tiny")

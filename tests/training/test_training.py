@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -106,6 +107,19 @@ def test_model_has_the_weights_of_the_best_dev_score(corpus, tmp_path, monkeypat
     for name, tensor in weights[1].items():
         assert torch.equal(saved[f"head.{name}"], tensor), name
     assert not torch.equal(weights[1]["tokens"], weights[3]["tokens"])
+
+
+def test_with_few_pictures_the_last_of_equally_good_weights_are_kept(corpus, monkeypatch):
+    """With up to ten pictures R@10 is 100 from the first step on, and the first weights are hardly trained."""
+    dev_set = open_split(corpus, "dev")
+    for pictures, recalls, kept in ((10, [100, 100], 2), (10, [100, 90], 1), (11, [100, 100], 1)):
+        few = dataclasses.replace(dev_set, images=torch.zeros(pictures, dev_set.images.shape[1]))
+        training = trainer.Trainer(model("parallel"), SHORT, 0, CPU)
+        for step, recall in enumerate(recalls, 1):
+            monkeypatch.setattr(trainer, "mean_recalls", Mock(return_value={"parallel": recall}))
+            training.step = step
+            training.evaluate_dev(few)
+        assert training.best["step"] == kept
 
 
 def test_saved_model_has_the_reported_dev_recalls(corpus, tmp_path):

@@ -75,6 +75,8 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
         if is_folder:
             raise UserError(f"{out}: a folder, whose name says no format; choose one of {', '.join(ENDINGS)}")
         raise UserError(f"{out}: expected a name that ends in {', '.join(ENDINGS.values())}; or choose a format")
+    if not is_folder and suffix not in (None, chosen):
+        raise UserError(f"{out}: its ending is that of {suffix}, found --format {chosen}; leave one of the two out")
     is_folder = is_folder or (len(names) > 1 and chosen in SINGLE)
     target = Destination(chosen, path, is_folder)
     if is_folder and suffix is not None and not path.is_dir():

@@ -80,7 +80,8 @@ def _guarded(place: Path, check: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return check()
     except UserError as error:
-        return [Finding(str(place), str(error).removeprefix(f"{place}: "))]
+        where, _, what = str(error).partition(": ")
+        return [Finding(where, what) if where.startswith(str(place)) else Finding(str(place), str(error))]
     except OSError as error:  # of the disk, or of a folder that may not be entered
         return [Finding(str(error.filename or place), _reason(error))]
 
@@ -137,7 +138,7 @@ def _check_features(folder: Path, rows: Sequence[Row] | None, checked: dict[str,
 
 def _check_store(folder: Path, ids: Sequence[str] | None, checked: dict[str, int]) -> list[Finding]:
     checked["shards"] = len(read_index(folder)["shards"])
-    return verify(folder, ids)
+    return [_with_folder(folder, finding) for finding in verify(folder, ids)]
 
 
 def _check_recordings(folder: Path, rows: Sequence[Row]) -> list[Finding]:
@@ -150,7 +151,14 @@ def _check_recordings(folder: Path, rows: Sequence[Row]) -> list[Finding]:
                 findings.append(recording)
             else:
                 hashes[row.id] = recording.hash
-    return findings + _guarded(folder, lambda: find_changed_recordings(folder, hashes))
+    changed = _guarded(folder, lambda: find_changed_recordings(folder, hashes))
+    return findings + [_with_folder(folder, finding) for finding in changed]
+
+
+def _with_folder(folder: Path, finding: Finding) -> Finding:
+    """Return a finding of a feature store with the whole path of its file. Others are about an utterance."""
+    is_file = finding.where.endswith((".safetensors", INDEX_FILE)) and not finding.where.startswith(str(folder))
+    return Finding(str(folder / finding.where), finding.what) if is_file else finding
 
 
 def _inspect(row: Row) -> Recording | Finding:

@@ -103,8 +103,8 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
     """Check every byte that later stages of PRESET read.
 
     Reads data/PRESET (the manifest, its recordings and pictures, features, vectors and transcripts), the models and
-    checkpoints in models/, and results/PRESET. What was not made yet is not missed. Exit status 1 if anything is
-    missing, damaged or left over.
+    checkpoints in models/, and results/PRESET. What was not made yet is not missed. `dvc status` says whether models
+    and results are of today's corpus. Exit status 1 if anything is missing or damaged, or if no index lists a shard.
     """
     _, name = preset_settings(params_file, overrides, preset)
     from sclip.apps.verify import verify_preset

@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from sclip.apps.exports import Destination
     from sclip.apps.keywords import FoundKeywords
 
-KEYWORD_FORMATS, SEGMENT_FORMATS = ("textgrid", "vtt", "ctm", "csv"), ("textgrid", "ctm")
+FORMATS = ("textgrid", "vtt", "ctm", "csv")
 
 
-def _options(formats: tuple[str, ...]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that adds the recordings and the options that both commands have."""
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the recordings and the options that both commands have."""
     options = (
         click.argument("audio", nargs=-1, required=True),
         model_option(),
         click.option(
-            "--format", "form", type=click.Choice(formats), help="Print this format, or write it to --out, not a table."
+            "--format", "form", type=click.Choice(FORMATS), help="Print this format, or write it to --out, not a table."
         ),
         json_option,
         click.option(
             "--out",
-            help="The file to write. Its ending says the format if --format does not. For several recordings a folder: "
-            "each gets a file of its name; CTM, CSV and JSON can also put all of them into one file.",
+            help="The file to write. Its ending says the format if --format does not. For several recordings a folder, "
+            "NAME/: each gets a file of its name. CTM, CSV and JSON can also put all of them into one file.",
         ),
         click.option(
             "--window",
@@ -50,16 +50,13 @@ def _options(formats: tuple[str, ...]) -> Callable[[Callable[..., None]], Callab
         device_option,
     )
 
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command("keywords", short_help="Find keywords in recordings, with times and scores.")
-@_options(KEYWORD_FORMATS)
+@_options
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Near pieces for each keyword.")
 @click.option(
     "--plot", type=click.Path(path_type=Path, readable=False), help="Draw one recording to this .png or .svg file."
@@ -74,7 +71,7 @@ def keywords(audio: tuple[str, ...], plot: Path | None, top: int, **options: Any
 
 
 @click.command("segment", short_help="Cut recordings where CIF fires.")
-@_options(SEGMENT_FORMATS)
+@_options
 def segment(audio: tuple[str, ...], **options: Any) -> None:
     """Cut recordings where CIF fires, into a segment for each keyword.
 

@@ -114,7 +114,7 @@ def make_plan(
         pictures=len(pictures),
         sampled=len(recordings),
         seconds=float(seconds.mean()) * utterances,
-        relative_error=_relative_error(seconds),
+        relative_error=_relative_error(seconds) if len(sample) < len(rows) else 0.0,
         frames=float(speech.frames(samples).clamp(min=0).double().mean()) * utterances,
         states=(speech.states, speech.width),
         storage=_storage(preset.features),
@@ -272,7 +272,8 @@ def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
     sampled = f"{plan.sampled:,} of them looked at" if plan.sampled < plan.utterances else "all looked at"
     states, width = plan.states
     yield f"{counted(plan.utterances, 'utterances')} ({sampled}), {counted(plan.pictures, 'pictures')}"
-    yield f"{plan.seconds / 3600:,.2f} hours ± {100 * plan.relative_error:.1f} %, {plan.frames:,.0f} frames"
+    error = f" ± {100 * plan.relative_error:.1f} %" if plan.relative_error else ""
+    yield f"{plan.seconds / 3600:,.2f} hours{error}, {plan.frames:,.0f} frames"
     yield f"{states} hidden states of {width} numbers per frame, stored in data/{preset}/features:"
     for storage, name in [
         *((precision, precision) for precision in PRECISIONS),
@@ -290,8 +291,8 @@ def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
 def _read_speeds(plan: Plan) -> str:
     names = {"fp16": "fp16", CODES: f"{plan.components} components", ONLINE: "online"}
     speeds = {storage: plan.read_speed(storage) for storage in names}
-    return ", ".join(
-        f"{names[storage]} {'without limit, from memory' if speed == math.inf else f'{speed:,.0f}'}"
+    return "; ".join(
+        f"{names[storage]}: {'no limit (from memory)' if speed == math.inf else f'{speed:,.0f}'}"
         for storage, speed in speeds.items()
     )
 

@@ -57,7 +57,7 @@ def _warn_of_few_pictures(pictures: int) -> None:
     if is_main() and "R@10" in (always_found(pictures) or ""):
         log.warning(
             f"split dev has {counted(pictures, 'pictures')}, so R@10, which chooses the weights, hardly differs "
-            "between steps; give this split more pictures"
+            "between steps, and the last of equally good ones is kept; give this split more pictures"
         )
 
 

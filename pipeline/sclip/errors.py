@@ -33,6 +33,11 @@ def counted(number: int, nouns: str) -> str:
     return f"{number:,} {nouns.removesuffix('s') if number == 1 else nouns}"
 
 
+def size_text(size: float) -> str:
+    """Return a number of bytes in megabytes, or in gigabytes from a tenth of one."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
 class Problems:
     """Collects rows that cannot be used: raises at the first one, or with `skip` counts them."""
 

@@ -98,7 +98,7 @@ def test_plan_says_that_the_disk_is_too_small_and_what_fits(corpus, tmp_path, mo
     (tmp_path / "features/0.safetensors").write_bytes(bytes(3_000_000))
     again, *_ = plan_preset(corpus, tmp_path, precision="fp32")
     assert not again.fits  # other states are removed only when the new ones are written
-    assert f"already there in {tmp_path}: 0.00 GB" in "\n".join(describe_plan(again, "mine", tmp_path, "cpu"))
+    assert f"already there in {tmp_path}: 3.0 MB" in "\n".join(describe_plan(again, "mine", tmp_path, "cpu"))
 
 
 def test_plan_names_what_cannot_be_read(corpus, tmp_path, monkeypatch):

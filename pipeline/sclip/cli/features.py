@@ -15,7 +15,7 @@ from sclip.cli.options import (
     reads_params,
 )
 from sclip.cli.output import json_option, print_json
-from sclip.errors import Problems, counted, printable
+from sclip.errors import Problems, counted, printable, size_text
 
 
 @click.command("plan", short_help="Estimate the size and the time of a preset's caches.")
@@ -89,8 +89,9 @@ def extract_features(
     if as_json:
         print_json({"folder": out, **vars(result), "skipped": problems.skipped})
         return
+    size = size_text(result.gigabytes * 1e9)
     click.echo(
-        f"{out}: {counted(result.utterances, 'utterances')}, {result.hours:.2f} hours, {result.gigabytes:.2f} GB; "
+        f"{out}: {counted(result.utterances, 'utterances')}, {result.hours:.2f} hours, {size}; "
         f"{counted(result.shards_computed, 'shards')} computed, {result.shards_reused} reused; {result.seconds:.0f} s"
     )
 

@@ -26,7 +26,7 @@ from sclip.device import PRECISIONS, autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import UserError, counted
+from sclip.errors import UserError, counted, size_text
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
 from sclip.features.store import CODES
 
@@ -261,8 +261,8 @@ def describe_plan(plan: Plan, preset: str, folder: Path, device: str) -> Iterato
     setting = settings[plan.fastest]
     if not plan.fits:
         yield (
-            f"The caches do not fit: they need {_size(plan.needed)}, and {_size(plan.free_bytes)} are free. Make "
-            f"data/{preset} a link to a larger disk, or set presets.{preset}.features to {setting}"
+            f"The caches do not fit: they need {size_text(plan.needed)}, and {size_text(plan.free_bytes)} are free. "
+            f"Make data/{preset} a link to a larger disk, or set presets.{preset}.features to {setting}"
         )
     elif plan.read_speed(plan.fastest) > plan.read_speed(plan.storage):
         yield f"Fastest for training on this machine: presets.{preset}.features with {setting}"
@@ -281,11 +281,11 @@ def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
     ]:
         key = "components" if storage == CODES else "precision"
         chosen = f"   as features.{key} says in presets.{preset}" if storage == plan.storage else ""
-        yield f"  {name}  {_size(plan.state_bytes(storage))}{chosen}"
-    yield f"vectors of pictures and captions: {_size(plan.vector_bytes)}"
-    yield f"free on the disk of {folder}: {_size(plan.free_bytes)}"
+        yield f"  {name}  {size_text(plan.state_bytes(storage))}{chosen}"
+    yield f"vectors of pictures and captions: {size_text(plan.vector_bytes)}"
+    yield f"free on the disk of {folder}: {size_text(plan.free_bytes)}"
     if plan.cached_bytes:
-        yield f"already there in {folder}: {_size(plan.cached_bytes)}; what fits the settings is used again"
+        yield f"already there in {folder}: {size_text(plan.cached_bytes)}; what fits the settings is used again"
 
 
 def _read_speeds(plan: Plan) -> str:
@@ -295,10 +295,6 @@ def _read_speeds(plan: Plan) -> str:
         f"{names[storage]}: {'no limit (from memory)' if speed == math.inf else f'{speed:,.0f}'}"
         for storage, speed in speeds.items()
     )
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.2f} GB"
 
 
 def _duration(seconds: float) -> str:

@@ -109,6 +109,8 @@ def test_a_manifest_without_a_digest_is_a_fault(project):
     (fault,) = verify_preset("tiny").faults
     assert fault.where == "data/tiny/manifest.digest.json"
     assert fault.what.endswith("`sclip make-corpus` writes it")
+    other_default = ("-S", "run.presets=[scenes]")
+    assert "`sclip make-corpus --preset tiny` writes it" in run_sclip("verify", "tiny", *other_default, status=1)
     run_sclip("make-corpus", "tiny")
     assert verify_preset("tiny").faults == []
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from sclip import paths
+from sclip.cli.group import with_preset
 from sclip.cli.options import (
     device_option,
     on_error_option,
@@ -110,12 +111,13 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
     _, name = preset_settings(params_file, overrides, preset)
     from sclip.apps.verify import verify_preset
 
-    result = verify_preset(name)
+    result, context = verify_preset(name), click.get_current_context()
+    faults = [{"where": found.where, "what": with_preset(found.what, context)} for found in result.faults]
     if as_json:
-        print_json({"preset": name, **vars(result)})
+        print_json({"preset": name, "checked": result.checked, "faults": faults})
     else:
-        for finding in result.faults:
-            click.echo(f"{printable(finding.where)}: {printable(finding.what)}")
+        for fault in faults:
+            click.echo(f"{printable(fault['where'])}: {printable(fault['what'])}")
         counts = ", ".join(counted(count, what) for what, count in result.checked.items())
         click.echo(f"{name}: {counts}: {counted(len(result.faults), 'faults')}")
     if result.faults:

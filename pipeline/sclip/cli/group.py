@@ -38,24 +38,26 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise  # of `| head`: click ends without a message
         except UserError as error:
-            raise click.ClickException(_shown(self._with_preset(str(error), ctx.meta.get(CHOSEN_PRESET)))) from None
+            raise click.ClickException(_shown(with_preset(str(error), ctx))) from None
         except OSError as error:  # of a full disk, or of a folder that cannot be written
             raise click.ClickException(_shown(_reason(error))) from None
-
-    def _with_preset(self, message: str, preset: str | None) -> str:
-        """Return an error whose advice, such as `sclip embed-clip`, names the preset if that is not the default one.
-
-        What raises the error knows files and folders, but no presets.
-        """
-        if preset is None:
-            return message
-        names = [name for name, command in self.commands.items() if any(o.name == "preset" for o in command.params)]
-        advice = rf"`sclip ({'|'.join(names)})(?=[ `])(?![^`]*--preset)"
-        return re.sub(advice, lambda found: f"{found[0]} --preset {shlex.quote(preset)}", message)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
         return list(self.commands)
+
+
+def with_preset(message: str, ctx: click.Context) -> str:
+    """Return a message whose advice, such as `sclip embed-clip`, names the preset if that is not the default one.
+
+    The code that writes the message knows files and folders, but no presets.
+    """
+    group, preset = ctx.find_root().command, ctx.meta.get(CHOSEN_PRESET)
+    if preset is None or not isinstance(group, _Commands):
+        return message
+    names = [name for name, command in group.commands.items() if any(o.name == "preset" for o in command.params)]
+    advice = rf"`sclip ({'|'.join(names)})(?=[ `])(?![^`]*--preset)"
+    return re.sub(advice, lambda found: f"{found[0]} --preset {shlex.quote(preset)}", message)
 
 
 def _reason(error: OSError) -> str:

@@ -13,6 +13,7 @@ from sclip.evaluation.boundaries import (
     References,
     boundary_scores,
     count_pairs,
+    count_shifted_pairs,
     even_firings,
     paired_firings,
     random_firings,
@@ -128,4 +129,19 @@ def test_words_of_equal_length_give_the_expected_scores():
     assert result["50ms"]["cif"]["f1"]["value"] == 100
     assert result["50ms"]["cif_starts_and_ends"] == result["50ms"]["cif"]  # words without pauses
     assert 0 < result["50ms"]["random"]["f1"]["high"] < 50
+    assert result["20ms"]["cif_shifted"]["f1"]["value"] == result["20ms"]["even_shifted"]["f1"]["value"] == 100
+    shifts = {"cif": {"half_1": -0.02, "half_2": -0.02}, "even": {"half_1": 0, "half_2": 0}}
+    assert result["shifts"]["20ms"] == shifts
     assert result == boundary_scores(firings, *arguments)
+
+
+def test_each_half_of_the_pictures_chooses_the_shift_of_the_other():
+    references = References.of([(("a", 0.0, 0.4), ("b", 0.4, 0.8), ("c", 0.8, 1.2))] * 4)
+    late, early, first = references.boundaries + 0.08, references.boundaries - 0.08, torch.tensor([1, 0, 1, 0]).bool()
+    counts, shifts = count_shifted_pairs(torch.where(first[:, None], late, early), references, 0.02, first)
+    assert shifts == [0.06, -0.06]  # the smallest that suffice
+    assert counts[:, 0].sum() == 0
+    counts, shifts = count_shifted_pairs(late, references, 0.02, first)
+    assert shifts == [-0.06, -0.06]
+    assert counts[:, 0].tolist() == [2] * 4
+    assert count_shifted_pairs(late, references, 0.02, ~torch.zeros(4).bool())[1] == [0, -0.06]  # an empty half

@@ -51,6 +51,13 @@ def test_figures_by_hand():
     assert figures["content"]["overlap"]["value"] == pytest.approx(50)  # 1 for the first dog, 0 for the second
     assert figures["all"]["overlap"]["value"] == pytest.approx(100 * (1 + 0 + 0.5) / 3)
     assert figures["content"]["chance"]["value"] == pytest.approx(40)  # both words "dog", 0.8 of 2 s
+    assert figures["content"]["in_order"]["value"] == pytest.approx(100)  # peaks at 0.25 and 0.75
+    assert figures["all"]["in_order"]["value"] == pytest.approx(100 * 2 / 3)  # "a" at 1.25
+    shorter = torch.tensor([0.8, 1.0], dtype=torch.float64)  # frames end before the word does
+    figures = localization(
+        tokens, valid, SlotTimes(peaks, spans), timed, shorter, content, pictures, Bootstrap(2, seed=0)
+    )
+    assert figures["content"]["chance"]["value"] == pytest.approx(100 * (0.4 + 0.2) / 0.8)
 
 
 def test_words_without_tokens_and_words_that_repeat_a_token():
@@ -65,5 +72,5 @@ def test_positions_of_firings():
     positions = firing_positions(firings, words, torch.tensor([1.6], dtype=torch.float64))
     expected = {"first quarter": 20, "second quarter": 20, "third quarter": 0, "last quarter": 20, "between words": 40}
     assert positions["cif"] == pytest.approx(expected)
-    assert positions["even"]["between words"] == pytest.approx(50)
-    assert sum(positions["even"].values()) == pytest.approx(100)
+    assert positions["even"]["third quarter"] == pytest.approx(40)  # 0.27 and 0.8
+    assert positions["even"]["between words"] == pytest.approx(60)  # 0.53, 1.07 and 1.33

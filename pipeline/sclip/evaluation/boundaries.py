@@ -12,6 +12,12 @@ speech count as errors. CIF's last slot, which ends with the recording, is not a
 - VG-HuBERT and others count differently: every start and every end of a word is a boundary, once each, except the
   first and the last. `cif_starts_and_ends` are CIF's figures for these boundaries, to compare with theirs.
 - Two baselines have the same number of firings in each utterance: evenly spaced, and random (the mean of 10 draws).
+- CIF may fire a constant time before or after the ends of words. In `cif_shifted` and `even_shifted` all firings are
+  moved by the time with the highest F1. The utterances of one half of the pictures choose it for those of the other.
+  `shifts` has the time, in seconds, by which each half was moved.
+
+The duration of an utterance is that of its encoder frames, which can be 25 ms less than that of the recording. A later
+firing counts as one at the end.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +32,8 @@ from sclip.padded import valid_mask
 
 TOLERANCES = {"20ms": 0.02, "50ms": 0.05}
 DRAWS = 10
+# Seconds. In the order of their distance from 0, so that of equal shifts the smallest counts.
+SHIFTS = sorted((i / 50 for i in range(-10, 11)), key=abs)
 # Seconds. Frames and alignments are multiples of a millisecond, but in floating point 0.36 - 0.34 > 0.02.
 ROUNDING = 1e-6
 
@@ -74,12 +82,21 @@ def boundary_scores(
     references, counts = References.of(words), firings.isfinite().sum(1)
     generator = torch.Generator().manual_seed(seed)
     draws = [random_firings(counts, durations, generator) for _ in range(DRAWS)]
-    scores: dict[str, Any] = {"utterances": len(firings)}
+    even, halves = even_firings(counts, durations), pictures % 2 == 0
+    scores: dict[str, Any] = {"utterances": len(firings), "shifts": {}}
     for name, tolerance in TOLERANCES.items():
+        shifted, shifts = count_shifted_pairs(firings, references, tolerance, halves)
+        even_shifted, even_shifts = count_shifted_pairs(even, references, tolerance, halves)
+        scores["shifts"][name] = {
+            method: dict(zip(("half_1", "half_2"), times, strict=True))
+            for method, times in (("cif", shifts), ("even", even_shifts))
+        }
         counted = {
             "cif": count_pairs(firings, references, tolerance),
             "cif_starts_and_ends": count_pairs(firings, References.starts_and_ends(words), tolerance),
-            "even": count_pairs(even_firings(counts, durations), references, tolerance),
+            "cif_shifted": shifted,
+            "even": count_pairs(even, references, tolerance),
+            "even_shifted": even_shifted,
             "random": torch.stack([count_pairs(times, references, tolerance) for times in draws]).mean(0),
         }
         scores[name] = {
@@ -101,6 +118,19 @@ def count_pairs(firings: Tensor, references: References, tolerance: float) -> Te
     ignored = (at_edge & unpaired[..., None]).any(1).sum(1).minimum(unpaired.sum(1))
     counted = firings.isfinite().sum(1) - ignored
     return torch.stack([paired.sum(1), counted, references.boundaries.isfinite().sum(1)], 1).double()
+
+
+def count_shifted_pairs(
+    firings: Tensor, references: References, tolerance: float, halves: Tensor
+) -> tuple[Tensor, list[float]]:
+    """Count pairs of firings that are moved by a constant time. `halves` (N,) divides the utterances.
+
+    Return the counts (N, 3), and the two times: that of the utterances which `halves` marks, and that of the others.
+    Each half is moved by the time with which the other has the highest F1.
+    """
+    counts = torch.stack([count_pairs(firings + shift, references, tolerance) for shift in SHIFTS])  # (K, N, 3)
+    best = [int(f1(counts[:, chosen_by].sum(1)).argmax()) for chosen_by in (~halves, halves)]
+    return torch.where(halves[:, None], counts[best[0]], counts[best[1]]), [SHIFTS[place] for place in best]
 
 
 def paired_firings(firings: Tensor, boundaries: Tensor, tolerance: float) -> Tensor:

@@ -6,9 +6,14 @@ Only slots whose keyword is a token of a spoken word count. Each figure is compu
     located   the share of these slots whose peak is within the word's time
     overlap   the mean over these slots of intersection / union of the span and the word's time
     chance    the share of these slots that a peak at a random time of the utterance would locate
+    in_order  the share that evenly spaced peaks would locate: slot j of S, from 0, has its peak at (j + 1/2) / S of the
+              utterance. CIF's slots are in the order of time, so they should be compared with this figure.
 
-If the word occurs several times, the best occurrence counts. `positions` says where CIF's firings fall: in which
-quarter of a word, or between words; `even` says the same of firings that are spread evenly over the utterance.
+If the word occurs several times, the best occurrence counts. The duration of an utterance is that of its encoder
+frames, which can be 25 ms less than that of the recording; later times count as its end.
+
+`positions` says where CIF's firings fall: in which quarter of a word, or between words. A firing at the end of a word
+belongs to this word. `even` says the same of firings that cut the utterance into equal parts.
 """
 
 from collections.abc import Sequence
@@ -20,7 +25,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sclip.evaluation.bootstrap import Bootstrap, ratio
-from sclip.evaluation.boundaries import ROUNDING, TimedWords
+from sclip.evaluation.boundaries import ROUNDING, TimedWords, even_firings
 from sclip.evaluation.inference import BLOCK
 from sclip.evaluation.keywords import NO_TOKEN
 from sclip.heads.slot_times import SlotTimes
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
 
 BETWEEN = "between words"
+FIGURES = ("located", "overlap", "chance", "in_order")
 QUARTERS = ("first quarter", "second quarter", "third quarter", "last quarter")
 
 
@@ -80,23 +86,26 @@ def localization(
         number = slots.sum(1)
         scores[name] = {
             figure: bootstrap.mean(100 * ratio((values * slots).sum(1), number), pictures, number > 0)
-            for figure, values in zip(("located", "overlap", "chance"), figures, strict=True)
+            for figure, values in zip(FIGURES, figures, strict=True)
         } | {"keywords": int(number.sum())}
     return scores
 
 
 def _compare(
     tokens: Tensor, valid: Tensor, peaks: Tensor, spans: Tensor, spoken: Tensor, times: Tensor, durations: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return for each slot (B, S) whether its keyword is spoken, whether it is located, its overlap and its chance."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return for each slot (B, S) whether its keyword is spoken, and its values for FIGURES."""
     is_word = (tokens[:, :, None] == spoken[:, None]) & valid[..., None]  # (B, S, W)
-    start, end = times[:, None].unbind(-1)  # (B, 1, W)
-    located = is_word & (start <= peaks[..., None]) & (peaks[..., None] <= end)
+    start, end = times[:, None].minimum(durations[:, None, None, None]).unbind(-1)  # (B, 1, W)
     span_start, span_end = (edge[..., None] for edge in spans.unbind(-1))  # (B, S, 1)
     shared = (span_end.minimum(end) - span_start.maximum(start)).clamp(min=0)
     overlap = ratio(shared, (span_end - span_start) + (end - start) - shared) * is_word
     chance = ((end - start) * is_word).sum(-1) / durations[:, None]
-    return is_word.any(-1), located.any(-1).double(), overlap.amax(-1), chance.clamp(max=1)
+    in_order = (valid.cumsum(1) - 0.5) / valid.sum(1, keepdim=True).clamp(min=1) * durations[:, None]
+    located, located_in_order = (
+        (is_word & (start <= when[..., None]) & (when[..., None] <= end)).any(-1).double() for when in (peaks, in_order)
+    )
+    return is_word.any(-1), located, overlap.amax(-1), chance.clamp(max=1), located_in_order
 
 
 def firing_positions(firings: Tensor, utterances: Sequence[TimedWords], durations: Tensor) -> dict[str, Any]:
@@ -104,19 +113,19 @@ def firing_positions(firings: Tensor, utterances: Sequence[TimedWords], duration
 
     `firings` are times in seconds, padded with infinity.
     """
-    found, even = (dict.fromkeys((*QUARTERS, BETWEEN), 0.0) for _ in range(2))
-    for times, words, duration in zip(firings, utterances, durations.tolist(), strict=True):
+    even = even_firings(firings.isfinite().sum(1), durations)
+    return {method: _shares(times, utterances) for method, times in (("cif", firings), ("even", even))}
+
+
+def _shares(firings: Tensor, utterances: Sequence[TimedWords]) -> dict[str, float]:
+    counts = dict.fromkeys((*QUARTERS, BETWEEN), 0)
+    for times, words in zip(firings, utterances, strict=True):
         start, end = torch.tensor([[start, end] for _, start, end in words], dtype=torch.float64).T.contiguous()
         finite = times[times.isfinite()]
         word = torch.searchsorted(end, finite - ROUNDING).clamp(max=len(end) - 1)
         position = (finite - start[word] + ROUNDING) / (end[word] - start[word]).clamp(min=1e-6)
-        at_end = (finite - end[word]).abs() <= ROUNDING  # a firing at the end of a word belongs to the word
+        at_end = (finite - end[word]).abs() <= ROUNDING
         for quarter in torch.where(at_end, 3.0, (4 * position).floor()).tolist():
-            found[QUARTERS[int(quarter)] if 0 <= quarter < 4 else BETWEEN] += 1
-        spoken = min(1.0, float((end - start).sum()) / duration)
-        for name in QUARTERS:
-            even[name] += len(finite) * spoken / 4
-        even[BETWEEN] += len(finite) * (1 - spoken)
-    total = max(1.0, sum(found.values()))
-    tables = {"cif": found, "even": even}
-    return {method: {name: 100 * count / total for name, count in table.items()} for method, table in tables.items()}
+            counts[QUARTERS[int(quarter)] if 0 <= quarter < 4 else BETWEEN] += 1
+    total = max(1, sum(counts.values()))
+    return {name: 100 * count / total for name, count in counts.items()}

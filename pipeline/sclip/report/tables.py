@@ -138,7 +138,8 @@ def keywords(results: Results) -> Table:
             )
     note = (
         "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
-        f"caption contains one of the five nearest tokens.{synonyms} Complete words: neighbouring keywords that "
+        f"caption contains one of the five tokens whose embeddings are nearest to that of the keyword, which is one of "
+        f"them.{synonyms} Complete words: neighbouring keywords that "
         "together spell a word. The row below each architecture is a baseline: it always predicts the most frequent "
         f"tokens of the training captions.{_content_words(results)}{_with_text(results)}"
     )
@@ -205,20 +206,21 @@ def _band(start: int, below: int | None) -> str:
 
 
 def localization(results: Results) -> Table:
-    figures = ("located", "overlap", "chance")
-    keys = [(group, figure) for group in ("all", "content") for figure in figures]
+    figures = {"located": "located", "overlap": "overlap", "chance": "chance", "in order": "in_order"}
+    keys = [(group, name) for group in ("all", "content") for name in figures]
     rows = [
-        TableRow(arch, [measure(runs, "localization", group, figure) for group, figure in keys], arch)
+        TableRow(arch, [measure(runs, "localization", group, figures[name]) for group, name in keys], arch)
         for arch, runs in results.runs.items()
         if "localization" in runs[0].metrics
     ]
     note = (
         "Where the keywords lie, in %, counted over keywords that are words of the caption. Located: the frame "
         "with the slot's greatest weight lies within the word. Overlap: intersection of the slot's span and the word's "
-        "time, divided by their union. Chance: what a random moment of the utterance would locate."
+        "time, divided by their union. Chance: what a random moment of the utterance would locate. In order: what "
+        "evenly spaced moments would locate, one for each slot in turn; CIF's slots are in the order of time."
     )
     groups = {"all": "all words", "content": "content words"}
-    return Table("Keyword localisation", note, [Column(groups[group], figure) for group, figure in keys], rows)
+    return Table("Keyword localisation", note, [Column(groups[group], name) for group, name in keys], rows)
 
 
 def boundaries(results: Results) -> Table:
@@ -228,12 +230,20 @@ def boundaries(results: Results) -> Table:
     for arch, runs in results.runs.items():
         if "boundaries" not in runs[0].metrics:
             continue
-        for predictor, label in (("cif", arch), ("even", "evenly spaced"), ("random", "at random")):
+        for predictor, label in {
+            "cif": arch,
+            "cif_shifted": f"{arch}, shifted",
+            "even": "evenly spaced",
+            "even_shifted": "evenly spaced, shifted",
+            "random": "at random",
+        }.items():
             cells = [measure(runs, "boundaries", tolerance, predictor, key) for _, _, tolerance, key in keys]
-            rows.append(TableRow(label, cells, arch if predictor == "cif" else None))
+            rows.append(TableRow(label, cells, arch if predictor.startswith("cif") else None))
     note = (
         "Firing times of continuous integrate-and-fire (CIF) compared with the times at which words end, in %. The "
-        "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random."
+        "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random. "
+        "Shifted: all firings are moved by one time, because CIF may fire some time after a word; one half of the "
+        "pictures chooses the time for the other."
     )
     return Table("Word boundaries", note, [Column(group, name) for group, name, _, _ in keys], rows)
 

@@ -90,9 +90,11 @@ def run_metrics(recalls: dict[str, float], cif: bool) -> dict:
         accuracy = {"hit_rate": estimate(30.0), "all": {"f1": estimate(20.0)}, "content": {"f1": estimate(15.0)}}
         metrics["keywords"] = {"model": usage | accuracy, "commonest": usage}
         located = {"located": estimate(60.0), "overlap": estimate(35.0), "chance": estimate(12.0)}
+        located |= {"in_order": estimate(15.0)}
         metrics["localization"] = {"all": located, "content": located}
     if cif:
-        scored = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in ("cif", "even", "random")}
+        methods = ("cif", "cif_shifted", "even", "even_shifted", "random")
+        scored = {name: {"f1": estimate(40.0), "r_value": estimate(-3.0)} for name in methods}
         metrics["boundaries"] = {"20ms": scored, "50ms": scored}
     return metrics
 
@@ -103,7 +105,10 @@ def keyword_study(wordless: bool) -> dict:
         return {"slots": slots, "words": [], "by_frequency": []}
     words = [("dog", 40, 30, True), ("cat", 20, 1, True), ("the", 90, 80, False), ("rare", 2, 2, True)]
     listed = [dict(zip(("word", "spoken", "found", "content"), word, strict=True)) for word in words]
-    bands = [{"from": 2, "below": 5, "found": 100.0}, {"from": 10, "below": None, "found": 51.7}]
+    bands = [
+        {"from": 2, "below": 5, "words": 1, "found": 100.0},
+        {"from": 10, "below": None, "words": 2, "found": 51.7},
+    ]
     return {"slots": slots, "words": listed, "by_frequency": bands}
 
 
@@ -164,7 +169,7 @@ def test_tables_of_hit_rate_and_word_recall():
     assert cells(table, "cascaded", "Hit rate of the first keywords") == [
         "31.0 [26.0, 36.0]", "32.0 [27.0, 37.0]", "33.0 [28.0, 38.0]",
     ]  # fmt: skip
-    assert "| words in 2–4 captions | words in 10 or more captions |" in table
+    assert "| 1 word in 2–4 captions | 2 words in 10 or more captions |" in table
     assert cells(table, "cascaded", "Word recall") == ["100.0", "51.7"]
     assert "Words with the highest recall, cascaded: dog (75 % of 40), cat (5 % of 20)." in table
     assert "Words with the lowest recall, cascaded: cat (5 % of 20), dog (75 % of 40)." in table

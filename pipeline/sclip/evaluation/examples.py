@@ -1,6 +1,6 @@
 """Collect examples for the report: twelve utterances, the same for every architecture.
 
-branch            the branch that retrieves the pictures
+branch            the branch that retrieves the pictures: the one with the higher R@10 from speech to image
 frame_seconds     the duration of a frame
 examples          a list; each has id, audio, image_id, image, text and words as in the manifest, and
     rank          the rank of the utterance's own picture
@@ -8,7 +8,7 @@ examples          a list; each has id, audio, image_id, image, text and words as
     keywords      for each slot, its span (CIF only: start and end in seconds) and pieces: the nearest tokens with
                   their cosine similarities; the first one is the keyword
     alpha         CIF only: the weight of each frame
-    fired         CIF only: the times of the firings, in seconds
+    fired         CIF only: the times of the firings, in seconds. A last frame may end after the recording
 utterances        a list for the report's search: at most a thousand utterances, in the dataset's order, the same for
                   every architecture. The examples are among them. Each has id, audio, image_id, image, text and
                   speaker as in the manifest, and

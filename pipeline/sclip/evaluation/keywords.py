@@ -4,8 +4,8 @@ All figures use CLIP's tokens, as published: a word may be several tokens, and a
 including full stops. Each figure is computed per utterance in %, then averaged over the utterances:
 
 - hit rate, as published: the share of slots whose keyword has a token of the caption among its 5 nearest tokens of the
-  vocabulary. The nearest tokens include the keyword itself and blocked tokens. With a fixed number of slots, the hit
-  rate of each slot is reported too.
+  vocabulary. These are nearest to the keyword's embedding, not to the slot, and include the keyword itself and blocked
+  tokens. With a fixed number of slots, the hit rate of each slot is reported too.
 - precision, recall and F1 of the set of keywords against the set of the caption's tokens, including tokens that are
   not in the vocabulary. A second version counts only content words on both sides, without stop words and punctuation.
   An utterance without keywords has precision 0. A caption without content words is not counted. The stop words are
@@ -13,7 +13,8 @@ including full stops. Each figure is computed per utterance in %, then averaged 
   has synonyms that no picture tells apart, such as small and little, a third version counts synonyms as one word.
 - duplicates: the share of slots that repeat an earlier keyword of the same utterance
 
-As a baseline, the same figures are computed for the most common tokens, which are the same for every utterance.
+As a baseline, the same figures are computed for the most common tokens, which are the same for every utterance. Their
+number is the mean number of keywords of an utterance, rounded, and at least 1.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ Utterances are ranked by two kinds of scores:
                          keyword whose tokens are not all in the vocabulary gets the same score everywhere
 
 The figures are in %, and computed as in the authors' code. All but AP are means over keywords, with an interval over
-keywords; keywords without a relevant utterance are left out.
+keywords. Keywords without a relevant utterance are left out everywhere, also of AP.
 
     P@10, P@N   share of relevant utterances among the first 10, and among the first N, where N are relevant
     EER         equal error rate: where the share of irrelevant utterances that are accepted equals the share of

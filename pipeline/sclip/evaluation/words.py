@@ -5,8 +5,8 @@ A word is one or more tokens of CLIP's tokenizer. Keywords contain a word if con
 
     slots           for k = 1, 2, …: hit rate of the first k slots, and the share of utterances with any hit among them
     counts          for each number of keywords: the utterances with this number, their hit rate and duplicates
-    by_frequency    for bands of words by the number of captions with the word: the share of these captions whose
-                    keywords contain the word
+    by_frequency    for bands of content words by the number of captions with the word: how many words, in how many
+                    captions (spoken), and the share of these captions whose keywords contain the word (found)
     words           for each word: the number of captions with it (spoken), how many of them have keywords with it
                     (found), the number of utterances whose keywords contain it (said), and whether it is a content word
 """

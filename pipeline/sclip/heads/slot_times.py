@@ -2,7 +2,8 @@
 
 A slot takes its frames with weights: CIF's own weights, or for a fixed slot the attention weights of its learned token,
 averaged over the heads. Its peak is the middle of the frame with the greatest weight. Its span is all frames of a CIF
-slot, and for a fixed slot the frames around the peak with at least half of the peak's weight.
+slot, and for a fixed slot the frames around the peak with at least half of the peak's weight. The last frame may end
+after the recording, if the head averages neighbouring frames.
 """
 
 from dataclasses import dataclass

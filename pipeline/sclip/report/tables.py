@@ -171,7 +171,9 @@ def _hit_rate(run: EvaluatedRun, count: int) -> Any:
 def words(results: Results) -> Table:
     """Return the recall of content words, by how many captions contain the word."""
     studied = {arch: runs for arch, runs in results.runs.items() if runs[0].words}
-    bands = {(row["from"], row["below"]): None for runs in studied.values() for row in runs[0].words["by_frequency"]}
+    bands = {
+        (row["from"], row["below"]): row["words"] for runs in studied.values() for row in runs[0].words["by_frequency"]
+    }
     rows, remarks = [], []
     for arch, runs in studied.items():
         recalls = [{(row["from"], row["below"]): row["found"] for row in run.words["by_frequency"]} for run in runs]
@@ -182,7 +184,7 @@ def words(results: Results) -> Table:
         f"words by the number of test captions that contain them. The lists below are for the first seed and for words "
         f"in at least {COMMON} captions.{_content_words(results)}"
     )
-    columns = [Column("words in", _band(*band)) for band in bands]
+    columns = [Column(counted(number, "words") + " in", _band(*band)) for band, number in bands.items()]
     return Table("Word recall", note, columns, rows, tuple(remarks))
 
 

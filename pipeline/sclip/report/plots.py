@@ -17,7 +17,7 @@ def recall(runs: list[EvaluatedRun], branch: str) -> Measurement:
 
 
 def summary(results: Results) -> dict[str, float]:
-    """Return R@10 of speech to image: the best of these runs, the topline (written captions), chance, and each run's."""
+    """Return R@10 of speech to image: the highest of these runs, the topline (written captions), chance, and each."""
     recalls = {f"R@10/{name}": recall(runs, branch).value for name, branch, runs in results.branches}
     best = max(recalls.values())
     numbers = {"R@10/best": best}

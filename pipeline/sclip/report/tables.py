@@ -138,10 +138,10 @@ def keywords(results: Results) -> Table:
             )
     note = (
         "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
-        f"caption contains one of the five tokens whose embeddings are nearest to that of the keyword, which is one of "
-        f"them.{synonyms} Complete words: neighbouring keywords that "
-        "together spell a word. The row below each architecture is a baseline: it always predicts the most frequent "
-        f"tokens of the training captions.{_content_words(results)}{_with_text(results)}"
+        f"caption contains the keyword or one of the four tokens with the nearest embeddings.{synonyms} Complete "
+        "words: neighbouring keywords that together spell a word. The row below each architecture is a baseline: it "
+        "always predicts the most frequent tokens of the training captions."
+        f"{_content_words(results)}{_with_text(results)}"
     )
     return Table("Keywords", note, list(keys), rows)
 

@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message of a library's error without line breaks."""
+    return " ".join(str(error).split())
+
+
 def counted(number: int, nouns: str) -> str:
     """Return a number with its noun, which is given in the plural, such as 1 picture and 7,000 pictures."""
     return f"{number:,} {nouns.removesuffix('s') if number == 1 else nouns}"

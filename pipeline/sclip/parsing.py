@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -149,7 +149,7 @@ def parse_yaml(text: str, where: str) -> Any:
         too_large = node is not None and _expanded(node, {}) >= MOST_NODES
         data = None if node is None or too_large else loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: not YAML: {one_line(error)}") from None
     except RecursionError:
         raise UserError(f"{where}: nested too deeply") from None
     if too_large:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 from sclip.files import SPECIAL, UNFINISHED, flush_to_disk, is_special
 
 METADATA = "sclip"  # the only key of the metadata; safetensors would write several keys in varying order
@@ -42,7 +42,7 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a damaged file can raise many kinds of errors
-        raise UserError(f"{path}: not a complete safetensors file: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not a complete safetensors file: {one_line(error)}") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:

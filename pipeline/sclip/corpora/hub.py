@@ -33,7 +33,7 @@ from sclip.corpora.listing import (
     split_by_hash,
 )
 from sclip.corpora.rows import Draft
-from sclip.errors import Problems, UserError
+from sclip.errors import Problems, UserError, one_line
 from sclip.files import atomic_file
 from sclip.parsing import shortened
 
@@ -92,9 +92,8 @@ def _find_on_hub(path: str) -> tuple[Callable[[str], Any], list[str]]:
     try:
         return system.open, sorted(system.glob(pattern))
     except Exception as error:  # of the network, or of a repo that does not exist or needs a token
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: cannot be listed: {reason}; for a private or gated repo, run `hf auth login`"
+            f"{path}: cannot be listed: {one_line(error)}; for a private or gated repo, run `hf auth login`"
         ) from None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sclip.corpora.rows import SPLITS, Draft
-from sclip.errors import Findings, UserError
+from sclip.errors import Findings, UserError, one_line
 from sclip.parsing import read_text
 
 SPLIT_NAMES = dict(zip(SPLITS, SPLITS, strict=True)) | {"validation": "dev", "valid": "dev", "val": "dev"}
@@ -129,4 +129,4 @@ def parquet_errors(path: object) -> Iterator[None]:
     try:
         yield
     except (ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:  # pyarrow raises all of them
-        raise UserError(f"{path}: not Parquet: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not Parquet: {one_line(error)}") from None

@@ -16,7 +16,7 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, get_clean_f
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
 
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 from sclip.parsing import as_table, read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
@@ -41,7 +41,7 @@ def one_line_errors(name: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # open_clip and transformers raise errors of many kinds
-        raise UserError(f"CLIP {name}: cannot be loaded: {' '.join(str(error).split())}{hint}") from None
+        raise UserError(f"CLIP {name}: cannot be loaded: {one_line(error)}{hint}") from None
 
 
 def check_model_config(model_cfg: dict[str, Any], where: str) -> None:

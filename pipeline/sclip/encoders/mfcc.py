@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sclip.encoders.audio import SAMPLE_RATE, too_short
 from sclip.encoders.source import Source
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded, valid_mask
 
@@ -89,10 +89,9 @@ def torchaudio() -> ModuleType:
         import torchaudio.functional
         import torchaudio.transforms
     except Exception as error:  # it is not installed, or fails in some way with a torch that it was not built for
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"MFCCs need torchaudio, which cannot be imported ({reason}); install torchaudio 2.11 and a torch that it "
-            f"works with (found torch {torch.__version__}), or use another speech encoder"
+            f"MFCCs need torchaudio, which cannot be imported ({one_line(error)}); install torchaudio 2.11 and a torch "
+            f"that it works with (found torch {torch.__version__}), or use another speech encoder"
         ) from None
     module: ModuleType = torchaudio
     return module

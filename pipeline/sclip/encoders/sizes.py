@@ -15,7 +15,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from transformers import AutoConfig
 
 from sclip.encoders.inputs import MELS, STACKED
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 from sclip.parsing import as_table, shortened
 
 LARGEST = 10_000_000
@@ -117,7 +117,7 @@ def _timm_weights(name: str, where: str) -> int:
         with torch.device("meta"):
             model = timm.create_model(name, num_classes=0)
     except Exception as error:  # timm raises errors of many kinds
-        raise UserError(f"{where}: timm_model_name: {name!r} cannot be used: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: timm_model_name: {name!r} cannot be used: {one_line(error)}") from None
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -36,7 +36,7 @@ from sclip.encoders.audio import too_short
 from sclip.encoders.inputs import LogMelInput, WaveformInput, receptive_field
 from sclip.encoders.sizes import check_speech_sizes
 from sclip.encoders.source import Source, fetch_repo, find_folder
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded, valid_mask
 from sclip.parsing import read_json
@@ -139,7 +139,7 @@ class SpeechEncoder(nn.Module):
                     output_loading_info=True,
                 )
         except Exception as error:  # transformers fails in many ways on a damaged folder
-            raise UserError(f"speech encoder {name}: cannot be loaded: {' '.join(str(error).split())}") from None
+            raise UserError(f"speech encoder {name}: cannot be loaded: {one_line(error)}") from None
         missing = set(loading["missing_keys"]) - UNREAD
         if missing:
             raise UserError(f"speech encoder {name}: {len(missing)} tensors are missing, {min(missing)} among them")
@@ -232,8 +232,7 @@ def _read_config(folder: Path, name: str) -> tuple[Any, PreTrainedConfig]:
     try:
         return kind, kind.config_class(**declared_options(kind.config_class, options))
     except Exception as error:  # whatever a wrong value makes of the class's own checks
-        reason = " ".join(str(error).split())
-        raise UserError(f"speech encoder {name}: {folder / CONFIG_FILE}: cannot be used: {reason}") from None
+        raise UserError(f"speech encoder {name}: {folder / CONFIG_FILE}: cannot be used: {one_line(error)}") from None
 
 
 def samples_of_a_frame(folder: Path) -> int:

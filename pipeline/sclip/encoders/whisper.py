@@ -17,7 +17,7 @@ from sclip.encoders.sizes import check_whisper_sizes
 from sclip.encoders.source import Source, find_folder
 from sclip.encoders.speech import configuration, declared_options, without_progress_bar
 from sclip.encoders.windows import read_windows
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
 from sclip.parsing import read_json, shortened
 
@@ -75,7 +75,7 @@ class Recognizer(nn.Module):
                 extractor = WhisperFeatureExtractor.from_pretrained(folder)
                 tokenizer = WhisperTokenizer.from_pretrained(folder)
         except Exception as error:  # transformers fails in many ways on a damaged folder
-            raise UserError(f"Whisper {name}: cannot be loaded: {' '.join(str(error).split())}") from None
+            raise UserError(f"Whisper {name}: cannot be loaded: {one_line(error)}") from None
         missing = set(loading["missing_keys"])
         if missing:
             raise UserError(f"Whisper {name}: {len(missing)} tensors are missing, {min(missing)} among them")

@@ -20,7 +20,7 @@ from transformers import HubertConfig, HubertModel
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.source import Source, fetch_file
 from sclip.encoders.speech import SpeechEncoder, declared_options
-from sclip.errors import UserError, counted
+from sclip.errors import UserError, counted, one_line
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.checkpoint import read_checkpoint
 from sclip.interop.fairseq import PRETRAINING_TENSORS, hubert_config, hubert_name
@@ -90,8 +90,7 @@ def import_checkpoint(path: str | Path, out: str | Path, encoders: str | Path | 
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         # No check covers this configuration or tensor, because no published run has it.
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {reason}") from None
+        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {one_line(error)}") from None
 
 
 def _find_checkpoint(path: str | Path) -> tuple[Path, str]:
@@ -101,7 +100,7 @@ def _find_checkpoint(path: str | Path) -> tuple[Path, str]:
     try:
         uri = parse_hf_uri(str(path))
     except HfUriError as error:
-        raise UserError(f"{path}: expected hf://ORG/REPO/FILE: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: expected hf://ORG/REPO/FILE: {one_line(error)}") from None
     if uri.type != "model" or not uri.path_in_repo:
         raise UserError(f"{path}: expected a file of a model repo, hf://ORG/REPO/FILE")
     file, commit = fetch_file(uri.id, uri.path_in_repo, uri.revision)

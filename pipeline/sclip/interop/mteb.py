@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sclip.encoders.audio import SAMPLE_RATE, as_waveform
 from sclip.encoders.source import REPO, ask_hub, unreachable_reason
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
 from sclip.model.card import CORPORA
 from sclip.model.loading import load
@@ -156,7 +156,7 @@ def run_mteb(
     except UserError:
         raise
     except (OSError, RuntimeError, ImportError) as error:  # of the network, the disk, and of what decodes audio
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{', '.join(tasks)}: not evaluated: {reason}") from None
     metrics = {task.metadata.name: str(task.metadata.main_score) for task in found}
     rows = [row for task in result.task_results for row in _scores(task, metrics[task.task_name])]

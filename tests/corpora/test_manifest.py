@@ -79,7 +79,7 @@ def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
     with pytest.raises(UserError, match=r"manifest row 2 \(b\): audio .*/b\.wav: no such file"):
         make_corpus(config, manifest, Problems())
     problems = Problems(skip=True)
-    assert make_corpus(config, manifest, problems).utterances == 1
+    assert make_corpus(config, manifest, problems) == 1
     assert list(problems.skipped) == ["manifest row 2 (b)", "manifest row 3 (c)"]
     assert problems.notes == {"splits without a row; commands that need these splits will fail": ["dev", "test"]}
     (row,) = read_manifest(manifest, Problems())

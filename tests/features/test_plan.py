@@ -66,7 +66,7 @@ def test_plan_predicts_what_is_written(corpus, sample, storage, tmp_path, monkey
     monkeypatch.setattr(plan, "PICTURE_SECONDS", 0.1)
     features = {"components": 90} if storage == "int8" else {"precision": storage}
     result, preset, speech, clip = plan_preset(corpus, tmp_path, **features)
-    assert make_corpus(preset.corpus, tmp_path / "manifest.jsonl", Problems()).utterances == 65 == result.utterances
+    assert make_corpus(preset.corpus, tmp_path / "manifest.jsonl", Problems()) == 65 == result.utterances
     extracted = extract_features(
         speech, preset.features, tmp_path / "manifest.jsonl", tmp_path / "f", "cpu", Problems()
     )

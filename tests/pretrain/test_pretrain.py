@@ -55,12 +55,12 @@ def interrupt_after(steps: int, monkeypatch) -> None:
 
 @pytest.mark.parametrize("which", ["clip", "speech"])
 def test_resumed_pretraining_gives_identical_weights(which, params, tmp_path, monkeypatch):
-    uninterrupted = pretrain(params, which, tmp_path / "uninterrupted", "cpu").folder
+    uninterrupted = pretrain(params, which, tmp_path / "uninterrupted", "cpu")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         interrupt_after(2, patched)
         pretrain(params, which, tmp_path / "resumed", "cpu")
     assert not (tmp_path / "resumed").exists()
-    resumed = pretrain(params, which, tmp_path / "resumed", "cpu").folder
+    resumed = pretrain(params, which, tmp_path / "resumed", "cpu")
     (file,) = (path.name for path in uninterrupted.glob("*.safetensors"))
     expected, actual = load_file(uninterrupted / file), load_file(resumed / file)
     assert expected.keys() == actual.keys()
@@ -72,11 +72,11 @@ def test_resumed_pretraining_gives_identical_weights(which, params, tmp_path, mo
 
 
 def test_pretrained_folders_load_with_the_usual_loaders(params, tmp_path):
-    speech = pretrain(params, "speech", tmp_path / "speech", "cpu").folder
+    speech = pretrain(params, "speech", tmp_path / "speech", "cpu")
     encoder = SpeechEncoder.from_pretrained(str(speech))
     assert (encoder.states, encoder.width, encoder.frame_seconds) == (2, 48, 0.02)
     assert encoder([torch.randn(8000)]).values.isfinite().all()
-    clip = pretrain(params, "clip", tmp_path / "clip", "cpu").folder
+    clip = pretrain(params, "clip", tmp_path / "clip", "cpu")
     assert ClipEncoder.from_pretrained(f"local-dir:{clip}").encode_text(["two dogs"]).shape == (1, 32)
 
 

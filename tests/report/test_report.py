@@ -211,8 +211,8 @@ def test_seeds_are_averaged_and_a_hybrid_has_one_row_per_branch():
 def test_page_is_self_contained_and_escapes_its_texts():
     add_run("cascaded-cif", cif=True, cascaded=40.0)
     add_run("parallel", parallel=50.0)
-    first = [path.read_bytes() for path in write_report(PARAMS, PRESET).files]
-    assert [path.read_bytes() for path in write_report(PARAMS, PRESET).files] == first
+    first = [path.read_bytes() for path in write_report(PARAMS, PRESET)]
+    assert [path.read_bytes() for path in write_report(PARAMS, PRESET)] == first
     page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|@import|url\(", page)
     links = set(re.findall(r'(?:src|href)="([^",]*)', page))

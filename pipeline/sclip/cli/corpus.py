@@ -76,12 +76,12 @@ def make_corpus(
 
     problems, manifest = problems_of(params, name, on_error), paths.manifest(name)
     with locked(manifest.parent):
-        result = make_corpus(params.preset(name).corpus, manifest, problems)
+        utterances = make_corpus(params.preset(name).corpus, manifest, problems)
     problems.report()
     if as_json:
-        print_json({"manifest": manifest, "utterances": result.utterances, "skipped": problems.skipped})
+        print_json({"manifest": manifest, "utterances": utterances, "skipped": problems.skipped})
     else:
-        click.echo(f"{manifest}: {counted(result.utterances, 'utterances')}")
+        click.echo(f"{manifest}: {counted(utterances, 'utterances')}")
 
 
 @click.command("check-corpus", short_help="Read a corpus; print counts, notes and faults.")

@@ -100,7 +100,7 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.report import write_report
 
-    files = write_report(params, name).files
+    files = write_report(params, name)
     if as_json:
         print_json({"preset": name, "files": files, "summary": read_json(paths.report_folder(name) / "summary.json")})
         return

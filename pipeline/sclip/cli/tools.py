@@ -82,8 +82,8 @@ def pretrain(
     from sclip.device import choose_device
     from sclip.pretrain.run import pretrain
 
-    result = pretrain(params, which, out, choose_device(device))
+    folder = pretrain(params, which, out, choose_device(device))
     if as_json:
-        print_json(result)
+        print_json({"folder": folder})
     else:
-        click.echo(result.folder)
+        click.echo(folder)

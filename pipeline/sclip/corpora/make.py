@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,13 @@ SourceConfig = Flickr8kConfig | SpokenCocoConfig | PlacesConfig | SpeechCocoConf
 EMPTY_SPLITS = "splits without a row; commands that need these splits will fail"
 
 
-@dataclass(frozen=True)
-class CorpusResult:
-    utterances: int
-
-
-def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> CorpusResult:
-    """Write the manifest. A user's recordings and pictures are not copied."""
+def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int:
+    """Write the manifest, and return its number of rows. A user's recordings and pictures are not copied."""
     if isinstance(config, ScenesConfig):
         if manifest.parent.is_symlink():  # the files are next to its target, because .. leads there
             manifest = manifest.parent.resolve() / manifest.name
         try:
-            return CorpusResult(make_scenes(config, manifest))
+            return make_scenes(config, manifest)
         except LibsndfileError as error:  # its text does not say which file, nor that a disk is full
             folder = manifest.parent.parent
             raise UserError(f"{folder}: a recording cannot be written: {error} Is the disk full?") from None
@@ -66,7 +60,7 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> Cor
         problems.note(EMPTY_SPLITS, split)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))
-    return CorpusResult(len(rows))
+    return len(rows)
 
 
 def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple[list[Row], Listing]:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import platform
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,8 @@ test splits.""",
 }
 
 
-@dataclass(frozen=True)
-class PretrainingResult:
-    folder: Path
-
-
-def pretrain(params: Params, which: str, out: Path | None, device: str) -> PretrainingResult:
-    """Write the encoder's folder, with README.md and quality.json. An older folder of this command is replaced."""
+def pretrain(params: Params, which: str, out: Path | None, device: str) -> Path:
+    """Write the encoder's folder, with README.md and quality.json, and return it. It replaces an older one."""
     folder = out or OUT[which]
     config: Any = params.pretrain.speech if which == "speech" else params.pretrain.clip
     make: Any = pretrain_speech if which == "speech" else pretrain_clip
@@ -56,7 +50,7 @@ def pretrain(params: Params, which: str, out: Path | None, device: str) -> Pretr
             (unfinished / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
             (unfinished / "README.md").write_text(_card(which, config, quality, device), encoding="utf-8")
         shutil.rmtree(scratch)
-    return PretrainingResult(folder)
+    return folder
 
 
 def _card(which: str, config: Any, quality: dict[str, Any], device: str) -> str:

@@ -8,7 +8,6 @@ report.html         one self-contained page, with a dozen recordings to play
 The same results give byte-identical files.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,8 @@ from sclip.report.results import read_results
 from sclip.report.tables import results_note, tables
 
 
-@dataclass(frozen=True)
-class ReportResult:
-    files: list[Path]
-
-
-def write_report(params: Params, preset: str) -> ReportResult:
-    """Write all files of the report."""
+def write_report(params: Params, preset: str) -> list[Path]:
+    """Write all files of the report, and return their paths."""
     results = read_results(params, preset)
     out = paths.report_folder(preset)
     sections = [f"# {preset}\n", *(table.markdown() for table in tables(results)), f"{results_note(results)}\n"]
@@ -39,4 +33,4 @@ def write_report(params: Params, preset: str) -> ReportResult:
     (out / "plots").mkdir(exist_ok=True)
     for path, content in data.items():
         write_json(path, content)
-    return ReportResult([*texts, *data])
+    return [*texts, *data]

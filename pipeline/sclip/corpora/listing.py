@@ -9,7 +9,7 @@ from typing import Any
 
 from sclip.corpora.rows import SPLITS, Draft
 from sclip.errors import Findings, UserError, one_line
-from sclip.parsing import read_text
+from sclip.parsing import read_json, read_text
 
 SPLIT_NAMES = dict(zip(SPLITS, SPLITS, strict=True)) | {"validation": "dev", "valid": "dev", "val": "dev"}
 
@@ -117,6 +117,15 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path.name} line {number}", line.strip()
+
+
+def numbered_entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a JSON file {"data": [...]}, each with the file's name and the entry's number."""
+    data = read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("data"), list):
+        raise UserError(f"{path}: expected {{'data': [...]}}")
+    for number, entry in enumerate(data["data"]):
+        yield f"{path.name} data[{number}]", entry
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Write the manifest of a preset's corpus, for every kind of corpus."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +105,5 @@ def read_listing(config: SourceConfig, problems: Problems) -> Listing:
 
 def _plain(row: Row) -> dict[str, Any]:
     """Return a row as it is written: without keys that have no value."""
-    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return {key: value for key, value in plain.items() if value is not None and key != "where"}
+    values = dataclasses.asdict(row) | {"audio": str(row.audio), "image": str(row.image)}
+    return {key: value for key, value in values.items() if value is not None and key != "where"}

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sclip.config import PlacesConfig
-from sclip.corpora.listing import Listing, fifth_to_dev, require_fetched, split_of_pictures
+from sclip.corpora.listing import Listing, fifth_to_dev, numbered_entries, require_fetched, split_of_pictures
 from sclip.corpora.rows import Draft
 from sclip.errors import UserError
-from sclip.parsing import read_json
 
 RECORDINGS = "PlacesAudio_400k_distro"
 METADATA = ("metadata", f"{RECORDINGS}/metadata", "placesaudio_2020_splits", "placesaudio_2020_splits/metadata")
@@ -68,11 +67,7 @@ def list_places(config: PlacesConfig) -> Listing:
 
 def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each utterance's place in a file and its entry."""
-    data = read_json(path)
-    if not isinstance(data, dict) or not isinstance(data.get("data"), list):
-        raise UserError(f"{path}: expected {{'data': [...]}}")
-    for number, entry in enumerate(data["data"]):
-        where = f"{path.name} data[{number}]"
+    for where, entry in numbered_entries(path):
         missing = [key for key in KEYS if not isinstance(entry, dict) or not isinstance(entry.get(key), str)]
         if missing:
             raise UserError(f"{where}: expected texts {', '.join(KEYS)}, found no {missing[0]}")

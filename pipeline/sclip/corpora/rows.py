@@ -89,13 +89,13 @@ class Draft:
         return f"{self.where} ({self.data['id']})" if has_id else self.where
 
 
-def check_rows(drafts: Iterable[Draft | None], folder: Path, problems: Problems) -> list[Row]:
+def check_rows(drafts: Iterable[Draft], folder: Path, problems: Problems) -> list[Row]:
     """Return the valid rows, and report the others. Relative paths are relative to `folder`."""
     rows: list[Row] = []
     seen: dict[str, str] = {}
     for draft in drafts:
-        row = None if draft is None else check_row(draft, folder, problems)
-        if draft is None or row is None:
+        row = check_row(draft, folder, problems)
+        if row is None:
             continue
         if row.id in seen:
             problems.add(draft.name, f"repeats the id of {seen[row.id]}")

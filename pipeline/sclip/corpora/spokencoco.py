@@ -19,10 +19,17 @@ from typing import Any
 
 from sclip.config import SpokenCocoConfig
 from sclip.corpora.alignments import read_text_alignment, try_words
-from sclip.corpora.listing import Listing, PublishedCounts, fifth_to_dev, require_fetched, split_of_pictures
+from sclip.corpora.listing import (
+    Listing,
+    PublishedCounts,
+    fifth_to_dev,
+    numbered_entries,
+    require_fetched,
+    split_of_pictures,
+)
 from sclip.corpora.rows import Draft
 from sclip.errors import UserError
-from sclip.parsing import read_json, shortened
+from sclip.parsing import shortened
 
 ALIGNMENT = "text_alignment"
 KARPATHY = PublishedCounts(pictures={"train": 113_287, "dev": 5_000, "test": 5_000})
@@ -45,7 +52,7 @@ def list_spokencoco(config: SpokenCocoConfig) -> Listing:
     folder = Path(config.path).resolve()
     listing = Listing(published=KARPATHY if config.split == "karpathy" else None)
     entries = [
-        (_split(part, data["image"]), where, data)
+        (fifth_to_dev(data["image"]) if part == "val" else part, where, data)
         for part, names in FILES[config.split].items()
         for where, data in _read(_find(folder / "SpokenCOCO", names, config.path))
     ]
@@ -99,20 +106,9 @@ def _add_alignment(caption: dict[str, str], where: str, listing: Listing) -> Non
     try_words(listing, caption["uttid"], read_text_alignment, caption[ALIGNMENT], name)
 
 
-def _split(part: str, image: str) -> str:
-    """Return the split of a picture in a file: val is divided, the others are splits themselves."""
-    if part != "val":
-        return part
-    return fifth_to_dev(image)
-
-
 def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each picture's place in the file and its checked entry."""
-    data = read_json(path)
-    if not isinstance(data, dict) or not isinstance(data.get("data"), list):
-        raise UserError(f"{path}: expected {{'data': [...]}}")
-    for number, entry in enumerate(data["data"]):
-        where = f"{path.name} data[{number}]"
+    for where, entry in numbered_entries(path):
         try:
             captions = entry["captions"] if "captions" in entry else [entry["caption"] | _alignment(entry)]
             picture = {"image": _text(entry, "image"), "captions": list(map(_caption, captions))}

@@ -20,12 +20,10 @@ import soundfile
 
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.corpora.listing import Listing, find_files, numbered_lines
-from sclip.corpora.rows import LARGEST_TIME, Row
+from sclip.corpora.rows import LARGEST_TIME, Row, TimedWords
 from sclip.corpora.textgrid import read_textgrid
 from sclip.errors import UserError
 from sclip.parsing import parse_json, shortened
-
-TimedWords = tuple[tuple[str, float, float], ...]
 
 SILENCE = frozenset({"", "sil", "sp", "<eps>", "<sil>", "<silence>", "<s>", "</s>", "<p:>"})
 UNKNOWN = "<unk>"

@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from sclip.config import Flickr8kConfig
-from sclip.corpora.alignments import TimedWords, read_ctm
+from sclip.corpora.alignments import read_ctm
 from sclip.corpora.listing import (
     Listing,
     PublishedCounts,
@@ -28,7 +28,7 @@ from sclip.corpora.listing import (
     require_fetched,
     split_of_pictures,
 )
-from sclip.corpora.rows import SPLITS, Draft
+from sclip.corpora.rows import SPLITS, Draft, TimedWords
 from sclip.errors import UserError
 from sclip.parsing import read_text
 

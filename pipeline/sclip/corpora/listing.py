@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sclip.corpora.rows import SPLITS, Draft
+from sclip.corpora.rows import SPLITS, Draft, TimedWords
 from sclip.errors import Findings, UserError, one_line
 from sclip.parsing import read_json, read_text
 
@@ -31,7 +31,7 @@ class Listing:
     harmless: set[str] = field(default_factory=set)  # the reasons in `left_out` that are no fault of the corpus
     published: PublishedCounts | None = None
     # Of the row with this id, when each word is spoken; `alignments.add_words` checks them and adds them to the rows.
-    words: dict[str, tuple[tuple[str, float, float], ...]] = field(default_factory=dict)
+    words: dict[str, TimedWords] = field(default_factory=dict)
     notes: Findings = field(default_factory=dict)  # what is unusual and does no harm
     faults: Findings = field(default_factory=dict)  # what is wrong with a row that is used all the same
 

@@ -27,6 +27,7 @@ from sclip.parsing import parse, shortened
 
 SPLITS = ("train", "dev", "test")
 LARGEST_TIME = 1e9  # seconds
+TimedWords = tuple[tuple[str, float, float], ...]  # each word with its start and end in seconds
 _REQUIRED, _OPTIONAL = ("id", "split", "audio", "image", "image_id"), ("text", "speaker", "language", "transcript")
 _KEYS = {*_REQUIRED, *_OPTIONAL, "words"}
 
@@ -64,7 +65,7 @@ class Row:
     image_id: str
     text: str | None = None
     speaker: str | None = None
-    words: tuple[tuple[str, float, float], ...] | None = None
+    words: TimedWords | None = None
     language: str | None = None
     transcript: str | None = None  # what a speech recogniser wrote
     where: str = ""  # the place it was read from, such as "manifest row 3"

@@ -16,9 +16,9 @@ from typing import Any
 
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import SpeechCocoConfig
-from sclip.corpora.alignments import TimedWords, timed_words, try_words
+from sclip.corpora.alignments import timed_words, try_words
 from sclip.corpora.listing import Listing, fifth_to_dev, require_fetched
-from sclip.corpora.rows import Draft
+from sclip.corpora.rows import Draft, TimedWords
 from sclip.errors import Problems, UserError
 from sclip.parsing import read_json, shortened
 

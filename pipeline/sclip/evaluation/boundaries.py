@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sclip.corpora.rows import TimedWords
 from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.padded import valid_mask
 
@@ -36,8 +37,6 @@ DRAWS = 10
 SHIFTS = sorted((i / 50 for i in range(-10, 11)), key=abs)
 # Seconds. Frames and alignments are multiples of a millisecond, but in floating point 0.36 - 0.34 > 0.02.
 ROUNDING = 1e-6
-
-TimedWords = tuple[tuple[str, float, float], ...]
 
 
 @dataclass(frozen=True)

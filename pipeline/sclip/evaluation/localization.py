@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sclip.corpora.rows import TimedWords
 from sclip.evaluation.bootstrap import Bootstrap, ratio
-from sclip.evaluation.boundaries import ROUNDING, TimedWords, even_firings
+from sclip.evaluation.boundaries import ROUNDING, even_firings
 from sclip.evaluation.inference import BLOCK
 from sclip.evaluation.keywords import NO_TOKEN
 from sclip.heads.slot_times import SlotTimes

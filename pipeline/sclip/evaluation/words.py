@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sclip.encoders.tokens import text_of_pieces
+from sclip.encoders.tokens import WORD_END, text_of_pieces
 from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.evaluation.inference import DecodedKeywords
 from sclip.evaluation.keywords import Lexicon, precision_recall
@@ -62,7 +62,7 @@ class WordComparison:
 
     def __init__(self, keywords: DecodedKeywords, texts: list[str], lexicon: Lexicon, clip: "ClipEncoder"):
         self.clip, self.lexicon = clip, lexicon
-        ends = torch.tensor([clip.piece(token).endswith("</w>") for token in range(len(lexicon.content))])
+        ends = torch.tensor([clip.piece(token).endswith(WORD_END) for token in range(len(lexicon.content))])
         self.base = len(ends) + 1
         captions = [torch.tensor(ids, dtype=torch.long) for ids in clip.token_ids(texts)]
         lengths = torch.tensor([len(caption) for caption in captions])

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
 
 
-__all__ = ["WORD_END", "Vocabulary"]
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     ids: tuple[int, ...]  # CLIP's token id of each row
@@ -66,6 +63,9 @@ class Vocabulary:
     def text(self, row: int) -> str:
         """Return the text of a row's token."""
         return text_of_pieces(self.pieces[row])
+
+    def ends_word(self, row: int) -> bool:
+        return self.pieces[row].endswith(WORD_END)
 
     def save(self, path: Path) -> None:
         data = {"ids": self.ids, "pieces": self.pieces, "blocked": self.blocked}

@@ -25,7 +25,7 @@ from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.files import atomic_folder
 from sclip.heads.head import EncoderSizes, HeadOutput, SpeechHead
-from sclip.heads.vocabulary import WORD_END, Vocabulary
+from sclip.heads.vocabulary import Vocabulary
 from sclip.model.card import model_card
 from sclip.model.folder import (
     FORMAT,
@@ -61,7 +61,7 @@ class Keyword:
     span: tuple[float, float] | None
 
 
-class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["speech", "clip"]):
+class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
     """Speech encoder, head and CLIP. All vectors have unit length and lie in CLIP's joint space."""
 
     def __init__(
@@ -269,8 +269,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin, library_name="sclip", tags=["s
 
     def _piece(self, row: int, score: float) -> Piece:
         assert self.vocabulary is not None
-        ends_word = self.vocabulary.pieces[row].endswith(WORD_END)
-        return Piece(self.vocabulary.text(row), self.vocabulary.ids[row], score, ends_word)
+        return Piece(self.vocabulary.text(row), self.vocabulary.ids[row], score, self.vocabulary.ends_word(row))
 
     def run(
         self, audio: Iterable[Any], *, sample_rate: int = SAMPLE_RATE, batch_size: int = 16, progress: bool = False

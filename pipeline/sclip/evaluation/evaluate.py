@@ -130,7 +130,8 @@ def _log_warnings(dataset: Dataset, truncated: int) -> None:
     with_text, count, pictures = len(dataset.captioned), len(dataset), len(dataset.images)
     if certain := always_found(pictures):
         log.warning(
-            f"pictures in split test: {pictures}; with so few, speech → image {certain} is 100 % for every model"
+            f"pictures in split test: {pictures}; with so few, speech → image {' and '.join(certain)} is 100 % for "
+            "every model"
         )
     if 0 < with_text < count:
         log.warning(f"rows without text: {count - with_text} of {count}; metrics that need text use the others")

@@ -83,9 +83,9 @@ def recalls(ranks: Tensor, at: tuple[int, ...] = AT) -> dict[int, float]:
     return {k: 100 * float(fp64(ranks <= k).mean()) for k in at}
 
 
-def always_found(pictures: int) -> str | None:
-    """Return the recalls that are 100 % for every model, because there are no more pictures than K; None if none is."""
-    return " and ".join(f"R@{k}" for k in AT if k >= pictures) or None
+def always_found(pictures: int) -> list[str]:
+    """Return the recalls that are 100 % for every model, because there are no more pictures than K."""
+    return [f"R@{k}" for k in AT if k >= pictures]
 
 
 def chance_recalls(answers: Tensor, candidates: int, at: tuple[int, ...] = AT) -> dict[int, float]:

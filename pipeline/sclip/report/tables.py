@@ -39,7 +39,8 @@ def results_note(results: Results) -> str:
     pictures = results.first_run.metrics["counts"]["pictures"]
     if certain := always_found(pictures):
         sentences.append(
-            f"The test split has {counted(pictures, 'pictures')}, so speech → image {certain} is 100 % for every model."
+            f"The test split has {counted(pictures, 'pictures')}, so speech → image {' and '.join(certain)} is 100 % "
+            "for every model."
         )
     if several := [f"{arch}: {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
         sentences.append(f"With ±: mean and standard deviation over seeds (number of seeds: {', '.join(several)}).")

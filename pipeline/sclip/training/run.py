@@ -54,7 +54,7 @@ def run_training(
 
 
 def _warn_of_few_pictures(pictures: int) -> None:
-    if is_main() and "R@10" in (always_found(pictures) or ""):
+    if is_main() and "R@10" in always_found(pictures):
         log.warning(
             f"split dev has {counted(pictures, 'pictures')}, so R@10, which chooses the weights, hardly differs "
             "between steps, and the last of equally good ones is kept; give this split more pictures"

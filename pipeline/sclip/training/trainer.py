@@ -175,7 +175,7 @@ class Trainer:
             dataset.check_finite(torch.arange(len(dataset)))
             raise self._diverged(self.step, "vectors of the development split are not finite")
         score = dev_recalls["parallel"] if "parallel" in dev_recalls else dev_recalls["cascaded"]
-        few = "R@10" in (always_found(len(dataset.images)) or "")
+        few = "R@10" in always_found(len(dataset.images))
         if score > self.best["score"] or (few and score == self.best["score"]):
             weights = {name: tensor.cpu().clone() for name, tensor in self.trained.state_dict().items()}
             self.best = {"score": score, "step": self.step, "dev": dev_recalls, "weights": weights}

@@ -22,9 +22,7 @@ from sclip.features.vectors import FILES, ClipVectors
 from sclip.features.verify import Finding, find_changed_recordings, verify
 from sclip.model.loading import load
 from sclip.parsing import read_json
-from sclip.training.checkpoints import read_checked
-
-CHECKPOINT_FILE = "checkpoint.pt"
+from sclip.training.checkpoints import CHECKPOINT_FILE, read_checked
 
 
 @dataclass(frozen=True)

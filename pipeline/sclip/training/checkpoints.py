@@ -5,7 +5,6 @@ the SHA-256, in hex, of the rest of the file; the rest is the output of `torch.s
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from io import BytesIO
@@ -16,8 +15,11 @@ import torch
 
 from sclip import distributed
 from sclip.files import atomic_file
+from sclip.fingerprints import data_fingerprint
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT_FILE = "checkpoint.pt"  # of a training of a head
 
 
 class Checkpoint:
@@ -27,7 +29,7 @@ class Checkpoint:
         `identity` is plain data. It contains everything that decides the result of the training.
         """
         self.path = path
-        self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.fingerprint = data_fingerprint(identity)
 
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None if this training has no valid checkpoint.

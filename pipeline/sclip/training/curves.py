@@ -4,16 +4,14 @@ The checkpoint holds the authoritative history. A resumed run rewrites its curve
 missing and no step appears twice.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 HistoryRow = dict[str, float]  # `step`, and the values measured at that step
 
 
-class Log(Protocol):
-    def __call__(self, row: HistoryRow) -> None: ...
+Log = Callable[[HistoryRow], None]
 
 
 @contextmanager

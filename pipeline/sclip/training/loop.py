@@ -5,7 +5,8 @@
 - **A run that is killed at any moment and started again gives the result of an uninterrupted run**, on a CPU bit for
   bit. Everything random in a step follows from (seed, step), and the checkpoint holds everything else.
 - The trained model has the weights with the best mean R@10 on the development split. The score is that of the branch
-  `parallel` if the head has one, otherwise of `cascaded`. If two steps have equal scores, the earlier one counts.
+  `parallel` if the head has one, otherwise of `cascaded`. If two steps have equal scores, the earlier one counts, or
+  the later one if so few pictures make R@10 say nothing.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from sclip.files import atomic_folder
 from sclip.fingerprints import TRAINING, code_fingerprint, module_fingerprint, tensors_fingerprint
 from sclip.model.speechclip import SpeechCLIP
 from sclip.training.batches import Batch, TrainingBatches
-from sclip.training.checkpoints import Checkpoint
+from sclip.training.checkpoints import CHECKPOINT_FILE, Checkpoint
 from sclip.training.curves import HistoryRow, Log, curves
 from sclip.training.interruption import Interrupted, Interruption, interruptions
 from sclip.training.trainer import Diverged, Trainer
@@ -73,7 +74,7 @@ def train(
             "add pictures, because the loss compares each utterance with the pictures of other utterances"
         )
     trainer = Trainer(model, training, seed, torch.device(device), open_visual_words(train_set, model))
-    checkpoint = Checkpoint(scratch / "checkpoint.pt", _identity(train_set, dev_set, trainer))
+    checkpoint = Checkpoint(scratch / CHECKPOINT_FILE, _identity(train_set, dev_set, trainer))
     state = checkpoint.load()
     if state is not None:
         trainer.load_state_dict(state)

@@ -102,8 +102,7 @@ def infer_vectors(model: SpeechCLIP, dataset: Dataset) -> dict[str, Tensor]:
 
 
 def _empty_vectors(model: SpeechCLIP, count: int) -> dict[str, Tensor]:
-    has_branch = {"parallel": model.head.utterance is not None, "cascaded": model.head.keywords is not None}
-    return {branch: torch.empty(count, model.clip.joint_width) for branch, exists in has_branch.items() if exists}
+    return {branch: torch.empty(count, model.clip.joint_width) for branch in model.branches}
 
 
 def _copy_vectors(output: HeadOutput, indices: Tensor, vectors: dict[str, Tensor]) -> None:

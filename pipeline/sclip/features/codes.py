@@ -53,10 +53,6 @@ class Directions:
         unit = vectors.flip(1)[:, :components].T.contiguous()
         return cls(unit, steps, spread, center + shift.view(center.shape), normalized)
 
-    @property
-    def components(self) -> int:
-        return len(self.steps)
-
     @cached_property
     def vectors(self) -> Tensor:
         """Return what a code of 1 adds to each state: (K, L, D)."""

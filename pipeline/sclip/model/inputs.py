@@ -11,7 +11,7 @@ Rows of `datasets` come decoded, {"array", "sampling_rate"}, as {"bytes", "path"
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -185,4 +185,4 @@ def _groups(items: Iterable[AudioInput], most: int) -> Iterator[tuple[list[Audio
 
 def total(items: Any) -> int | None:
     """Return the number of items, or None if it is not known before the last one."""
-    return len(items) if isinstance(items, Sequence) or hasattr(items, "__len__") else None
+    return len(items) if hasattr(items, "__len__") else None

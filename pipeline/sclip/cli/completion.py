@@ -1,6 +1,6 @@
 """Shell completion of the names of presets, architectures and models."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from click import Context, Parameter
@@ -9,8 +9,6 @@ from click.shell_completion import CompletionItem
 from sclip.apps.project import list_models
 from sclip.config import Params, load_params
 from sclip.errors import UserError
-
-Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
 
 
 def complete_presets(context: Context, _parameter: Parameter, incomplete: str) -> list[CompletionItem]:

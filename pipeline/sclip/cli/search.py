@@ -1,5 +1,6 @@
 """Commands that use a model on files: index, search, embed."""
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from sclip.apps.names import short_path
+from sclip.apps.inputs import NOUNS
 from sclip.cli.options import branch_option, device_option, model_option
 from sclip.cli.output import json_option, print_json
 from sclip.errors import counted, list_findings, printable
@@ -52,9 +53,8 @@ def index(
     if as_json:
         print_json(result)
         return
-    noun = "pictures" if result.kind == "image" else "recordings"
     click.echo(
-        f"{printable(str(out))}: {counted(result.count, noun)}; {result.embedded:,} embedded, "
+        f"{printable(str(out))}: {counted(result.count, NOUNS[result.kind])}; {result.embedded:,} embedded, "
         f"{result.dropped:,} dropped, {len(result.skipped):,} skipped; {result.seconds:.1f} s"
     )
 
@@ -142,10 +142,15 @@ def embed(
 
 def _report_skipped(kind: str, skipped: Mapping[str, str]) -> None:
     """Print the files that cannot be used, on standard error."""
-    noun = {"image": "pictures", "audio": "recordings", "text": "sentences"}[kind]
-    cases = [f"{short_path(name)}: {reason}" for name, reason in skipped.items()]
-    for line in list_findings("skipped", {noun: cases} if cases else {}):
+    cases = [f"{_short(name)}: {reason}" for name, reason in skipped.items()]
+    for line in list_findings("skipped", {NOUNS[kind]: cases} if cases else {}):
         click.echo(printable(line), err=True)
+
+
+def _short(path: str) -> str:
+    """Return a path below the current folder relative to it, and any other as it is."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
 
 
 def _print_rankings(rankings: "Sequence[Ranking]") -> None:
@@ -154,7 +159,7 @@ def _print_rankings(rankings: "Sequence[Ranking]") -> None:
         if len(rankings) > 1:
             click.echo(("\n" if i else "") + printable(ranking.query))
         for match in ranking.matches:
-            click.echo(f"{match.rank:3}  {match.score:6.3f}  {printable(short_path(match.path))}")
+            click.echo(f"{match.rank:3}  {match.score:6.3f}  {printable(_short(match.path))}")
 
 
 def _open(rankings: "Sequence[Ranking]") -> None:

@@ -195,8 +195,7 @@ def _parts(
     model: SpeechCLIP, given: Iterator[AudioInput], window: float, failed: set[int], skip: bool
 ) -> Iterator[_Part]:
     """Yield the windows of all recordings, decoded. Add the places of those that cannot be used to `failed`."""
-    frame = _frame_samples(model)
-    size = int(window * SAMPLE_RATE)
+    frame, size = round(model.frame_seconds * SAMPLE_RATE), int(window * SAMPLE_RATE)  # in samples
     for place, recording in enumerate(given):
         try:
             count, rate = measure(recording.audio, recording.rate, recording.name)
@@ -215,11 +214,6 @@ def _part(window: Window, recording: str, place: int) -> _Part:
     is_whole = window.start == 0 and window.joint is None
     name = recording if is_whole else f"{recording} at {window.start / SAMPLE_RATE:.0f} s"  # for messages
     return _Part(window.waveform, SAMPLE_RATE, name, True, recording=recording, place=place, window=window)
-
-
-def _frame_samples(model: SpeechCLIP) -> int:
-    """Return the number of samples from one frame of the attention layer to the next."""
-    return round(model.frame_seconds * SAMPLE_RATE)
 
 
 def _in_order(model: SpeechCLIP, parts: Iterator[_Part], top: int, bar: "tqdm[Any]") -> Iterator[_Found]:

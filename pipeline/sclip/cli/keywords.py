@@ -11,6 +11,7 @@ from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standar
 from sclip.cli.options import device_option, model_option
 from sclip.cli.output import json_option
 from sclip.errors import UserError, counted, printable
+from sclip.files import is_special
 
 if TYPE_CHECKING:
     from sclip.apps.exports import Destination
@@ -170,7 +171,5 @@ def _check(
     for path in audio:
         if on_error == "fail" and path != STANDARD_INPUT and not Path(path).exists():
             raise UserError(f"{path}: no such file (--on-error skip goes on without it)")
-        if (
-            not (Path(path).is_file() or Path(path).is_dir()) and Path(path).exists()
-        ):  # reading a pipe could wait forever
+        if is_special(Path(path)):  # reading a pipe could wait forever
             raise UserError(f"{path}: not a file; - is a recording on standard input")

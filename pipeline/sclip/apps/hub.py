@@ -15,14 +15,13 @@ from sclip.errors import UserError
 from sclip.evaluation.metrics_file import read_metrics
 from sclip.files import write_text
 from sclip.model.card import model_card
-from sclip.model.folder import ModelConfig, read_config
+from sclip.model.folder import ENCODERS, ModelConfig, read_config
 from sclip.model.listing import CONFIG_FILE
 from sclip.model.loading import REPO_FILES, load
 from sclip.paths import METRICS
 
 # Files of an earlier push that the model may no longer have.
 REPLACED = ["vocabulary.json", "speech/*", "clip/*"]
-ENCODER_FOLDERS = ("speech", "clip")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _own_metrics(config: ModelConfig) -> Path | None:
 def _folder_bytes(folder: Path) -> dict[str, int]:
     return {
         name: sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file())
-        for name in ENCODER_FOLDERS
+        for name in ENCODERS
         if (folder / name).is_dir()
     }
 

@@ -4,7 +4,6 @@ The options in config/architecture.py that make a result depend on the rest of t
 has one result, which can differ from the published one in the last digits.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.source import Source, fetch_file
 from sclip.encoders.speech import SpeechEncoder, declared_options
 from sclip.errors import UserError, counted, one_line
+from sclip.files import file_digest
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.checkpoint import read_checkpoint
 from sclip.interop.fairseq import PRETRAINING_TENSORS, hubert_config, hubert_name
@@ -256,9 +256,7 @@ def _log_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _origin(checkpoint: Mapping[str, Any], path: Path, where: str) -> dict[str, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = {"imported from": where, "its SHA-256": digest}
+    origin = {"imported from": where, "its SHA-256": file_digest(path)}
     for key in ("epoch", "global_step"):
         if key in checkpoint:
             origin[f"its {key}"] = str(checkpoint[key])

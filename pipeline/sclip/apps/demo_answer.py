@@ -22,7 +22,7 @@ from sclip.heads.head import HeadOutput
 from sclip.model.loading import load
 from sclip.model.speechclip import SpeechCLIP
 from sclip.report.page import COLOURS, VIEW, templates
-from sclip.report.utterances import MAX_PIXELS, Slot, keyword_slots, picture_url, waveform_path, weights_path
+from sclip.report.utterances import MAX_PIXELS, TimedOutput, picture_url, timed_output, waveform_path
 
 log = logging.getLogger(__name__)
 
@@ -47,24 +47,13 @@ class FoundPicture:
 
 
 @dataclass(frozen=True)
-class ModelOutput:
-    """Hold what the time axis shows of one model's output. Without CIF, `weights` and `fired` are empty."""
-
-    arch: str  # the key of its colour
-    slots: list[Slot]
-    weights: str
-    max_weight: float
-    fired: list[float]
-
-
-@dataclass(frozen=True)
 class TimeAxis:
     """Hold what the time axis reads (report/timeline.html)."""
 
     id: str
     seconds: float
     waveform: str
-    outputs: list[ModelOutput]
+    outputs: list[TimedOutput]
     words: tuple[()] = ()  # nobody knows what was said
 
 
@@ -116,17 +105,9 @@ class Demo:
         compared = self.models[number]
         model, seconds = compared.model, len(waveform) / SAMPLE_RATE
         output = model.head(model.speech([waveform]), model.text_tower)
-        fields = head_fields(model, output)
-        alpha = fields.get("alpha", [])
-        shown = ModelOutput(
-            f"model-{number}",
-            list(keyword_slots(fields.get("keywords", []), set(), seconds)),
-            weights_path(alpha, model.frame_seconds / seconds),
-            max(alpha, default=0.0),
-            [min(100.0, round(100 * time / seconds, 2)) for time in fields.get("fired", [])],
-        )
+        of_axis = timed_output(head_fields(model, output), set(), model.frame_seconds, seconds)
         found = {BRANCHES[branch]: self._nearest(compared, vector) for branch, vector in _vectors(output)}
-        axis = TimeAxis(compared.name, seconds, waveform_path(waveform), [shown])
+        axis = TimeAxis(compared.name, seconds, waveform_path(waveform), [TimedOutput(f"model-{number}", *of_axis)])
         return ModelAnswer(model.name, compared.name, axis, found)
 
     def _nearest(self, compared: DemoModel, vector: Tensor) -> list[FoundPicture]:

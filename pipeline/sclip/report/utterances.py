@@ -72,17 +72,23 @@ class RetrievedPicture:
 
 
 @dataclass(frozen=True)
-class ModelOutput:
+class TimedOutput:
+    """What the time axis shows of a model's output. Without CIF, `weights` and `fired` are empty."""
+
+    arch: str  # the key of its colour
+    slots: list[Slot]
+    weights: str  # CIF's weights as an SVG path
+    max_weight: float
+    fired: list[float]  # positions at which CIF fires
+
+
+@dataclass(frozen=True)
+class ModelOutput(TimedOutput):
     """The output of one architecture for one utterance."""
 
-    arch: str
     branch: str
     rank: int
     retrieved: list[RetrievedPicture]
-    slots: list[Slot]
-    weights: str  # CIF's weights as an SVG path; empty without CIF
-    max_weight: float
-    fired: list[float]  # positions at which CIF fires
 
 
 @dataclass(frozen=True)
@@ -165,19 +171,29 @@ def waveform_path(samples: Tensor) -> str:
 
 def _model_output(run: EvaluatedRun, entry: dict[str, Any], seconds: float) -> ModelOutput:
     caption = set((entry["text"] or "").lower().split())
-    alpha = entry.get("alpha", [])
+    retrieved = [
+        RetrievedPicture(picture["image_id"], picture["score"], picture["image_id"] == entry["image_id"])
+        for picture in entry["retrieved"]
+    ]
     return ModelOutput(
         run.arch,
+        *timed_output(entry, caption, run.examples["frame_seconds"], seconds),
         run.examples["branch"],
         entry["rank"],
-        [
-            RetrievedPicture(picture["image_id"], picture["score"], picture["image_id"] == entry["image_id"])
-            for picture in entry["retrieved"]
-        ],
-        list(keyword_slots(entry.get("keywords", []), caption, seconds)),
-        weights_path(alpha, run.examples["frame_seconds"] / seconds),
+        retrieved,
+    )
+
+
+def timed_output(
+    fields: dict[str, Any], caption: set[str], frame_seconds: float, seconds: float
+) -> tuple[list[Slot], str, float, list[float]]:
+    """Return what a TimedOutput has besides `arch`, from the fields that evaluation/examples.py describes."""
+    alpha = fields.get("alpha", [])
+    return (
+        list(keyword_slots(fields.get("keywords", []), caption, seconds)),
+        weights_path(alpha, frame_seconds / seconds),
         max(alpha, default=0.0),
-        [min(100.0, round(100 * time / seconds, 2)) for time in entry.get("fired", [])],
+        [min(100.0, round(100 * time / seconds, 2)) for time in fields.get("fired", [])],
     )
 
 

@@ -62,6 +62,8 @@ from sclip.model.speechclip import SpeechCLIP
 
 log = logging.getLogger(__name__)
 
+SEED = 0  # of all random choices here, such as the bootstrap's
+
 
 @dataclass(frozen=True)
 class References:
@@ -81,24 +83,22 @@ def evaluate(
     dataset: Dataset,
     device: str | torch.device,
     out: Path,
-    seed: int = 0,
     about: Mapping[str, str | int] | None = None,
     references: References = NO_REFERENCES,
 ) -> dict[str, Any]:
     """Write metrics.json, examples.json and words.json, and return the metrics.
 
-    `seed` is that of all random choices here, such as the bootstrap's. `about`, for example the preset and the seed of
-    the training, is copied into the metrics.
+    `about`, for example the preset and the seed of the training, is copied into the metrics.
     """
     model = model.to(device).eval()
     transcripts = references.transcripts
     predictions = infer(model, dataset)
-    bootstrap = Bootstrap(len(dataset.images), seed, device)
+    bootstrap = Bootstrap(len(dataset.images), SEED, device)
     retrieval, ranks = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
     metrics: dict[str, Any] = {
         "about": {
             **(about or {}),
-            **describe_run(model, dataset, seed, references.language),
+            **describe_run(model, dataset, SEED, references.language),
             **({} if transcripts is None else {"transcripts": transcripts.source}),
         },
         "counts": _counts(dataset, transcripts),
@@ -110,14 +110,14 @@ def evaluate(
     if predictions.keywords is not None and lexicon is not None:
         metrics["keywords"], words = keyword_metrics(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
-    metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, seed)
+    metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, SEED)
     if references.labels is not None:
-        scores = keyword_spotting(model, dataset, predictions.vectors, references.labels, seed)
+        scores = keyword_spotting(model, dataset, predictions.vectors, references.labels, SEED)
         metrics["keyword_spotting"] = scores
     groups = group_scores(dataset.rows, ranks)
     metrics |= {"groups": groups} if groups else {}
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
-    shown = examples(model, dataset, branch, predictions, ranks[branch], seed)
+    shown = examples(model, dataset, branch, predictions, ranks[branch], SEED)
     metrics = _rounded(metrics)
     if distributed.is_main():
         _log_warnings(dataset, predictions.truncated)

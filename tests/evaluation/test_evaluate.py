@@ -95,7 +95,7 @@ def test_metrics_and_examples_are_complete_and_independent_of_batches(arch, data
         assert images.index(row.image_id) + 1 == example["rank"]
         assert ("keywords" in example) == (head.keywords is not None)
         if "alpha" in example:
-            assert len(example["alpha"]) == dataset.store.lengths[dataset.store.row(row.id)]
+            assert len(example["alpha"]) == dataset.store.lengths[dataset.store.ids.index(row.id)]
             assert len(example["keywords"]) - len(example["fired"]) in (0, 1)
             for slot, time in zip(example["keywords"], example["fired"], strict=False):
                 assert slot["span"][1] == pytest.approx(time)

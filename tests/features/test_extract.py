@@ -67,7 +67,7 @@ def test_stored_states_equal_those_of_the_encoder(corpus, tmp_path, precision):
     store = FeatureStore.open(tmp_path / "out")
     assert store.ids == [row["id"] for row in corpus.rows]
     assert summary.shards_computed == len(list((tmp_path / "out").glob("*.safetensors"))) > 2
-    assert (store.states, store.width, store.frame_seconds) == (3, 32, 0.02)
+    assert (store.frame_shape, store.frame_seconds) == ((3, 32), 0.02)
     assert (
         len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     )  # all files have the same access rights
@@ -84,7 +84,7 @@ def test_codes_approximate_the_states_and_are_small(corpus, tmp_path):
     speech = encoder()
     summary, _ = extract(corpus, tmp_path / "out", speech, components=60)
     store = FeatureStore.open(tmp_path / "out")
-    assert (store.states, store.width) == (3, 32)
+    assert store.frame_shape == (60,)
     assert summary.frames * 60 < summary.gigabytes * 1e9 < summary.frames * 64 * 2
     coded = store.read(torch.arange(len(store)))
     for row, codes in zip(read_manifest(corpus.path, Problems()), coded, strict=True):
@@ -330,7 +330,7 @@ def test_only_what_changed_is_computed_again(corpus, tmp_path):
     corpus.rows.append(corpus.rows[0] | {"id": "more"})  # only the last shard has room for it, or a new shard
     corpus.write()
     assert extract(corpus, out)[0].shards_computed == 1
-    assert "more" in FeatureStore.open(out)
+    assert "more" in FeatureStore.open(out).ids
 
     corpus.record(
         "0.wav", 8000, seed=99
@@ -380,7 +380,7 @@ def test_bad_recordings_are_named_and_skipped(corpus, tmp_path, message):
         assert summary.utterances == 9
         assert (summary.shards_computed == 0) == reused
     store = FeatureStore.open(out)
-    assert "u4" not in store and len(store) == 9
+    assert "u4" not in store.ids and len(store) == 9
     assert verify(out, [row["id"] for row in corpus.rows]) == []
     with pytest.raises(UserError, match=r"manifest row 5 \(u4\)"):
         extract(corpus, out)
@@ -392,7 +392,7 @@ def test_other_rates_and_channels_are_converted_and_noted(corpus, tmp_path):
     case = "manifest row 5 (u4): 44.1 kHz stereo, mixed down and resampled to 16 kHz"
     assert problems.notes == {"recordings that are mixed down or resampled": [case]}
     store = FeatureStore.open(tmp_path / "out")
-    assert store.lengths[store.row("u4")] == 49
+    assert store.lengths[store.ids.index("u4")] == 49
 
 
 def test_a_corpus_without_a_usable_recording_is_refused(corpus, tmp_path):
@@ -451,4 +451,4 @@ def test_an_utterance_whose_states_are_not_finite_is_named_or_skipped(corpus, tm
     one, other = FeatureStore.open(tmp_path / "out"), FeatureStore.open(tmp_path / "exact")
     assert exact.utterances == 10
     for name in one.ids:  # utterances of the same batch keep their states
-        assert torch.equal(one.utterance(one.row(name)), other.utterance(other.row(name)))
+        assert torch.equal(one.utterance(one.ids.index(name)), other.utterance(other.ids.index(name)))

@@ -38,7 +38,7 @@ def test_any_rows_can_be_read_in_any_order(folder, rows):
 
 def test_crops_start_and_end_where_asked(folder):
     store = FeatureStore.open(folder)
-    rows, starts = store.rows(["u4", "u0", "u1"]), torch.tensor([2, 3, 0])
+    rows, starts = torch.tensor([4, 0, 1]), torch.tensor([2, 3, 0])
     batch = store.read(rows, starts, limit=4)
     assert batch.lengths.tolist() == [4, 2, 1]
     assert batch.values.shape[2] == 4
@@ -70,11 +70,6 @@ def test_every_precision_is_read_as_it_was_written(tmp_path, precision):
     write_index(tmp_path, features, [write_shard(tmp_path / "0.safetensors", features, states, {})])
     batch = FeatureStore.open(tmp_path).read(torch.tensor([2]))
     assert torch.equal(batch.values[0], states["u2"].transpose(0, 1))
-
-
-def test_unknown_utterance_is_named(folder):
-    with pytest.raises(UserError, match="utterance x: not in the feature store"):
-        FeatureStore.open(folder).rows(["u1", "x"])
 
 
 def rewrite(path, change):

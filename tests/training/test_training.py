@@ -357,7 +357,7 @@ def set_nan(corpus, name, layer):
     """Overwrite one number of an utterance's stored states."""
     data = open_split(corpus, name.split("-")[0])
     store = data.store
-    row = store.row(name)
+    row = store.ids.index(name)
     shard = sorted((corpus / "features").glob("*.safetensors"))[int(store._shard[row])]
     content = bytearray(shard.read_bytes())
     place = content.index(store.utterance(row)[5, layer].numpy().tobytes())

@@ -58,7 +58,7 @@ class OnlineStore:
     """A store with the interface of FeatureStore that encodes the recordings on every read."""
 
     def __init__(self, index: Mapping[str, Any], rows: Sequence[Row], encoder: FeatureEncoder):
-        self.features, self.fingerprint = dict(index["features"]), str(index["fingerprint"])
+        self.features = dict(index["features"])
         self.ids: list[str] = list(index["lengths"])
         self.lengths = torch.tensor(list(index["lengths"].values()))
         self.frame_seconds = float(self.features["frame_seconds"])

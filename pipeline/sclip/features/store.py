@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -203,16 +202,8 @@ def _is_shard(entry: Any) -> bool:
 class FeatureStore:
     """The shards of a folder as one array of utterances. Rows are 0 to N - 1, in the manifest's order."""
 
-    def __init__(
-        self,
-        features: Mapping[str, Any],
-        fingerprint: str,
-        shards: Sequence[Shard],
-        directions: Directions | None = None,
-    ):
-        self.fingerprint, self.directions = fingerprint, directions
-        self.features = dict(features)
-        self.states, self.width = int(features["states"]), int(features["width"])
+    def __init__(self, features: Mapping[str, Any], shards: Sequence[Shard], directions: Directions | None):
+        self.features, self.directions = dict(features), directions
         self.frame_seconds = float(features["frame_seconds"])
         self.ids: list[str] = [name for shard in shards for name in shard.ids]
         self.lengths = torch.cat([shard.lengths for shard in shards])  # (N,)
@@ -231,31 +222,12 @@ class FeatureStore:
     def open(cls, folder: str | Path) -> "FeatureStore":
         folder = Path(folder)
         index = read_index(folder)
-        shards = []
-        for entry in index["shards"]:
-            shards.append(_open_listed(folder, entry, index["fingerprint"]))
-        directions = None
-        if "components" in index["features"]:
-            directions = read_directions(folder, index["features"])
-        return cls(index["features"], index["fingerprint"], shards, directions)
+        shards = [_open_listed(folder, entry, index["fingerprint"]) for entry in index["shards"]]
+        features = index["features"]
+        return cls(features, shards, read_directions(folder, features) if "components" in features else None)
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.ids)}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._rows
-
-    def row(self, name: str) -> int:
-        if name not in self._rows:
-            raise UserError(f"utterance {name}: not in the feature store")
-        return self._rows[name]
-
-    def rows(self, names: Sequence[str]) -> Tensor:
-        return torch.tensor([self.row(name) for name in names], dtype=torch.long)
 
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
         """Read at most `limit` frames of each row, from `starts` (B,) on: (B, L, T, D) as stored, or codes (B, T, K).

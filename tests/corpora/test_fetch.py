@@ -54,6 +54,11 @@ class Server(BaseHTTPRequestHandler):
         self.requested_ranges.append(requested)
         if requested and self.supports_ranges and self.headers["If-Range"] == f'"{version}"':
             start = int(requested.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(data):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.end_headers()
+                return
             self.send_response(206)
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         else:
@@ -109,6 +114,21 @@ def test_interrupted_download_resumes(host, tmp_path):
     Server.cut_after = [size // 3, size // 3]
     list(fetch([tar_archive(host)], tmp_path))
     assert Server.requested_ranges == [None, f"bytes={size // 3}-", f"bytes={size // 3 * 2}-"]
+    assert file_names(tmp_path) == ALL_FILES
+
+
+def test_a_download_that_was_killed_after_its_last_byte_is_complete(host, tmp_path, monkeypatch):
+    def append_and_die(*arguments):
+        append(*arguments)
+        raise KeyboardInterrupt
+
+    append = fetching._append
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "_append", append_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            list(fetch([tar_archive(host)], tmp_path))
+    list(fetch([tar_archive(host)], tmp_path))
+    assert Server.requested_ranges == [None, f"bytes={len(Server.files['/some.tar.gz'])}-"]
     assert file_names(tmp_path) == ALL_FILES
 
 

@@ -122,6 +122,7 @@ def _download(source: str, archive: Archive, path: Path) -> None:
         try:
             _resume(source, archive, part)
             part.rename(path)
+            _version_file(part).unlink(missing_ok=True)  # last, because without it a complete part is downloaded again
             return
         except HTTPError as error:
             if error.code < 500:
@@ -137,7 +138,7 @@ def _download(source: str, archive: Archive, path: Path) -> None:
 
 def _resume(source: str, archive: Archive, part: Path) -> None:
     """Download the rest of a file, or all of it if the file has changed or the host does not support ranges."""
-    version = part.with_name(part.name + ".version")
+    version = _version_file(part)
     start = part.stat().st_size if part.is_file() and _version(version, source) is not None else 0
     response = _request(source, start, version)
     if response is None:  # the partial file was already complete
@@ -159,7 +160,6 @@ def _resume(source: str, archive: Archive, part: Path) -> None:
                 "free some space and run the command again"
             )
         _append(response, part, start, length)
-    version.unlink(missing_ok=True)
 
 
 def _request(url: str, start: int, version: Path) -> Any:
@@ -180,6 +180,10 @@ def _check_range(content_range: str | None, start: int, length: int, part: Path)
     if content_range != expected:
         part.unlink(missing_ok=True)  # the next attempt then requests the complete file
         raise URLError(f"expected {expected}, found {content_range}")
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
 
 
 def _version(path: Path, source: str) -> str | None:

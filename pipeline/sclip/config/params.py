@@ -125,11 +125,11 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
         entry(file.presets, name, f"{path}: run.presets")
     experiments = {}
     for name in file.presets:
-        _check_preset(file, name, f"{path}: presets.{name}")
-        if name in file.run.presets:
-            _check_keys_of_dvc(written, name, file, f"{path}: presets.{name}")
-        preset, recipe = data["presets"][name], data["recipes"][file.presets[name].recipe]
         where = f"{path}: presets.{name}"
+        _check_preset(file, name, where)
+        if name in file.run.presets:
+            _check_keys_of_dvc(written, name, file, str(path))
+        preset, recipe = data["presets"][name], data["recipes"][file.presets[name].recipe]
         experiments[name] = {arch: _experiment(recipe[arch], preset, arch, where) for arch in recipe}
     return Params(**vars(file), where=str(path), experiments=experiments)
 
@@ -171,8 +171,9 @@ def _check_preset(file: _ParamsFile, name: str, where: str) -> None:
         raise UserError(f"{where}.corpus.path: `make-corpus` writes {manifest}; move your manifest to another path")
 
 
-def _check_keys_of_dvc(presets: Mapping[str, Any], name: str, file: _ParamsFile, where: str) -> None:
+def _check_keys_of_dvc(presets: Mapping[str, Any], name: str, file: _ParamsFile, path: str) -> None:
     """Check that every key exists that dvc.yaml names for a preset in run.presets, even if its value is inherited."""
+    where = f"{path}: presets.{name}"
     for key in ("corpus", "encoders", "features", "training", "arch"):
         if key not in presets[name]:
             raise UserError(
@@ -185,14 +186,12 @@ def _check_keys_of_dvc(presets: Mapping[str, Any], name: str, file: _ParamsFile,
         )
     for arch in file.run.architectures:
         for recipe in RECIPES:
-            path = where.partition(":")[0]
             architectures = entry(file.recipes, recipe, f"{path}: recipes, which dvc.yaml follows")
             entry(architectures, arch, f"{path}: recipes.{recipe}, for run.architectures")
         for preset in (name, *(base for base in BASES if base in presets)):
             if arch not in presets[preset].get("arch", {}):
                 raise UserError(
-                    f"{where.rpartition('.')[0]}.{preset}.arch: no {arch!r}, which run.architectures lists; "
-                    f"add `{arch}: {{}}`"
+                    f"{path}: presets.{preset}.arch: no {arch!r}, which run.architectures lists; add `{arch}: {{}}`"
                 )
 
 

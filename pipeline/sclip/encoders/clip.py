@@ -207,9 +207,6 @@ class ClipEncoder(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Encode texts -> (B, J). CLIP's tokenizer cuts a text to the positions of its text tower, usually 77."""
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(f"text {i}: expected text, found {type(text).__name__}")
         ids = self.tokenizer(list(texts)).to(self.device)  # (B, context)
         if self._text_tower is None:
             return self.model.encode_text(ids)

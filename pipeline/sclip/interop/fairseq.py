@@ -1,7 +1,7 @@
 """Convert the names and sizes of fairseq's HuBERT to those of transformers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -30,9 +30,13 @@ _NAMES: tuple[tuple[str, str], ...] = (
 
 
 def hubert_name(name: str) -> str | None:
-    for pattern, replacement in _NAMES:
-        match = re.fullmatch(pattern, name)
-        if match:
+    return renamed(name, _NAMES)
+
+
+def renamed(name: str, patterns: Iterable[tuple[str, str]]) -> str | None:
+    """Return a name in the form of the first pattern that it fits, or None if it fits none."""
+    for pattern, replacement in patterns:
+        if match := re.fullmatch(pattern, name):
             return match.expand(replacement)
     return None
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sclip.config import HeadConfig
+from sclip.interop.fairseq import renamed
 
 _ATTENTION = r"(?:parallel|cascaded)_branch\.self_att\.(?:multihead_attn_layer|model\.layers\.0\.self_attn)\."
 _ENCODER = r"(?:parallel|cascaded)_branch\.self_att\.model\."
@@ -60,10 +61,6 @@ def head_tensors(published: Mapping[str, Tensor], config: HeadConfig) -> dict[st
 
 def head_name(name: str) -> str | None:
     """Return sclip's name of a published head tensor, or None for learned tokens and other tensors."""
-    for pattern, replacement in HEAD_NAMES:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return match.expand(replacement)
     if match := re.fullmatch(_CONVOLUTION, name):
         return f"cif.convolutions.{int(match[1]) // 3}.{match[2]}"
-    return None
+    return renamed(name, HEAD_NAMES)

@@ -46,14 +46,14 @@ def prefetch(read: Callable[[Item], Data], items: Iterable[Item], count: int) ->
 
 
 def prefetch_batches(
-    batches: Iterable[Sequence[Item]], read: Callable[[Item], Data], count: int = PREFETCHED_BATCHES
+    batches: Iterable[Sequence[Item]], read: Callable[[Item], Data]
 ) -> Iterator[tuple[Sequence[Item], list[Data]]]:
-    """Yield each batch with `read` of its items, in order. Threads prefetch `count` batches."""
+    """Yield each batch with `read` of its items, in order. Threads prefetch the next batches."""
     with ThreadPoolExecutor(READERS) as pool:
         waiting: deque[tuple[Sequence[Item], list[Future[Data]]]] = deque()
         for batch in batches:
             waiting.append((batch, [pool.submit(read, item) for item in batch]))
-            if len(waiting) > count:
+            if len(waiting) > PREFETCHED_BATCHES:
                 batch, futures = waiting.popleft()
                 yield batch, [future.result() for future in futures]
         for batch, futures in waiting:
@@ -67,9 +67,8 @@ def process_batches(
     device: str | torch.device,
 ) -> Generator[Result, None, None]:
     """Yield `compute(batch, data)` of each batch, in order, where `data` is `read` of the batch's items."""
-    count = prefetch_count(device, PREFETCHED_BATCHES)
-    if count:
-        yield from (compute(batch, data) for batch, data in prefetch_batches(batches, read, count))
+    if prefetch_count(device, PREFETCHED_BATCHES):
+        yield from (compute(batch, data) for batch, data in prefetch_batches(batches, read))
     else:
         yield from map_on_cores(lambda batch: compute(batch, [read(item) for item in batch]), batches)
 

@@ -51,16 +51,23 @@ def test_usage_equals_figures_by_hand():
 def test_collapsed_keywords_score_like_the_baseline():
     """Compare keywords that are equal for all utterances with the most common tokens."""
     collapsed = DecodedKeywords(torch.tensor([2, 3, 4]).expand(3, -1), torch.full((3,), 3))
-    baseline = LEXICON.commonest(collapsed)
+    baseline = LEXICON.commonest(collapsed, content=False)
     scores = [matches(f, CAPTIONS, LEXICON, PICTURES, BOOTSTRAP, by_slot=True) for f in (collapsed, baseline)]
     assert scores[0] == scores[1]
     assert usage(collapsed, PICTURES, BOOTSTRAP)["distinct_tokens"] == 3
     stuck = usage(DecodedKeywords(torch.full((3, 4), 5), torch.full((3,), 4)), PICTURES, BOOTSTRAP)
     assert (stuck["distinct_tokens"], stuck["duplicates"]["value"]) == (1, 75)
     # The baseline has the mean number of keywords, here three, and no blocked rows.
-    assert LEXICON.commonest(KEYWORDS).rows.tolist() == [[2, 3, 4]] * 3
+    assert LEXICON.commonest(KEYWORDS, content=False).rows.tolist() == [[2, 3, 4]] * 3
     no_keywords = DecodedKeywords(KEYWORDS.rows, torch.zeros(3, dtype=torch.long))
-    assert LEXICON.commonest(no_keywords).rows.tolist() == [[2]] * 3
+    assert LEXICON.commonest(no_keywords, content=False).rows.tolist() == [[2]] * 3
+
+
+def test_the_baseline_of_content_words_leaves_out_all_other_tokens():
+    """Rows 4 and 5 are the most common content words. KEYWORDS has one distinct content word in each utterance."""
+    assert LEXICON.commonest(KEYWORDS, content=True).rows.tolist() == [[4]] * 3
+    two = DecodedKeywords(torch.tensor([[4, 5, 2, 5]]).expand(3, -1), torch.full((3,), 4))
+    assert LEXICON.commonest(two, content=True).rows.tolist() == [[4, 5]] * 3
 
 
 def test_function_words_and_full_stops_are_not_content_words(monkeypatch):

@@ -88,7 +88,7 @@ def run_metrics(recalls: dict[str, float], cif: bool) -> dict:
     if "cascaded" in recalls:
         usage = {"duplicates": estimate(10.0), "distinct_tokens": 17, "per_utterance": estimate(2.5)}
         accuracy = {"hit_rate": estimate(30.0), "all": {"f1": estimate(20.0)}, "content": {"f1": estimate(15.0)}}
-        metrics["keywords"] = {"model": usage | accuracy, "commonest": usage}
+        metrics["keywords"] = {"model": usage | accuracy, "commonest": usage, "commonest_content": usage}
         located = {"located": estimate(60.0), "overlap": estimate(35.0), "chance": estimate(12.0)}
         located |= {"in_order": estimate(15.0)}
         metrics["localization"] = {"all": located, "content": located}

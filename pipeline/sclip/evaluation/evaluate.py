@@ -15,7 +15,7 @@
     image_to_text
     transcript_to_image, image_to_transcript, transcript_to_text
                       branch `clip`: CLIP's vectors of what a speech recogniser wrote, a reference that uses text
-    keywords          `model`, and as a baseline `commonest`, the most common tokens: see keywords.py; `truncated` is
+    keywords          `model`, and two baselines, `commonest` and `commonest_content`: see keywords.py; `truncated` is
                       the number of utterances with more keywords than max_slots
     localization      only for keywords, if the times of words are known: see localization.py
     keyword_spotting  if the corpus has human labels of keywords: see spotting.py

@@ -22,7 +22,11 @@ def keyword_metrics(
     model: SpeechCLIP, keywords: DecodedKeywords, dataset: Dataset, bootstrap: Bootstrap, lexicon: Lexicon
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the part `keywords` of metrics.json, and the content of words.json."""
-    compared = {"model": keywords, "commonest": lexicon.commonest(keywords)}
+    compared = {
+        "model": keywords,
+        "commonest": lexicon.commonest(keywords, content=False),
+        "commonest_content": lexicon.commonest(keywords, content=True),
+    }
     metrics = {name: usage(rows, dataset.image_index, bootstrap) for name, rows in compared.items()}
     captioned = dataset.captioned.tolist()
     if not captioned:

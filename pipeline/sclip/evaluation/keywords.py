@@ -13,8 +13,9 @@ including full stops. Each figure is computed per utterance in %, then averaged 
   has synonyms that no picture tells apart, such as small and little, a third version counts synonyms as one word.
 - duplicates: the share of slots that repeat an earlier keyword of the same utterance
 
-As a baseline, the same figures are computed for the most common tokens, which are the same for every utterance. Their
-number is the mean number of keywords of an utterance, rounded, and at least 1.
+The same figures are computed for two baselines, whose keywords are the same for every utterance: the most common tokens
+of the training captions, and the most common content words. Their number is the mean number of keywords, or of distinct
+content words among them, of an utterance, rounded, and at least 1.
 """
 
 from collections.abc import Sequence
@@ -84,13 +85,16 @@ class Lexicon:
         blocked[list(vocabulary.blocked)] = True
         return cls(ids, ids[torch.cat(near)], content, blocked, _first_synonyms(synonyms, clip) if synonyms else None)
 
-    def commonest(self, like: DecodedKeywords) -> DecodedKeywords:
+    def commonest(self, like: DecodedKeywords, content: bool) -> DecodedKeywords:
         """Return the most common tokens as the keywords of every utterance, as many as `like` has on average.
 
-        The rows of the vocabulary are ordered by how common the tokens are in the training captions.
+        With `content`, only content words count. The rows of the vocabulary are ordered by how common the tokens are in
+        the training captions.
         """
-        count = max(1, round(float(like.lengths.double().mean())))
-        rows = (~self.blocked).nonzero()[:count, 0]
+        counted = self.content[self.ids] if content else torch.ones_like(self.blocked)  # (V,)
+        numbers = (like.first & counted[like.rows]).sum(1) if content else like.lengths
+        count = max(1, round(float(numbers.double().mean())))
+        rows = (counted & ~self.blocked).nonzero()[:count, 0]
         return DecodedKeywords(rows.expand(len(like.rows), -1), torch.full_like(like.lengths, len(rows)))
 
 

@@ -133,15 +133,20 @@ def keywords(results: Results) -> Table:
     for arch, runs in results.runs.items():
         if "keywords" not in runs[0].metrics:
             continue
-        for predictor, label, row_arch in (("model", arch, arch), ("commonest", "most frequent tokens", None)):
+        for predictor, label, row_arch in (
+            ("model", arch, arch),
+            ("commonest", "most frequent tokens", None),
+            ("commonest_content", "most frequent content words", None),
+        ):
             rows.append(
                 TableRow(label, [measure(runs, "keywords", predictor, *key) for key in keys.values()], row_arch)
             )
     note = (
         "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
         f"caption contains the keyword or one of the four tokens with the nearest embeddings.{synonyms} Complete "
-        "words: neighbouring keywords that together spell a word. The row below each architecture is a baseline: it "
-        "always predicts the most frequent tokens of the training captions."
+        "words: neighbouring keywords that together spell a word. The rows below each architecture are baselines: they "
+        "always predict the most frequent tokens, or content words, of the training captions, as many as the "
+        "architecture finds on average."
         f"{_content_words(results)}{_with_text(results)}"
     )
     return Table("Keywords", note, list(keys), rows)

@@ -9,9 +9,10 @@ from miniature import PICTURES, flickr8k, jpg, spokencoco, wav
 from sclip.config import Columns, Flickr8kConfig, ManifestConfig, SpokenCocoConfig, TableConfig
 from sclip.corpora.check import check_corpus
 from sclip.corpora.listing import find_split
-from sclip.corpora.make import make_corpus, read_listing
+from sclip.corpora.make import SHARED_PICTURES, make_corpus, read_listing
 from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.corpora.rows import check_rows
+from sclip.corpora.table import NO_SPLIT
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse
 
@@ -240,6 +241,20 @@ def test_rows_of_a_table_without_splits_get_one(tmp_path):
     write_table(path)
     listing = read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems(skip=True))
     assert all(row.data["split"] in PICTURES for row in listing.rows)
+
+
+def test_rows_with_an_empty_split_and_pictures_in_several_splits_are_noted(tmp_path):
+    for name in ("a", "b", "c"):
+        wav(tmp_path / f"{name}.wav", 0.5)
+    jpg(tmp_path / "dog.jpg")
+    jpg(tmp_path / "cat.jpg")
+    path = tmp_path / "mine.csv"
+    path.write_text("clip,photo,part\na.wav,dog.jpg,train\nb.wav,dog.jpg,test\nc.wav,cat.jpg,\n")
+    problems = Problems()
+    config = TableConfig("table", str(path), Columns(audio="clip", image="photo", split="part"))
+    make_corpus(config, tmp_path / "manifest.jsonl", problems)
+    assert problems.notes[SHARED_PICTURES] == ["dog.jpg (test, train)"]
+    assert problems.notes[NO_SPLIT] == ["c.wav"]
 
 
 def test_usual_names_of_splits_need_no_setting_and_others_get_advice(tmp_path):

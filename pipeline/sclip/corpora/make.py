@@ -36,6 +36,7 @@ from sclip.errors import Problems, UserError
 SourceConfig = Flickr8kConfig | SpokenCocoConfig | PlacesConfig | SpeechCocoConfig | PairsConfig | TableConfig
 
 EMPTY_SPLITS = "splits without a row; commands that need these splits will fail"
+SHARED_PICTURES = "pictures in several splits, so that a model is tested on what it has seen; give each one split"
 
 
 def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int:
@@ -57,6 +58,8 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int
             problems.note(kind, case)
     for split in empty_splits(rows):
         problems.note(EMPTY_SPLITS, split)
+    for picture in shared_pictures(rows):
+        problems.note(SHARED_PICTURES, picture)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(manifest, map(_plain, rows))
     return len(rows)
@@ -84,6 +87,14 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
 def empty_splits(rows: Sequence[Row]) -> list[str]:
     """Return the splits that have no row."""
     return sorted(set(SPLITS) - {row.split for row in rows})
+
+
+def shared_pictures(rows: Sequence[Row]) -> list[str]:
+    """Return the ids of the pictures that are in several splits, with these splits."""
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        splits.setdefault(row.image_id, set()).add(row.split)
+    return [f"{picture} ({', '.join(sorted(names))})" for picture, names in splits.items() if len(names) > 1]
 
 
 def read_listing(config: SourceConfig, problems: Problems) -> Listing:

@@ -26,6 +26,7 @@ from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError
 from sclip.parsing import parse_json, read_text, shortened
 
+NO_SPLIT = "rows without a split, which a hash of their picture's name has chosen"
 SUFFIXES = ".csv, .tsv, .jsonl, .parquet"
 
 
@@ -58,6 +59,8 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
         else:
             seen[cells["audio"]] = where
             row = _row(cells, config, path.parent)
+            if config.columns.split is not None and "split" not in cells:
+                listing.note(NO_SPLIT, row["id"])
             listing.rows.append(Draft(where, row))
             _add_words(row, record, where, config, files, listing)
     for name in files.unused() if files else ():

@@ -421,7 +421,8 @@ def test_page_shows_the_settings_that_the_models_recorded():
         metrics["about"]["training"] = f"{settings} of 3 utterances"
         file.write_text(json.dumps(metrics))
     add_run("cascaded", cascaded=20.0)
-    report()
+    mixed = "parallel, seed 0: 7 steps of 3 utterances. parallel, seed 1: 9 steps of 3 utterances."
+    assert f"Mean and deviation mix seeds that were trained in different ways. {mixed}" in report()
     page = Path(f"results/{PRESET}/report.html").read_text()
     training = re.sub(r"<.*?>", "", page.split("<dt>Training</dt>")[1].split("</div>")[0])
     lines = [line.strip() for line in training.splitlines() if line.strip()]

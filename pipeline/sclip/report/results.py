@@ -70,8 +70,7 @@ class Results:
         """Return the seeds of each architecture by the settings of their training, as the models recorded them."""
         trainings: dict[str, dict[str, list[int]]] = {}
         for run in self.all_runs:
-            settings = run.metrics["about"].get("training", "settings not recorded")
-            trainings.setdefault(settings, {}).setdefault(run.arch, []).append(run.seed)
+            trainings.setdefault(training_of(run), {}).setdefault(run.arch, []).append(run.seed)
         return trainings
 
     @property
@@ -134,6 +133,11 @@ def _read(folder: Path, preset: str) -> EvaluatedRun:
     if "states" not in metrics["about"]:
         raise UserError(f"{folder / METRICS}: does not say which hidden states were scored; run `{command}` again")
     return EvaluatedRun(arch, seed, metrics, examples, words, read_curves(folder))
+
+
+def training_of(run: EvaluatedRun) -> str:
+    """Return the settings of a run's training, as its model recorded them."""
+    return str(run.metrics["about"].get("training", "settings not recorded"))
 
 
 def random_encoders(metrics: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sclip.errors import counted, printable
 from sclip.evaluation.retrieval import always_found
-from sclip.report.results import EvaluatedRun, Results
+from sclip.report.results import EvaluatedRun, Results, training_of
 from sclip.report.table import Column, Measurement, Table, TableRow, lookup, measure, summarize
 
 MAX_SLOT_COLUMNS = 12
@@ -44,6 +44,9 @@ def results_note(results: Results) -> str:
         )
     if several := [f"{arch}: {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
         sentences.append(f"With ±: mean and standard deviation over seeds (number of seeds: {', '.join(several)}).")
+    if different := [arch for arch, runs in results.runs.items() if len({training_of(run) for run in runs}) > 1]:
+        trained = [f"{arch}, seed {run.seed}: {training_of(run)}" for arch in different for run in results.runs[arch]]
+        sentences.append(f"Mean and deviation mix seeds that were trained in different ways. {'. '.join(trained)}.")
     if results.random_encoders:
         sentences.append(f"Not a result of trained encoders: {' and '.join(results.random_encoders)}.")
     if results.missing:

@@ -196,15 +196,20 @@ def test_checkpoint_is_ignored_if_seed_weights_settings_or_data_differ(corpus, t
     assert first_step(model("parallel")) == 0
     assert first_step(model("parallel")) == 9  # the evaluation after the tenth step raised before the step was saved
     caplog.clear()
-    others = [
-        {"start": model("parallel"), "seed": 1},
-        {"start": model("parallel", seed=1)},
-        {"start": model("parallel"), "training": dataclasses.replace(SHORT, weight_decay=0.0)},
-        {"start": model("parallel"), "sets": (sets[0], sets[0])},
-    ]
-    for other in others:
+    others = {
+        "seed (0, now 1)": {"start": model("parallel"), "seed": 1},
+        "seed (1, now 0), initial weights, CLIP": {"start": model("parallel", seed=1)},
+        "training.weight_decay (1e-06, now 0), initial weights, CLIP": {
+            "start": model("parallel"),
+            "training": dataclasses.replace(SHORT, weight_decay=0.0),
+        },
+        "training.weight_decay (0, now 1e-06), data": {"start": model("parallel"), "sets": (sets[0], sets[0])},
+    }
+    for different, other in others.items():
         assert first_step(**other) == 0
-        assert "belongs to another configuration, data or code; deleted; training starts from step 0" in caplog.text
+        moved = f"checkpoint.pt: its training differs from this one in {different}; moved to checkpoint.other.pt"
+        assert moved in caplog.text
+    assert (tmp_path / "scratch/checkpoint.other.pt").is_file()
 
 
 def test_training_starts_from_step_0_after_a_damaged_checkpoint(corpus, tmp_path, caplog):

@@ -216,13 +216,13 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
         "architecture": dataclasses.asdict(model.architecture),
         "training": dataclasses.asdict(trainer.training),
         "seed": trainer.seed,
-        "start": module_fingerprint(trainer.trained, {}),
-        "clip": model.clip.fingerprint(),
+        "initial weights": module_fingerprint(trainer.trained, {}),
+        "CLIP": model.clip.fingerprint(),
         "vocabulary": None if model.vocabulary is None else model.vocabulary.ids,
         "visual words": teacher,
         "data": [train_set.fingerprint(), dev_set.fingerprint()],
         "code": code_fingerprint(TRAINING),
-        "torch": torch.__version__,
+        "version of torch": torch.__version__,
     }
 
 

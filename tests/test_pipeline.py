@@ -114,7 +114,11 @@ def test_a_command_works_in_the_folder_of_params_yaml(tiny_project, tmp_path, mo
     assert "results/tiny/runs/parallel/imported" in run_sclip("evaluate", "--model", "mine", "--device", "cpu", *params)
     metrics = json.loads((tiny_project / "results/tiny/runs/parallel/imported/metrics.json").read_text())
     assert metrics["about"]["model"] == str(tmp_path / "elsewhere/mine")
-    assert [path.name for path in Path().iterdir()] == ["mine"]
+    shutil.copytree("mine", "other")
+    refused = run_sclip("evaluate", "--model", "other", "--device", "cpu", *params, status=1)
+    assert f"runs/parallel/imported: has the results of {tmp_path}/elsewhere/mine; move this folder to keep" in refused
+    run_sclip("evaluate", "--model", "mine", "--device", "cpu", *params)
+    assert sorted(path.name for path in Path().iterdir()) == ["mine", "other"]
     shutil.rmtree(tiny_project / "results/tiny/runs/parallel/imported")
 
 

@@ -19,7 +19,9 @@ files = {{
     "extract-features": [f"data/{{preset}}/features/index.json"],
     "embed-clip": [f"data/{{preset}}/vectors/index.json"],
     "train": [f"models/{{preset}}/{{arch}}/seed-{{seed}}/config.json", f"{{runs}}/curves/metrics.json"],
-    "evaluate": [f"{{runs}}/metrics.json", f"{{runs}}/examples.json", f"{{runs}}/words.json"],
+    "evaluate": [
+        f"{{runs}}/{{name}}" for name in ("metrics.json", "examples.json", "words.json", "outcomes.safetensors")
+    ],
     "report": [f"{{out}}/{{name}}" for name in ("report.html", "table.md", "summary.json")]
     + [f"{{out}}/plots/{{name}}.json" for name in ("recall", "development", "loss", "slots")],
 }}

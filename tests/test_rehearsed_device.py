@@ -170,4 +170,4 @@ def test_intervals_are_computed_on_the_device(monkeypatch):
         assert bootstrap.weights.device == DEVICE
         device.waits.clear()
         assert scores(ranks.to(DEVICE), pictures.to(DEVICE), bootstrap) == expected
-        assert set(device.waits) == {"evaluation/bootstrap.py:_estimate"}  # reads the results
+        assert set(device.waits) == {"evaluation/bootstrap.py:estimate"}  # reads the results

@@ -7,7 +7,7 @@ STARTER = Path(__file__).parent / "starter"
 SHIPPED_MODELS = STARTER / "models"
 CODE = Path("code.json")  # the fingerprints of each stage's code, in a folder without the source files
 # Files in a results folder.
-METRICS, EXAMPLES, WORDS = "metrics.json", "examples.json", "words.json"
+METRICS, EXAMPLES, WORDS, OUTCOMES = "metrics.json", "examples.json", "words.json", "outcomes.safetensors"
 
 
 def manifest(preset: str) -> Path:

@@ -25,6 +25,7 @@ COMMANDS = (
     evaluation.evaluate,
     evaluation.report,
     evaluation.table,
+    evaluation.compare,
     search.index,
     search.search,
     search.embed,

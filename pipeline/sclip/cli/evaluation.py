@@ -14,7 +14,7 @@ from sclip.cli.options import (
     reads_params,
     seed_option,
 )
-from sclip.cli.output import json_option, print_json
+from sclip.cli.output import json_option, print_json, print_table
 from sclip.errors import Problems, UserError
 from sclip.parsing import read_json
 
@@ -57,8 +57,8 @@ def evaluate(
     """Measure a trained model on the test split: retrieval, keywords, word boundaries, keyword spotting.
 
     Reads models/PRESET/ARCH/seed-N and data/PRESET. Writes results/PRESET/runs/ARCH/seed-N: metrics.json, with
-    intervals, and examples.json and words.json for the report. With --model reads that folder, and writes
-    results/PRESET/runs/ARCH/imported.
+    intervals, examples.json and words.json for the report, and outcomes.safetensors for `sclip compare`. With --model
+    reads that folder, and writes results/PRESET/runs/ARCH/imported.
     """
     if (arch is None) == (folder is None):
         raise UserError("expected one of --arch and --model")
@@ -126,3 +126,44 @@ def table(published_only: bool, form: str, as_json: bool) -> None:
         print_json(as_data(read_paper(), not published_only))
         return
     click.echo(FORMATS[form](read_paper(), not published_only), nl=False)
+
+
+@click.command("compare", short_help="Say whether one evaluated model is better than another.")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option(
+    "--branches",
+    nargs=2,
+    type=click.Choice(["parallel", "cascaded"]),
+    help="Compare retrieval by this branch of FIRST and this one of SECOND.  [default: every branch that both have, "
+    "or else the only branch of each]",
+)
+@json_option
+def compare(first: Path, second: Path, branches: tuple[str, str] | None, as_json: bool) -> None:
+    """Say whether one evaluated model is better than another, on the same test utterances.
+
+    FIRST and SECOND are folders that `evaluate` wrote, such as results/scenes/runs/cascaded/seed-0. Prints each figure
+    of both, the difference (second - first) with its 95 % interval, and p. Both come from a paired bootstrap: each
+    resample draws the same test pictures for both models. p is twice the smaller share of the resamples in which the
+    difference is at most 0, or at least 0; it is not corrected for the number of figures. Neither says how much another
+    training would change the figures.
+    """
+    from sclip.report.comparison import compare as compare_results
+    from sclip.report.table import Measurement
+
+    result = compare_results(first, second, branches)
+    if as_json:
+        print_json(result)
+        return
+    rows = []
+    for figure in result.figures:
+        places = 2 if "rank" in figure.name else 1
+        cells = (
+            Measurement(**estimate, places=places) for estimate in (figure.first, figure.second, figure.difference)
+        )
+        one, other, difference = cells
+        names = " / ".join(dict.fromkeys(figure.branches or ()))
+        rows.append((figure.name, names, one.text, other.text, difference.full_text, f"{figure.p:.3f}"))
+    print_table(("", "branch", "first", "second", "second - first", "p"), rows)
+    for name in result.left_out:
+        click.echo(f"{name}: not compared, because the two evaluations counted the captions in different ways")

@@ -1,14 +1,12 @@
 """Commands about a project folder: make one, and list what it has."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from sclip.apps.project import init_project, list_archs, list_models, list_presets
 from sclip.cli.options import preset_or_argument, preset_settings, reads_params
-from sclip.cli.output import json_option, print_json
+from sclip.cli.output import json_option, print_json, print_table
 from sclip.config import load_params
 from sclip.errors import printable
 from sclip.paths import CODE
@@ -54,7 +52,7 @@ def presets(params_file: Path, overrides: tuple[str, ...], as_json: bool) -> Non
     if as_json:
         print_json(rows)
         return
-    _print_table(
+    print_table(
         ("", "preset", "corpus", "recipe", "speech encoder", "CLIP"),
         [("*" if row.runs else "", row.preset, row.corpus, row.recipe, row.speech, row.clip) for row in rows],
     )
@@ -71,7 +69,7 @@ def archs(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_
     if as_json:
         print_json({"preset": name, "archs": rows})
         return
-    _print_table(
+    print_table(
         ("architecture", "utterance vector", "keywords", "attention heads", "losses"),
         [
             (
@@ -94,15 +92,7 @@ def models(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    _print_table(
+    print_table(
         ("model", "architecture", "trained on", ""),
         [(row.model, row.arch, row.trained_on or "–", "ships with sclip" if row.shipped else "") for row in rows],
     )
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print columns that are as wide as their widest cell."""
-    cells = [tuple(printable(str(cell)) for cell in row) for row in (titles, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

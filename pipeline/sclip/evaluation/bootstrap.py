@@ -14,6 +14,7 @@ from torch import Tensor
 from sclip.device import WITHOUT_FP64
 
 RESAMPLES = 1000
+SEED = 0  # of all random choices of an evaluation, such as which pictures are drawn
 LEVELS = (0.025, 0.975)
 MEDIAN_BLOCK = 2**22  # weights at a time
 
@@ -31,16 +32,24 @@ class Bootstrap:
 
     def of_sums(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate a figure of sums (..., K) -> (...) from the `amounts` (N, K) to sum and their `pictures` (N,)."""
-        sums = self.weights.new_zeros(self.weights.shape[1], amounts.shape[1])
-        sums.index_add_(0, pictures.to(self.device), amounts.to(self.device).double())
-        return _estimate(figure(sums.sum(0)), figure(self.weights @ sums))
+        return estimate(*self._resample(amounts, pictures, figure))
 
     def mean(self, values: Tensor, pictures: Tensor, counted: Tensor | None = None) -> Estimate:
         """Estimate the mean of `values` (N,) of `pictures` (N,). `counted` (N,) marks those to include, if not all."""
+        return estimate(*self.resampled_mean(values, pictures, counted))
+
+    def resampled_mean(self, values: Tensor, pictures: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the mean that `mean` estimates, and that of each resample (S,)."""
         counts = torch.ones_like(values, dtype=torch.float64) if counted is None else counted.double()
         amounts = torch.stack([values.double() * counts, counts], 1)
         # 0 / 0 is not a number: a resample that draws none of the values that count has no mean.
-        return self.of_sums(amounts, pictures, lambda sums: sums[..., 0] / sums[..., 1])
+        return self._resample(amounts, pictures, lambda sums: sums[..., 0] / sums[..., 1])
+
+    def _resample(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the figure of all pictures, and that of each resample (S,)."""
+        sums = self.weights.new_zeros(self.weights.shape[1], amounts.shape[1])
+        sums.index_add_(0, pictures.to(self.device), amounts.to(self.device).double())
+        return figure(sums.sum(0)), figure(self.weights @ sums)
 
     def median(self, values: Tensor, pictures: Tensor) -> Estimate:
         """Estimate the median: the smallest value that at least half of the values do not exceed."""
@@ -54,7 +63,7 @@ class Bootstrap:
 
         blocks = torch.split(self.weights, max(1, MEDIAN_BLOCK // len(values)))
         everything = torch.ones_like(self.weights[:1])
-        return _estimate(medians(everything)[0], torch.cat([medians(block) for block in blocks]))
+        return estimate(medians(everything)[0], torch.cat([medians(block) for block in blocks]))
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -62,7 +71,8 @@ def ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole.clamp(min=1e-12), 0.0)
 
 
-def _estimate(value: Tensor, resampled: Tensor) -> Estimate:
+def estimate(value: Tensor, resampled: Tensor) -> Estimate:
+    """Return a figure with the 95 % interval of its resampled values (S,). Those that are not numbers do not count."""
     resampled = resampled.cpu()
     low, high = resampled.nanquantile(resampled.new_tensor(LEVELS)).nan_to_num(0).tolist()
     return {"value": float(value.nan_to_num(0)), "low": low, "high": high}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import Predictions
+from sclip.evaluation.outcomes import PICTURES, Groups
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
 from sclip.features.dataset import Dataset
 from sclip.features.embed import embed_captions
@@ -46,22 +47,22 @@ def score_retrieval(
     dataset: Dataset,
     transcripts: Transcripts | None,
     bootstrap: Bootstrap,
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the scores of all directions, and for each branch the ranks (N,) of speech_to_image."""
+) -> tuple[dict[str, Any], Groups]:
+    """Return the scores of all directions, and for each direction the pictures and each branch's ranks (Q,)."""
     compared = [*_compared_sides(predictions, dataset), *_transcript_sides(model, dataset, transcripts)]
     metrics: dict[str, Any] = {}
-    branch_ranks: dict[str, Tensor] = {}
+    outcomes: Groups = {}
     for name, one, other in compared:
         for query, candidate, answers, ranks in _both_directions(one, other, model.device):
             direction = f"{query.name}_to_{candidate.name}"
             has_answer = answers > 0  # a picture without text has no correct text
             table = metrics.setdefault(direction, {})
-            table[name] = scores(ranks[has_answer], query.first_pictures[has_answer], bootstrap)
+            ranks, pictures = ranks[has_answer], query.first_pictures[has_answer]
+            table[name] = scores(ranks, pictures, bootstrap)
+            outcomes.setdefault(direction, {PICTURES: pictures})[name] = ranks
             chance = chance_recalls(answers[has_answer], len(candidate.vectors))
             table["chance"] = {f"R@{k}": recall for k, recall in chance.items()}
-            if direction == "speech_to_image":
-                branch_ranks[name] = ranks
-    return metrics, branch_ranks
+    return metrics, outcomes
 
 
 def _compared_sides(predictions: Predictions, dataset: Dataset) -> list[Compared]:

@@ -32,7 +32,7 @@ pictures of all these rows, and the bootstrap resamples it with the first of the
 the caption of every row. Both give the same result if all captions differ.) Metrics that need text use only the rows
 with text.
 
-`examples.json`: see examples.py. `words.json`: see words.py.
+`examples.json`: see examples.py. `words.json`: see words.py. `outcomes.safetensors`: see outcomes.py.
 """
 
 import logging
@@ -45,13 +45,14 @@ from typing import Any
 import torch
 
 from sclip import distributed
-from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.bootstrap import SEED, Bootstrap
 from sclip.evaluation.directions import score_retrieval
 from sclip.evaluation.examples import examples
 from sclip.evaluation.groups import group_scores
 from sclip.evaluation.inference import infer
 from sclip.evaluation.keyword_metrics import describe_vocabulary, keyword_metrics
 from sclip.evaluation.metrics_file import write_results
+from sclip.evaluation.outcomes import Outcomes
 from sclip.evaluation.provenance import describe_run
 from sclip.evaluation.retrieval import always_found
 from sclip.evaluation.spotting import KeywordLabels, keyword_spotting
@@ -59,10 +60,9 @@ from sclip.evaluation.times import time_metrics
 from sclip.features.dataset import Dataset
 from sclip.features.transcripts import Transcripts
 from sclip.model.speechclip import SpeechCLIP
+from sclip.paths import OUTCOMES
 
 log = logging.getLogger(__name__)
-
-SEED = 0  # of all random choices here, such as the bootstrap's
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def evaluate(
     about: Mapping[str, str | int] | None = None,
     references: References = NO_REFERENCES,
 ) -> dict[str, Any]:
-    """Write metrics.json, examples.json and words.json, and return the metrics.
+    """Write metrics.json and the files next to it, and return the metrics.
 
     `about`, for example the preset and the seed of the training, is copied into the metrics.
     """
@@ -94,7 +94,8 @@ def evaluate(
     transcripts = references.transcripts
     predictions = infer(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), SEED, device)
-    retrieval, ranks = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
+    retrieval, outcomes = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
+    ranks = {branch: outcomes["speech_to_image"][branch] for branch in model.branches}
     metrics: dict[str, Any] = {
         "about": {
             **(about or {}),
@@ -108,9 +109,11 @@ def evaluate(
     words: dict[str, Any] = {}
     lexicon = describe_vocabulary(model, references.language, references.synonyms)
     if predictions.keywords is not None and lexicon is not None:
-        metrics["keywords"], words = keyword_metrics(model, predictions.keywords, dataset, bootstrap, lexicon)
+        metrics["keywords"], words, counts = keyword_metrics(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
-    metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, SEED)
+        outcomes["keywords"] = counts
+    times, located = time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, SEED)
+    metrics |= times
     if references.labels is not None:
         scores = keyword_spotting(model, dataset, predictions.vectors, references.labels, SEED)
         metrics["keyword_spotting"] = scores
@@ -122,6 +125,7 @@ def evaluate(
     if distributed.is_main():
         _log_warnings(dataset, predictions.truncated)
         out.mkdir(parents=True, exist_ok=True)
+        Outcomes.of(dataset.rows, len(dataset.images), outcomes | located).save(out / OUTCOMES)
         write_results(out, metrics, _rounded(shown), _rounded(words))
     return metrics
 

@@ -29,6 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sclip.config import LANGUAGES
 from sclip.evaluation.bootstrap import Bootstrap, ratio
 from sclip.evaluation.inference import BLOCK, DecodedKeywords
+from sclip.evaluation.outcomes import hit_rates, matching_rates
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
@@ -129,30 +130,41 @@ def matches(
 ) -> dict[str, Any]:
     """Return hit rates, precision, recall and F1 of N utterances with `captions` (N, C) and `pictures` (N,)."""
     hit = hits(keywords, captions, lexicon)
-    scores: dict[str, Any] = {"hit_rate": bootstrap.mean(100 * ratio(hit.sum(1).double(), keywords.lengths), pictures)}
+    scores: dict[str, Any] = {"hit_rate": bootstrap.mean(hit_rates(hit.sum(1), keywords.lengths), pictures)}
     if by_slot:
         scores["hit_rate_of_slot"] = {str(k): bootstrap.mean(100.0 * hit[:, k], pictures) for k in range(hit.shape[1])}
-    tokens = DecodedKeywords(lexicon.ids[keywords.rows], keywords.lengths)
-    every_token = torch.ones_like(lexicon.content)
-    scores["all"] = precision_recall(*_count(tokens, captions, every_token), pictures, bootstrap)
-    scores["content"] = precision_recall(*_count(tokens, captions, lexicon.content), pictures, bootstrap)
-    if lexicon.synonym is not None:
-        tokens = DecodedKeywords(lexicon.synonym[tokens.rows], keywords.lengths)
-        captions = torch.where(captions == NO_TOKEN, NO_TOKEN, lexicon.synonym[captions])
-        counts = _count(tokens, captions, lexicon.content)
-        scores["content, synonyms as one"] = precision_recall(*counts, pictures, bootstrap)
+    for name, counts in count_matches(keywords, captions, lexicon).items():
+        correct, distinct, references = counts.unbind(1)
+        scores[name] = precision_recall(correct, distinct, references, pictures, bootstrap)
     return scores
 
 
-def _count(tokens: DecodedKeywords, captions: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count distinct tokens (N,): keywords that are in the caption, all keywords, and all of the caption (N, C).
+def count_matches(keywords: DecodedKeywords, captions: Tensor, lexicon: Lexicon) -> dict[str, Tensor]:
+    """Count for each utterance the distinct tokens in its keywords and its caption (N, C), in each version.
+
+    The counts (N, 3) are those that `precision_recall` takes.
+    """
+    tokens = DecodedKeywords(lexicon.ids[keywords.rows], keywords.lengths)
+    counts = {
+        "all": _count(tokens, captions, torch.ones_like(lexicon.content)),
+        "content": _count(tokens, captions, lexicon.content),
+    }
+    if lexicon.synonym is not None:
+        tokens = DecodedKeywords(lexicon.synonym[tokens.rows], keywords.lengths)
+        captions = torch.where(captions == NO_TOKEN, NO_TOKEN, lexicon.synonym[captions])
+        counts["content, synonyms as one"] = _count(tokens, captions, lexicon.content)
+    return counts
+
+
+def _count(tokens: DecodedKeywords, captions: Tensor, counted: Tensor) -> Tensor:
+    """Count distinct tokens (N, 3): keywords that are in the caption, all keywords, and all of the caption (N, C).
 
     `counted` marks those of CLIP's tokens that count.
     """
     lengths = (captions != NO_TOKEN).sum(1)
     keywords, references = tokens.first & counted[tokens.rows], DecodedKeywords(captions, lengths).first
     in_caption = torch.cat([_in_captions(t, c) for t, c in _blocks(tokens.rows, captions)])
-    return (keywords & in_caption).sum(1), keywords.sum(1), (references & counted[captions]).sum(1)
+    return torch.stack([(keywords & in_caption).sum(1), keywords.sum(1), (references & counted[captions]).sum(1)], 1)
 
 
 def _first_synonyms(synonyms: Sequence[Sequence[str]], clip: "ClipEncoder") -> Tensor:
@@ -178,12 +190,8 @@ def precision_recall(
 
     The counts are the keywords that are in the caption, all keywords, and all tokens or words of the caption.
     """
-    shares = {
-        "precision": ratio(correct.double(), keywords),
-        "recall": ratio(correct.double(), references),
-        "f1": ratio(2 * correct.double(), keywords + references),
-    }
-    return {name: bootstrap.mean(100 * share, pictures, references > 0) for name, share in shares.items()}
+    rates = matching_rates(correct, keywords, references)
+    return {name: bootstrap.mean(rate, pictures, references > 0) for name, rate in rates.items()}
 
 
 def _in_captions(tokens: Tensor, captions: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ def localization(
     content: Tensor,
     pictures: Tensor,
     bootstrap: Bootstrap,
-) -> dict[str, Any]:
-    """Return the figures for all keywords and for content words.
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the figures for all keywords and for content words, and the counts (N, 2) from which `located` comes.
 
     `tokens` (N, S) are the keywords, and `valid` (N, S) marks those that are not padding. `durations` (N,) are in
     seconds. `content` marks those of CLIP's tokens that belong to content words.
@@ -82,14 +82,16 @@ def localization(
     blocks = zip(*(torch.split(tensor, BLOCK) for tensor in columns), strict=True)
     spoken, *figures = (torch.cat(parts) for parts in zip(*(_compare(*block) for block in blocks), strict=True))
     scores: dict[str, Any] = {}
+    counts: dict[str, Tensor] = {}
     for name, counted in (("all", torch.ones_like(content)), ("content", content)):
         slots = spoken & counted[tokens]  # (N, S)
         number = slots.sum(1)
+        counts[name] = torch.stack([(figures[0] * slots).sum(1).long(), number], 1)
         scores[name] = {
             figure: bootstrap.mean(100 * ratio((values * slots).sum(1), number), pictures, number > 0)
             for figure, values in zip(FIGURES, figures, strict=True)
         } | {"keywords": int(number.sum())}
-    return scores
+    return scores, counts
 
 
 def _compare(

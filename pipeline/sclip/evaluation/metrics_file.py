@@ -1,4 +1,4 @@
-"""metrics.json: the measurements of one model, with a digest of itself and of the two files next to it."""
+"""metrics.json: the measurements of one model, with a digest of itself and of the files next to it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from sclip.files import check_digest, file_digest, write_json
 from sclip.formats import check_format
 from sclip.index_file import DIGEST, check_own_digest, write_index_file
 from sclip.parsing import parse, read_json
-from sclip.paths import EXAMPLES, METRICS, WORDS
+from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
 
 FORMAT = "sclip metrics 1"
 AGAIN = "run `sclip evaluate` again"
@@ -24,10 +24,10 @@ _TYPES: dict[str, Any] = {
 
 
 def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words: Any) -> None:
-    """Write the files of a results folder, metrics.json last."""
+    """Write the JSON files of a results folder, metrics.json last, which has the digest of outcomes.safetensors too."""
     write_json(folder / EXAMPLES, examples)
     write_json(folder / WORDS, words)
-    files = {name: file_digest(folder / name) for name in (EXAMPLES, WORDS)}
+    files = {name: file_digest(folder / name) for name in (EXAMPLES, WORDS, OUTCOMES)}
     write_index_file(folder / METRICS, {"format": FORMAT, **metrics, "files": files})
 
 
@@ -57,5 +57,5 @@ def _check_types(path: Path, metrics: Mapping[str, Any]) -> None:
 def check_other_files(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Refuse a results folder whose other files are not those that metrics.json was written with."""
     for name, digest in metrics.get("files", {}).items():
-        if name in (EXAMPLES, WORDS):
+        if name in (EXAMPLES, WORDS, OUTCOMES):
             check_digest(folder / name, digest, METRICS)

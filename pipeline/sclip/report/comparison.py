@@ -178,11 +178,11 @@ def _keywords(first: Outcomes, second: Outcomes, left_out: list[str]) -> Iterato
 
 
 def _keyword_figures(outcomes: Outcomes) -> dict[str, tuple[Figure, Tensor]]:
-    """Return each figure, and the numbers (Q,) of counted words of the captions, which depend on no model."""
+    """Return each figure, and the numbers of words of the captions that count for it. No model decides these."""
     figures: dict[str, tuple[Figure, Tensor]] = {}
     if keywords := outcomes.groups.get("keywords"):
-        pictures, words = keywords[PICTURES], keywords["all"][:, 2]
-        figures["keywords: hit rate"] = Figure(hit_rates(*keywords[HITS].unbind(1)), pictures), words
+        pictures = keywords[PICTURES]
+        figures["keywords: hit rate"] = Figure(hit_rates(*keywords[HITS].unbind(1)), pictures), keywords["all"][:, 2]
         for key, name in MATCHES.items():
             if key in keywords:
                 correct, found, words = keywords[key].unbind(1)
@@ -190,8 +190,11 @@ def _keyword_figures(outcomes: Outcomes) -> dict[str, tuple[Figure, Tensor]]:
                 figures[f"keywords: F1, {name}"] = Figure(f1, pictures, words > 0), words
     if located := outcomes.groups.get("localization"):
         hits, slots = located["content"].unbind(1)
-        figure = Figure(hit_rates(hits, slots), located[PICTURES], slots > 0)
-        figures["keywords: located, content words"] = figure, located[PICTURES]
+        words = keywords["content"][:, 2] if keywords else torch.empty(0)
+        figures["keywords: located, content words"] = (
+            Figure(hit_rates(hits, slots), located[PICTURES], slots > 0),
+            words,
+        )
     return figures
 
 

@@ -197,6 +197,9 @@ NOT_RUN = {
         )
         for command in ("train", "evaluate")
     },
+    "sclip compare results/scenes/runs/cascaded/seed-0 results/scenes/runs/cascaded-cif/seed-0": (
+        "needs the results of make repro; report/test_comparison.py compares others"
+    ),
     "pip": "installs from the network",
     "uv": "installs from the network",
     "cd": "has no arguments to check",

@@ -172,7 +172,7 @@ def test_damaged_results_of_other_kinds_are_found(project, kind):
     options, folder = RESULTS[kind]
     run_sclip("evaluate", *options, "--device", "cpu")
     assert "1 result: 0 faults" in run_sclip("verify", "tiny")
-    for name in ("metrics.json", "words.json", "examples.json"):
+    for name in ("metrics.json", "words.json", "examples.json", "outcomes.safetensors"):
         path = Path(folder, name)
         content = path.read_bytes()
         flip(path, len(content) // 2)

@@ -41,11 +41,13 @@ def test_figures_by_hand():
     content = torch.ones(len(clip.text_tower.table), dtype=torch.bool)
     content[a] = False
     durations, pictures = torch.tensor([2.0, 1.0], dtype=torch.float64), torch.tensor([0, 1])
-    figures = localization(
+    figures, counts = localization(
         tokens, valid, SlotTimes(peaks, spans), timed, durations, content, pictures, Bootstrap(2, seed=0)
     )
     # The second utterance has no valid slot and does not count.
     assert (figures["all"]["keywords"], figures["content"]["keywords"]) == (3, 2)
+    located = {name: of.tolist() for name, of in counts.items()}
+    assert located == {"all": [[2, 3], [0, 0]], "content": [[1, 2], [0, 0]]}
     assert figures["all"]["located"]["value"] == pytest.approx(100 * 2 / 3)
     assert figures["content"]["located"]["value"] == pytest.approx(50)
     assert figures["content"]["overlap"]["value"] == pytest.approx(50)  # 1 for the first dog, 0 for the second
@@ -54,7 +56,7 @@ def test_figures_by_hand():
     assert figures["content"]["in_order"]["value"] == pytest.approx(100)  # peaks at 0.25 and 0.75
     assert figures["all"]["in_order"]["value"] == pytest.approx(100 * 2 / 3)  # "a" at 1.25
     shorter = torch.tensor([0.8, 1.0], dtype=torch.float64)  # frames end before the word does
-    figures = localization(
+    figures, _ = localization(
         tokens, valid, SlotTimes(peaks, spans), timed, shorter, content, pictures, Bootstrap(2, seed=0)
     )
     assert figures["content"]["chance"]["value"] == pytest.approx(100 * (0.4 + 0.2) / 0.8)

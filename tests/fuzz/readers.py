@@ -50,6 +50,7 @@ from sclip.corpora.unpack import DamagedArchive, unpack
 from sclip.encoders.audio import read_audio
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import Problems, UserError
+from sclip.evaluation.outcomes import Outcomes
 from sclip.evaluation.spotting import KeywordLabels
 from sclip.features.store import FeatureStore, Shard
 from sclip.features.vectors import ClipVectors
@@ -57,6 +58,7 @@ from sclip.files import file_digest
 from sclip.heads.vocabulary import Vocabulary
 from sclip.interop.checkpoint import read_checkpoint
 from sclip.model.folder import read_config
+from sclip.report.comparison import EvaluatedModel, compare_models
 from sclip.report.paper import read_paper
 from sclip.training.checkpoints import Checkpoint
 
@@ -214,6 +216,11 @@ def _write_caches(folder: Path) -> dict[str, Reader]:
     (folder / "block of an index").mkdir()
     digests = torch.arange(96, dtype=torch.uint8).view(3, 32)
     write_block(folder / "block of an index/000001.safetensors", (items, digests, vectors), [(items[0], "cut")], "key")
+    (folder / "outcomes").mkdir()
+    ranks = {"pictures": torch.arange(3), "parallel": torch.arange(1, 4)}
+    counts = {"pictures": torch.arange(3), "all": torch.ones(3, 3), "content": torch.ones(3, 3)}
+    groups = {"speech_to_image": ranks, "keywords": {**counts, "hits": torch.ones(3, 2)}}
+    Outcomes(3, torch.arange(3), groups).save(folder / "outcomes/outcomes.safetensors")
     digest = file_digest(index / "vectors-1.safetensors")
     write_config(index, IndexConfig(FORMAT, "image", "m", "", None, "", 3, 8, 0, "vectors-1.safetensors", digest))
     (folder / "settings").mkdir()
@@ -240,10 +247,17 @@ def _write_caches(folder: Path) -> dict[str, Reader]:
         "imported checkpoint": Reader(("c.ckpt",), lambda place: read_checkpoint(place / "c.ckpt")),
         "search index": Reader(("index.json", "vectors-1.safetensors"), open_index),
         "block of an index": Reader(("000001.safetensors",), _read_block),
+        "outcomes": Reader(("outcomes.safetensors",), _read_outcomes, 4),
         "settings": Reader(("params.yaml",), lambda place: load_params(place / "params.yaml"), 1),
         "small settings": Reader(("params.yaml",), lambda place: load_params(place / "params.yaml"), 2),
         "published numbers": Reader(("paper.yaml",), lambda place: read_paper(place / "paper.yaml"), 1),
     }
+
+
+def _read_outcomes(place: Path) -> None:
+    """Read outcomes, and compare with themselves those that are accepted."""
+    model = EvaluatedModel(place, "mine", Outcomes.read(place / "outcomes.safetensors"))
+    assert all(figure.p == 1 for figure in compare_models(model, model).figures)
 
 
 def _read_block(place: Path) -> None:

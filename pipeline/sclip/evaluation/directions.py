@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import Predictions
-from sclip.evaluation.outcomes import PICTURES, Groups
+from sclip.evaluation.outcomes import PICTURES, Groups, Outcomes
 from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
 from sclip.features.dataset import Dataset
 from sclip.features.embed import embed_captions
@@ -47,11 +47,11 @@ def score_retrieval(
     dataset: Dataset,
     transcripts: Transcripts | None,
     bootstrap: Bootstrap,
-) -> tuple[dict[str, Any], Groups]:
-    """Return the scores of all directions, and for each direction the pictures and each branch's ranks (Q,)."""
+) -> tuple[dict[str, Any], Outcomes]:
+    """Return the scores of all directions, and the ranks from which they come."""
     compared = [*_compared_sides(predictions, dataset), *_transcript_sides(model, dataset, transcripts)]
     metrics: dict[str, Any] = {}
-    outcomes: Groups = {}
+    ranked: Groups = {}
     for name, one, other in compared:
         for query, candidate, answers, ranks in _both_directions(one, other, model.device):
             direction = f"{query.name}_to_{candidate.name}"
@@ -59,10 +59,10 @@ def score_retrieval(
             table = metrics.setdefault(direction, {})
             ranks, pictures = ranks[has_answer], query.first_pictures[has_answer]
             table[name] = scores(ranks, pictures, bootstrap)
-            outcomes.setdefault(direction, {PICTURES: pictures})[name] = ranks
+            ranked.setdefault(direction, {PICTURES: pictures})[name] = ranks
             chance = chance_recalls(answers[has_answer], len(candidate.vectors))
             table["chance"] = {f"R@{k}": recall for k, recall in chance.items()}
-    return metrics, outcomes
+    return metrics, Outcomes.of(dataset.rows, len(dataset.images), ranked)
 
 
 def _compared_sides(predictions: Predictions, dataset: Dataset) -> list[Compared]:

@@ -52,7 +52,6 @@ from sclip.evaluation.groups import group_scores
 from sclip.evaluation.inference import infer
 from sclip.evaluation.keyword_metrics import describe_vocabulary, keyword_metrics
 from sclip.evaluation.metrics_file import write_results
-from sclip.evaluation.outcomes import Outcomes
 from sclip.evaluation.provenance import describe_run
 from sclip.evaluation.retrieval import always_found
 from sclip.evaluation.spotting import KeywordLabels, keyword_spotting
@@ -60,7 +59,6 @@ from sclip.evaluation.times import time_metrics
 from sclip.features.dataset import Dataset
 from sclip.features.transcripts import Transcripts
 from sclip.model.speechclip import SpeechCLIP
-from sclip.paths import OUTCOMES
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +93,7 @@ def evaluate(
     predictions = infer(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), SEED, device)
     retrieval, outcomes = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
-    ranks = {branch: outcomes["speech_to_image"][branch] for branch in model.branches}
+    ranks = {branch: outcomes.groups["speech_to_image"][branch] for branch in model.branches}
     metrics: dict[str, Any] = {
         "about": {
             **(about or {}),
@@ -111,9 +109,10 @@ def evaluate(
     if predictions.keywords is not None and lexicon is not None:
         metrics["keywords"], words, counts = keyword_metrics(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
-        outcomes["keywords"] = counts
-    times, located = time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, SEED)
+        outcomes.groups["keywords"] = counts
+    times, located_counts = time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, SEED)
     metrics |= times
+    outcomes.groups["localization"] = located_counts
     if references.labels is not None:
         scores = keyword_spotting(model, dataset, predictions.vectors, references.labels, SEED)
         metrics["keyword_spotting"] = scores
@@ -125,8 +124,7 @@ def evaluate(
     if distributed.is_main():
         _log_warnings(dataset, predictions.truncated)
         out.mkdir(parents=True, exist_ok=True)
-        Outcomes.of(dataset.rows, len(dataset.images), outcomes | located).save(out / OUTCOMES)
-        write_results(out, metrics, _rounded(shown), _rounded(words))
+        write_results(out, metrics, _rounded(shown), _rounded(words), outcomes)
     return metrics
 
 

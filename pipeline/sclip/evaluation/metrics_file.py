@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, write_json
@@ -10,6 +10,9 @@ from sclip.formats import check_format
 from sclip.index_file import DIGEST, check_own_digest, write_index_file
 from sclip.parsing import parse, read_json
 from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
+
+if TYPE_CHECKING:
+    from sclip.evaluation.outcomes import Outcomes
 
 FORMAT = "sclip metrics 1"
 AGAIN = "run `sclip evaluate` again"
@@ -23,10 +26,11 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words: Any) -> None:
-    """Write the JSON files of a results folder, metrics.json last, which has the digest of outcomes.safetensors too."""
+def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words: Any, outcomes: "Outcomes") -> None:
+    """Write the files of a results folder, metrics.json last."""
     write_json(folder / EXAMPLES, examples)
     write_json(folder / WORDS, words)
+    outcomes.save(folder / OUTCOMES)
     files = {name: file_digest(folder / name) for name in (EXAMPLES, WORDS, OUTCOMES)}
     write_index_file(folder / METRICS, {"format": FORMAT, **metrics, "files": files})
 

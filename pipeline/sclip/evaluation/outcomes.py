@@ -42,12 +42,11 @@ Groups = dict[str, dict[str, Tensor]]  # group: column: one row for each query o
 class Outcomes:
     pictures: int
     utterances: Tensor  # (N,)
-    groups: Groups
+    groups: Groups  # those without columns are not saved
 
     @classmethod
     def of(cls, rows: Iterable[Row], pictures: int, groups: Groups) -> "Outcomes":
-        """Collect the outcomes for the utterances `rows`, without empty groups."""
-        return cls(pictures, _hashes(rows), {name: columns for name, columns in groups.items() if columns})
+        return cls(pictures, _hashes(rows), groups)
 
     def save(self, path: Path) -> None:
         columns = {f"{group}/{name}": column for group, of in self.groups.items() for name, column in of.items()}

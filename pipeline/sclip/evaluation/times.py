@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sclip.encoders.clip import ClipEncoder
 from sclip.evaluation.bootstrap import Bootstrap
@@ -10,7 +11,7 @@ from sclip.evaluation.boundaries import boundary_scores
 from sclip.evaluation.inference import Predictions
 from sclip.evaluation.keywords import Lexicon
 from sclip.evaluation.localization import TimedTokens, firing_positions, localization
-from sclip.evaluation.outcomes import PICTURES, Groups
+from sclip.evaluation.outcomes import PICTURES
 from sclip.features.dataset import Dataset
 from sclip.heads.slot_times import SlotTimes
 
@@ -22,7 +23,7 @@ def time_metrics(
     clip: ClipEncoder,
     bootstrap: Bootstrap,
     seed: int,
-) -> tuple[dict[str, Any], Groups]:
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the parts `localization` and `boundaries` of metrics.json, as far as the model and the corpus have them.
 
     Also return the part `localization` of outcomes.safetensors. `lexicon` describes the vocabulary of a model with
@@ -35,7 +36,7 @@ def time_metrics(
     durations = dataset.frames[rows].double() * dataset.store.frame_seconds
     pictures = dataset.image_index[rows]
     metrics: dict[str, Any] = {}
-    outcomes: Groups = {}
+    located: dict[str, Tensor] = {}
     if predictions.keywords is not None and predictions.slot_times is not None and lexicon is not None:
         keywords = predictions.keywords[rows]
         tokens, timed = lexicon.ids[keywords.rows], TimedTokens.of(words, clip)
@@ -45,10 +46,10 @@ def time_metrics(
         metrics["localization"], counts = localization(
             tokens, keywords.valid, slot_times, timed, durations, lexicon.content, pictures, bootstrap
         )
-        outcomes["localization"] = {PICTURES: pictures, **counts}
+        located = {PICTURES: pictures, **counts}
     if predictions.firings is not None:
         firings = predictions.firings[rows]
         firings = torch.where(firings.isfinite(), firings.minimum(durations[:, None]), firings)
         scores = boundary_scores(firings, durations, words, pictures, bootstrap, seed)
         metrics["boundaries"] = scores | {"positions": firing_positions(firings, words, durations)}
-    return metrics, outcomes
+    return metrics, located

@@ -40,7 +40,7 @@ class Measurement:
         return f"{self.text} {self.uncertainty}".strip()
 
     def _number(self, number: float) -> str:
-        return f"{number:.{self.places}f}".replace("-", "−")
+        return f"{number:z.{self.places}f}".replace("-", "−")  # z: no minus before a rounded 0
 
 
 @dataclass(frozen=True)

@@ -143,10 +143,10 @@ def compare(first: Path, second: Path, branches: tuple[str, str] | None, as_json
     """Say whether one evaluated model is better than another, on the same test utterances.
 
     FIRST and SECOND are folders that `evaluate` wrote, such as results/scenes/runs/cascaded/seed-0. Prints each figure
-    of both, the difference (second - first) with its 95 % interval, and p. Both come from a paired bootstrap: each
-    resample draws the same test pictures for both models. p is twice the smaller share of the resamples in which the
-    difference is at most 0, or at least 0; it is not corrected for the number of figures. Neither says how much another
-    training would change the figures.
+    of both, the difference (second - first) with its 95 % interval, and p. The interval and p come from a paired
+    bootstrap: each resample draws the same test pictures for both models. p is twice the smaller of two shares of the
+    resamples: those with a difference of at most 0, and those with one of at least 0. It is not corrected for the
+    number of figures. Neither says how much another training would change the figures.
     """
     from sclip.report.comparison import compare as compare_results
     from sclip.report.table import Measurement

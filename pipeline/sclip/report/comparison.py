@@ -42,7 +42,7 @@ MATCHES = {"all": "all tokens", "content": "content words", "content, synonyms a
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """What `evaluate` wrote for one model."""
+    """Hold what `evaluate` wrote for one model and `compare` needs."""
 
     folder: Path
     preset: str
@@ -70,7 +70,7 @@ class EvaluatedModel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that is a mean over queries or utterances."""
+    """Hold the values of which a figure is the mean: one for each query or utterance."""
 
     values: Tensor  # (Q,)
     pictures: Tensor  # (Q,)

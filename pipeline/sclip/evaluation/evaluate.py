@@ -51,7 +51,7 @@ from sclip.evaluation.examples import examples
 from sclip.evaluation.groups import group_scores
 from sclip.evaluation.inference import infer
 from sclip.evaluation.keyword_metrics import describe_vocabulary, keyword_metrics
-from sclip.evaluation.metrics_file import write_results
+from sclip.evaluation.metrics_file import check_no_other_results, write_results
 from sclip.evaluation.provenance import describe_run
 from sclip.evaluation.retrieval import always_found
 from sclip.evaluation.spotting import KeywordLabels, keyword_spotting
@@ -88,6 +88,7 @@ def evaluate(
 
     `about`, for example the preset and the seed of the training, is copied into the metrics.
     """
+    check_no_other_results(out, about or {})
     model = model.to(device).eval()
     transcripts = references.transcripts
     predictions = infer(model, dataset)

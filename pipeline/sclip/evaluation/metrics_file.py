@@ -35,6 +35,16 @@ def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words
     write_index_file(folder / METRICS, {"format": FORMAT, **metrics, "files": files})
 
 
+def check_no_other_results(folder: Path, about: Mapping[str, Any]) -> None:
+    """Refuse to replace the results of another imported model of the same architecture."""
+    try:
+        other = read_metrics(folder / METRICS)["about"].get("model")
+    except UserError:  # no results, or damaged ones
+        return
+    if other is not None and Path(other).resolve() != Path(about["model"]).resolve():
+        raise UserError(f"{folder}: has the results of {other}; move this folder to keep them, or delete it")
+
+
 def read_metrics(path: Path) -> Any:
     """Read a metrics.json. Its digest is checked if it has one, because earlier versions wrote none."""
     metrics = read_json(path)

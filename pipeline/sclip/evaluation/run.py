@@ -11,7 +11,6 @@ from sclip.encoders.source import is_random
 from sclip.errors import Problems, UserError
 from sclip.evaluation.bootstrap import Estimate
 from sclip.evaluation.evaluate import References, evaluate
-from sclip.evaluation.metrics_file import read_metrics
 from sclip.evaluation.spotting import KeywordLabels
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
@@ -52,19 +51,8 @@ def run_imported(
     """Evaluate a model folder from anywhere. `exact` is that of `run_trained`."""
     model = load(folder, device=device)
     out = paths.imported_results_folder(preset, model.name, exact)
-    _check_no_other_results(out, folder)
     dataset = _dataset(params, preset, model, problems, exact)
     return _evaluate(params, preset, model, dataset, out, {"model": str(folder)})
-
-
-def _check_no_other_results(out: Path, model: Path) -> None:
-    """Refuse to replace the results of another model of the same architecture."""
-    try:
-        other = read_metrics(out / paths.METRICS)["about"].get("model")
-    except UserError:  # no results, or damaged ones
-        return
-    if other is not None and Path(other).resolve() != model.resolve():
-        raise UserError(f"{out}: has the results of {other}; move this folder to keep them, or delete it")
 
 
 def _evaluate(

@@ -5,7 +5,9 @@
     about             what was evaluated and how: `states` describes the hidden states that were evaluated,
                       `training_states` those of the training, and `training` its settings, if known;
                       `stop_words`: see keywords.py; `transcripts`: whose they are
-    counts            utterances, pictures, captions (utterances with text), distinct_captions
+    counts            utterances, pictures, captions (utterances with text), distinct_captions (different strings;
+                      retrieval also merges texts that differ only in capitals or spaces), and `transcripts` if there
+                      are any
     layers            the weight of each hidden state of the speech encoder; 0 is the first
     speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` only the recalls
     image_to_speech   the same, with pictures as queries

@@ -184,7 +184,10 @@ def average_precision(scores: Tensor, relevant: Tensor) -> float:
 
 
 def equal_error_rate(scores: Tensor, relevant: Tensor) -> float:
-    """Return the rate at which as many relevant items are rejected as irrelevant ones are accepted: (N,) and (N,)"""
+    """Return the rate at which the share of rejected relevant items equals that of accepted irrelevant ones.
+
+    Between the thresholds of `scores` (N,), both shares are interpolated. `relevant` (N,) marks the relevant items.
+    """
     hits, misses = _accepted(scores, relevant)
     if misses[-1] == 0:
         return 0.0

@@ -217,9 +217,9 @@ class Dataset:
     def read(
         self, indices: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1
     ) -> Padded:
-        """Read frames [start, start + limit) of each utterance as they are stored: (B, L, T, D).
+        """Read frames [start, start + limit) of each utterance as they are stored.
 
-        T is a multiple of `multiple`.
+        Return states (B, L, T, D) or codes (B, T, K). T is a multiple of `multiple`.
         """
         return self.store.read(self.store_rows[indices], starts, limit, multiple)
 

@@ -42,7 +42,7 @@ class AudioInput:
     audio: Any  # a path, a file in memory, or samples
     rate: int  # of samples; files have their own
     name: str  # for messages
-    is_checked: bool = False  # its waveform was checked, and logged if there is little in it
+    is_checked: bool = False  # the caller checks length and loudness, so `decode` does not
 
     @property
     def samples(self) -> int:

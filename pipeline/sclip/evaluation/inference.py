@@ -14,7 +14,7 @@ from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
 from sclip.heads.slot_times import SlotTimes
 from sclip.model.speechclip import SpeechCLIP
-from sclip.padded import Padded, even_batches, valid_mask
+from sclip.padded import Padded, length_sorted_batches, valid_mask
 
 BLOCK = 1024  # utterances, or rows of the vocabulary, that are processed together
 # Frames in a batch, including padding: what fits in a CPU's cache, or keeps a GPU busy.
@@ -131,7 +131,7 @@ def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, Head
 
 def _all_batches(model: SpeechCLIP, dataset: Dataset) -> list[Tensor]:
     """Return the indices of each batch, for all processes together."""
-    return list(even_batches(dataset.frames, BATCH_FRAMES.get(model.device.type, BATCH_FRAMES["cpu"])))
+    return list(length_sorted_batches(dataset.frames, BATCH_FRAMES.get(model.device.type, BATCH_FRAMES["cpu"])))
 
 
 def _gather(batches: Sequence[Tensor], results: Sequence[Tensor]) -> None:

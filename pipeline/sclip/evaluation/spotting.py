@@ -38,7 +38,7 @@ from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import BATCH_FRAMES, output_of
 from sclip.features.dataset import Dataset
 from sclip.model.speechclip import SpeechCLIP
-from sclip.padded import even_batches
+from sclip.padded import length_sorted_batches
 from sclip.parsing import read_text
 
 FOLDER = "semantic_flickraudio"  # of Flickr8k's folder
@@ -114,7 +114,7 @@ def _slot_scores(model: SpeechCLIP, dataset: Dataset, rows: Tensor, places: list
     """Score keywords by the slots of utterances: (U, Q). `places` are the rows of each keyword in the vocabulary."""
     assert model.head.keywords is not None
     scores = torch.full((len(rows), len(places)), NEVER)
-    for batch in even_batches(dataset.frames[rows], BATCH_FRAMES["cpu"]):  # small: the cosines are (B, S, V)
+    for batch in length_sorted_batches(dataset.frames[rows], BATCH_FRAMES["cpu"]):  # small: the cosines are (B, S, V)
         output = output_of(model, dataset.read(rows[batch]))
         assert output.keywords is not None
         cosines = model.head.keywords.quantize.allowed(output.keywords)  # (B, S, V)

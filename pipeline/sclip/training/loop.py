@@ -88,7 +88,7 @@ def train(
 
 
 def open_visual_words(train_set: Dataset, model: SpeechCLIP) -> VisualWords | None:
-    """Return CLIP's knowledge of the keywords, or None if no loss uses it."""
+    """Return the losses of visual words for the model's vocabulary, or None if both have a weight of 0."""
     objective = model.architecture.objective
     if not (objective.visual_words or objective.token_balance):
         return None

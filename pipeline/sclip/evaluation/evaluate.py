@@ -68,7 +68,7 @@ SEED = 0  # of all random choices here, such as the bootstrap's
 
 
 @dataclass(frozen=True)
-class References:
+class Annotations:
     """Hold what an evaluation uses in addition to the dataset. Each part may be unknown."""
 
     language: str | None = None  # of the captions; it selects the stop words
@@ -77,7 +77,7 @@ class References:
     transcripts: Transcripts | None = None  # of a speech recogniser
 
 
-NO_REFERENCES = References()
+NO_ANNOTATIONS = Annotations()
 
 
 def evaluate(
@@ -86,21 +86,21 @@ def evaluate(
     device: str | torch.device,
     out: Path,
     about: Mapping[str, str | int] | None = None,
-    references: References = NO_REFERENCES,
+    annotations: Annotations = NO_ANNOTATIONS,
 ) -> dict[str, Any]:
     """Write metrics.json, examples.json and words.json, and return the metrics.
 
     `about`, for example the preset and the seed of the training, is copied into the metrics.
     """
     model = model.to(device).eval()
-    transcripts = references.transcripts
+    transcripts = annotations.transcripts
     predictions = infer(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), SEED, device)
     retrieval, ranks = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
     metrics: dict[str, Any] = {
         "about": {
             **(about or {}),
-            **describe_run(model, dataset, SEED, references.language),
+            **describe_run(model, dataset, SEED, annotations.language),
             **({} if transcripts is None else {"transcripts": transcripts.source}),
         },
         "counts": _counts(dataset, transcripts),
@@ -108,13 +108,13 @@ def evaluate(
         **retrieval,
     }
     words: dict[str, Any] = {}
-    lexicon = describe_vocabulary(model, references.language, references.synonyms)
+    lexicon = describe_vocabulary(model, annotations.language, annotations.synonyms)
     if predictions.keywords is not None and lexicon is not None:
         metrics["keywords"], words = keyword_metrics(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
     metrics |= time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, SEED)
-    if references.labels is not None:
-        scores = keyword_spotting(model, dataset, predictions.vectors, references.labels, SEED)
+    if annotations.labels is not None:
+        scores = keyword_spotting(model, dataset, predictions.vectors, annotations.labels, SEED)
         metrics["keyword_spotting"] = scores
     groups = group_scores(dataset.rows, ranks)
     metrics |= {"groups": groups} if groups else {}

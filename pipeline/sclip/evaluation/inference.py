@@ -73,9 +73,9 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
         if output.keywords is not None:
             rows[indices, : output.keywords.rows.shape[1]] = output.keywords.rows.cpu()
             lengths[indices] = output.keywords.embeddings.lengths.cpu()
-            found = output.slot_times(model.frame_seconds)
-            peaks[indices, : found.peaks.shape[1]] = found.peaks
-            spans[indices, : found.peaks.shape[1]] = found.spans
+            slot_times = output.slot_times(model.frame_seconds)
+            peaks[indices, : slot_times.peaks.shape[1]] = slot_times.peaks
+            spans[indices, : slot_times.peaks.shape[1]] = slot_times.spans
         if output.cif is not None:
             truncated[indices] = output.cif.firing.truncated.cpu()
             firings[indices] = firing_times(output.cif.firing.fired.cpu(), model.frame_seconds, slots)

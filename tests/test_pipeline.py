@@ -92,7 +92,7 @@ def test_plan_predicts_the_size_of_the_features(tiny_project, monkeypatch):
     for seconds in ("SPEECH_SECONDS", "PICTURE_SECONDS"):
         monkeypatch.setattr(f"sclip.features.plan.{seconds}", 0.05)
     told = run_sclip("plan", "tiny", "--device", "cpu")
-    assert "28 utterances (all looked at), 22 pictures" in told
+    assert "28 utterances (all measured), 22 pictures" in told
     assert "as features.precision says in presets.tiny" in told
     kept = sum(path.stat().st_size for path in Path("data/tiny/features").glob("*.safetensors"))
     planned = float(told.split("fp16  ")[1].split(" MB")[0]) * 1e6
@@ -147,7 +147,7 @@ def test_stereo_ogg_and_transparent_png_are_converted(tiny_project, monkeypatch)
     corpus = {"kind": "table", "path": "drawings/table.csv", "columns": columns}
     chosen = write_preset("drawings", corpus=corpus, features={"compute": "bf16"})
     monkeypatch.setattr("sclip.features.plan.SPEECH_SECONDS", 0.3)
-    assert "8 utterances (all looked at), 8 pictures" in run_sclip("plan", *chosen)
+    assert "8 utterances (all measured), 8 pictures" in run_sclip("plan", *chosen)
     checked = run_sclip("check-corpus", *chosen)
     assert "fault" not in checked
     run_sclip("make-corpus", *chosen)

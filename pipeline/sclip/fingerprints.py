@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parent
-# Modules that read, write and schedule, but compute no number of a result. All imports of settings are from `config`.
+# Modules that read, write and schedule, but compute no number of a result. Modules import settings from `config`
+# itself, so this one name leaves out all modules of settings.
 NOT_COMPUTING = frozenset(
     {
         "concurrency",
@@ -81,7 +82,7 @@ def code_fingerprint(roots: tuple[str, ...]) -> str:
 
 
 def stage_fingerprints() -> dict[str, str]:
-    """Return a fingerprint of the code of each stage of dvc.yaml, for the report with that of its page's files."""
+    """Return a fingerprint of the code of each stage of dvc.yaml. The report's covers its HTML, CSS and JS, too."""
     found = {stage: code_fingerprint(roots) for stage, roots in STAGES.items()}
     page = sorted(path for path in (PACKAGE / "report").iterdir() if path.suffix in (".html", ".css", ".js"))
     return {**found, "report": data_fingerprint([found["report"], *(path.read_text("utf-8") for path in page)])}

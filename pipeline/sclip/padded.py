@@ -13,7 +13,7 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def even_batches(lengths: Tensor, max_total: int) -> Iterator[Tensor]:
+def length_sorted_batches(lengths: Tensor, max_total: int) -> Iterator[Tensor]:
     """Yield the indices of each batch, longest sequences first.
 
     The total length of a batch, padding included, is at most `max_total`. A longer sequence gets a batch of its own.

@@ -1,6 +1,6 @@
 """Visual words: two losses that give keywords a meaning. They never pair a transcript with its recording.
 
-CLIP compares an image with the vector of a single token, and so tells which words fit which images. For a token v and
+The cosine of an image's vector and a single token's vector measures how well the word fits the image. For a token v and
 an image n, the evidence is CLIP's estimate of P(n | v) / P(n): the softmax of its scaled cosines over images, relative
 to the mean of the training images. Tokens that fit every image equally have an evidence of 1.
 
@@ -34,7 +34,7 @@ SMALLEST = 1e-9  # keeps the logarithm of a token that is never used finite
 
 
 class VisualWords(nn.Module):
-    """CLIP's knowledge of the tokens of a vocabulary, and the losses that use it."""
+    """CLIP's vectors of a vocabulary's tokens with their prior, and the two losses that use them."""
 
     vectors: Tensor
     log_mean: Tensor
@@ -52,7 +52,10 @@ class VisualWords(nn.Module):
         self.register_buffer("prior", prior / prior.sum(), persistent=False)  # (V,)
 
     def evidence(self, images: Tensor) -> Tensor:
-        """Return the evidence of each token for training images: (N, J) -> (N, V). It is at most their number."""
+        """Return the evidence of each token for a batch of training images: (N, J) -> (N, V).
+
+        It is relative to the mean over all training images, so it is at most the number of these images.
+        """
         scores = self.scale * F.normalize(images.float(), dim=-1) @ self.vectors.T - self.log_mean
         return LEAST_EVIDENCE + (1 - LEAST_EVIDENCE) * scores.exp()
 

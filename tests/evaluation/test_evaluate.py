@@ -15,7 +15,7 @@ from sclip.errors import UserError
 from sclip.evaluation import examples, inference
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.directions import distinct_texts
-from sclip.evaluation.evaluate import References, _rounded, evaluate
+from sclip.evaluation.evaluate import Annotations, _rounded, evaluate
 from sclip.evaluation.inference import infer
 from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.evaluation.retrieval import first_ranks, scores
@@ -277,7 +277,7 @@ def test_rows_without_text_and_few_pictures_give_one_warning_each(tmp_path, capl
 
 def test_stop_words_are_those_of_the_language(dataset, tmp_path):
     tested = model("cascaded")
-    english = evaluate(tested, dataset, "cpu", tmp_path / "en", references=References(language="en"))
+    english = evaluate(tested, dataset, "cpu", tmp_path / "en", annotations=Annotations(language="en"))
     unknown = evaluate(tested, dataset, "cpu", tmp_path / "none")
     assert english["about"]["stop_words"] == "English stop words"
     assert unknown["about"]["stop_words"] == "none: language not given"

@@ -8,7 +8,7 @@ from small import model
 from stored_corpus import write_test_split
 
 from sclip.errors import UserError
-from sclip.evaluation.evaluate import References, evaluate
+from sclip.evaluation.evaluate import Annotations, evaluate
 from sclip.evaluation.inference import infer, output_of
 from sclip.evaluation.spotting import (
     KeywordLabels,
@@ -147,12 +147,12 @@ def test_labels_of_a_model_s_own_scores_are_found(system, tmp_path):
 def test_metrics_have_keyword_spotting_of_the_labelled_utterances(tmp_path):
     data = corpus(tmp_path)
     labels = KeywordLabels(("dog", "snow"), {"u1": {"dog"}, "u2": set()}, {"u1": {"dog"}, "u2": {"snow"}})
-    metrics = evaluate(model("parallel"), data, "cpu", tmp_path / "out", references=References(labels=labels))
+    metrics = evaluate(model("parallel"), data, "cpu", tmp_path / "out", annotations=Annotations(labels=labels))
     assert json.loads((tmp_path / "out/metrics.json").read_text()).items() >= metrics.items()
     found = metrics["keyword_spotting"]
     assert found["utterances"] == 2
     assert found["semantic"].keys() == {"parallel", "chance"}
     assert found["exact"]["parallel"]["P@10"]["value"] == 10  # one keyword has a relevant utterance, in the first two
     other = KeywordLabels(("dog",), {"nobody": {"dog"}}, {"nobody": {"dog"}})
-    metrics = evaluate(model("parallel"), data, "cpu", tmp_path / "out", references=References(labels=other))
+    metrics = evaluate(model("parallel"), data, "cpu", tmp_path / "out", annotations=Annotations(labels=other))
     assert metrics["keyword_spotting"] == {}

@@ -14,7 +14,7 @@ from sclip.config import load_params
 from sclip.corpora.make import make_corpus
 from sclip.corpora.manifest import read_manifest
 from sclip.errors import Problems, UserError
-from sclip.evaluation.evaluate import References, evaluate
+from sclip.evaluation.evaluate import Annotations, evaluate
 from sclip.features.transcripts import Transcripts
 from sclip.parsing import parse
 from sclip.report.paper import as_csv, as_latex, as_markdown, read_paper
@@ -36,7 +36,7 @@ def dataset(tmp_path_factory):
 
 def metrics_of(dataset, folder, texts=TEXTS):
     transcripts = Transcripts("tiny-whisper", {f"u{i}": text for i, text in enumerate(texts)})
-    return evaluate(model("parallel"), dataset, "cpu", folder, references=References(transcripts=transcripts))
+    return evaluate(model("parallel"), dataset, "cpu", folder, annotations=Annotations(transcripts=transcripts))
 
 
 def test_transcripts_are_ranked_like_utterances(dataset, tmp_path):

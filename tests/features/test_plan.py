@@ -107,7 +107,7 @@ def test_plan_names_what_cannot_be_read(corpus, tmp_path, monkeypatch):
     shutil.copytree(corpus, folder)
     for path in folder.rglob("*.jpg"):
         path.write_bytes(b"no picture")
-    with pytest.raises(UserError, match="none of the pictures looked at can be read; run `sclip check-corpus`"):
+    with pytest.raises(UserError, match="none of the sampled pictures can be read; run `sclip check-corpus`"):
         plan_preset(folder, tmp_path)
 
 

@@ -12,7 +12,7 @@ from stored_corpus import write_test_split
 
 from sclip.errors import UserError
 from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
-from sclip.evaluation.evaluate import References, evaluate
+from sclip.evaluation.evaluate import Annotations, evaluate
 from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.evaluation.outcomes import Outcomes
 from sclip.files import file_digest
@@ -21,7 +21,7 @@ from sclip.report.comparison import Figure, compare, compare_figures, p_value
 from sclip.tensors import read_tensors_and_metadata, write_tensors
 
 UTTERANCES, PICTURES = 14, 5
-ENGLISH = References(language="en", synonyms=[["dog", "fence"]])
+ENGLISH = Annotations(language="en", synonyms=[["dog", "fence"]])
 
 
 def compared(first: Figure, second: Figure, pictures: int):
@@ -127,7 +127,7 @@ ARCHS = ("parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif")
 def evaluated(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     for arch in ARCHS:
-        evaluate(model(arch), corpus, "cpu", folder / arch, about={"preset": "tiny"}, references=ENGLISH)
+        evaluate(model(arch), corpus, "cpu", folder / arch, about={"preset": "tiny"}, annotations=ENGLISH)
     return folder
 
 
@@ -240,7 +240,7 @@ def test_other_test_utterances_are_refused(results, tmp_path):
     }
     for name, (changes, first, second) in others.items():
         dataset = write_corpus(tmp_path / "other" / name, **changes)
-        evaluate(model("cascaded"), dataset, "cpu", Path("other"), about={"preset": "mine"}, references=ENGLISH)
+        evaluate(model("cascaded"), dataset, "cpu", Path("other"), about={"preset": "mine"}, annotations=ENGLISH)
         output = run_sclip("compare", "cascaded", "other", status=1)
         what = (
             f"{first} of the 14 utterances of the first (preset tiny) are not among those of the second, and {second} "

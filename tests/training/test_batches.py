@@ -9,7 +9,7 @@ from sclip.config import TrainingConfig
 from sclip.corpora.manifest import digest_file
 from sclip.features.store import read_index
 from sclip.index_file import write_index_file
-from sclip.padded import even_batches
+from sclip.padded import length_sorted_batches
 from sclip.training.batches import TrainingBatches, epoch_batches
 
 
@@ -41,9 +41,9 @@ def test_uniform_batches_are_a_shuffled_epoch_in_pieces():
     assert set(torch.cat(epochs[0]).tolist()) != set(torch.cat(epochs[1]).tolist())
 
 
-def test_even_batches_limit_the_padded_frames():
+def test_length_sorted_batches_limit_the_padded_frames():
     lengths = torch.tensor([3, 50, 7, 20, 21, 200])
-    batches = [batch.tolist() for batch in even_batches(lengths, 60)]
+    batches = [batch.tolist() for batch in length_sorted_batches(lengths, 60)]
     assert batches == [[5], [1], [4, 3], [2, 0]]
 
 

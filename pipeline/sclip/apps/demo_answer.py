@@ -54,7 +54,7 @@ class TimeAxis:
     seconds: float
     waveform: str
     outputs: list[TimedOutput]
-    words: tuple[()] = ()  # nobody knows what was said
+    words: tuple[()] = ()  # the template reads word times, which a new recording does not have
 
 
 @dataclass(frozen=True)

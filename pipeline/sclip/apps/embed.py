@@ -30,7 +30,7 @@ LARGEST_HEADER = 90_000_000  # bytes; safetensors reads headers of at most 100 M
 class EmbedResult:
     files: tuple[Path, ...]  # what was written
     count: int  # vectors
-    embedded: int  # of them, the ones that were not in a block of an interrupted call
+    embedded: int  # items that this call encoded; the others were in a block, or have the content of another item
     skipped: dict[str, str]  # files or sentences that cannot be used, and why
     seconds: float
 
@@ -48,8 +48,8 @@ def embed(
     """Write the vectors and ids of files to `out`, a .npy, .parquet or .safetensors file.
 
     `files` are files, folders, patterns and lists, as for `index`; for text they hold one sentence a line. The id of a
-    recording or a picture is its path, and that of a sentence FILE:LINE. `branch`: of a model with two, for recordings.
-    If the function is interrupted, the next call continues.
+    recording or a picture is its path, and that of a sentence FILE:LINE. `branch` chooses the vector of recordings if
+    the model has two. If the function is interrupted, the next call continues.
     """
     began, out = time.monotonic(), Path(out)
     if out.suffix not in FORMATS:
@@ -62,16 +62,16 @@ def embed(
         from sclip.apps.embedding import Store, embed_items, embedder
         from sclip.apps.models import open_model
     opened = open_model(model, device)
-    how = embedder(opened, kind, opened.branch_for(kind, branch))
+    item_embedder = embedder(opened, kind, opened.branch_for(kind, branch))
     blocks = out.with_name(out.name + BLOCKS_SUFFIX)
     with locked(blocks):
-        store = Store(blocks, how.key)
-        embedded, passing = embed_items(items, how, store, progress)
+        store = Store(blocks, item_embedder.key)
+        embedded, transient_faults = embed_items(items, item_embedder, store, progress)
         places = {item.name: store.find(item) for item in items}
         usable = {name: place for name, place in places.items() if isinstance(place, tuple)}
-        skipped = {name: str(place or passing[name]) for name, place in places.items() if name not in usable}
+        skipped = {name: str(place or transient_faults[name]) for name, place in places.items() if name not in usable}
         if usable:
-            _, vectors = store.gather(list(usable.values()), how.width)
+            _, vectors = store.gather(list(usable.values()), item_embedder.width)
             written = write([_unicode(name) for name in usable], vectors)
         store.remove()
     if not usable:

@@ -1,7 +1,7 @@
 """Embedding of many files or sentences, in blocks, so that an interrupted command continues where it was.
 
-A finished block is a file. A later run reads it, and embeds only what is neither in a block nor in the index before:
-a file is known by its name, size and time, and otherwise by its content.
+A finished block is a file. A later run reads it, and embeds only what is neither in a block nor in the previous index.
+A file is recognised by its name, size and time, or else by its content.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Embedder:
 
 
 def embedder(opened: OpenedModel, kind: str, branch: str | None) -> Embedder:
-    """Return how a model embeds pictures, recordings or sentences."""
+    """Return the functions with which a model reads and embeds pictures, recordings or sentences."""
     model = opened.model
     key, width, device = opened.key(kind, branch), model.clip.joint_width, model.device
 
@@ -132,8 +132,11 @@ def _text_digest(item: Item) -> bytes:
 class Store:
     """The items that are already embedded: those of an index and of finished blocks, to which it adds new blocks."""
 
-    def __init__(self, folder: Path, key: str, before: Table | None = None):
-        """Open the blocks in `folder` whose vectors are decided by the same `key`, and delete others."""
+    def __init__(self, folder: Path, key: str, previous: Table | None = None):
+        """Open the blocks in `folder` whose vectors are decided by the same `key`, and delete others.
+
+        `previous` is the table of the index that is to be updated.
+        """
         self.folder, self.key = folder, key
         self.tables: list[Table] = []
         self.rows: dict[tuple[str, int, int], tuple[int, int]] = {}  # name, size and time: table and row
@@ -141,8 +144,8 @@ class Store:
         self.contents: dict[bytes, tuple[int, int]] = {}  # digest: table and row
         self._pending: list[Embedded] = []
         self._written, self._blocks = time.monotonic(), 0
-        if before is not None:
-            self._add(before)
+        if previous is not None:
+            self._add(previous)
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder)
         for path in sorted(folder.glob("*.safetensors")):
@@ -227,37 +230,39 @@ class Store:
 
 
 def embed_items(
-    items: Sequence[Item], how: Embedder, store: Store, progress: bool = False
+    items: Sequence[Item], item_embedder: Embedder, store: Store, progress: bool = False
 ) -> tuple[int, dict[str, str]]:
-    """Embed the items that are not in the store, and add them to it. Return how many, and faults that may pass.
+    """Embed the items that are not in the store, and add them to it.
 
-    Such a fault (no such file, no permission) is not stored, so the next run tries again.
+    Return the number of embedded items, and the transient faults by name (no such file, no permission). These are not
+    stored, so the next run tries again.
     """
     waiting = [item for item in items if store.find(item) is None]
-    passing: dict[str, str] = {}
+    transient_faults: dict[str, str] = {}
     count = 0
 
     def read(item: Item) -> Embedded | tuple[Item, bytes, Any]:
         try:
-            digest = how.digest(item)
+            digest = item_embedder.digest(item)
         except UserError as error:
             return Embedded(item, b"", Fault(str(error).removeprefix(f"{item.name}: ")))
         vector = store.vector(digest)
-        return (item, digest, how.read(item)) if vector is None else Embedded(item, digest, vector)
+        return (item, digest, item_embedder.read(item)) if vector is None else Embedded(item, digest, vector)
 
     @torch.no_grad()
     def embed(_: Sequence[Item], data: list[Any]) -> tuple[list[Embedded], int]:
         new = [(item, digest, content) for item, digest, content in (d for d in data if isinstance(d, tuple))]
         usable = [content for _, _, content in new if not isinstance(content, Fault)]
-        vectors = iter(how.encode(usable).float().cpu() if usable else ())
+        vectors = iter(item_embedder.encode(usable).float().cpu() if usable else ())
         done = [Embedded(i, d, content if isinstance(content, Fault) else next(vectors)) for i, d, content in new]
         return [d for d in data if isinstance(d, Embedded)] + done, len(usable)
 
-    results = process_batches(how.batches(waiting), read, embed, how.device)
-    with tqdm(None, how.kind, len(waiting), unit="", disable=None if progress else True) as bar, closing(results):
+    results = process_batches(item_embedder.batches(waiting), read, embed, item_embedder.device)
+    hidden = None if progress else True
+    with tqdm(None, item_embedder.kind, len(waiting), unit="", disable=hidden) as bar, closing(results):
         try:
             for embedded, new in results:
-                passing |= {
+                transient_faults |= {
                     e.item.name: e.result.reason for e in embedded if not e.digest and isinstance(e.result, Fault)
                 }
                 store.add([e for e in embedded if e.digest])
@@ -265,4 +270,4 @@ def embed_items(
                 bar.update(len(embedded))
         finally:
             store.flush()
-    return count, passing
+    return count, transient_faults

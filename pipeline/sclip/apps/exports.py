@@ -1,6 +1,6 @@
 """Write keywords and segments in the formats that other programs read.
 
-    TextGrid   Praat's: one tier, or as many as fixed slots need that overlap in time; one file for a recording
+    TextGrid   Praat's format: one tier, or several if fixed slots overlap in time; one file for a recording
     VTT        subtitles for a browser or a player; one file for a recording
     CTM        lines of recording, channel, start, duration, word, score: as in NIST's scoring and in Kaldi
     CSV        a line for each keyword: recording, start, end, score, word, and the other near pieces
@@ -147,14 +147,15 @@ def _fields(word: Word) -> dict[str, Any]:
 
 def _within(recording: FoundKeywords) -> list[Word]:
     """Return the keywords in order of time. The last frame may end after the recording; no format allows that."""
-    kept = []
+    clipped = []
     for word in recording.words:
         end = min(word.end, recording.seconds)
-        kept.append(Word(min(word.start, end), end, word.slot, word.pieces))
-    return kept
+        clipped.append(Word(min(word.start, end), end, word.slot, word.pieces))
+    return clipped
 
 
 def _textgrid(recording: FoundKeywords, words: list[Word], title: str) -> str:
+    # Neighbours of CIF may share a frame, and the intervals of a tier must not overlap.
     tiers = _tiers(recording.segments if recording.has_segments else words)
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_time(recording)}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]

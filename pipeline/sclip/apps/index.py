@@ -40,8 +40,8 @@ class IndexResult:
     index: Path
     kind: Kind
     count: int  # files in the index
-    embedded: int  # files whose content was neither in the index before nor in a finished block
-    dropped: int  # files that were in the index before and are no longer listed
+    embedded: int  # files whose content was neither in the previous index nor in a finished block
+    dropped: int  # files that were in the previous index and are no longer listed
     skipped: dict[str, str]  # files that cannot be used, and why
     seconds: float
 
@@ -58,14 +58,14 @@ def index(
 ) -> IndexResult:
     """Write or update the index `out` of pictures or recordings: it then holds exactly the usable ones among `files`.
 
-    `files` are files, folders, patterns and lists (`@list.txt`). `branch`: of a model with two, for recordings. Only
-    new and changed files are embedded. If the function is interrupted, the next call continues.
+    `files` are files, folders, patterns and lists (`@list.txt`). `branch` chooses the vector of recordings if the
+    model has two. Only new and changed files are embedded. If the function is interrupted, the next call continues.
     """
     began, folder = time.monotonic(), Path(out)
     check_unicode(folder)
     check_writable(folder if folder.is_dir() else folder.parent, folder)
     listing = list_files(files, kind)
-    _config_before(folder, listing.kind)
+    _previous_config(folder, listing.kind)
     with paused_collection():
         from sclip.apps.embedding import embedder
         from sclip.apps.models import open_model
@@ -84,13 +84,13 @@ def index(
         file="",
         sha256="",
     )
-    items, how = file_items(listing.files), embedder(opened, listing.kind, branch)
-    count, embedded, dropped, skipped = _update(folder, config, items, how, progress)
+    items, item_embedder = file_items(listing.files), embedder(opened, listing.kind, branch)
+    count, embedded, dropped, skipped = _update(folder, config, items, item_embedder, progress)
     return IndexResult(folder, listing.kind, count, embedded, dropped, skipped, time.monotonic() - began)
 
 
 def _update(
-    folder: Path, config: IndexConfig, items: Sequence[Item], how: "Embedder", progress: bool
+    folder: Path, config: IndexConfig, items: Sequence[Item], item_embedder: "Embedder", progress: bool
 ) -> tuple[int, int, int, dict[str, str]]:
     """Embed and write what is new. Return how many items are in the index, embedded, dropped, and which are skipped.
 
@@ -99,18 +99,18 @@ def _update(
     from sclip.apps.embedding import Store, embed_items
 
     with _folder(folder):
-        before = _config_before(folder, config.kind)  # another command may have ended since the first look
-        table = None if before is None else open_table(folder, before)
-        if before is not None and before.key != config.key:
+        previous = _previous_config(folder, config.kind)  # again, because another command may have ended meanwhile
+        table = None if previous is None else open_table(folder, previous)
+        if previous is not None and previous.key != config.key:
             log.warning(f"{folder}: made with another model or branch; all {NOUNS[config.kind]} are embedded again")
-        reusable = table if before is not None and before.key == config.key else None
+        reusable = table if previous is not None and previous.key == config.key else None
         store = Store(folder / BLOCKS_FOLDER, config.key, reusable)
-        embedded, passing = embed_items(items, how, store, progress)
-        usable, skipped = _sorted_out(items, store, passing)
+        embedded, transient_faults = embed_items(items, item_embedder, store, progress)
+        usable, skipped = _usable_and_skipped(items, store, transient_faults)
         if usable:
             config = dataclasses.replace(config, count=len(usable), skipped=len(skipped))
-            if before is not None:
-                config = dataclasses.replace(config, file=before.file, sha256=before.sha256)
+            if previous is not None:
+                config = dataclasses.replace(config, file=previous.file, sha256=previous.sha256)
             _write(folder, config, reusable, usable, skipped, store)
         store.remove()
     if not usable:
@@ -120,7 +120,7 @@ def _update(
     return len(usable), embedded, dropped, {item.name: reason for item, reason in skipped}
 
 
-def _config_before(folder: Path, kind: Kind) -> IndexConfig | None:
+def _previous_config(folder: Path, kind: Kind) -> IndexConfig | None:
     """Return the configuration of the index that is to be updated; refuse a folder with anything else in it."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file; expected an index, or the name of a folder that does not exist yet")
@@ -128,12 +128,12 @@ def _config_before(folder: Path, kind: Kind) -> IndexConfig | None:
         raise UserError(f"{folder}: has other files in it; expected an index, or a folder that does not exist yet")
     if not (folder / CONFIG_FILE).exists():  # a new one, or the first run was killed between its last two steps
         return None
-    before = read_config(folder)
-    if before.kind != kind:
+    previous = read_config(folder)
+    if previous.kind != kind:
         raise UserError(
-            f"{folder}: an index of {NOUNS[before.kind]}; give another --out for {NOUNS[kind]}, or delete it"
+            f"{folder}: an index of {NOUNS[previous.kind]}; give another --out for {NOUNS[kind]}, or delete it"
         )
-    return before
+    return previous
 
 
 @contextmanager
@@ -162,8 +162,8 @@ def open_table(folder: Path, config: IndexConfig) -> "Table":
     return table
 
 
-def _sorted_out(
-    items: Sequence[Item], store: "Store", passing: dict[str, str]
+def _usable_and_skipped(
+    items: Sequence[Item], store: "Store", transient_faults: dict[str, str]
 ) -> tuple[list[tuple[Item, tuple[int, int]]], list[tuple[Item, str]]]:
     """Return the usable items with their places in the store, and the others with the reasons."""
     usable, skipped = [], []
@@ -174,26 +174,27 @@ def _sorted_out(
         elif place is not None:
             skipped.append((item, place))
         else:
-            skipped.append((Item(item.name), passing[item.name]))  # without size and time, it is read again next time
+            # Without size and time, it is read again next time.
+            skipped.append((Item(item.name), transient_faults[item.name]))
     return usable, skipped
 
 
 def _write(
     folder: Path,
     config: IndexConfig,
-    before: "Table | None",
+    previous: "Table | None",
     usable: Sequence[tuple[Item, tuple[int, int]]],
     skipped: Sequence[tuple[Item, str]],
     store: "Store",
 ) -> None:
-    """Write the table under a new name, then the configuration that names it, and delete the table before.
+    """Write the table under a new name, then the configuration that names it, and delete the previous table.
 
-    A table with the same rows as `before` is not written again.
+    A table with the same rows as `previous` is not written again.
     """
     from sclip.apps.table import has_rows, write_table
 
     items = [item for item, _ in usable]
-    if before is None or not has_rows(before, items, skipped):
+    if previous is None or not has_rows(previous, items, skipped):
         number = int("".join(filter(str.isdigit, config.file)) or 0) + 1
         path = folder / f"vectors-{number}.safetensors"
         rows = (items, *store.gather([place for _, place in usable], config.width))

@@ -44,7 +44,7 @@ class Item:
 
     name: str
     size: int = NEVER
-    mtime: int = NEVER  # in nanoseconds; of a sentence, a number made of its letters
+    mtime: int = NEVER  # in nanoseconds; for a sentence, a hash of its text
     text: str | None = None
 
 

@@ -1,10 +1,11 @@
 """Find the keywords of recordings of any length, with times and scores.
 
-A recording of up to 20 seconds gives what `model.keywords` gives. A longer one is read in windows of a few seconds
-(encoders/windows.py), because models are trained with captions: over a long time, the weights that CIF sums up drift
-away from the words. All times are those of the whole recording. Near a joint, a keyword that two windows find is
-reported once: the earlier window has the keywords whose middle lies before the joint, the later one the others that
-lie elsewhere than those.
+A recording of up to 20 seconds, or up to the length of a window if that is more, is not cut: its keywords are those of
+`model.keywords`, in order of time. A longer one is read in windows of a few seconds (encoders/windows.py), because
+models are trained with captions: over a long time, the weights that CIF sums up drift away from the words. All times
+are those of the whole recording. Near a joint, a keyword that two windows find is reported once. The earlier window
+gives its keywords whose middle lies before the joint. The later window gives its keywords that do not repeat one of
+these.
 """
 
 import logging
@@ -92,7 +93,7 @@ class FoundKeywords:
 
 @dataclass(frozen=True)
 class _Part(AudioInput):
-    """A window on its way through the model."""
+    """A window as the model's input, with the recording that it is a part of."""
 
     recording: str = field(kw_only=True)  # its name
     place: int = field(kw_only=True)  # of the recording among all
@@ -127,9 +128,10 @@ def keywords(
     """Return the keywords of each recording, in the given order, as they are found.
 
     `model` is a model, or what `sclip.load` takes. `audio` holds what `model.encode_speech` takes, of any length. `top`
-    is the number of nearest pieces of each keyword. A recording of more than 20 seconds is read in windows of `window`
-    seconds; a model with a fixed number of slots finds this number of keywords in each. With `on_error="skip"`, a
-    recording that cannot be used, such as a silent one, is logged and left out. `progress` shows a bar.
+    is the number of nearest pieces of each keyword, itself included. A recording longer than 20 seconds, and longer
+    than `window`, is read in windows of `window` seconds; a model with a fixed number of slots finds this number of
+    keywords in each. With `on_error="skip"`, a recording that cannot be used, such as a silent one, is logged and left
+    out. `progress` shows a bar.
     """
     check_several(audio, 1)
     model = _opened(model)

@@ -13,7 +13,7 @@ from sclip.model.speechclip import SpeechCLIP
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model with the name to open it by again, which an object made in Python may not have."""
+    """A model, and the name that opens it again, or None for an object that was made in Python."""
 
     model: SpeechCLIP
     name: str | None

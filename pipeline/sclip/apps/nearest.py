@@ -15,9 +15,10 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**27  # of the vectors that are multiplied at a time
 QUERIES = 256  # that are multiplied at a time
-# faiss: below FLAT_BELOW every vector is compared. From there on a vector is stored in one of 4 √N lists, a byte a
-# number; faiss wants 39 vectors to train each list, and there are enough. PROBES lists or more are searched for
-# CANDIDATES times as many vectors as are asked for, and exact products rank them.
+# Settings of faiss. It compares a query with every vector if there are fewer than FLAT_BELOW. From there on, N vectors
+# are divided into 4 √N lists, with one byte for each number. To train a list, faiss asks for 39 vectors or more, which
+# FLAT_BELOW vectors give; it gets TRAINED_PER_LIST or fewer. A search reads PROBES lists or more, takes CANDIDATES
+# times as many vectors as are asked for, but LEAST_CANDIDATES or more, and ranks them by exact products.
 FLAT_BELOW, PROBES, CANDIDATES, LEAST_CANDIDATES, TRAINED_PER_LIST = 25_000, 64, 10, 100, 64
 NOT_FINITE = "the vectors hold numbers that are not finite; make the index again"
 
@@ -36,9 +37,9 @@ def _nearest(vectors: Tensor, queries: Tensor, top: int) -> tuple[Tensor, Tensor
     rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     size, start = max(1, BLOCK_BYTES // (4 * vectors.shape[1])), 0
     for block in torch.split(vectors, size):
-        found = (queries @ block.to(queries.device).T).topk(min(top, len(block)))  # (Q, top)
-        best, chosen = torch.cat([best, found.values], 1).topk(min(top, start + len(block)))
-        rows = torch.cat([rows, found.indices + start], 1).gather(1, chosen)
+        block_best = (queries @ block.to(queries.device).T).topk(min(top, len(block)))  # (Q, top)
+        best, chosen = torch.cat([best, block_best.values], 1).topk(min(top, start + len(block)))
+        rows = torch.cat([rows, block_best.indices + start], 1).gather(1, chosen)
         start += len(block)
     return best.cpu(), rows.cpu()
 

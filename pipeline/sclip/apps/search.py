@@ -59,10 +59,10 @@ def open_index(index: "str | Path | OpenedIndex") -> OpenedIndex:
         try:
             return OpenedIndex(folder, config, open_table(folder, config))
         except UserError:
-            before, config = config, read_config(folder)
-            if config == before:
+            previous, config = config, read_config(folder)
+            if config == previous:
                 raise
-            # `sclip index` has ended meanwhile, and has removed the file that the configuration before named.
+            # `sclip index` has ended meanwhile, and has removed the file that the previous configuration named.
 
 
 def search(
@@ -80,7 +80,8 @@ def search(
     """Return a ranking of the files of an index for each recording, sentence and picture, in this order.
 
     `audio` and `image` may hold whatever `encode_speech` and `encode_image` take; "-" is a recording on standard input.
-    Without `model`, the index's own model is opened. `branch`: of a model with two, for recordings.
+    Without `model`, the index's own model is opened. `branch` chooses the vector of
+    recordings if the model has two.
     """
     _check(audio, text, image, top, engine, branch)
     index = open_index(index)

@@ -20,7 +20,7 @@ def check_port(port: int) -> None:
 
 
 def import_gradio() -> Any:
-    """Import Gradio, which must know before that it should not report its use."""
+    """Import Gradio with its analytics off. Gradio reads the variable when it is imported."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio

@@ -124,7 +124,7 @@ def read_table(path: Path) -> tuple[Table, dict[str, Any]]:
 
 
 def _table(path: Path, tensors: dict[str, Tensor]) -> Table:
-    """Return the table that tensors of a file are."""
+    """Build a table from the tensors of a file, and refuse tensors that do not fit together."""
     try:
         names, skipped, reasons = (
             Strings(tensors[key], tensors[f"{key}_ends"]) for key in ("names", "skipped", "reasons")

@@ -19,7 +19,7 @@ from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems
 from sclip.features.extract import extract_features
-from sclip.padded import even_batches
+from sclip.padded import length_sorted_batches
 
 LOOP_RECORDINGS = 16  # recordings that the loop is timed on
 LOOP = "the bare encoder, one at a time"
@@ -106,4 +106,6 @@ def _write_corpus(folder: Path, seconds: Sequence[float]) -> list[Tensor]:
 def _batches(waveforms: Sequence[Tensor], seconds: float) -> list[list[Tensor]]:
     """Group waveforms of similar length into full batches, as extraction does."""
     samples = torch.tensor([len(waveform) for waveform in waveforms])
-    return [[waveforms[i] for i in batch.tolist()] for batch in even_batches(samples, int(seconds * SAMPLE_RATE))]
+    return [
+        [waveforms[i] for i in batch.tolist()] for batch in length_sorted_batches(samples, int(seconds * SAMPLE_RATE))
+    ]

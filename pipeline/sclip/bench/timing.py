@@ -33,7 +33,8 @@ def compare(
 ) -> list[Timed]:
     """Time the alternatives, in several rounds.
 
-    `parts` gives the fraction of the work that an alternative does. Its times are scaled up accordingly.
+    `parts` gives how many units of work a run of an alternative does, such as 0.1 or 8; without an entry, it is 1. Its
+    times are divided by this number.
     """
     times: dict[str, list[float]] = {name: [] for name in alternatives}
     for turn in range(WARM_UP + rounds):

@@ -28,7 +28,7 @@ from sclip.errors import Problems, counted, printable, size_text
 def plan(
     preset: str | None, device: str, random: bool, params_file: Path, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Print how much PRESET's caches will read and write, and about how long that will take on this device.
+    """Print how large PRESET's caches will be, about how long computing them takes, and how fast they are read.
 
     Reads presets.PRESET and the headers of some recordings, and computes for about ten seconds. Writes nothing, except
     that a hub data set is unpacked into data/PRESET. Exit status 1 if the disk is too small.
@@ -105,8 +105,9 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
     """Check every byte that later stages of PRESET read.
 
     Reads data/PRESET (the manifest, its recordings and pictures, features, vectors and transcripts), the models and
-    checkpoints in models/, and results/PRESET. What was not made yet is not missed. `dvc status` says whether models
-    and results are of today's corpus. Exit status 1 if anything is missing or damaged, or if no index lists a shard.
+    checkpoints in models/, and results/PRESET. A stage that has not run yet is not a fault. `dvc status` says whether
+    models and results belong to the current corpus. Exit status 1 if anything is missing or damaged, or if there is a
+    shard that the index does not list.
     """
     _, name = preset_settings(params_file, overrides, preset)
     from sclip.apps.verify import verify_preset

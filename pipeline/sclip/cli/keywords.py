@@ -39,7 +39,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             type=float,
             default=8.0,
             show_default=True,
-            help="Seconds. Recordings of more than 20 s are read in windows of this length.",
+            help="Seconds. Recordings longer than this, and than 20 s, are read in windows of this length.",
         ),
         click.option(
             "--on-error",
@@ -58,7 +58,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command("keywords", short_help="Find keywords in recordings, with times and scores.")
 @_options
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Near pieces for each keyword.")
+@click.option(
+    "--top", type=click.IntRange(1), default=5, show_default=True, help="Pieces for each keyword, itself included."
+)
 @click.option(
     "--plot", type=click.Path(path_type=Path, readable=False), help="Draw one recording to this .png or .svg file."
 )

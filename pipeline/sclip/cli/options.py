@@ -71,7 +71,7 @@ def _check_seed(_context: click.Context, _parameter: click.Parameter, seed: int 
 def model_option(
     *, default: str | list[str] | None = SHIPPED_MODEL, more: str = "", **attributes: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option --model of commands that take any model. Without a default, `more` says what holds."""
+    """Return the option --model of commands that take any model. `more` ends its help, such as with the default."""
     text = f"A model folder, or a hub repo that contains one.{more}"
     return click.option(
         "--model", default=default, show_default=True, shell_complete=complete_models, help=text, **attributes
@@ -128,7 +128,7 @@ random_encoders_option = click.option(
     "random",
     is_flag=True,
     help="Use encoders of the real sizes with random weights, and download nothing: for a rehearsal of a preset. Give "
-    "it to all stages or to none. All output is marked.",
+    "it to all stages or to none. Caches, models and results then name the encoders with 'random weights'.",
 )
 
 

@@ -25,7 +25,7 @@ class TrainingConfig:
     dev_every: int | None = None  # steps between two evaluations on the development split; None: once an epoch
 
     def describe(self) -> str:
-        """Return the settings as one line: the usual ones, and others that are not the published ones."""
+        """Return the settings as one line: four that are always named, and others that differ from their defaults."""
         usual = {"steps", "batch", "precision", "learning_rate"}
         others = [
             f"{field.name} {getattr(self, field.name)}".replace("_", " ")

@@ -136,7 +136,7 @@ class AlignmentFiles:
                 raise UserError(f"{path}: expected a .TextGrid or a .ctm; name only these in `alignments`")
 
     def find(self, row_id: str, audio: Path) -> TimedWords | None:
-        """Return the words of a row: a CTM names its id or its recording, a TextGrid is called as its recording."""
+        """Return the words of a row. A CTM names the row's id or its recording; a TextGrid has its recording's name."""
         for name in (row_id, audio.stem):
             if name in self.ctm:
                 self.used.add(name)
@@ -184,7 +184,7 @@ def _shared_folders(path: Path, other: Path) -> int:
 
 
 def add_words(rows: Sequence[Row], listing: Listing) -> list[Row]:
-    """Return the rows with the listing's word times, and without those that are wrong, which the listing names."""
+    """Return all rows, with the listing's word times. Leave out wrong times, and add them to the listing's faults."""
     timed = [replace(row, words=listing.words.get(row.id, row.words) or None) for row in rows]
     if not any(row.words for row in timed):
         return timed

@@ -102,7 +102,7 @@ def as_data(check: Check) -> dict[str, Any]:
 def _split_data(counts: SplitCounts) -> dict[str, Any]:
     seconds = sorted(counts.seconds)
     spread = {"least": seconds[0], "median": statistics.median(seconds), "most": seconds[-1]} if seconds else None
-    numbers = {of: getattr(counts, of) for of in ("utterances", "pictures", "captions", "speakers")}
+    numbers = {key: getattr(counts, key) for key in ("utterances", "pictures", "captions", "speakers")}
     return {**numbers, "hours": sum(seconds) / 3600, "seconds": spread}
 
 
@@ -113,7 +113,7 @@ def report(check: Check) -> Iterator[str]:
     for split, counts in check.splits.items():
         seconds = sorted(counts.seconds)
         spread = f"{seconds[0]:.1f}, {statistics.median(seconds):.1f}, {seconds[-1]:.1f}" if seconds else ""
-        numbers = " | ".join(f"{getattr(counts, of):,}" for of in ("utterances", "pictures", "captions", "speakers"))
+        numbers = " | ".join(f"{getattr(counts, key):,}" for key in ("utterances", "pictures", "captions", "speakers"))
         yield f"| {split} | {numbers} | {sum(seconds) / 3600:.2f} | {spread} |"
     for title, findings in (("note", check.notes), ("fault", check.faults)):
         yield from list_findings(title, dict(sorted(findings.items())), brief=(CONVERTED,))

@@ -5,9 +5,9 @@ or a path; and audio {"array", "sampling_rate"}. The bytes are written to files,
 stages read files; equal pictures become one file. Recordings are only opened by soundfile and pictures not at all, so
 nothing else decodes them.
 
-The split is a column's, or that of the file's name, such as train-00000-of-00001.parquet, or of its folder. Folders
-around the data set do not count: the data of a user called dev is not the development set. Else, a hash of the
-picture's name assigns a tenth of the pictures to development and a tenth to the test.
+The split comes from a column, or else from the name of the file, such as train-00000-of-00001.parquet, or of its
+folder. Folders around the data set do not count: the data of a user called dev is not the development set. If no name
+says the split, a hash of the picture's name assigns a tenth of the pictures to development and a tenth to the test.
 """
 
 import io
@@ -174,9 +174,9 @@ def _wav(samples: Any, rate: Any, where: str) -> bytes:
 
 
 def _split(written: str | None, name: PurePosixPath, root: str, image_id: str, splits: Mapping[str, str]) -> str:
-    """Return the split of a row: as it is written, as its file or the file's folder is called, or by a hash.
+    """Return the split of a row: the written one, else the one in the name of its file or a folder, else by a hash.
 
-    `name` is the file's, from the innermost folder that holds all files, which is called `root`.
+    `name` is the file's path below the innermost folder that holds all files. `root` is the name of that folder.
     """
     if written is not None:
         return find_split(written, splits) or written

@@ -30,7 +30,7 @@ class Listing:
     left_out: Findings = field(default_factory=dict)  # reason: names
     harmless: set[str] = field(default_factory=set)  # the reasons in `left_out` that are no fault of the corpus
     published: PublishedCounts | None = None
-    # Of the row with this id, when each word is spoken; `alignments.add_words` checks them and adds them to the rows.
+    # Row id -> the times of its words. `alignments.add_words` checks them and adds them to the rows.
     words: dict[str, TimedWords] = field(default_factory=dict)
     notes: Findings = field(default_factory=dict)  # what is unusual and does no harm
     faults: Findings = field(default_factory=dict)  # what is wrong with a row that is used all the same
@@ -48,7 +48,7 @@ class Listing:
 
 
 def find_split(name: str, splits: Mapping[str, str]) -> str | None:
-    """Return the split that a corpus calls by a name, in capitals or not. `splits` is its setting corpus.splits."""
+    """Return the split that a name means, or None. Capitals do not matter. `splits` is the setting corpus.splits."""
     names = SPLIT_NAMES | dict(splits)
     in_lower_case = {known.lower(): split for known, split in names.items()}
     return names.get(name, in_lower_case.get(name.lower()))

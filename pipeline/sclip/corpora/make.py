@@ -42,7 +42,8 @@ SHARED_PICTURES = "pictures in several splits, so that a model is tested on what
 def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int:
     """Write the manifest, and return its number of rows. A user's recordings and pictures are not copied."""
     if isinstance(config, ScenesConfig):
-        if manifest.parent.is_symlink():  # the files are next to its target, because .. leads there
+        # Rows have paths ../scenes-…, and the .. of a link is the folder of its target.
+        if manifest.parent.is_symlink():
             manifest = manifest.parent.resolve() / manifest.name
         try:
             return make_scenes(config, manifest)

@@ -143,7 +143,7 @@ def to_row(data: Mapping[str, Any], folder: Path, where: str) -> Row:
 
 
 def valid_id(content: bytes) -> str | None:
-    """Return the id of a row that is certainly valid. Of any other row, `check_row` decides."""
+    """Return the id of a row that is certainly valid, or None for any other row, about which `check_row` decides."""
     try:
         data = orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Unpack archives, and refuse those that hold more than they would give, or less than they held.
+"""Unpack archives, and refuse damaged ones, also those whose damage Python does not notice.
 
 The readers of Python stop without an error where a damaged index of a zip skips members, or where a tar is cut off
 between two members. So both are checked here. Members of a zip and all of a gzip have a CRC.

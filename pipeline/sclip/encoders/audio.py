@@ -1,7 +1,7 @@
 """Recordings as the encoders take them: mono, 16 kHz, fp32, checked.
 
-All of it is computed by numpy in the calling thread: a precision that torch computes in (autocast) does not reach it,
-and threads that read in advance do not start teams of torch's threads on the cores that the encoder needs.
+numpy computes all of it in the calling thread, for two reasons. The precision does not depend on torch's autocast.
+Threads that prefetch recordings do not start torch's own threads, which would take cores from the encoder.
 """
 
 import io
@@ -92,7 +92,7 @@ def as_waveform(audio: Any, rate: int, name: str) -> Tensor:
 
 
 def count_samples(audio: Any, rate: int, name: str) -> int:
-    """Return the length of a waveform at 16 kHz, of a file by its header. Nothing is decoded."""
+    """Return the number of samples of a recording at 16 kHz. Of a file, only the header is read."""
     name = _file_name(audio, name)
     samples, rate = measure(audio, rate, name)
     check_length(samples, rate, name)
@@ -100,7 +100,7 @@ def count_samples(audio: Any, rate: int, name: str) -> int:
 
 
 def measure(audio: Any, rate: int, name: str) -> tuple[int, int]:
-    """Return the number of samples and the sample rate of a recording, of a file by its header."""
+    """Return the number of samples and the sample rate of a recording. For a file, they come from its header."""
     if not isinstance(audio, AudioFile):
         return as_floats(audio, name).shape[-1], rate
     with open_audio(audio, name) as opened:
@@ -190,7 +190,8 @@ def resample_blocks(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
     step = Fraction(rate, SAMPLE_RATE)
     period = step.numerator  # input samples after which the filters repeat
     reach = math.ceil(_filters(step).shape[1] / period) * period
-    buffer, before = np.empty(0, np.float32), 0  # the first `before` samples of the buffer are done, and reach onwards
+    # The first `before` samples of the buffer are done; the filters of later samples still read them.
+    buffer, before = np.empty(0, np.float32), 0
     for block in blocks:
         buffer = np.concatenate([buffer, block])
         ready = (len(buffer) - before - reach) // period * period

@@ -26,8 +26,9 @@ WEIGHT_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin"}
 # Only OpenAI's own files have tensors with these names, beside those of the weights.
 OPENAI_TENSORS = {"input_resolution", "context_length", "vocab_size"}
 
-# Whose weights were trained with QuickGELU, by the names of tags and folders. Some of the same authors were not: DFN2B
-# with 39 billion samples, DFNDR (MobileCLIP), MetaCLIP 1.2 (altogether), and MetaCLIP 2 except ViT-H-14 at 224 pixels.
+# Weights that were trained with QuickGELU, recognised by the names of tags and folders. Exceptions of the same authors:
+# DFN2B with 39 billion samples, DFNDR (MobileCLIP), MetaCLIP 1.2 (altogether), and MetaCLIP 2 except ViT-H-14 at 224
+# pixels.
 QUICK_GELU = {
     "OpenAI's": re.compile("openai"),
     "DFN's": re.compile(r"dfn[25]b(?!.*39b)"),
@@ -60,10 +61,10 @@ def check_model_config(model_cfg: dict[str, Any], where: str) -> None:
 
 
 class _FolderTokenizer(HFTokenizer):  # type: ignore[misc]
-    """open_clip's wrapper around a tokenizer of transformers, read from tokenizer.json alone.
+    """open_clip's wrapper around a tokenizer of transformers, built from files of the folder only.
 
-    The wrapper's own way, AutoTokenizer, builds whatever class of transformers the folder names, and from there reaches
-    the folder's code and other hub repos.
+    It reads tokenizer.json, and the special tokens in tokenizer_config.json. open_clip would call AutoTokenizer, which
+    builds the class that the folder names, and so could run code of the folder or load other hub repos.
     """
 
     def __init__(
@@ -89,8 +90,8 @@ class _FolderTokenizer(HFTokenizer):  # type: ignore[misc]
 def open_tokenizer(text_cfg: Mapping[str, Any], folder: Path, name: str) -> Any:
     """Return CLIP's own tokenizer, or the one in transformers' format in the folder.
 
-    Of the folder's tokenizer options only those that choose how a text is cleaned are used. Others can name files
-    elsewhere, or code to run.
+    Only options that choose how a text is cleaned are accepted. Any other option raises an error, because it could name
+    files elsewhere, or code to run.
     """
     where = f"CLIP {name}: text_cfg"
     options = as_table(text_cfg.get("tokenizer_kwargs") or {}, f"{where}.tokenizer_kwargs")

@@ -1,4 +1,4 @@
-"""Two ways from waveforms to what a speech encoder's first layer reads, each with the frames that it makes.
+"""The two kinds of input of speech encoders: how it is computed from waveforms, and how many frames result.
 
 `WaveformInput` is that of the wav2vec 2.0 family, whose own convolutions read the samples. `LogMelInput` is that of
 W2V-BERT 2.0, which reads log-mel filter banks like those of Kaldi. Its numbers are those of transformers'
@@ -19,7 +19,9 @@ from sclip.device import fp64
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.padded import Padded, valid_mask
 
-WINDOW, HOP, STACKED, MELS = 400, 160, 2, 80  # samples, samples, frames of 10 ms in one of the encoder's, bands
+WINDOW, HOP = 400, 160  # samples: a window of 25 ms every 10 ms
+STACKED = 2  # windows that make one frame of the encoder
+MELS = 80  # bands
 FFT = 512
 FULL_SCALE, PREEMPHASIS = 2.0**15, 0.97  # Kaldi's
 FLOOR = 1.192092955078125e-07  # of a band's energy
@@ -31,7 +33,7 @@ class Inputs(NamedTuple):
 
     arguments: dict[str, Tensor]
     lengths: Tensor  # (B,): frames
-    first_lengths: list[int]  # frames after the first convolution, or none
+    first_lengths: list[int]  # (B,): frames after the first convolution; empty for W2V-BERT, which has none
 
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
@@ -70,7 +72,7 @@ class WaveformInput:
         return Inputs({"input_values": batch, "attention_mask": mask}, self.frames(samples), first_lengths)
 
     def extractor(self) -> Any:
-        """Return what transformers calls the same."""
+        """Return transformers' feature extractor for the same input."""
         return Wav2Vec2FeatureExtractor(do_normalize=self.normalize, return_attention_mask=True)
 
 
@@ -114,7 +116,7 @@ class LogMelInput:
         return bands[: count * STACKED].reshape(count, -1).float().to(waveform.device)
 
     def extractor(self) -> Any:
-        """Return what transformers calls the same."""
+        """Return transformers' feature extractor for the same input."""
         return SeamlessM4TFeatureExtractor(
             feature_size=MELS, sampling_rate=SAMPLE_RATE, num_mel_bins=MELS, stride=STACKED, padding_value=0.0
         )

@@ -207,9 +207,10 @@ class SpeechEncoder(nn.Module):
 
 
 def configuration(config: Any) -> dict[str, Any]:
-    """Return what a configuration of transformers says about the computation, without where and by what it was made."""
-    said_by_others = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
-    return {key: value for key, value in config.to_diff_dict().items() if key not in said_by_others}
+    """Return the settings of a transformers configuration that decide the computation."""
+    # The origin of the weights, and the type that they are stored in. Fingerprints cover the weights themselves.
+    ignored_keys = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+    return {key: value for key, value in config.to_diff_dict().items() if key not in ignored_keys}
 
 
 def declared_options(config_class: type[PreTrainedConfig], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Recognizer(nn.Module):
         return cls(model, extractor, tokenizer, Source(name, commit), language)
 
     def forward(self, waveforms: Sequence[Tensor]) -> list[str]:
-        """Write what is said in 16 kHz waveforms (N,)."""
+        """Transcribe 16 kHz waveforms (N,): return one text for each."""
         pieces = [list(self._windows(waveform)) for waveform in waveforms]
         together = list(itertools.chain.from_iterable(pieces))
         batches = [together[i : i + WINDOWS_AT_ONCE] for i in range(0, len(together), WINDOWS_AT_ONCE)]
@@ -96,7 +96,7 @@ class Recognizer(nn.Module):
 
     @torch.inference_mode()
     def _recognize(self, windows: Sequence[Samples]) -> list[str]:
-        """Write what is said in windows of at most 30 s, by greedy search."""
+        """Transcribe windows of at most 30 s, by greedy search."""
         inputs = self.extractor(windows, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True)
         features = inputs.input_features.to(self.model.device, self.model.dtype)
         multilingual = getattr(self.model.generation_config, "is_multilingual", False)

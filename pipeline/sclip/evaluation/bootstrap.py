@@ -1,9 +1,9 @@
 """95 % confidence intervals by the percentile bootstrap over pictures.
 
 Errors of utterances of one picture are correlated, so whole pictures are drawn, with replacement. Only queries are
-drawn; all candidates stay. So nothing is ranked again: a figure is a function of sums over pictures, or a weighted
-median, and all resamples are one matrix product. On a GPU they are computed there; the same pictures are drawn on every
-device.
+drawn; all candidates stay. So nothing is ranked again. Each metric (called a figure here) is a function of sums over
+pictures, or a weighted median. One matrix product computes the sums of all resamples, on a GPU if the model is on
+one. The same pictures are drawn on every device.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,9 @@ class Bootstrap:
         drawn = torch.randint(pictures, (RESAMPLES, pictures), generator=generator, dtype=torch.int32)
         drawn = drawn.to(self.device).long()
         ones = torch.ones_like(drawn, dtype=torch.float64)
-        self.weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)  # (S, I), how often each picture is drawn
+        self.weights = torch.zeros_like(ones).scatter_add_(
+            1, drawn, ones
+        )  # (R, I): how often each of R resamples draws each picture
 
     def of_sums(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate a figure of sums (..., K) -> (...) from the `amounts` (N, K) to sum and their `pictures` (N,)."""
@@ -56,8 +58,8 @@ class Bootstrap:
         ordered, order = values.to(self.device).double().sort()
         owners = pictures.to(self.device)[order]
 
-        def medians(weights: Tensor) -> Tensor:  # (S, I) -> (S,)
-            reached = weights[:, owners].cumsum(1)  # (S, N)
+        def medians(weights: Tensor) -> Tensor:  # (R, I) -> (R,)
+            reached = weights[:, owners].cumsum(1)  # (R, N)
             median = ordered[(reached < reached[:, -1:] / 2).sum(1)]
             return torch.where(reached[:, -1] > 0, median, torch.nan)  # a resample may draw none of the values
 

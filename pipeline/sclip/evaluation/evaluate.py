@@ -5,7 +5,9 @@
     about             what was evaluated and how: `states` describes the hidden states that were evaluated,
                       `training_states` those of the training, and `training` its settings, if known;
                       `stop_words`: see keywords.py; `transcripts`: whose they are
-    counts            utterances, pictures, captions (utterances with text), distinct_captions
+    counts            utterances, pictures, captions (utterances with text), distinct_captions (different strings;
+                      retrieval also merges texts that differ only in capitals or spaces), and `transcripts` if there
+                      are any
     layers            the weight of each hidden state of the speech encoder; 0 is the first
     speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` only the recalls
     image_to_speech   the same, with pictures as queries
@@ -64,7 +66,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class References:
+class Annotations:
     """Hold what an evaluation uses in addition to the dataset. Each part may be unknown."""
 
     language: str | None = None  # of the captions; it selects the stop words
@@ -73,7 +75,7 @@ class References:
     transcripts: Transcripts | None = None  # of a speech recogniser
 
 
-NO_REFERENCES = References()
+NO_ANNOTATIONS = Annotations()
 
 
 def evaluate(
@@ -82,7 +84,7 @@ def evaluate(
     device: str | torch.device,
     out: Path,
     about: Mapping[str, str | int] | None = None,
-    references: References = NO_REFERENCES,
+    annotations: Annotations = NO_ANNOTATIONS,
 ) -> dict[str, Any]:
     """Write metrics.json and the files next to it, and return the metrics.
 
@@ -90,7 +92,7 @@ def evaluate(
     """
     check_no_other_results(out, about or {})
     model = model.to(device).eval()
-    transcripts = references.transcripts
+    transcripts = annotations.transcripts
     predictions = infer(model, dataset)
     bootstrap = Bootstrap(len(dataset.images), SEED, device)
     retrieval, outcomes = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
@@ -98,7 +100,7 @@ def evaluate(
     metrics: dict[str, Any] = {
         "about": {
             **(about or {}),
-            **describe_run(model, dataset, SEED, references.language),
+            **describe_run(model, dataset, SEED, annotations.language),
             **({} if transcripts is None else {"transcripts": transcripts.source}),
         },
         "counts": _counts(dataset, transcripts),
@@ -106,7 +108,7 @@ def evaluate(
         **retrieval,
     }
     words: dict[str, Any] = {}
-    lexicon = describe_vocabulary(model, references.language, references.synonyms)
+    lexicon = describe_vocabulary(model, annotations.language, annotations.synonyms)
     if predictions.keywords is not None and lexicon is not None:
         metrics["keywords"], words, counts = keyword_metrics(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
@@ -114,8 +116,8 @@ def evaluate(
     times, located_counts = time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, SEED)
     metrics |= times
     outcomes.groups["localization"] = located_counts
-    if references.labels is not None:
-        scores = keyword_spotting(model, dataset, predictions.vectors, references.labels, SEED)
+    if annotations.labels is not None:
+        scores = keyword_spotting(model, dataset, predictions.vectors, annotations.labels, SEED)
         metrics["keyword_spotting"] = scores
     groups = group_scores(dataset.rows, ranks)
     metrics |= {"groups": groups} if groups else {}

@@ -42,6 +42,7 @@ def _table(names: Sequence[str | None], ranks: Mapping[str, Tensor]) -> dict[str
 def _group(name: str, members: list[int], ranks: Mapping[str, Tensor]) -> dict[str, Any]:
     chosen = torch.tensor(members)
     scores = {
-        branch: {f"R@{k}": recall for k, recall in recalls(of[chosen], AT).items()} for branch, of in ranks.items()
+        branch: {f"R@{k}": recall for k, recall in recalls(branch_ranks[chosen], AT).items()}
+        for branch, branch_ranks in ranks.items()
     }
     return {"name": name, "utterances": len(members), **scores}

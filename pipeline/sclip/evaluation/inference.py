@@ -14,7 +14,7 @@ from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
 from sclip.heads.slot_times import SlotTimes
 from sclip.model.speechclip import SpeechCLIP
-from sclip.padded import Padded, even_batches, valid_mask
+from sclip.padded import Padded, length_sorted_batches, valid_mask
 
 BLOCK = 1024  # utterances, or rows of the vocabulary, that are processed together
 # Frames in a batch, including padding: what fits in a CPU's cache, or keeps a GPU busy.
@@ -73,9 +73,9 @@ def infer(model: SpeechCLIP, dataset: Dataset) -> Predictions:
         if output.keywords is not None:
             rows[indices, : output.keywords.rows.shape[1]] = output.keywords.rows.cpu()
             lengths[indices] = output.keywords.embeddings.lengths.cpu()
-            found = output.slot_times(model.frame_seconds)
-            peaks[indices, : found.peaks.shape[1]] = found.peaks
-            spans[indices, : found.peaks.shape[1]] = found.spans
+            slot_times = output.slot_times(model.frame_seconds)
+            peaks[indices, : slot_times.peaks.shape[1]] = slot_times.peaks
+            spans[indices, : slot_times.peaks.shape[1]] = slot_times.spans
         if output.cif is not None:
             truncated[indices] = output.cif.firing.truncated.cpu()
             firings[indices] = firing_times(output.cif.firing.fired.cpu(), model.frame_seconds, slots)
@@ -131,7 +131,7 @@ def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, Head
 
 def _all_batches(model: SpeechCLIP, dataset: Dataset) -> list[Tensor]:
     """Return the indices of each batch, for all processes together."""
-    return list(even_batches(dataset.frames, BATCH_FRAMES.get(model.device.type, BATCH_FRAMES["cpu"])))
+    return list(length_sorted_batches(dataset.frames, BATCH_FRAMES.get(model.device.type, BATCH_FRAMES["cpu"])))
 
 
 def _gather(batches: Sequence[Tensor], results: Sequence[Tensor]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FORMAT = "sclip metrics 1"
 AGAIN = "run `sclip evaluate` again"
-# The parts that readers take apart. Figures are looked up by their keys, and may be missing.
+# The types of the parts that other modules read as tables. All other values are looked up by key, and may be missing.
 _TYPES: dict[str, Any] = {
     "about": dict[str, Any],
     "counts": dict[str, int],

@@ -10,7 +10,7 @@ from sclip.encoders.open import recorded_name
 from sclip.encoders.source import is_random
 from sclip.errors import Problems, UserError
 from sclip.evaluation.bootstrap import Estimate
-from sclip.evaluation.evaluate import References, evaluate
+from sclip.evaluation.evaluate import Annotations, evaluate
 from sclip.evaluation.spotting import KeywordLabels
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
@@ -59,14 +59,14 @@ def _evaluate(
     params: Params, preset: str, model: SpeechCLIP, dataset: Dataset, out: Path, about: dict[str, str | int]
 ) -> EvaluationResult:
     corpus = params.preset(preset).corpus
-    references = References(
+    annotations = Annotations(
         language=corpus.language,
         synonyms=list(SIZE_WORDS.values()) if corpus.kind == "scenes" else [],
         labels=KeywordLabels.find(Path(corpus.path)) if isinstance(corpus, Flickr8kConfig) else None,
         transcripts=Transcripts.find(dataset.rows, paths.transcripts(preset)),
     )
     about = {"preset": preset, **about}
-    metrics = evaluate(model, dataset, model.device, out, about=about, references=references)
+    metrics = evaluate(model, dataset, model.device, out, about=about, annotations=annotations)
     branches = {branch: scores for branch, scores in metrics["speech_to_image"].items() if branch != "chance"}
     return EvaluationResult(out, {branch: scores["R@10"] for branch, scores in branches.items()})
 

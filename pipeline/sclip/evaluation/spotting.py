@@ -38,7 +38,7 @@ from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import BATCH_FRAMES, output_of
 from sclip.features.dataset import Dataset
 from sclip.model.speechclip import SpeechCLIP
-from sclip.padded import even_batches
+from sclip.padded import length_sorted_batches
 from sclip.parsing import read_text
 
 FOLDER = "semantic_flickraudio"  # of Flickr8k's folder
@@ -114,7 +114,7 @@ def _slot_scores(model: SpeechCLIP, dataset: Dataset, rows: Tensor, places: list
     """Score keywords by the slots of utterances: (U, Q). `places` are the rows of each keyword in the vocabulary."""
     assert model.head.keywords is not None
     scores = torch.full((len(rows), len(places)), NEVER)
-    for batch in even_batches(dataset.frames[rows], BATCH_FRAMES["cpu"]):  # small: the cosines are (B, S, V)
+    for batch in length_sorted_batches(dataset.frames[rows], BATCH_FRAMES["cpu"]):  # small: the cosines are (B, S, V)
         output = output_of(model, dataset.read(rows[batch]))
         assert output.keywords is not None
         cosines = model.head.keywords.quantize.allowed(output.keywords)  # (B, S, V)
@@ -134,11 +134,11 @@ def _relevant(kind: Mapping[str, frozenset[str]], ids: list[str], labels: Keywor
 def figures(scores: Tensor, relevant: Tensor, seed: int = 0) -> dict[str, Any]:
     """Return the figures of `scores` (U, Q), in %, with intervals over the keywords that have a relevant utterance."""
     used = relevant.any(0)
-    kept, marked = scores[:, used].double(), relevant[:, used]
+    used_scores, used_relevant = scores[:, used].double(), relevant[:, used]
     number = int(used.sum())
     if number == 0:
         return {}
-    columns = list(zip(kept.T, marked.T, strict=True))
+    columns = list(zip(used_scores.T, used_relevant.T, strict=True))
     of_keywords = {
         "P@10": [precision_at(10, *column) for column in columns],
         "P@N": [precision_at(int(column[1].sum()), *column) for column in columns],
@@ -147,7 +147,7 @@ def figures(scores: Tensor, relevant: Tensor, seed: int = 0) -> dict[str, Any]:
     }
     bootstrap, keywords = Bootstrap(number, seed), torch.arange(number)
     estimates = {name: bootstrap.mean(100 * torch.tensor(values), keywords) for name, values in of_keywords.items()}
-    return estimates | {"AP": 100 * average_precision(kept.flatten(), marked.flatten())}
+    return estimates | {"AP": 100 * average_precision(used_scores.flatten(), used_relevant.flatten())}
 
 
 def chance(relevant: Tensor) -> float:
@@ -160,14 +160,14 @@ def _accepted(scores: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
     ordered, order = scores.sort(descending=True)
     is_last = torch.ones_like(ordered, dtype=torch.bool)
     is_last[:-1] = ordered[:-1] != ordered[1:]  # items with equal scores are accepted together
-    hits, misses = relevant[order].cumsum(0), (~relevant[order]).cumsum(0)
-    return hits[is_last].double(), misses[is_last].double()
+    hits, false_alarms = relevant[order].cumsum(0), (~relevant[order]).cumsum(0)
+    return hits[is_last].double(), false_alarms[is_last].double()
 
 
 def precision_at(count: int, scores: Tensor, relevant: Tensor) -> float:
     """Return the share of relevant items among the first `count`: (N,) and (N,). Equal scores are in random order."""
-    hits, misses = (F.pad(counts, (1, 0)) for counts in _accepted(scores, relevant))
-    accepted = hits + misses
+    hits, false_alarms = (F.pad(counts, (1, 0)) for counts in _accepted(scores, relevant))
+    accepted = hits + false_alarms
     if count >= accepted[-1]:
         return float(hits[-1] / count)
     after = int((accepted > count).nonzero()[0, 0])
@@ -178,17 +178,20 @@ def precision_at(count: int, scores: Tensor, relevant: Tensor) -> float:
 
 def average_precision(scores: Tensor, relevant: Tensor) -> float:
     """Return the mean precision at each relevant item: (N,) and (N,). Items with equal scores share one rank."""
-    hits, misses = _accepted(scores, relevant)
+    hits, false_alarms = _accepted(scores, relevant)
     gained = torch.diff(hits, prepend=hits.new_zeros(1))
-    return float((gained * hits / (hits + misses)).sum() / hits[-1])
+    return float((gained * hits / (hits + false_alarms)).sum() / hits[-1])
 
 
 def equal_error_rate(scores: Tensor, relevant: Tensor) -> float:
-    """Return the rate at which as many relevant items are rejected as irrelevant ones are accepted: (N,) and (N,)"""
-    hits, misses = _accepted(scores, relevant)
-    if misses[-1] == 0:
+    """Return the rate at which the share of rejected relevant items equals that of accepted irrelevant ones.
+
+    Between the thresholds of `scores` (N,), both shares are interpolated. `relevant` (N,) marks the relevant items.
+    """
+    hits, false_alarms = _accepted(scores, relevant)
+    if false_alarms[-1] == 0:
         return 0.0
-    accepted = F.pad(misses, (1, 0)) / misses[-1]  # from 0 to 1
+    accepted = F.pad(false_alarms, (1, 0)) / false_alarms[-1]  # from 0 to 1
     rejected = 1 - F.pad(hits, (1, 0)) / hits[-1]  # from 1 to 0
     after = int((accepted >= rejected).nonzero()[0, 0])
     before = after - 1

@@ -39,18 +39,18 @@ class Directions:
         """Compute the directions from hidden states (N, L, D), a few utterances at a time."""
         count, center, total, products = 0, None, torch.zeros(()), torch.zeros(())
         for states in samples:
-            x = _prepare(states, normalized)
+            x = _prepare(states, normalized)  # (N, L, D)
             center = x.mean(0) if center is None else center  # rounding would hide the variance of values far from zero
-            flat = (x - center).flatten(1)
+            flat = (x - center).flatten(1)  # (N, L * D)
             count, total, products = count + len(x), total + flat.sum(0), products + flat.T @ flat
         assert center is not None
         shift = total / count  # from the center to the mean
-        covariance = products / count - shift[:, None] * shift
+        covariance = products / count - shift[:, None] * shift  # (L * D, L * D)
         spread = covariance.diagonal().view(center.shape).mean(-1).clamp(min=1e-12).sqrt()  # (L,)
-        scale = spread.repeat_interleave(center.shape[1])
+        scale = spread.repeat_interleave(center.shape[1])  # (L * D,)
         variances, vectors = torch.linalg.eigh(covariance / scale[:, None] / scale)
         steps = variances.flip(0)[:components].clamp(min=1e-12).sqrt() * REACH / LARGEST
-        unit = vectors.flip(1)[:, :components].T.contiguous()
+        unit = vectors.flip(1)[:, :components].T.contiguous()  # (K, L * D), largest variance first
         return cls(unit, steps, spread, center + shift.view(center.shape), normalized)
 
     @cached_property

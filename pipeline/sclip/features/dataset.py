@@ -33,7 +33,7 @@ from sclip.padded import Padded
 
 
 class _Positions:
-    """The positions of names in a list. No table of them is made as long as they are looked up in their own order."""
+    """The positions of names in a list. To save memory, names that are looked up in the list's order need no table."""
 
     def __init__(self, names: Sequence[str]):
         self._names, self._next = names, 0
@@ -57,7 +57,7 @@ class _Members:
     """The usable rows of a split as columns of numbers, which are a tenth the size of Python's objects."""
 
     def __init__(self) -> None:
-        # The row in the manifest, its row in the store, and those of its picture and its caption, or -1, in CLIP's.
+        # The row in the manifest, in the store, in CLIP's vectors of pictures, and in those of captions (-1: none).
         self.columns = tuple(array.array("q") for _ in range(4))
 
     def append(self, *numbers: int) -> None:
@@ -121,7 +121,7 @@ class Dataset:
     ) -> "Dataset":
         """Open a split whose hidden states the encoder computes from the recordings on each read, without a store."""
         all_rows = read_manifest(manifest, Problems(skip=True))
-        rows = all_rows.select([i for i, (of,) in enumerate(all_rows.values("split")) if of == split])
+        rows = all_rows.select([i for i, (own,) in enumerate(all_rows.values("split")) if own == split])
         recordings = [recording for _, batch in prefetch_batches(chunks(rows, 64), inspect) for recording in batch]
         features = describe(encoder.encoder, encoder.config)
         index = online_index(features, recordings, encoder.encoder, problems)
@@ -208,7 +208,9 @@ class Dataset:
             ("vectors", "embed-clip", self.clip, "name", {"hash": clip.fingerprint()}, clip.source.name),
         ):
             if any(origin[key] != value for key, value in expected.items()):
-                old, new = (", ".join(f"{key} {str(of[key])[:12]}" for key in expected) for of in (origin, expected))
+                old, new = (
+                    ", ".join(f"{key} {str(record[key])[:12]}" for key in expected) for record in (origin, expected)
+                )
                 raise UserError(
                     f"model {model}: {what} were computed by {origin[key_of_name]} ({old}), not by {name} ({new}), "
                     f"which the model has; run `sclip {command}` with the preset's encoders set to the model's own"
@@ -217,9 +219,9 @@ class Dataset:
     def read(
         self, indices: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1
     ) -> Padded:
-        """Read frames [start, start + limit) of each utterance as they are stored: (B, L, T, D).
+        """Read frames [start, start + limit) of each utterance as they are stored.
 
-        T is a multiple of `multiple`.
+        Return states (B, L, T, D) or codes (B, T, K). T is a multiple of `multiple`.
         """
         return self.store.read(self.store_rows[indices], starts, limit, multiple)
 

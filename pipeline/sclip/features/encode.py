@@ -16,7 +16,7 @@ from sclip.device import PRECISIONS, autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.errors import Fault, UserError
 from sclip.features.codes import Directions
-from sclip.padded import even_batches
+from sclip.padded import length_sorted_batches
 
 if TYPE_CHECKING:
     from sclip.encoders.open import AnySpeechEncoder
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def batches_by_length(recordings: Sequence[Recording], seconds: float) -> Iterator[list[Recording]]:
     """Yield batches of similar length, the longest first; a batch is at most `seconds` long, padding included."""
     samples = torch.tensor([recording.samples for recording in recordings])
-    for batch in even_batches(samples, int(seconds * SAMPLE_RATE)):
+    for batch in length_sorted_batches(samples, int(seconds * SAMPLE_RATE)):
         yield [recordings[i] for i in batch.tolist()]
 
 
@@ -62,6 +62,7 @@ class FeatureEncoder:
             return _Encoding([], torch.empty(0), torch.empty(0), None, lambda start, length: "")
         values, lengths = self.hidden_states(waveforms)
         stored = self._as_stored(values)
+        # A frame's sum shows whether its states are finite. Codes are always finite, so there the states are summed.
         sums = (values if stored.dtype == torch.int8 else stored).sum((1, 2), dtype=torch.float32)
         copies = [tensor.to(target, non_blocking=stored.is_cuda) for tensor in (stored, sums.isfinite())]
         done = torch.cuda.current_stream(stored.device).record_event() if stored.is_cuda else None
@@ -72,7 +73,7 @@ class FeatureEncoder:
     def encode_recordings(self, batches: Iterable[Sequence[Recording]]) -> Generator[list[Tensor | Fault], None, None]:
         """Yield each batch as a list: for each recording its states or codes, on the CPU, or why it cannot be used.
 
-        While a GPU encodes a batch, a thread takes the results of the batch before from it.
+        While a GPU encodes a batch, a thread waits for the results of the previous batch.
         """
 
         def start(

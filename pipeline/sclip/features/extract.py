@@ -224,9 +224,10 @@ def _part(recordings: Sequence[Recording], out: Path, fingerprint: str) -> Part:
 
 def _compute(parts: Sequence[Part], encoder: FeatureEncoder, features: dict[str, Any], problems: Problems) -> None:
     """Encode the recordings of the parts, and write each part's shard as soon as it is complete."""
-    # One part is divided into batches at a time: the encoder is a few batches ahead of the parts that are written.
-    plan, ahead = tee((part, list(batches_by_length(part.recordings, encoder.config.batch_seconds))) for part in parts)
-    stream = encoder.encode_recordings(batch for _, batches in ahead for batch in batches)
+    divided = ((part, list(batches_by_length(part.recordings, encoder.config.batch_seconds))) for part in parts)
+    # The encoder reads the batches a little earlier than `complete_parts`. Memory holds only the parts between the two.
+    plan, encoder_plan = tee(divided)
+    stream = encoder.encode_recordings(batch for _, batches in encoder_plan for batch in batches)
     total = sum(len(part.recordings) for part in parts)
 
     def complete_parts() -> Iterator[tuple[Part, dict[str, Tensor | Fault]]]:

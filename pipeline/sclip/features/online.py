@@ -20,7 +20,7 @@ from sclip.errors import Fault, Problems, UserError
 from sclip.features.encode import FeatureEncoder
 from sclip.features.store import FORMAT, INDEX_FILE
 from sclip.fingerprints import data_fingerprint
-from sclip.padded import Padded, even_batches
+from sclip.padded import Padded, length_sorted_batches
 
 
 def online_index(
@@ -77,7 +77,7 @@ class OnlineStore:
         starts = torch.zeros_like(rows) if starts is None else starts
         frames = int(self._encoder.config.batch_seconds / self.frame_seconds)  # the same batch size as in extraction
         windows: dict[int, Tensor] = {}
-        for group in even_batches(self.lengths[rows], frames):
+        for group in length_sorted_batches(self.lengths[rows], frames):
             names = [self.ids[int(rows[i])] for i in group]
             states = self._encoder.encode([read_audio(self._audio[name]) for name in names], names)
             for i, utterance in zip(group.tolist(), states, strict=True):

@@ -203,10 +203,10 @@ def _speed(
     seconds: float,
     device: str | torch.device,
 ) -> float:
-    """Return the weight per second of the fastest batch.
+    """Return the speed of the fastest batch: the sum of its items' weights per second.
 
-    Batches double in size up to a weight of `largest`, until `seconds` have passed or the items have run out. `title`
-    says what the items are.
+    An item's weight is its seconds of audio, or 1 for a picture. Batches double in size up to a weight of `largest`,
+    until `seconds` have passed or the items have run out. `title` says what the items are.
     """
     stop, speeds = time.monotonic() + seconds, list[float]()
     with tqdm(desc=title, unit="batch", disable=None) as bar:
@@ -221,7 +221,7 @@ def _speed(
             speeds.append(sum(map(weight, batch)) / (time.monotonic() - began))
             bar.update()
     if not speeds:
-        raise UserError(f"none of the {title} looked at can be read; run `sclip check-corpus` to see why")
+        raise UserError(f"none of the sampled {title} can be read; run `sclip check-corpus` to see why")
     return max(speeds)
 
 
@@ -269,7 +269,7 @@ def describe_plan(plan: Plan, preset: str, folder: Path, device: str) -> Iterato
 
 
 def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
-    sampled = f"{plan.sampled:,} of them looked at" if plan.sampled < plan.utterances else "all looked at"
+    sampled = f"{plan.sampled:,} of them measured" if plan.sampled < plan.utterances else "all measured"
     states, width = plan.states
     yield f"{counted(plan.utterances, 'utterances')} ({sampled}), {counted(plan.pictures, 'pictures')}"
     error = f" ± {100 * plan.relative_error:.1f} %" if plan.relative_error else ""

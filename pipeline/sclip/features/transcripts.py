@@ -36,7 +36,7 @@ OF_THE_CORPUS = "transcripts of the corpus"
 class Transcripts:
     """Hold the transcripts that a speech recogniser wrote, by utterance id."""
 
-    source: str  # who wrote them
+    source: str  # the name of the speech recogniser, or OF_THE_CORPUS
     texts: Mapping[str, str]
 
     @classmethod
@@ -65,7 +65,7 @@ class Transcripts:
 
 @dataclass(frozen=True)
 class _Origin:
-    """Identify who wrote the transcripts."""
+    """The speech recogniser of the transcripts, and its language."""
 
     name: str
     revision: str | None
@@ -115,7 +115,7 @@ def transcribe(recognizer: "Recognizer", manifest: Path, out: Path, problems: Pr
             texts |= {row.id: known[row.id] for row in batch if row.id in same} | written
             computed += len(written)
             if new:
-                # Those of later batches stay in the file until their turn comes.
+                # `known` has an earlier run's transcripts of the batches that this run has not reached.
                 _write(out, origin, {**known, **texts}, skipped)
             bar.update(len(batch))
     if not texts:

@@ -94,7 +94,7 @@ class ClipVectors:
 
 
 def _read_index(path: Path) -> _Index:
-    """Read the index of a folder that may come from elsewhere, with types that a right digest does not promise."""
+    """Read an index and check its types. The folder may come from elsewhere, and a correct digest proves no types."""
     data = read_index_file(path, FORMAT, COMMAND)
     try:
         known = {field.name: data[field.name] for field in dataclasses.fields(_Index) if field.name in data}

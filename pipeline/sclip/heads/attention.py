@@ -3,8 +3,8 @@
 - The layer is post-norm: norm(x + attention(x)). With a feed-forward part, norm(x + feed_forward(x)) and a last norm
   follow.
 - The learned tokens come first, then the frames. Padding is never attended to.
-- `forward` computes the outputs of tokens and frames. `at_tokens` computes the same outputs for the tokens only, and
-  does not project a single frame.
+- `forward` computes the outputs of tokens and frames. `at_tokens` computes the same outputs for the tokens only,
+  without keys and values of the frames.
 """
 
 import math
@@ -33,10 +33,11 @@ class AttentionLayer(nn.Module):
         """Run the layer on tokens and frames: (K, D) and (B, T, D) -> (B, K, D) and (B, T, D)."""
         count, (batch, _, width) = len(tokens), frames.values.shape
         x = torch.cat([tokens.expand(batch, -1, -1), frames.values], 1)  # (B, K+T, D)
+        # Each is (B, H, K+T, D/H).
         q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mask = self._attended(count, frames)[:, None, None]  # (B, 1, 1, K+T)
         mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        mixed = mixed.transpose(1, 2).reshape(x.shape)
+        mixed = mixed.transpose(1, 2).reshape(x.shape)  # (B, K+T, D)
         x = self._residual(x, mixed)
         return x[:, :count], Padded(x[:, count:], frames.lengths)
 
@@ -52,7 +53,7 @@ class AttentionLayer(nn.Module):
         count, (batch, _, width) = len(tokens), frames.values.shape
         query_weight, key_weight, value_weight = self.qkv.weight.view(3, self.heads, -1, width)  # (H, D/H, D)
         query_bias, _, value_bias = self.qkv.bias.view(3, self.heads, -1)
-        query = torch.einsum("kd,hed->hke", tokens, query_weight) + query_bias[:, None]
+        query = torch.einsum("kd,hed->hke", tokens, query_weight) + query_bias[:, None]  # (H, K, D/H)
         folded = query @ key_weight / math.sqrt(width // self.heads)  # (H, K, D)
 
         to_tokens = (folded @ tokens.T).expand(batch, -1, -1, -1)  # (B, H, K, K)
@@ -63,7 +64,7 @@ class AttentionLayer(nn.Module):
 
         pooled = attention[..., :count] @ tokens  # (B, H, K, D)
         pooled = pooled + torch.einsum("bhkt,btd->bhkd", attention[..., count:], frames.values)
-        mixed = torch.einsum("bhkd,hed->bkhe", pooled, value_weight)
+        mixed = torch.einsum("bhkd,hed->bkhe", pooled, value_weight)  # (B, K, H, D/H)
         # After dropout the attention weights do not sum to one, so the bias of the values is scaled by their sum.
         mixed = mixed + attention.sum(-1).transpose(1, 2)[..., None] * value_bias
         return self._residual(tokens, mixed.reshape(batch, count, width)), attention[..., count:].mean(1)

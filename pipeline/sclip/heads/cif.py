@@ -6,7 +6,7 @@ a slot fire is shared between that slot and the next one.
 
 - `slot_weights` computes one small matrix (S, T) per utterance, whose columns sum to α. The slots are the product of
   this matrix and the frames. There is no loop and no scatter, and the result does not depend on the batch.
-- Sums along time are in fp64, because in training the last firing depends on 1e-5 in a sum of up to 75.
+- Sums along time are in fp64, because a scaled sum of up to 75 passes its last multiple by only FIRING_MARGIN.
 - In training, α may be scaled to reach a target length. The remainder after the last firing is not a slot, unless
   nothing fired.
 - In evaluation, a remainder of at least `tail` is scaled up to a full slot. A smaller one is dropped.
@@ -106,9 +106,9 @@ def integrate_and_fire(
 ) -> Firing:
     """Compute slots (B, S, D), at least one per utterance, from frames (B, T, D) and α (B, T), zero for padding.
 
-    Evaluation passes `tail`: a remainder of at least this much fires too. Training does not: the remainder after the
-    last firing is stored in the next slot, past the utterance's length, if a longer utterance of the batch has that
-    many slots. `target` (B,) scales α so that this number of slots fires.
+    Evaluation passes `tail`: a remainder of at least this much fires too. Training passes None: the remainder does not
+    fire. It stays in the row after the utterance's last slot, as padding, if the batch has such a row. `target` (B,)
+    scales α so that this number of slots fires.
     """
     total = fp64(alpha).cumsum(-1)  # on the CPU if the device has no fp64; the results go back to the device
     if target is not None:

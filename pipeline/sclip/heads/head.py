@@ -83,11 +83,11 @@ class SpeechHead(nn.Module):
 
     def forward(self, states: Padded, text_tower: TextTower | None = None, step: int = 0) -> HeadOutput:
         """Run the head on hidden states (B, L, T, D), or on codes. `step` is the training step, for CIF's schedule."""
-        frames = self.weighting(states, self.config.pool_frames)
+        frames = self.weighting(states, self.config.pool_frames)  # (B, T, D)
         if self.cif is None:
-            tokens, weights = self.attention.at_tokens(self.tokens, frames)
+            tokens, weights = self.attention.at_tokens(self.tokens, frames)  # (B, K, D), (B, K, T)
         else:
-            tokens, attended = self.attention(self.tokens, frames)
+            tokens, attended = self.attention(self.tokens, frames)  # (B, K, D), (B, T, D)
         count = self.utterance_tokens
         utterance = None if self.utterance is None else self.utterance(tokens[:, :count].flatten(1))
         if self.keywords is None:
@@ -99,7 +99,7 @@ class SpeechHead(nn.Module):
             cif = self.cif(attended, step)
             slots, weights = cif.firing.slots, cif.firing.weights
         else:
-            slot_tokens, weights = (of_tokens[:, count:] for of_tokens in (tokens, weights))
+            slot_tokens, weights = tokens[:, count:], weights[:, count:]  # (B, S, D), (B, S, T)
             slots = Padded(slot_tokens, torch.full_like(states.lengths, slot_tokens.shape[1]))
         keywords = self.keywords(slots)
         return HeadOutput(utterance, text_tower(keywords.embeddings), keywords, cif, weights)

@@ -1,8 +1,8 @@
 """Turn slots into keywords: project to CLIP's token width, normalise, compare with the vocabulary, quantise.
 
 - BatchNorm starts at the mean and standard deviation of CLIP's token embeddings, so slots are distributed like tokens.
-- The keyword is the allowed token with the highest cosine. In training, its gradient is that of
-  softmax(cosine / temperature).
+- The keyword is the allowed token with the highest cosine. In training, its embedding has the gradient of the mean of
+  the allowed tokens' embeddings, weighted by softmax(cosine / temperature).
 - The product with the vocabulary and its softmax are always in fp32.
 """
 

@@ -16,7 +16,7 @@ LEAST_WEIGHT = 1e-6  # a smaller weight is the rounding error of a frame that fi
 
 @dataclass(frozen=True)
 class SlotTimes:
-    """Hold when the slots of N utterances are, in seconds."""
+    """Hold the peaks and spans of the slots of N utterances, in seconds."""
 
     peaks: Tensor  # (N, S)
     spans: Tensor  # (N, S, 2): start and end
@@ -31,9 +31,10 @@ def find_slot_times(weights: Tensor, is_cif: bool, frame_seconds: float) -> Slot
         belongs = weights > LEAST_WEIGHT
         first = torch.where(belongs, frame, count).amin(-1)
         last = torch.where(belongs, frame + 1, 0).amax(-1)
-    else:  # from the last gap before the peak to the first gap after it
-        gap = (weights < greatest / 2) | (weights == 0)
-        first = torch.where(gap & (frame < peak), frame + 1, 0).amax(-1)
-        last = torch.where(gap & (frame > peak), frame, count).amin(-1)
+    else:  # the frames around the peak, up to the nearest one on each side that is below half of its weight
+        below = (weights < greatest / 2) | (weights == 0)
+        first = torch.where(below & (frame < peak), frame + 1, 0).amax(-1)
+        last = torch.where(below & (frame > peak), frame, count).amin(-1)
+    # A CIF slot without frames gets an empty span.
     spans = torch.stack([first.minimum(last), last], -1).double() * frame_seconds
     return SlotTimes((peak[..., 0] + 0.5).double() * frame_seconds, spans)

@@ -1,7 +1,7 @@
 """A model as MTEB's evaluators take it, and a run of their tasks.
 
 MTEB (https://github.com/embeddings-benchmark/mteb) has retrieval tasks between speech and pictures. R@K of this project
-is its hit_rate_at_K: its recall_at_K divides by the number of all right answers, and its main score is nDCG@10.
+is MTEB's hit_rate_at_K. MTEB's recall_at_K divides by the number of all right answers, and its main score is nDCG@10.
 """
 
 from collections.abc import Iterable, Sequence

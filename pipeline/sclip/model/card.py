@@ -126,19 +126,19 @@ def card_data(
 
 def base_models(config: ModelConfig) -> list[str]:
     """Return the hub repos of the encoders, where they come from one."""
-    found = []
+    repos = []
     for reference, key in ((config.speech_encoder, SPEECH), (config.clip_encoder, CLIP)):
         name = encoder_name(reference, config.origin, key)
         if reference.revision is not None or (key == SPEECH and "/" in name and name in ENCODER_LICENCES):
-            found.append(name.removeprefix("hf-hub:"))
+            repos.append(name.removeprefix("hf-hub:"))
         elif key == CLIP and name.count("/") == 1:
             weights = (open_clip.get_pretrained_cfg(*name.split("/")) or {}).get("hf_hub", "")
-            found += [weights.rpartition("/")[0]] if weights else []
-    return found
+            repos += [weights.rpartition("/")[0]] if weights else []
+    return repos
 
 
 def encoder_name(reference: EncoderReference, origin: Mapping[str, str], key: str) -> str:
-    """Return the name of an encoder, for one in the model folder the name that it was copied from."""
+    """Return the name of an encoder. If the model folder has a copy of it, return the name of the original."""
     return reference.name or origin.get(key, "")
 
 

@@ -88,9 +88,10 @@ def write_config(folder: Path, config: ModelConfig) -> None:
 
 
 def settings_digest(data: dict[str, Any]) -> str:
-    """Return the SHA-256 of all of a configuration that decides results. Where encoders lie, and the origin, do not.
+    """Return the SHA-256 of the settings that decide results.
 
-    It covers the keys as they are written, because later versions may have more keys with defaults.
+    These are all settings except the origin, the version, and the encoders' names and revisions. Their keys are those
+    that are written, because later versions may have more keys with defaults.
     """
     settings = {key: value for key, value in data.items() if key not in ("origin", VERSION, "digest")}
     for encoder in ("speech_encoder", "clip_encoder"):

@@ -25,12 +25,13 @@ from torch import Tensor
 from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent, too_short
 from sclip.encoders.pictures import read_rgb
 from sclip.errors import UserError
-from sclip.padded import even_batches
+from sclip.padded import length_sorted_batches
 
 log = logging.getLogger(__name__)
 
 SHORT_SECONDS = 0.1  # less than any word takes
-# Recordings that are sorted by length together: at most so many, and of at most so many times the longest duration.
+# The limits of a group of recordings that is sorted by length: their number, and their total length in multiples of the
+# longest possible one.
 SORTED_RECORDINGS, SORTED_DURATIONS = 1024, 4
 Item = TypeVar("Item")
 
@@ -42,11 +43,11 @@ class AudioInput:
     audio: Any  # a path, a file in memory, or samples
     rate: int  # of samples; files have their own
     name: str  # for messages
-    is_checked: bool = False  # its waveform was checked, and logged if there is little in it
+    is_checked: bool = False  # the caller checks length and loudness, so `decode` does not
 
     @property
     def samples(self) -> int:
-        """Return the length at 16 kHz, of a file by its header."""
+        """Return the number of samples at 16 kHz. For a file, it comes from the header."""
         return count_samples(self.audio, self.rate, self.name)
 
     def decode(self, shortest: int) -> Tensor:
@@ -163,14 +164,17 @@ def batches(items: Iterable[AudioInput], size: int) -> Iterator[list[tuple[int, 
     """
     longest, first = int(LONGEST_SECONDS * SAMPLE_RATE), 0
     for group, lengths in _groups(items, SORTED_DURATIONS * longest):
-        for even in even_batches(torch.tensor(lengths), longest):
-            for indices in batched(even.tolist(), size):
-                yield [(first + i, group[i]) for i in indices]
+        for indices in length_sorted_batches(torch.tensor(lengths), longest):
+            for batch in batched(indices.tolist(), size):
+                yield [(first + i, group[i]) for i in batch]
         first += len(group)
 
 
 def _groups(items: Iterable[AudioInput], most: int) -> Iterator[tuple[list[AudioInput], list[int]]]:
-    """Yield recordings that are sorted together, with their lengths in samples, of at most about `most` together."""
+    """Yield groups of recordings, with their lengths in samples.
+
+    A group ends with SORTED_RECORDINGS recordings, or when its lengths sum to `most` or more.
+    """
     group: list[AudioInput] = []
     lengths: list[int] = []
     for item in items:

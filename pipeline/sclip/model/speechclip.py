@@ -146,10 +146,10 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         order: list[int] = []
         vectors: list[Tensor] = []
         for indices, _, output in self.run(audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress):
-            found = output.utterance if branch == "parallel" else output.sentence
-            assert found is not None
+            branch_vectors = output.utterance if branch == "parallel" else output.sentence
+            assert branch_vectors is not None
             order += indices
-            vectors.append(found)
+            vectors.append(branch_vectors)
         return self._unit(vectors)[torch.tensor(order, dtype=torch.long).argsort()]
 
     @torch.no_grad()
@@ -237,10 +237,10 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         `audio` and `progress` are as in `encode_speech`.
         """
         top = self.check_keywords(top)
-        found: dict[int, list[Keyword]] = {}
+        keywords_by_index: dict[int, list[Keyword]] = {}
         for indices, _, output in self.run(audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress):
-            found |= zip(indices, self.keywords_of(output, top), strict=True)
-        return [found[i] for i in range(len(found))]
+            keywords_by_index |= zip(indices, self.keywords_of(output, top), strict=True)
+        return [keywords_by_index[i] for i in range(len(keywords_by_index))]
 
     def check_keywords(self, top: int) -> int:
         """Refuse a model without keywords. Return the number of pieces of a slot: `top`, or all if there are fewer."""
@@ -276,8 +276,8 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
     ) -> Iterator[tuple[list[int], list[AudioInput], HeadOutput]]:
         """Return the head's outputs for batches of recordings of similar length, with the place of each in `audio`.
 
-        The iterable is read as far as its recordings are sorted by length together, and a batch is decoded when it is
-        computed. So memory is bounded, whatever the number of recordings.
+        `audio` is read one group at a time (model/inputs.py), and a batch is decoded when it is computed. So memory is
+        bounded, whatever the number of recordings.
         """
         check_several(audio, 1)
         _check_batch_size(batch_size)

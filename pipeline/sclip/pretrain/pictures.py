@@ -27,7 +27,8 @@ def _draw(job: tuple[str, int, int, int]) -> tuple[list[Scene], NDArray[np.uint8
     split, start, stop, seed = job
     world, scenes, pixels = World(len(THINGS)), [], []
     for i in range(start, stop):
-        random = np.random.default_rng([seed, 0, i, SPLITS.index(split)])  # no scene resembles one of another split
+        # Without the split's number, scene i would resemble scene i of another split.
+        random = np.random.default_rng([seed, 0, i, SPLITS.index(split)])
         scenes.append(world.scene(split, random))
         pixels.append(np.asarray(draw(scenes[-1], random)))
     return scenes, np.stack(pixels)

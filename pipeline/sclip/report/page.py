@@ -43,7 +43,7 @@ class BestResult:
 
 
 def templates(*folders: Path) -> Environment:
-    """Return what opens the templates of these folders and of this one. They escape every value."""
+    """Return a Jinja environment for the templates in these folders and in this one. It escapes every value."""
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,

@@ -114,7 +114,7 @@ def _toplines(table: PaperTable) -> Iterator[PrintedRow]:
 
 
 def _topline_cell(metrics: dict[str, Any], key: str) -> Measurement | None:
-    """Return the figure of the transcripts for a key of speech. Other keys, as of keywords, are of the model itself."""
+    """Return the transcripts' result for a metric of speech retrieval, and None for any other, such as the hit rate."""
     if "speech" not in key:
         return None
     name = key.replace("speech", "transcript").format(branch="clip")

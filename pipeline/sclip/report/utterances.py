@@ -47,12 +47,12 @@ class NearestToken:
 
 @dataclass(frozen=True)
 class Slot:
-    span: Span | None  # only CIF gives a slot a time span
+    span: Span | None  # None for fixed slots, because examples.json has only spans of CIF
     tokens: list[NearestToken]
 
 
 def timeline_width(seconds: float, slots: Iterable[Slot]) -> int:
-    """Return the least width of a time axis in pixels, at which the columns of keywords are wide enough for them.
+    """Return the width of a time axis in pixels: USUAL_SECOND for each second, or more if a keyword needs it.
 
     A second gets LARGEST_SECOND at most, so the word of a very short slot may still be cut.
     """
@@ -73,7 +73,7 @@ class RetrievedPicture:
 
 @dataclass(frozen=True)
 class TimedOutput:
-    """What the time axis shows of a model's output. Without CIF, `weights` and `fired` are empty."""
+    """Hold what the time axis shows of a model's output. Without CIF, `weights` and `fired` are empty."""
 
     arch: str  # the key of its colour
     slots: list[Slot]

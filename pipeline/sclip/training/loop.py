@@ -5,8 +5,8 @@
 - **A run that is killed at any moment and started again gives the result of an uninterrupted run**, on a CPU bit for
   bit. Everything random in a step follows from (seed, step), and the checkpoint holds everything else.
 - The trained model has the weights with the best mean R@10 on the development split. The score is that of the branch
-  `parallel` if the head has one, otherwise of `cascaded`. If two steps have equal scores, the earlier one counts, or
-  the later one if so few pictures make R@10 say nothing.
+  `parallel` if the head has one, otherwise of `cascaded`. If two steps have equal scores, the earlier one counts; if
+  the split has so few pictures that R@10 always finds the right one, the later one counts.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def train(
 
 
 def open_visual_words(train_set: Dataset, model: SpeechCLIP) -> VisualWords | None:
-    """Return CLIP's knowledge of the keywords, or None if no loss uses it."""
+    """Return the losses of visual words for the model's vocabulary, or None if both have a weight of 0."""
     objective = model.architecture.objective
     if not (objective.visual_words or objective.token_balance):
         return None

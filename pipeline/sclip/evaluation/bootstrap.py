@@ -28,9 +28,8 @@ class Bootstrap:
         drawn = torch.randint(pictures, (RESAMPLES, pictures), generator=generator, dtype=torch.int32)
         drawn = drawn.to(self.device).long()
         ones = torch.ones_like(drawn, dtype=torch.float64)
-        self.weights = torch.zeros_like(ones).scatter_add_(
-            1, drawn, ones
-        )  # (R, I): how often each of R resamples draws each picture
+        # (R, I): how often each of R resamples draws each picture
+        self.weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)
 
     def of_sums(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> Estimate:
         """Estimate a figure of sums (..., K) -> (...) from the `amounts` (N, K) to sum and their `pictures` (N,)."""
@@ -41,14 +40,14 @@ class Bootstrap:
         return estimate(*self.resampled_mean(values, pictures, counted))
 
     def resampled_mean(self, values: Tensor, pictures: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the mean that `mean` estimates, and that of each resample (S,)."""
+        """Return the mean that `mean` estimates, and that of each resample (R,)."""
         counts = torch.ones_like(values, dtype=torch.float64) if counted is None else counted.double()
         amounts = torch.stack([values.double() * counts, counts], 1)
         # 0 / 0 is not a number: a resample that draws none of the values that count has no mean.
         return self._resample(amounts, pictures, lambda sums: sums[..., 0] / sums[..., 1])
 
     def _resample(self, amounts: Tensor, pictures: Tensor, figure: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the figure of all pictures, and that of each resample (S,)."""
+        """Return the figure of all pictures, and that of each resample (R,)."""
         sums = self.weights.new_zeros(self.weights.shape[1], amounts.shape[1])
         sums.index_add_(0, pictures.to(self.device), amounts.to(self.device).double())
         return figure(sums.sum(0)), figure(self.weights @ sums)
@@ -74,7 +73,7 @@ def ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def estimate(value: Tensor, resampled: Tensor) -> Estimate:
-    """Return a figure with the 95 % interval of its resampled values (S,). Those that are not numbers do not count."""
+    """Return a figure with the 95 % interval of its resampled values (R,). Those that are not numbers do not count."""
     resampled = resampled.cpu()
     low, high = resampled.nanquantile(resampled.new_tensor(LEVELS)).nan_to_num(0).tolist()
     return {"value": float(value.nan_to_num(0)), "low": low, "high": high}

@@ -47,6 +47,16 @@ def test_skipped_rows_are_grouped_by_reason(caplog):
     ]
 
 
+def test_a_single_row_is_counted_too(caplog):
+    problems = Problems(skip=True)
+    problems.add("row 8", "audio 8.wav: no samples")
+    assert printed(problems, caplog)[0] == "skipped  1 row: row 8: audio 8.wav: no samples"
+    caplog.clear()
+    for i in range(2):
+        problems.add(f"row {i}", f"audio {i}.wav: silent")
+    assert "skipped  1 row: other reasons: row 8: audio 8.wav: no samples" in printed(problems, caplog)
+
+
 def test_skipped_rows_are_few_lines_and_none_is_hidden(caplog):
     problems = Problems(skip=True)
     for i in range(1000):  # pairs of rows with one reason

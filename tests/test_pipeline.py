@@ -525,7 +525,7 @@ def test_repeated_recordings_do_not_fail_check_corpus(tiny_project, monkeypatch)
         tiny_project, monkeypatch, "repeated", audio=str((tiny_project / "data/tiny" / first["audio"]).resolve())
     )
     output = run_sclip("check-corpus", "tiny")
-    assert "note     recordings with the same content: " in output
+    assert "note     groups of recordings with the same content: " in output
     assert "fault" not in output
 
 

@@ -28,15 +28,22 @@ def choose_device(name: str) -> str:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: {textwrap.shorten(str(error).splitlines()[0], 200)}") from None
+    device = check_device(name, "--device")
     configure_cuda()
     if device.type == "cpu" and sys.platform == "linux":
         _keep_freed_memory()
     return name
+
+
+def check_device(name: str | torch.device, option: str = "device") -> torch.device:
+    """Return a device, or raise an error if this machine does not have it. `option` is what chose it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = textwrap.shorten(str(error).splitlines()[0], 200).rstrip(".")
+        raise UserError(f"{option} {name}: {reason}; use {option} cpu") from None
+    return device
 
 
 def autocast(device: str | torch.device, precision: str) -> torch.autocast:

@@ -86,7 +86,8 @@ class Problems:
         findings = {kind: groups.pop(kind) for kind in repeated[:MAX_CASES]}
         if groups:
             others = [case for cases in groups.values() for case in cases]
-            findings["rows: other reasons" if findings else "rows"] = others
+            number = "1 row" if len(others) == 1 else "rows"  # `list_findings` counts several
+            findings[f"{number}: other reasons" if findings else number] = others
         return findings
 
 

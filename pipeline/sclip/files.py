@@ -8,7 +8,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from sclip.errors import UserError
 
 UNFINISHED = ".unfinished"
 SPECIAL = "a pipe or a device, not a file"
+EMPTY = "is empty (0 bytes)"
 # The errors of a path itself: there is no such file, it is a folder, it may not be read, or its name is impossible.
 _OF_A_PATH = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
@@ -96,6 +99,31 @@ def is_special(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def no_file(path: str | Path, expected: str = "file") -> str:
+    """Return why there is no file to read at a path, as the end of an error."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):  # as a Path, https://a is https:/a
+        return "URLs are not read; download the file first, and give its path"
+    if os.path.isdir(path):
+        return "is a folder; expected a file"
+    if is_special(Path(path)):
+        return SPECIAL
+    twin = _unicode_twin(Path(path))
+    if twin is None:
+        return f"no such {expected}"
+    return f"no such {expected}; one whose name differs only in its Unicode form exists ({twin.name!a}); rename it"
+
+
+def _unicode_twin(path: Path) -> Path | None:
+    """Return a file whose name looks the same. macOS writes é as e and an accent (NFD), most programs as one letter."""
+    if str(path).isascii():
+        return None
+    forms = [
+        (unicodedata.normalize(form, str(path)), unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD")
+    ]
+    candidates = [candidate for whole, name in forms for candidate in (path.with_name(name), Path(whole))]
+    return next((candidate for candidate in candidates if candidate.exists()), None)
+
+
 def refuse_special_files(folder: Path) -> None:
     """Refuse a folder in which a pipe or a device, or a link to one, is in place of a file."""
     for path in folder.iterdir():
@@ -118,16 +146,19 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: {no_file(path)}") from None
     except OSError as error:
         check_system(path, error)
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def check_digest(path: Path, expected: str | None, index: str) -> None:
-    """Refuse a file whose SHA-256 is not the one in `index`, a file in the same folder."""
-    if file_digest(path) != expected:
-        raise UserError(f"{path}: its SHA-256 is not the one in {index}; the file is damaged or was replaced")
+def check_digest(path: Path, expected: str | None, index: str, advice: str = "") -> None:
+    """Refuse a file whose SHA-256 is not the one in `index`, a file in the same folder. `advice` says what to do."""
+    try:
+        if file_digest(path) != expected:
+            raise UserError(f"{path}: its SHA-256 is not the one in {index}; the file is damaged or was replaced")
+    except UserError as error:
+        raise UserError(f"{error}; {advice}" if advice else str(error)) from None
 
 
 @contextmanager

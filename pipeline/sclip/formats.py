@@ -9,6 +9,7 @@ from sclip import __version__
 from sclip.errors import UserError
 
 VERSION = "version"  # the key of the version in a JSON file
+MODEL_KIND = "sclip model "  # how the format of a model folder begins
 
 
 def check_format(path: Path, data: Any, accepted: Sequence[str], advice: str = "") -> None:

@@ -19,12 +19,14 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from sclip.errors import UserError, one_line
+from sclip.files import no_file
 
 T = TypeVar("T")
 
 LARGEST_INT = 2**63 - 1  # the limit of torch and numpy
 MOST_NODES = 100_000  # in a YAML text with all aliases expanded; params.yaml has about 2,000
 MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key <<, which takes over the values of other tables
+_UNNAMED = '"<unicode string>"'  # how PyYAML's errors call a text
 MAX_CHARACTERS = 200  # the most characters of a value in an error
 
 
@@ -72,9 +74,17 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: {no_file(path)}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8: {error}") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: {not_utf8(error, f'line {line}')}") from None
+
+
+def not_utf8(error: UnicodeDecodeError, place: str) -> str:
+    """Return what a text is, probably, that is not UTF-8 at a place, and what to do, as the end of an error."""
+    encoding = "UTF-16" if error.object.startswith((b"\xff\xfe", b"\xfe\xff")) else "Latin-1"
+    byte = f"0x{error.object[error.start]:02x}"
+    return f"not UTF-8: {place}: found the byte {byte}, perhaps of {encoding}; save the file as UTF-8"
 
 
 def read_json(path: Path) -> Any:
@@ -83,6 +93,15 @@ def read_json(path: Path) -> Any:
         return parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
+
+
+def read_table(path: Path) -> dict[str, object]:
+    """Return the content of a JSON file with a table, and an empty table for anything else."""
+    try:
+        data = read_json(path) if path.is_file() else {}  # reading a pipe may never end
+    except (UserError, OSError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def parse_json(text: str) -> Any:
@@ -149,7 +168,7 @@ def parse_yaml(text: str, where: str) -> Any:
         too_large = node is not None and _expanded(node, {}) >= MOST_NODES
         data = None if node is None or too_large else loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML: {one_line(error)}") from None
+        raise UserError(f"{where}: not YAML: {one_line(error).replace(_UNNAMED, where)}") from None
     except RecursionError:
         raise UserError(f"{where}: nested too deeply") from None
     if too_large:

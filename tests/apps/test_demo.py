@@ -115,7 +115,7 @@ def test_mistakes_are_one_line_without_the_folder(demo, tmp_path):
     (tmp_path / "nothing.wav").touch()
     mistakes = {
         str(tmp_path / "text.wav"): r"audio text\.wav: cannot be read: .*Format not recognised",
-        str(tmp_path / "nothing.wav"): "audio nothing.wav: cannot be read",
+        str(tmp_path / "nothing.wav"): r"audio nothing\.wav: is empty \(0 bytes\)",
         write(
             tmp_path / "one.wav", np.zeros(1)
         ): "audio one.wav: too short: 0.0001 s, 1 sample at 16 kHz; expected at least 0.025 s, 400",

@@ -83,7 +83,7 @@ def test_sentences_without_a_token_and_damaged_files_are_left_out(folder, model,
     write_pictures("a/1.png")
     Path("a/2.png").touch()
     output = run_sclip("embed", "image", "a", "--model", str(model), "--out", "out.npy")
-    assert "a/2.png: cannot be read: not a picture" in output
+    assert "a/2.png: is empty (0 bytes)" in output
     assert "out.npy, out.npy.ids.json: 1 vector; 1 skipped" in output
     sclip.embed("text", "a.txt", "text.npy", model=model)
     assert "a.txt:2: 100 tokens, cut to CLIP's 75" in caplog.text

@@ -152,9 +152,9 @@ def test_mistakes_are_one_line(index, model, other_model):
     os.mkfifo("pipe")
     for command, message in {
         "search index": "nothing to search for; give a recording, --text or --image",
-        "search index missing.wav": "missing.wav: no such file; expected a file",
-        "search index empty": "empty: a folder; expected a file",
-        "search index pipe": "pipe: not a file; expected a file",
+        "search index missing.wav": "missing.wav: no such file",
+        "search index empty": "empty: is a folder; expected a file",
+        "search index pipe": "pipe: a pipe or a device, not a file",
         "search index text.wav": "audio text.wav: cannot be read",
         "search index one.wav": "one.wav: only 0.0001 s long; expected at least 0.1 s",
         "search index silent.wav": "silent.wav: silent; expected a recording with speech",

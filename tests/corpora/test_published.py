@@ -43,7 +43,7 @@ def test_faults_of_flickr8k_are_found_and_their_rows_left_out(tmp_path):
     assert check.notes == {
         "pictures in no split": ["alone_abc.jpg"],
         "recordings of a picture in no split": [f"train5_abc_{k}.wav" for k in range(5)],
-        "recordings with the same content": ["train2_abc_0, train2_abc_1"],
+        "groups of recordings with the same content": ["train2_abc_0, train2_abc_1"],
     }
     assert check.faults.pop("counts that differ from the published ones")
     assert check.faults == {
@@ -93,8 +93,8 @@ def test_each_fault_is_found_once_and_named_by_its_file(tmp_path):
     assert check.notes == {}
     assert check.faults == {
         "files that cannot be used": [
-            "manifest row 1 (u0): audio 0.wav: cannot be read: Format not recognised.",
-            "manifest row 2 (u1): audio 1.wav: cannot be read: Format not recognised.",
+            "manifest row 1 (u0): audio 0.wav: is empty (0 bytes)",
+            "manifest row 2 (u1): audio 1.wav: is empty (0 bytes)",
             "manifest row 4 (u3): image 3.jpg: cannot be read: not a picture in a supported format",
         ],
         "pictures in two splits": ["0.jpg (train), 2.jpg (dev)"],

@@ -129,5 +129,5 @@ def _upload(folder: Path, repo: str, private: bool, revision: str | None, messag
             delete_patterns=REPLACED,
         )
     except Exception as error:  # the hub's errors have no common class below Exception
-        raise UserError(f"{repo}: not pushed: {hub_problem(error)}") from None
+        raise UserError(f"{repo}: not pushed: {hub_problem(error, upload=True)}") from None
     return f"{api.endpoint}/{repo}", str(info.oid)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sclip.errors import UserError, counted
-from sclip.files import walk_folder
+from sclip.files import no_file, walk_folder
 from sclip.parsing import read_text
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def expand(argument: str | Path) -> Iterator[tuple[str, bool]]:
         yield from ((path, False) for path in walk_folder(name))
     elif os.path.lexists(name) or not glob.has_magic(name):
         if not os.path.exists(name):
-            raise UserError(f"{name}: no such file or folder")
+            raise UserError(f"{name}: {no_file(name, 'file or folder')}")
         yield name, True
     else:
         matches = sorted(glob.glob(name, recursive=True))

@@ -1,14 +1,22 @@
 """`sclip search`: rank the files of an index by their similarity to recordings, sentences or pictures."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sclip.apps.index_config import IndexConfig, faiss_file, read_config
-from sclip.apps.inputs import STANDARD_INPUT, STANDARD_INPUT_NAME, check_standard_input, read_standard_input
+from sclip.apps.inputs import (
+    STANDARD_INPUT,
+    STANDARD_INPUT_NAME,
+    check_standard_input,
+    kind_of,
+    read_standard_input,
+)
 from sclip.errors import UserError
+from sclip.files import no_file
 from sclip.startup import paused_collection
 
 if TYPE_CHECKING:
@@ -112,8 +120,8 @@ def _check(
         if isinstance(items, str | Path):
             raise UserError(f"{option}: expected a list, found a single {type(items).__name__}")
         for item in items if option != "text" else ():
-            if isinstance(item, str | Path) and str(item) != STANDARD_INPUT and not os.path.isfile(item):
-                raise UserError(f"{item}: {_found(item)}; expected a file")
+            if isinstance(item, str | Path) and str(item) != STANDARD_INPUT:
+                _check_file(str(item), option)
     if not len(audio) + len(text) + len(image):
         raise UserError("nothing to search for; give a recording, --text or --image")
     if branch is not None and not len(audio):
@@ -127,10 +135,14 @@ def _check(
         raise UserError(f"engine: expected exact or faiss, found {engine!r}")
 
 
-def _found(path: str | Path) -> str:
-    if not os.path.exists(path):
-        return "no such file"
-    return "a folder" if os.path.isdir(path) else "not a file"
+def _check_file(name: str, option: str) -> None:
+    """Refuse what is no file, and a picture or a sentence in place of a recording."""
+    if option == "audio" and kind_of(name) == "image":
+        raise UserError(f"{name}: a picture; search for it with --image {shlex.quote(name)}")
+    if not os.path.isfile(name):
+        is_sentence = option == "audio" and not os.path.exists(name) and not os.path.splitext(name)[1]
+        hint = f"; for a sentence use --text {shlex.quote(name)}" if is_sentence else ""
+        raise UserError(f"{name}: {no_file(name)}{hint}")
 
 
 def _existing_model(model: "str | Path | SpeechCLIP | OpenedModel | None", index: Path) -> Any:

@@ -24,6 +24,8 @@ def reads_params(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(params_file: Path, **options: Any) -> None:
+        if params_file.is_dir():
+            raise UserError(f"{params_file}: is a folder; expected a file, such as {params_file / 'params.yaml'}")
         if not params_file.is_file():
             raise UserError(f"{params_file}: no such file; start in a project folder, or make one with `sclip init`")
         if params_file.parent.resolve() != Path.cwd():

@@ -80,14 +80,14 @@ def check_corpus(config: CorpusConfig, manifest: Path, shortest: int = SHORTEST)
 def _find_duplicates(check: Check, rows: Sequence[Row], recordings: _CheckedFiles, pictures: _CheckedFiles) -> None:
     """Add recordings with the same content to the notes, and pictures with the same content to the faults."""
     for ids in _groups_by_hash((file.hash, row.id) for row, file in recordings if file.fault is None):
-        _add(check.notes, "recordings with the same content", ", ".join(ids))
+        _add(check.notes, "groups of recordings with the same content", ", ".join(ids))
     hashes = {row.image: file.hash for row, file in pictures if file.fault is None}
     uses = dict.fromkeys((row.image, row.split) for row in rows if row.image in hashes)
     for group in _groups_by_hash((hashes[image], (image, split)) for image, split in uses):
         if len({split for _, split in group}) > 1:
             _add(check.faults, "pictures in two splits", ", ".join(f"{image.name} ({split})" for image, split in group))
         else:
-            _add(check.faults, "pictures with the same content", ", ".join(image.name for image, _ in group))
+            _add(check.faults, "groups of pictures with the same content", ", ".join(image.name for image, _ in group))
 
 
 def as_data(check: Check) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio, too_short
 from sclip.errors import Fault, UserError
-from sclip.files import check_system, read_bytes
+from sclip.files import EMPTY, check_system, no_file, read_bytes
 
 if TYPE_CHECKING:
     from sclip.corpora.rows import Row
@@ -91,11 +91,13 @@ def inspect(row: "Row") -> Recording:
     try:
         data = read_bytes(row.audio)
     except FileNotFoundError:
-        return Recording(row, "", fault=Fault(f"{name}: no such file"))
+        return Recording(row, "", fault=Fault(f"{name}: {no_file(row.audio)}"))
     except OSError as error:
         check_system(row.audio, error)
         return Recording(row, "", fault=Fault(f"{name}: cannot be read: {error.strerror}"))
     digest = hashlib.sha256(data).hexdigest()
+    if not data:
+        return Recording(row, digest, fault=Fault(f"{name}: {EMPTY}"))
     try:
         info = soundfile.info(io.BytesIO(data))
         check_length(info.frames, info.samplerate, name)

@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from sclip.errors import Problems, UserError
+from sclip.files import no_file
 from sclip.parsing import parse, shortened
 
 SPLITS = ("train", "dev", "test")
@@ -111,9 +112,9 @@ def with_files(rows: Iterable[Row], problems: Problems) -> list[Row]:
     complete: list[Row] = []
     for row in rows:
         paths = (("audio", row.audio), ("image", row.image))
-        missing = [f"{kind} {path}" for kind, path in paths if not path.is_file()]
+        missing = {f"{kind} {path}": no_file(path) for kind, path in paths if not path.is_file()}
         if missing:
-            problems.add(row.name, f"{' and '.join(missing)}: no such file")
+            problems.add(row.name, f"{' and '.join(missing)}: {'; '.join(dict.fromkeys(missing.values()))}")
         else:
             complete.append(row)
     return complete

@@ -6,7 +6,7 @@ the picture's name assigns a tenth of the pictures to development and a tenth to
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sclip.corpora.listing import (
 )
 from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError
+from sclip.files import no_file
 from sclip.parsing import parse_json, read_text, shortened
 
 NO_SPLIT = "rows without a split, which a hash of their picture's name has chosen"
@@ -34,7 +35,7 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
     """Read the table's rows, and report those without a recording or a picture."""
     path = Path(config.path).resolve()
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {no_file(config.path)}")
     listing, columns = Listing(), {key: column for key, column in vars(config.columns).items() if key != "words"}
     files = AlignmentFiles(path.parent, config.alignments) if config.alignments else None
     seen: dict[str, str] = {}
@@ -115,6 +116,7 @@ def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
     reader = csv.DictReader(StringIO(read_text(path)), **form)
     try:
+        _check_separator(path, reader.fieldnames or ())
         for record in reader:
             where = f"{path.name} line {reader.line_num}"
             if None in record or None in record.values():
@@ -123,6 +125,20 @@ def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]
                 yield where, record
     except csv.Error as error:
         raise UserError(f"{path.name} line {reader.line_num}: {error}") from None
+
+
+def _check_separator(path: Path, columns: Sequence[str]) -> None:
+    """Refuse a table whose first line is a single column, because its columns are separated by another character."""
+    if len(columns) != 1:
+        return
+    advice = {
+        ".csv": {";": "save it with commas, or as .tsv with tabs", "\t": "save it with commas, or name it .tsv"},
+        ".tsv": {",": "save it with tabs, or name it .csv", ";": "save it with tabs, or as .csv with commas"},
+    }
+    for separator, what_to_do in advice[path.suffix].items():
+        if separator in columns[0]:
+            name = "tabs" if separator == "\t" else f"'{separator}'"
+            raise UserError(f"{path}: its columns are separated by {name}; {what_to_do}")
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sclip.errors import UserError, counted
+from sclip.files import EMPTY, no_file
 
 SAMPLE_RATE = 16_000
 HIGHEST_RATE = 384_000
@@ -54,7 +55,9 @@ def open_audio(file: AudioFile, name: str) -> Iterator[soundfile.SoundFile]:
     if isinstance(file, io.BytesIO):
         file.seek(0)
     elif not Path(file).exists() or Path(file).is_dir():
-        raise UserError(f"{name}: {'a folder, not a recording' if Path(file).is_dir() else 'no such file'}")
+        raise UserError(f"{name}: {'a folder, not a recording' if Path(file).is_dir() else no_file(file)}")
+    elif Path(file).is_file() and not Path(file).stat().st_size:
+        raise UserError(f"{name}: {EMPTY}")
     try:
         # As bytes, a name may be any that the file system has, also one that is not UTF-8.
         with soundfile.SoundFile(file if isinstance(file, io.BytesIO) else os.fsencode(file)) as opened:

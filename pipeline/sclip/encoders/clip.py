@@ -33,7 +33,7 @@ from sclip.encoders.clip_folder import (
 )
 from sclip.encoders.pictures import as_rgb, picture_fault, read_rgb
 from sclip.encoders.sizes import check_clip_sizes
-from sclip.encoders.source import Source, fetch_repo, shipped_folder, without_network
+from sclip.encoders.source import Source, check_kind, fetch_repo, shipped_folder, without_network
 from sclip.encoders.tokens import PADDING, ClipTokens, Tokens, tokens_of
 from sclip.errors import UserError
 from sclip.files import refuse_special_files
@@ -130,6 +130,7 @@ class ClipEncoder(nn.Module):
 
     @classmethod
     def _from_folder(cls, folder: Path, source: Source) -> "ClipEncoder":
+        check_kind(folder, "CLIP", source.name)
         path = folder / CONFIG_FILE
         config = read_json(path)
         if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sclip.files import SPECIAL, check_system, is_special
+from sclip.files import EMPTY, SPECIAL, check_system, is_special, no_file
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 2**26
@@ -82,6 +82,8 @@ def picture_fault(path: Path, error: Exception) -> str:
     """
     check_system(path, error)
     if isinstance(error, FileNotFoundError):
-        return f"image {path.name}: no such file"
+        return f"image {path.name}: {no_file(path)}"
+    if path.is_file() and not path.stat().st_size:
+        return f"image {path.name}: {EMPTY}"
     reason = "not a picture in a supported format" if isinstance(error, UnidentifiedImageError) else str(error)
     return f"image {path.name}: cannot be read: {reason}".replace(str(path), path.name)

@@ -9,7 +9,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -22,6 +22,8 @@ from huggingface_hub.errors import (
 
 from sclip.errors import UserError
 from sclip.files import refuse_special_files
+from sclip.formats import MODEL_KIND
+from sclip.parsing import read_table
 from sclip.paths import SHIPPED_MODELS
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ RANDOM = "random weights"
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PROBE_SECONDS = 10.0
+NOT_UPLOADED = "Nothing was uploaded; run the command again with a network, or copy the model folder by hand"
 LISTED_FILES = 10  # files that an error names
 
 
@@ -86,6 +89,22 @@ def find_folder(name: str, revision: str | None, patterns: list[str], **download
     return fetch_repo(name, revision, patterns, **download)
 
 
+def check_kind(folder: Path, wanted: Literal["speech encoder", "CLIP"], name: str) -> None:
+    """Refuse a folder that certainly holds something else: a trained model, or the other kind of encoder."""
+    config = read_table(folder / "config.json")
+    has_clip = (folder / "open_clip_config.json").is_file()
+    if str(config.get("format")).startswith(MODEL_KIND):
+        found = "a trained model of sclip"
+    elif wanted == "CLIP" and not has_clip and "model_type" in config:
+        found = f"a {config['model_type']} of transformers"
+    elif wanted == "speech encoder" and has_clip and "model_type" not in config:
+        found = "a CLIP of open_clip"
+    else:
+        return
+    example = "models/mini-hubert" if wanted == "speech encoder" else "local-dir:models/mini-clip"
+    raise UserError(f"{wanted} {name}: {found}, not a {wanted}; name an encoder's folder, such as {example}")
+
+
 def fetch_repo(repo: str, revision: str | None, patterns: list[str], **download: Any) -> tuple[Path, str]:
     """Return the folder with a hub repo's files, from the network or HF_HOME's cache, and the commit.
 
@@ -123,8 +142,9 @@ def check_repo_name(repo: str) -> None:
         raise UserError(f"{repo}: not the name of a hub repo, which is ORG/NAME")
 
 
-def hub_problem(error: BaseException) -> str:
-    """Return what went wrong with a request to the hub, and what to do, on one line."""
+def hub_problem(error: BaseException, *, upload: bool = False) -> str:
+    """Return what went wrong with a request to the hub, to download or to upload, and what to do, on one line."""
+    advice = NOT_UPLOADED if upload else without_network("the repo")
     cause = error
     while isinstance(cause, LocalEntryNotFoundError | RuntimeError) and cause.__cause__ is not None:
         cause = cause.__cause__  # the first failure; the library wraps it
@@ -138,10 +158,10 @@ def hub_problem(error: BaseException) -> str:
     if isinstance(cause, ValueError | OSError) and not missing_or_unreachable:
         return _first_line(str(cause))  # of the disk, or of a name that the hub does not allow
     if constants.is_offline_mode():
-        return f"it is not in the cache, and HF_HUB_OFFLINE is set. {without_network('the repo')}"
+        return f"{'' if upload else 'it is not in the cache, and '}HF_HUB_OFFLINE is set. {advice}"
     if isinstance(cause, LocalEntryNotFoundError):
-        return f"it is not in the cache. {without_network('the repo')}"
-    return f"{unreachable_reason(cause)}. {without_network('the repo')}"
+        return f"it is not in the cache. {advice}"
+    return f"{unreachable_reason(cause)}. {advice}"
 
 
 def _http_problem(error: HfHubHTTPError) -> str:

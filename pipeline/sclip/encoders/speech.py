@@ -35,7 +35,7 @@ from sclip.device import send
 from sclip.encoders.audio import too_short
 from sclip.encoders.inputs import LogMelInput, WaveformInput, receptive_field
 from sclip.encoders.sizes import check_speech_sizes
-from sclip.encoders.source import Source, fetch_repo, find_folder
+from sclip.encoders.source import Source, check_kind, fetch_repo, find_folder
 from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
 from sclip.padded import Padded, valid_mask
@@ -224,6 +224,7 @@ def declared_options(config_class: type[PreTrainedConfig], options: Mapping[str,
 
 def _read_config(folder: Path, name: str) -> tuple[Any, PreTrainedConfig]:
     """Return the model class, which is one of FAMILY's, and the configuration of a folder in transformers' format."""
+    check_kind(folder, "speech encoder", name)
     options = read_json(folder / CONFIG_FILE)
     model_type = options.get("model_type") if isinstance(options, dict) else None
     if not isinstance(model_type, str) or model_type not in FAMILY:

@@ -16,8 +16,8 @@ from sclip.files import check_digest, file_digest
 from sclip.fingerprints import data_fingerprint
 from sclip.formats import VERSION, check_format
 from sclip.heads.head import EncoderSizes
-from sclip.model.listing import CONFIG_FILE, find_models, read_table
-from sclip.parsing import parse, read_json
+from sclip.model.listing import CONFIG_FILE, find_models
+from sclip.parsing import parse, read_json, read_table
 
 FORMAT = "sclip model 2"
 FORMAT_1 = "sclip model 1"  # the format before, which is still read
@@ -133,7 +133,7 @@ def check_files(folder: Path, config: ModelConfig) -> None:
     others = rf"({'|'.join(ENCODERS)})/\w[\w.-]*"
     names += [name for name in config.files if re.fullmatch(others, name) and (folder / name).is_file()]
     for name in names:
-        check_digest(folder / name, config.files.get(name), CONFIG_FILE)
+        check_digest(folder / name, config.files.get(name), CONFIG_FILE, "copy the model again, or train it again")
 
 
 def _not_a_model(folder: Path) -> UserError:

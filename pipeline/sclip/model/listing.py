@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sclip.errors import UserError
-from sclip.parsing import read_json
+from sclip.formats import MODEL_KIND
+from sclip.parsing import read_table
 
 CONFIG_FILE = "config.json"
-KIND = "sclip model "  # how the format of a model folder begins
 
 
 @dataclass(frozen=True)
@@ -26,16 +25,7 @@ def find_models(folder: Path, depth: int) -> Iterator[ListedModel]:
     for level in range(1, depth + 1):
         for path in sorted(folder.glob(f"{'*/' * level}{CONFIG_FILE}")):
             config = read_table(path)
-            if str(config.get("format")).startswith(KIND):
+            if str(config.get("format")).startswith(MODEL_KIND):
                 origin = config.get("origin")
                 trained_on = origin.get("trained on") if isinstance(origin, dict) else None
                 yield ListedModel(path.parent, str(config.get("arch")), trained_on)
-
-
-def read_table(path: Path) -> dict[str, object]:
-    """Return the content of a JSON file with a table, and an empty table for anything else."""
-    try:
-        data = read_json(path) if path.is_file() else {}  # reading a pipe may never end
-    except (UserError, OSError):
-        return {}
-    return data if isinstance(data, dict) else {}

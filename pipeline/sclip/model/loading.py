@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from sclip.config import SpeechEncoderConfig
-from sclip.device import configure_cuda
+from sclip.device import check_device, configure_cuda
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder, open_speech
 from sclip.encoders.source import find_folder
@@ -39,6 +39,7 @@ def load(
     This turns off TF32 and cuDNN's attention in the whole process, so that vectors of a GPU equal those of a CPU.
     """
     configure_cuda()
+    check_device(device)
     folder, commit = find_folder(str(name), revision, REPO_FILES, **download)
     config = read_config(folder)
     check_files(folder, config)

@@ -1,6 +1,8 @@
 """Safetensors files: read them, write them atomically, and load their tensors into a module."""
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +54,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     shutil.rmtree(folder, ignore_errors=True)  # of a writer that was killed
     folder.mkdir()
     unfinished = folder / path.name
-    save_tensors(unfinished, tensors, {METADATA: json.dumps(metadata, ensure_ascii=False)})
+    try:
+        save_tensors(unfinished, tensors, {METADATA: json.dumps(metadata, ensure_ascii=False)})
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     flush_to_disk(unfinished)
     unfinished.replace(path)
     folder.rmdir()
@@ -64,8 +69,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     mode = path.stat().st_mode
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
-    except SafetensorError as error:  # such as a full disk
-        raise OSError(f"{path}: {error}") from None
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # such as that of a full disk
+        number = int(found[1]) if found else None
+        raise OSError(number, str(error) if number is None else os.strerror(number), str(path)) from None
     path.chmod(mode)
 
 

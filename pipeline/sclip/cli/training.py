@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from sclip import paths
+from sclip.apps.outputs import check_writable
 from sclip.cli.options import (
     arch_option,
     device_option,
@@ -47,15 +48,15 @@ def train(
     from sclip.training.run import run_training
 
     number, where = params.run.seeds[0] if seed is None else seed, choose_device(device)
+    out, curves = paths.model_folder(name, arch, number), paths.curves_folder(name, arch, number)
+    for folder in (out.parent, paths.scratch_folder(name, arch, number), curves):
+        check_writable(folder, folder)
     with distributed.process_group(where):
-        result = run_training(params, name, arch, number, where, paths.curves_folder(name, arch, number))
+        result = run_training(params, name, arch, number, where, curves)
         if not distributed.is_main():
             return
     if as_json:
-        print_json({"folder": paths.model_folder(name, arch, number), **vars(result)})
+        print_json({"folder": out, **vars(result)})
         return
     recalls = ", ".join(f"{branch} {recall:.2f}" for branch, recall in result.dev.items())
-    click.echo(
-        f"{paths.model_folder(name, arch, number)}: weights of step {result.step}; dev mean R@10: {recalls}; "
-        f"{result.seconds:.0f} s"
-    )
+    click.echo(f"{out}: weights of step {result.step}; dev mean R@10: {recalls}; {result.seconds:.0f} s")

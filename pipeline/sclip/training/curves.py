@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sclip.files import name_in_errors
+
 HistoryRow = dict[str, float]  # `step`, and the values measured at that step
 
 
@@ -22,7 +24,7 @@ def curves(folder: Path | None, history: Iterable[HistoryRow]) -> Iterator[Log]:
         return
     from dvclive.live import Live  # imported here because the import takes half a second
 
-    with Live(str(folder), dvcyaml=None, save_dvc_exp=False) as live:
+    with name_in_errors(folder), Live(str(folder), dvcyaml=None, save_dvc_exp=False) as live:
 
         def write(row: HistoryRow) -> None:
             live.step = int(row["step"])

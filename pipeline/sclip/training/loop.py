@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 HISTORY_FILE = "history.json"
 LOG_EVERY = 20  # steps
 SAVE_EVERY = 60.0  # seconds
+RESUME = "run the same command again to resume"
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,12 @@ def train(
         trainer.load_state_dict(state)
         log.info(f"{model.name}: resumes from step {trainer.step} of {training.steps}")
     train_set, dev_set = train_set.on_device(trainer.device), dev_set.on_device(trainer.device)
-    _run(trainer, train_set, dev_set, checkpoint, curves_folder)
-    if distributed.is_main():
-        _write_model_folder(trainer, out, scratch)
+    try:
+        _run(trainer, train_set, dev_set, checkpoint, curves_folder)
+        if distributed.is_main():
+            _write_model_folder(trainer, out, scratch)
+    except OSError as error:  # such as that of a full disk
+        raise OSError(error.errno, f"{error.strerror or error}; {RESUME}", error.filename) from None
     distributed.barrier()
     return TrainingResult(trainer.best["step"], trainer.best["dev"], trainer.seconds)
 
@@ -112,10 +116,7 @@ def _run(
         except Interrupted:
             session.save()
             if distributed.is_main():
-                log.info(
-                    f"{trainer.model.name}: stopped and saved at step {trainer.step}; "
-                    "run the same command again to resume"
-                )
+                log.info(f"{trainer.model.name}: stopped and saved at step {trainer.step}; {RESUME}")
             raise SystemExit(128 + int(interruption.signal or 0)) from None
 
 

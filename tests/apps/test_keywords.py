@@ -490,7 +490,8 @@ def test_standard_input_gets_a_file_of_its_own_in_a_folder(folder, wavs, tmp_pat
     assert f"- and {clash} would both be written to {out}stdin.ctm" in both
     one_file = error("keywords", "-", same, "--model", folder, "--out", tmp_path / "all.ctm")
     assert f"- and {same} would both be called standard_input" in one_file
-    assert "a folder, whose name says no format; choose one of textgrid, vtt, ctm, csv, json" in error(*command)
+    formats = "textgrid, vtt, ctm, csv, json"
+    assert f"a folder, whose name says no format; choose --format, one of {formats}" in error(*command)
 
 
 def test_without_a_usable_recording_nothing_is_written(folder, tmp_path):

@@ -10,20 +10,24 @@ Names and pieces may come from strangers. All text formats have control characte
 special characters are written as the format demands.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sclip.apps.inputs import STANDARD_INPUT, STANDARD_INPUT_NAME
-from sclip.apps.keywords import FoundKeywords, Word
 from sclip.apps.outputs import check_writable
 from sclip.errors import UserError, counted, printable
 from sclip.files import write_text
+
+if TYPE_CHECKING:
+    from sclip.apps.keywords import FoundKeywords, Word
 
 Format = Literal["textgrid", "vtt", "ctm", "csv", "json"]
 SUFFIXES: dict[str, Format] = {
@@ -73,7 +77,7 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
     chosen = form or suffix
     if chosen is None:
         if is_folder:
-            raise UserError(f"{out}: a folder, whose name says no format; choose one of {', '.join(ENDINGS)}")
+            raise UserError(f"{out}: a folder, whose name says no format; choose --format, one of {', '.join(ENDINGS)}")
         raise UserError(f"{out}: expected a name that ends in {', '.join(ENDINGS.values())}; or choose a format")
     if not is_folder and suffix not in (None, chosen):
         raise UserError(f"{out}: its ending is that of {suffix}, found --format {chosen}; leave one of the two out")
@@ -85,6 +89,7 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
         )
     check_writable(path if is_folder else path.parent, out)
     if is_folder:
+        _refuse_repeated(names, "its file would be written twice")
         _refuse_equal({name: str(target.file_of(name)) for name in names}, "written to", "choose a folder for each")
     elif chosen == "ctm":
         check_ctm_names(names)
@@ -93,11 +98,15 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
 
 def check_ctm_names(names: Sequence[str]) -> None:
     """Refuse recordings that CTM could not tell apart in one file, or printed together."""
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{name}: given {count} times; CTM cannot tell one from the other; give it once")
+    _refuse_repeated(names, "CTM cannot tell one from the other")
     called = {name: _ctm_name(STANDARD_INPUT_NAME if name == STANDARD_INPUT else name) for name in names}
     _refuse_equal(called, "called", "CTM cannot tell one from the other; run the command for each")
+
+
+def _refuse_repeated(names: Sequence[str], reason: str) -> None:
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{name}: given {count} times; {reason}; give it once")
 
 
 def _refuse_equal(results: dict[str, str], verb: str, advice: str) -> None:
@@ -150,7 +159,7 @@ def _within(recording: FoundKeywords) -> list[Word]:
     clipped = []
     for word in recording.words:
         end = min(word.end, recording.seconds)
-        clipped.append(Word(min(word.start, end), end, word.slot, word.pieces))
+        clipped.append(replace(word, start=min(word.start, end), end=end))
     return clipped
 
 

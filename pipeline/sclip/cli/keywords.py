@@ -11,13 +11,13 @@ from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standar
 from sclip.cli.options import device_option, model_option
 from sclip.cli.output import json_option
 from sclip.errors import UserError, counted, printable
-from sclip.files import is_special
+from sclip.files import is_special, no_file
 
 if TYPE_CHECKING:
     from sclip.apps.exports import Destination
     from sclip.apps.keywords import FoundKeywords
 
-FORMATS = ("textgrid", "vtt", "ctm", "csv")
+FORMATS = ("textgrid", "vtt", "ctm", "csv", "json")
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -100,6 +100,11 @@ def _run(
 ) -> None:
     _check(audio, plot, form, as_json, on_error, out)
     from sclip.apps import exports
+
+    chosen: Any = "json" if as_json else form
+    target = None if out is None else exports.destination(out, chosen, audio)
+    if target is None and chosen == "ctm":
+        exports.check_ctm_names(audio)
     from sclip.apps.keywords import check_window
     from sclip.apps.keywords import keywords as find_keywords
     from sclip.apps.keywords import segment as find_segments
@@ -108,10 +113,6 @@ def _run(
     from sclip.model.loading import load
 
     check_window(window)
-    chosen: Any = "json" if as_json else form
-    target = None if out is None else exports.destination(out, chosen, audio)
-    if target is None and chosen == "ctm":
-        exports.check_ctm_names(audio)
     if plot is not None:
         check_plot(plot)
     loaded = load(model, device=choose_device(device))
@@ -172,6 +173,6 @@ def _check(
     check_standard_input(audio)
     for path in audio:
         if on_error == "fail" and path != STANDARD_INPUT and not Path(path).exists():
-            raise UserError(f"{path}: no such file (--on-error skip goes on without it)")
+            raise UserError(f"{path}: {no_file(path)} (--on-error skip goes on without it)")
         if is_special(Path(path)):  # reading a pipe could wait forever
             raise UserError(f"{path}: not a file; - is a recording on standard input")

@@ -101,6 +101,11 @@ def test_plan_says_that_the_disk_is_too_small_and_what_fits(corpus, tmp_path, mo
     assert f"already there in {tmp_path}: 3.0 MB" in "\n".join(describe_plan(again, "mine", tmp_path, "cpu"))
 
 
+def test_plan_refuses_what_the_extraction_refuses(corpus, tmp_path):
+    with pytest.raises(UserError, match=r"features\.components: expected at most 96, the numbers of a frame"):
+        plan_preset(corpus, tmp_path, components=100_000)
+
+
 def test_plan_names_what_cannot_be_read(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "SPEECH_SECONDS", 0.05)
     folder = tmp_path / "flickr8k"
@@ -122,6 +127,12 @@ def test_fastest_storage_depends_on_disk_memory_and_device(corpus, tmp_path, mon
     texts = ["\n".join(describe_plan(case, "mine", tmp_path, "cpu")) for case in (large, half)]
     assert [advice in text for text in texts] == [False, True]
     assert advice not in "\n".join(describe_plan(half, "mine", tmp_path, "cuda"))
+    needs_gpu = "on a CPU set presets.mine.training.precision to fp32 or bf16"  # fp16 is the default
+    assert needs_gpu in texts[0]
+    assert needs_gpu not in "\n".join(describe_plan(large, "mine", tmp_path, "cuda"))
+    assert needs_gpu not in "\n".join(
+        describe_plan(dataclasses.replace(large, training="fp32"), "mine", tmp_path, "cpu")
+    )
     assert "from memory" in texts[0]
     medium = dataclasses.replace(large, memory_bytes=int(3 * large.state_bytes("int8")))
     assert (medium.fastest, medium.read_speed("int8")) == ("int8", math.inf)

@@ -8,7 +8,7 @@ and those of all BASES, and these keys must exist. A recipe has a head and losse
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,6 +213,8 @@ def _override(data: Any, override: str) -> Any:
         raise UserError(f"override {override!r}: expected KEY=VALUE")
     nested = parse_yaml(value, f"override {key}")
     table, *names = key.split(".")
+    if table not in _keys(_ParamsFile) and table in _keys(Preset):
+        raise UserError(f"override {override!r}: give the full key, presets.PRESET.{key}")
     if len(names) > 1 and table in ("presets", "recipes"):  # an override of a part must not create a new preset
         entry(as_table(data, key).get(table, {}), names[0], f"override {key}: {table}")
     if nested == {} and _table_at(data, key.split(".")):
@@ -223,6 +225,10 @@ def _override(data: Any, override: str) -> Any:
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return merged(as_table(data, key), nested)
+
+
+def _keys(kind: type[Preset | _ParamsFile]) -> set[str]:
+    return {field.name for field in fields(kind)}
 
 
 def _table_at(data: Any, parts: Sequence[str]) -> bool:

@@ -48,7 +48,8 @@ class TrainingConfig:
             require(getattr(self, name) >= 0, f"{name}: expected 0 or more, found {getattr(self, name)}")
         require(
             self.warmup_steps < self.steps,
-            f"warmup_steps: expected fewer than steps ({self.steps}), found {self.warmup_steps}; set warmup_steps, too",
+            f"warmup_steps: expected fewer than steps ({self.steps}), found {self.warmup_steps}; lower warmup_steps or "
+            "raise steps",
         )
         require(self.learning_rate > 0, f"learning_rate: expected more than 0, found {self.learning_rate}")
         require(self.gradient_clip > 0, f"gradient_clip: expected more than 0, found {self.gradient_clip}")

@@ -28,6 +28,7 @@ from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import UserError, counted, size_text
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
+from sclip.features.settings import check_components
 from sclip.features.store import CODES
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class Plan:
     storage: str  # how the preset stores states: a precision of PRECISIONS, CODES, or ONLINE
     components: int  # of codes
     compute: str  # the precision that the preset computes in
+    training: str  # the precision that the preset trains in
     vector_bytes: int
     free_bytes: int
     cached_bytes: int  # of caches that exist already; an extraction removes what it does not reuse, at its end
@@ -101,6 +103,8 @@ def make_plan(
     device: str | torch.device,
 ) -> Plan:
     """Measure lengths and speeds, and estimate what the caches of a preset with these rows need in `folder`."""
+    if preset.features.components is not None:
+        check_components(speech, preset.features.components)
     sample = _spread(rows, SAMPLE)
     recordings = _readable(sample)
     speech, clip = speech.to(device), clip.to(device)
@@ -120,6 +124,7 @@ def make_plan(
         storage=_storage(preset.features),
         components=preset.features.components or math.ceil(speech.states * speech.width * USUAL_COMPONENTS),
         compute=preset.features.compute,
+        training=preset.training.precision,
         vector_bytes=(len(pictures) + captions) * clip.joint_width * 4,
         free_bytes=shutil.disk_usage(_existing(folder)).free,
         cached_bytes=sum(path.stat().st_size for path in folder.glob("*/*.safetensors")),
@@ -256,6 +261,8 @@ def describe_plan(plan: Plan, preset: str, folder: Path, device: str) -> Iterato
     yield f"    {plan.picture_speed:,.0f} pictures per second, {_duration(pictures)}"
     if device == "cpu" and plan.compute == "fp16":
         yield f"A CPU computes far slower in fp16 than in fp32: set presets.{preset}.features.compute to fp32"
+    if device == "cpu" and plan.training == "fp16":
+        yield f"Training in fp16 needs a GPU: on a CPU set presets.{preset}.training.precision to fp32 or bf16"
     yield f"speed of reading states, in times real time: {_read_speeds(plan)}"
     settings = {"fp16": "precision: fp16", CODES: f"components: {plan.components}", ONLINE: "online: true"}
     setting = settings[plan.fastest]

@@ -16,11 +16,7 @@ def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any
     """Return everything besides the recording that decides hidden states. The store's fingerprint covers it."""
     special: dict[str, Any] = {"online": True} if config.online else {}
     if config.components is not None:
-        if config.components > encoder.states * encoder.width:
-            raise UserError(
-                f"features.components: expected at most {encoder.states * encoder.width}, the numbers of a frame, "
-                f"found {config.components}"
-            )
+        check_components(encoder, config.components)
         special = {"precision": CODES, "components": config.components, "normalized": config.normalize_states}
     return {
         "format": FORMAT,
@@ -36,6 +32,13 @@ def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any
         "frame_seconds": encoder.frame_seconds,
         **special,
     }
+
+
+def check_components(encoder: AnySpeechEncoder, components: int) -> None:
+    """Refuse more components than a frame has numbers."""
+    most = encoder.states * encoder.width
+    if components > most:
+        raise UserError(f"features.components: expected at most {most}, the numbers of a frame, found {components}")
 
 
 def describe_states(features: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 from project import run_sclip
 from small import model
-from stand_in import reran, write_stand_in
+from stand_in import dvc, reran, run, write_stand_in
 
 import sclip
 from sclip import fingerprints
@@ -36,7 +36,7 @@ def test_a_new_folder_has_the_settings_the_numbers_and_the_models_that_ship(fold
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
     assert sclip.load(folder / "models/scenes-hybrid-cif").name == "hybrid-cif"
     assert sorted(path.name for path in folder.iterdir()) == [
-        *(".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "models", "params.yaml", "results"),
+        *(".dvc", ".dvcignore", ".gitignore", "code.json", "dvc.yaml", "models", "params.yaml", "results"),
     ]
 
 
@@ -69,6 +69,21 @@ def test_dvc_reruns_what_an_update_of_the_package_changes(folder, tmp_path):
     again = reran(project)
     assert len(evaluations) == 2
     assert sorted(again) == sorted(["fingerprint-code", *evaluations, "report"])
+
+
+def test_dvc_commit_takes_what_was_made_by_hand(folder, tmp_path):
+    """Without code.json, the first `dvc commit` failed, and every later command of DVC."""
+    project = tmp_path / "project"
+    shutil.copytree(folder, project)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["run"]["architectures"] = ["parallel"]
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    write_stand_in(project)
+    run(project, "bin/sclip", "make-corpus", "scenes")
+    for stage in ("extract-features", "embed-clip", "train", "evaluate", "report"):
+        run(project, "bin/sclip", stage, "--preset", "scenes", "--arch", "parallel", "--seed", "0")
+    dvc(project, "commit", "--force")
+    assert "make-corpus" in (project / "dvc.lock").read_text()
 
 
 def test_fingerprints_change_with_the_code_of_their_stage(monkeypatch, tmp_path):

@@ -16,6 +16,8 @@ import yaml
 
 from sclip.config import Architecture, Params
 from sclip.errors import UserError
+from sclip.files import write_json
+from sclip.fingerprints import stage_fingerprints
 from sclip.model.listing import find_models
 from sclip.paths import CODE, SHIPPED_MODELS, STARTER
 
@@ -108,7 +110,9 @@ def list_models() -> list[ModelRow]:
 
 def init_project(folder: Path) -> list[str]:
     """Write a project into an empty folder, and return the names of what was written. A .git there is left alone."""
-    if folder.exists() and (not folder.is_dir() or any(path.name != ".git" for path in folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; choose a new or an empty folder")
+    if folder.exists() and any(path.name != ".git" for path in folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sclip-init-") as scratch:
@@ -121,6 +125,7 @@ def init_project(folder: Path) -> list[str]:
             with (new / ".dvc/config").open("a", encoding="utf-8") as config:
                 config.write(NO_GIT)
         (new / "dvc.yaml").write_text(installed_stages(), encoding="utf-8")
+        write_json(new / CODE, stage_fingerprints())  # DVC reads it before it runs the stage that writes it
         names = sorted(path.name for path in new.iterdir())
         for name in names:
             os.rename(new / name, folder / name)

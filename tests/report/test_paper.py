@@ -133,6 +133,14 @@ def test_latex_is_complete_and_escaped(paper):
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
 
 
+def test_every_sign_of_latex_is_escaped(tmp_path):
+    data = yaml.safe_load(yaml.safe_dump(SMALL))
+    data["tables"]["test"]["rows"][0]["system"] = r"a_1 #2 $3 {4} 5~6 7^8 \9 10%"
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(data))
+    written = r"a\_1 \#2 \$3 \{4\} 5\textasciitilde{}6 7\textasciicircum{}8 \textbackslash{}9 10\%"
+    assert f"\n{written} & published" in as_latex(read_paper(tmp_path / "paper.yaml"), False)
+
+
 @pytest.mark.parametrize("text", ["sources: [", "[" * 2000, "sources: 2024-99-99", "# Bäume".encode("latin-1")])
 def test_invalid_yaml_is_reported_with_its_file(text, tmp_path):
     path = tmp_path / "paper.yaml"
@@ -147,6 +155,7 @@ def test_invalid_yaml_is_reported_with_its_file(text, tmp_path):
     [
         ({"published": [1.0]}, "tables.test: Theirs & others: expected 2 numbers, found 1"),
         ({"source": "nobody"}, "no source 'nobody'"),
+        ({"source": None}, "Theirs & others: has published numbers and no `source`; name a key of `sources`"),
         ({"publishd": [1.0, 2.0]}, "did you mean 'published'"),
         ({"published": [1.0, 10**400]}, "rows[0].published[1]: expected a finite number below 1e308, found 1000"),
     ],

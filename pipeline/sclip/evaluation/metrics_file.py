@@ -47,7 +47,10 @@ def check_no_other_results(folder: Path, about: Mapping[str, Any]) -> None:
 
 def read_metrics(path: Path) -> Any:
     """Read a metrics.json. Its digest is checked if it has one, because earlier versions wrote none."""
-    metrics = read_json(path)
+    try:
+        metrics = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {AGAIN}" if path.exists() else str(error)) from None
     if isinstance(metrics, dict) and DIGEST in metrics:
         check_format(path, metrics, [FORMAT], AGAIN)
         check_own_digest(path, metrics, metrics.pop(DIGEST), AGAIN)
@@ -72,4 +75,4 @@ def check_other_files(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Refuse a results folder whose other files are not those that metrics.json was written with."""
     for name, digest in metrics.get("files", {}).items():
         if name in (EXAMPLES, WORDS, OUTCOMES):
-            check_digest(folder / name, digest, METRICS)
+            check_digest(folder / name, digest, METRICS, AGAIN)

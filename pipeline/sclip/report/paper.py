@@ -20,6 +20,13 @@ from sclip.report.results import Points, random_encoders, read_curves
 from sclip.report.table import Measurement, lookup, summarize
 from sclip.report.tables import TOPLINE
 
+# What LaTeX would obey, or does not have in every font.
+LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"→": r"$\to$", "–": "--", "−": "$-$", "±": r"$\pm$"}
+)
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -73,6 +80,8 @@ def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
                 continue
             if len(row.published) != len(table.columns):
                 raise UserError(f"{where}: expected {len(table.columns)} numbers, found {len(row.published)}")
+            if row.source is None:
+                raise UserError(f"{where}: has published numbers and no `source`; name a key of `sources`")
             if row.source not in paper.sources:
                 raise UserError(f"{where}: no source {row.source!r}; add it under `sources`")
     return paper
@@ -229,9 +238,7 @@ def _text(cell: Measurement | None) -> str:
 
 
 def _escape(text: str) -> str:
-    for sign, latex in (("&", r"\&"), ("%", r"\%"), ("→", r"$\to$"), ("–", "--"), ("−", "$-$"), ("±", r"$\pm$")):
-        text = text.replace(sign, latex)
-    return text
+    return text.translate(LATEX)
 
 
 FORMATS = {"markdown": as_markdown, "csv": as_csv, "latex": as_latex}

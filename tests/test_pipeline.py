@@ -258,7 +258,7 @@ def test_exact_scores_need_no_features(tiny_project, coded):
     chosen = (*write_preset("bare", **CODED), "--device", "cpu")
     run_sclip("embed-clip", *chosen)
     output = run_sclip("evaluate", "--exact", "--model", "models/coded/hybrid-cif/seed-0", *chosen)
-    assert "skipped  rows: manifest row 1 (test-00000-0): audio bad.wav: cannot be read" in output
+    assert "skipped  1 row: manifest row 1 (test-00000-0): audio bad.wav: cannot be read" in output
     metrics = json.loads(Path("results/bare/exact/hybrid-cif/imported/metrics.json").read_text())
     assert metrics["counts"]["utterances"] == len(rows) - 1
     assert not (folder / "features").exists()

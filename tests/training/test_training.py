@@ -199,17 +199,23 @@ def test_checkpoint_is_ignored_if_seed_weights_settings_or_data_differ(corpus, t
     others = {
         "seed (0, now 1)": {"start": model("parallel"), "seed": 1},
         "seed (1, now 0), initial weights, CLIP": {"start": model("parallel", seed=1)},
-        "training.weight_decay (1e-06, now 0), initial weights, CLIP": {
+        "training.weight_decay (1e-06, now 0.0), initial weights, CLIP": {
             "start": model("parallel"),
             "training": dataclasses.replace(SHORT, weight_decay=0.0),
         },
-        "training.weight_decay (0, now 1e-06), data": {"start": model("parallel"), "sets": (sets[0], sets[0])},
+        "training.weight_decay (0.0, now 1e-06), data": {"start": model("parallel"), "sets": (sets[0], sets[0])},
     }
     for different, other in others.items():
         assert first_step(**other) == 0
-        moved = f"checkpoint.pt: its training differs from this one in {different}; moved to checkpoint.other.pt"
+        moved = f"checkpoint.pt: its training differs from this one in {different}; moved to checkpoint."
         assert moved in caplog.text
-    assert (tmp_path / "scratch/checkpoint.other.pt").is_file()
+    caplog.clear()
+    assert first_step(model("parallel")) == 9  # continues from the checkpoint that was moved aside
+    assert "step 0" not in caplog.text
+    finished = dataclasses.replace(SHORT, steps=2, warmup_steps=1)
+    train(*sets, model("parallel"), finished, 0, "cpu", tmp_path / "out", tmp_path / "scratch")
+    assert not (tmp_path / "scratch/checkpoint.pt").exists()
+    assert first_step(model("parallel")) == 9
 
 
 def test_training_starts_from_step_0_after_a_damaged_checkpoint(corpus, tmp_path, caplog):

@@ -7,6 +7,7 @@ the SHA-256, in hex, of the rest of the file; the rest is the output of `torch.s
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -35,29 +36,47 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None if this training has no valid checkpoint.
 
-        Rename the checkpoint of another training, and a damaged one.
+        Move the checkpoint of another training aside, and a damaged one. One that was moved aside earlier is used if it
+        belongs to this training.
         """
-        if not self.path.is_file():
+        own = self._moved(self.fingerprint)
+        state = self._load(self.path, "" if own.is_file() else "; training starts from step 0")
+        if state is None and own.is_file():
+            state = self._load(own, "; training starts from step 0")
+            if state is not None and distributed.is_main():
+                own.replace(self.path)
+        return state
+
+    def _load(self, path: Path, consequence: str) -> dict[str, Any] | None:
+        if not path.is_file():
             return None
-        content = read_checked(self.path)
+        content = read_checked(path)
         distributed.barrier()  # until every process has read the file
         if content is None:
             reason = "its SHA-256 does not match; the file is damaged or comes from an older version"
-            self._rename("damaged", f"{reason}; moved to {{name}}")
+            _move(path, self.path.with_stem(f"{self.path.stem}.damaged"), reason, consequence)
             return None
         saved = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
         different = ", ".join(_differences(saved["identity"], self.identity)) if "identity" in saved else "settings"
-        self._rename("other", f"its training differs from this one in {different}; moved to {{name}}")
+        reason = f"its training differs from this one in {different}"
+        _move(path, self._moved(saved["fingerprint"]), reason, consequence)
         return None
 
-    def _rename(self, suffix: str, reason: str) -> None:
-        """Move the checkpoint aside, and log the reason with the new name in place of {name}."""
-        if distributed.is_main():
-            moved = self.path.with_stem(f"{self.path.stem}.{suffix}")
-            self.path.replace(moved)
-            log.warning(f"{self.path}: {reason.format(name=moved.name)}; training starts from step 0")
+    def _moved(self, fingerprint: str) -> Path:
+        """Return where the checkpoint of another training is moved."""
+        return self.path.with_stem(f"{self.path.stem}.{fingerprint[:8]}")
+
+    def delete(self) -> None:
+        """Delete the checkpoint and its folder. The checkpoints of other trainings stay there."""
+        folder = self.path.parent
+        others = set(folder.glob(f"{self.path.stem}.{'[0-9a-f]' * 8}{self.path.suffix}"))
+        if not others:
+            shutil.rmtree(folder)
+            return
+        for path in set(folder.iterdir()) - others:
+            path.unlink()
 
     def save(self, state: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,15 +96,21 @@ def read_checked(path: Path) -> bytes | None:
     return content if digest == _digest(content) else None
 
 
+def _move(path: Path, target: Path, reason: str, consequence: str) -> None:
+    if distributed.is_main():
+        path.replace(target)
+        log.warning(f"{path}: {reason}; moved to {target.name}{consequence}")
+
+
 def _differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the keys with other values, with both values if they are numbers."""
     for key in {**saved, **current}:
         old, new = saved.get(key), current.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
+        elif key not in saved or key not in current or json.dumps(old) != json.dumps(new):
             are_numbers = isinstance(old, int | float) and isinstance(new, int | float)
-            yield f"{prefix}{key} ({old:g}, now {new:g})" if are_numbers else f"{prefix}{key}"
+            yield f"{prefix}{key} ({old}, now {new})" if are_numbers else f"{prefix}{key}"
 
 
 def _digest(content: bytes | memoryview) -> bytes:

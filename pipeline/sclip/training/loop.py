@@ -12,7 +12,6 @@
 import dataclasses
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,7 +66,8 @@ def train(
 ) -> TrainingResult:
     """Train `model`, and write its best weights and its history to the model folder `out`.
 
-    The folder `scratch` holds the checkpoint of an unfinished run. It is deleted at the end.
+    The folder `scratch` holds the checkpoint of an unfinished run. It is deleted at the end, unless it also holds
+    checkpoints of other trainings.
     """
     if len(train_set.images) < 2:
         raise UserError(
@@ -84,7 +84,8 @@ def train(
     try:
         _run(trainer, train_set, dev_set, checkpoint, curves_folder)
         if distributed.is_main():
-            _write_model_folder(trainer, out, scratch)
+            _write_model_folder(trainer, out)
+            checkpoint.delete()
     except OSError as error:  # such as that of a full disk
         raise OSError(error.errno, f"{error.strerror or error}; {RESUME}", error.filename) from None
     distributed.barrier()
@@ -227,11 +228,10 @@ def _identity(train_set: Dataset, dev_set: Dataset, trainer: Trainer) -> dict[st
     }
 
 
-def _write_model_folder(trainer: Trainer, out: Path, scratch: Path) -> None:
-    """Write the best weights and the history to a model folder, replace an older folder, and delete the checkpoint."""
+def _write_model_folder(trainer: Trainer, out: Path) -> None:
+    """Write the best weights and the history to a model folder, and replace an older folder."""
     trainer.trained.load_state_dict(trainer.best["weights"])
     with atomic_folder(out) as unfinished:
         trainer.model.save_pretrained(unfinished)
         lines = ",\n".join(json.dumps(row) for row in trainer.history)
         (unfinished / HISTORY_FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    shutil.rmtree(scratch)

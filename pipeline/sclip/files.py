@@ -96,7 +96,8 @@ def check_system(path: Path, error: Exception) -> None:
 
 def is_special(path: Path) -> bool:
     """Return whether a pipe or a device is in place of a file. Reading one may never end."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    # Unlike those of Path, these functions take a name that is too long for a file.
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def no_file(path: str | Path, expected: str = "file") -> str:
@@ -121,7 +122,7 @@ def _unicode_twin(path: Path) -> Path | None:
         (unicodedata.normalize(form, str(path)), unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD")
     ]
     candidates = [candidate for whole, name in forms for candidate in (path.with_name(name), Path(whole))]
-    return next((candidate for candidate in candidates if candidate.exists()), None)
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), None)
 
 
 def refuse_special_files(folder: Path) -> None:

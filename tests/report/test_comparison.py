@@ -1,5 +1,6 @@
 """Compare two evaluated models: by hand on a few numbers, against a loop, and through the command line."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.evaluation.outcomes import Outcomes
 from sclip.files import file_digest
 from sclip.index_file import write_index_file
-from sclip.report.comparison import Figure, compare, compare_figures, p_value
+from sclip.report.comparison import EvaluatedModel, Figure, compare, compare_figures, compare_models, p_value
 from sclip.tensors import read_tensors_and_metadata, write_tensors
 
 UTTERANCES, PICTURES = 14, 5
@@ -38,6 +39,7 @@ def test_p_by_hand():
         ([0.0, 0.0, 0.0, 0.0], 1.0),
         ([nan, 1.0, 1.0, -1.0, nan], 2 / 3),
         ([nan, nan], 1.0),
+        ([1e-15, 1e-15, 1e-15, 0.0], 1.0),  # rounding is no difference
     ):
         assert p_value(torch.tensor(differences)) == pytest.approx(p), differences
 
@@ -176,7 +178,7 @@ def test_values_and_intervals_are_those_of_the_metrics(pair, results):
     ]
     keywords = ["hit rate", "F1, all tokens", "F1, content words", "F1, synonyms as one", "located, content words"]
     assert names == retrieval + [(f"keywords: {name}", None) for name in keywords if pair[0] != "parallel"]
-    assert found.left_out == []
+    assert found.left_out == {}
     assert any(figure.difference["value"] != 0 for figure in found.figures)
 
 
@@ -188,7 +190,7 @@ def test_the_command_prints_a_table_and_json(results):
         "cascaded",
         "cascaded-cif",
         1000,
-        [],
+        {},
     )
     assert len(lines) == 1 + len(data["figures"])
     for line, figure in zip(lines[1:], data["figures"], strict=True):
@@ -323,7 +325,11 @@ def test_captions_that_were_counted_in_different_ways_are_not_compared(results, 
     evaluate(model("cascaded"), corpus, "cpu", Path("other"))
     lines = run_sclip("compare", "cascaded", "other").splitlines()
     why = "not compared, because the two evaluations counted the captions in different ways"
-    assert lines[-2:] == [f"keywords: {name}, content words: {why}" for name in ("F1", "located")]
+    assert {line for line in lines if "not compared" in line} == {
+        f"keywords: F1, content words: {why}",
+        f"keywords: located, content words: {why}",
+        "keywords: F1, synonyms as one: not compared, because only one of the two has it",
+    }
     names = [figure.name for figure in compare(Path("cascaded"), Path("other")).figures]
     assert [name for name in names if name.startswith("keywords")] == [
         "keywords: hit rate",
@@ -339,3 +345,13 @@ def test_a_corpus_without_text_has_directions_of_pictures_alone(results, tmp_pat
     assert {figure.name.rpartition(" ")[0] for figure in figures} == {
         *("speech → image", "image → speech", "speech → image mean", "image → speech mean")
     }
+
+
+def test_a_figure_that_is_undefined_for_one_model_is_not_compared(results):
+    """No keyword of this model is a word of its caption, so nothing can be located."""
+    model_of = EvaluatedModel.read(Path("cascaded"))
+    located = model_of.outcomes.groups["localization"]
+    nothing = {name: column if name == "pictures" else 0 * column for name, column in located.items()}
+    outcomes = dataclasses.replace(model_of.outcomes, groups=model_of.outcomes.groups | {"localization": nothing})
+    found = compare_models(model_of, dataclasses.replace(model_of, outcomes=outcomes))
+    assert found.left_out == {"keywords: located, content words": "no utterance counts for one of the two"}

@@ -140,7 +140,7 @@ def _check_file(name: str, option: str) -> None:
     if option == "audio" and kind_of(name) == "image":
         raise UserError(f"{name}: a picture; search for it with --image {shlex.quote(name)}")
     if not os.path.isfile(name):
-        is_sentence = option == "audio" and not os.path.exists(name) and not os.path.splitext(name)[1]
+        is_sentence = option == "audio" and not os.path.exists(name) and (" " in name or "." not in name)
         hint = f"; for a sentence use --text {shlex.quote(name)}" if is_sentence else ""
         raise UserError(f"{name}: {no_file(name)}{hint}")
 

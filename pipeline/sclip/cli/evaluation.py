@@ -165,5 +165,5 @@ def compare(first: Path, second: Path, branches: tuple[str, str] | None, as_json
         names = " / ".join(dict.fromkeys(figure.branches or ()))
         rows.append((figure.name, names, one.text, other.text, difference.full_text, f"{figure.p:.3f}"))
     print_table(("", "branch", "first", "second", "second - first", "p"), rows)
-    for name in result.left_out:
-        click.echo(f"{name}: not compared, because the two evaluations counted the captions in different ways")
+    for name, reason in result.left_out.items():
+        click.echo(f"{name}: not compared, because {reason}")

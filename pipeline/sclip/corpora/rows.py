@@ -15,6 +15,7 @@ A few comparisons accept the ordinary rows of a file (`valid_id`). A row that th
 of params.yaml, which is ten times as slow; it accepts the row after all or says what is wrong with it (`check_row`).
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def with_files(rows: Iterable[Row], problems: Problems) -> list[Row]:
     complete: list[Row] = []
     for row in rows:
         paths = (("audio", row.audio), ("image", row.image))
-        missing = {f"{kind} {path}": no_file(path) for kind, path in paths if not path.is_file()}
+        missing = {f"{kind} {path}": no_file(path) for kind, path in paths if not os.path.isfile(path)}
         if missing:
             problems.add(row.name, f"{' and '.join(missing)}: {'; '.join(dict.fromkeys(missing.values()))}")
         else:

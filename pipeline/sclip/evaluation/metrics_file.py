@@ -41,7 +41,8 @@ def check_no_other_results(folder: Path, about: Mapping[str, Any]) -> None:
         other = read_metrics(folder / METRICS)["about"].get("model")
     except UserError:  # no results, or damaged ones
         return
-    if other is not None and Path(other).resolve() != Path(about["model"]).resolve():
+    model = about.get("model")
+    if other is not None and (model is None or Path(other).resolve() != Path(model).resolve()):
         raise UserError(f"{folder}: has the results of {other}; move this folder to keep them, or delete it")
 
 

@@ -92,7 +92,7 @@ class Comparison:
     first: Path
     second: Path
     figures: list[ComparedFigure]
-    left_out: list[str]  # figures of keywords that were counted in different ways
+    left_out: dict[str, str]  # figures that one or both models have, and why they are not compared
     resamples: int = RESAMPLES
     seed: int = SEED
 
@@ -114,9 +114,12 @@ def compare_models(
         for pair in ([branches] if branches else _paired_branches(first, second))
         for name, ours, theirs in _retrieval(first, second, pair)
     ]
-    left_out: list[str] = []
+    left_out: dict[str, str] = {}
     for name, ours, theirs in [] if branches else _keywords(first.outcomes, second.outcomes, left_out):
-        figures.append(compare_figures(name, None, ours, theirs, bootstrap))
+        if _is_defined(ours) and _is_defined(theirs):
+            figures.append(compare_figures(name, None, ours, theirs, bootstrap))
+        else:
+            left_out[name] = "no utterance counts for one of the two"
     return Comparison(first.folder, second.folder, figures, left_out)
 
 
@@ -165,16 +168,23 @@ def _ranking_figures(ranks: Tensor, pictures: Tensor) -> dict[str, Figure]:
     return {**recalls, "mean rank": Figure(ranks, pictures)}
 
 
-def _keywords(first: Outcomes, second: Outcomes, left_out: list[str]) -> Iterator[tuple[str, Figure, Figure]]:
+def _is_defined(figure: Figure) -> bool:
+    return figure.values.numel() > 0 and (figure.counted is None or bool(figure.counted.any()))
+
+
+def _keywords(first: Outcomes, second: Outcomes, left_out: dict[str, str]) -> Iterator[tuple[str, Figure, Figure]]:
     """Yield the figures of keywords that both have. Those that cannot be compared are added to `left_out`."""
     ours, theirs = (_keyword_figures(outcomes) for outcomes in (first, second))
-    for name in ours:
-        if name in theirs:
+    both = ours and theirs
+    for name in dict.fromkeys((*ours, *theirs)) if both else ():
+        if name not in ours or name not in theirs:
+            left_out[name] = "only one of the two has it"
+        else:
             (figure, counts), (other, other_counts) = ours[name], theirs[name]
             if torch.equal(figure.pictures, other.pictures) and torch.equal(counts, other_counts):
                 yield name, figure, other
             else:
-                left_out.append(name)
+                left_out[name] = "the two evaluations counted the captions in different ways"
 
 
 def _keyword_figures(outcomes: Outcomes) -> dict[str, tuple[Figure, Tensor]]:
@@ -218,7 +228,7 @@ def compare_figures(
 
 def p_value(differences: Tensor) -> float:
     """Return the two-sided p of resampled differences (S,), as defined above."""
-    known = differences[~differences.isnan()]
+    known = differences[~differences.isnan()].round(decimals=9)  # sums of fractions differ in their last digits
     shares = [float(side.double().mean()) for side in (known <= 0, known >= 0) if len(known)]
     return min(1.0, max(2 * min(shares, default=1.0), 1 / len(differences)))
 

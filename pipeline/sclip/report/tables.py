@@ -141,9 +141,9 @@ def keywords(results: Results) -> Table:
             ("commonest", "most frequent tokens", None),
             ("commonest_content", "most frequent content words", None),
         ):
-            rows.append(
-                TableRow(label, [measure(runs, "keywords", predictor, *key) for key in keys.values()], row_arch)
-            )
+            cells = [measure(runs, "keywords", predictor, *key) for key in keys.values()]
+            if any(cells):  # metrics of earlier versions do not have all baselines
+                rows.append(TableRow(label, cells, row_arch))
     note = (
         "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
         f"caption contains the keyword or one of the four tokens with the nearest embeddings.{synonyms} Complete "
@@ -249,7 +249,8 @@ def boundaries(results: Results) -> Table:
             "random": "at random",
         }.items():
             cells = [measure(runs, "boundaries", tolerance, predictor, key) for _, _, tolerance, key in keys]
-            rows.append(TableRow(label, cells, arch if predictor.startswith("cif") else None))
+            if any(cells):
+                rows.append(TableRow(label, cells, arch if predictor.startswith("cif") else None))
     note = (
         "Firing times of continuous integrate-and-fire (CIF) compared with the times at which words end, in %. The "
         "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random. "

@@ -10,8 +10,8 @@ is then computed in each resample, and errors that both models make on the same 
 
 The figures are those of metrics.json: retrieval in the directions that both models have, and keywords if both have
 them. A branch is compared with the same branch of the other model. Models without a common branch have one branch each,
-and these are compared. Figures of keywords are left out, with a note, if the two evaluations counted the captions in
-different ways.
+and these are compared. A figure of keywords is left out, with a note, if only one of the two has it, if no utterance
+counts for one of them, or if the two evaluations counted the captions in different ways.
 """
 
 from collections.abc import Iterator
@@ -227,7 +227,7 @@ def compare_figures(
 
 
 def p_value(differences: Tensor) -> float:
-    """Return the two-sided p of resampled differences (S,), as defined above."""
+    """Return the two-sided p of resampled differences (R,), as defined above."""
     known = differences[~differences.isnan()].round(decimals=9)  # sums of fractions differ in their last digits
     shares = [float(side.double().mean()) for side in (known <= 0, known >= 0) if len(known)]
     return min(1.0, max(2 * min(shares, default=1.0), 1 / len(differences)))

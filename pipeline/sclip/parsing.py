@@ -238,7 +238,7 @@ def _parse_scalar(kind: Any, data: Any, where: str) -> Any:
 
 def _number(data: Any) -> Any:
     """Convert text such as 1e-4 or 1.5e3 to a number. YAML 1.1 takes it for text: it expects 1.0e-4 and 1.5e+3."""
-    if isinstance(data, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+", data, re.IGNORECASE):
+    if isinstance(data, str) and re.fullmatch(r"[-+]?(\d+(\.\d*)?|\.\d+)e[-+]?\d+", data, re.IGNORECASE):
         return float(data)
     return data
 

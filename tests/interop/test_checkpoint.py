@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import types
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -31,6 +32,16 @@ class StatefulCall(Call):
         return self.function, self.arguments, {"state": 1}
 
 
+def write_pickle(path, pickled):
+    """Write a checkpoint with a pickle made by hand."""
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+
+
 @pytest.mark.parametrize("kind", [Call, StatefulCall])
 @pytest.mark.parametrize(
     ("function", "name"),
@@ -52,11 +63,17 @@ def test_function_calls_are_refused_by_name(tmp_path, kind, function, name):
     assert not proof.exists()
 
 
+def test_a_long_name_gives_a_short_error(tmp_path):
+    path, name = tmp_path / "evil.ckpt", b"a" * 100_000
+    write_pickle(path, b"\x80\x02c" + name + b"\n" + name + b"\n)R.")
+    with pytest.raises(UserError, match=r"evil\.ckpt: refused, no code was run: the file asks to call aaa") as error:
+        read_checkpoint(path)
+    assert len(str(error.value)) < 1000
+
+
 @pytest.mark.parametrize("opcode", ["NEWOBJ", "INST"])
 def test_function_in_place_of_a_class_is_not_called(tmp_path, opcode):
     """Use handwritten pickles that instantiate os.system as if it were a class."""
-    import zipfile
-
     proof = tmp_path / "code-ran"
     argument = f"touch {proof}".encode()
     if opcode == "NEWOBJ":
@@ -64,12 +81,7 @@ def test_function_in_place_of_a_class_is_not_called(tmp_path, opcode):
     else:
         pickled = b"(X" + len(argument).to_bytes(4, "little") + argument + b"iposix\nsystem\n."
     path = tmp_path / "evil.ckpt"
-    torch.save({}, path)
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+    write_pickle(path, pickled)
     with pytest.raises(UserError, match=r"evil\.ckpt: "):
         read_checkpoint(path)
     assert not proof.exists()

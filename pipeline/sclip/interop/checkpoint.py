@@ -27,7 +27,7 @@ class _ForeignType(type):
     """
 
     def __call__(cls, *_: Any, **__: Any) -> Any:
-        raise _Refused(f"the file asks to call {cls.__module__}.{cls.__qualname__}")
+        raise _Refused(f"the file asks to call {cls.__module__}.{cls.__qualname__}"[:500])
 
 
 class Foreign(metaclass=_ForeignType):
@@ -59,7 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: refused, no code was run: {_refusal(str(error))}") from None
     except Exception as error:  # zip, pickle and torch each raise their own errors for damaged files
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        first_sentence = first_line.split(". ")[0]
+        first_sentence = first_line.split(". ")[0][:500]
         raise UserError(f"{path}: not a complete checkpoint in torch.save's zip format: {first_sentence}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a checkpoint with a state_dict, found a {type(data).__name__}")
@@ -73,8 +73,9 @@ def _stand_in(name: str) -> type:
 
 def _refusal(message: str) -> str:
     """Return the name that torch's loader refuses, or the loader's message if it has no name."""
+    message = " ".join(message[:500].split())  # a name in the file may have any length
     match = re.search(r"(?:GLOBAL|global|reduce|function|REDUCE)\D*?([A-Za-z_][\w]*(?:\.\w+)+)", message)
-    return f"the file refers to {match[1]}" if match else " ".join(message.split())[:200]
+    return f"the file refers to {match[1]}" if match else message[:200]
 
 
 def _plain(data: Any, done: dict[int, Any]) -> Any:

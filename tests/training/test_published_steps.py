@@ -31,10 +31,7 @@ TRAINING = TrainingConfig(
 STATES, SPEECH_WIDTH, JOINT_WIDTH = 3, 32, 20  # of the small encoders
 START, END = 49406, 49407  # tokens of CLIP
 BLOCKED = [0, 2, 3]  # rows of the vocabulary
-TOLERANCE = 1e-5
-# The seed of the first weights. Adam's first step has almost the same size for all gradients, so it amplifies the
-# rounding of a gradient that happens to be near zero. With this seed no gradient is that near.
-SEED = 4
+TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -243,7 +240,7 @@ def without_dropout(architecture: Architecture, counts_padding: bool) -> Archite
 
 
 def sclip_model(arch: str, counts_padding: bool) -> SpeechCLIP:
-    torch.manual_seed(SEED)
+    torch.manual_seed(0)
     clip = clip_encoder()
     vocabulary = small_vocabulary(clip)
     padding, start, end, word, *words = vocabulary.ids
@@ -317,7 +314,7 @@ def clear_rounding(parameter: nn.Parameter, entries: slice) -> None:
     """
 
     def clear(gradient: torch.Tensor) -> torch.Tensor:
-        assert gradient[entries].abs().max() < 1e-4
+        assert gradient[entries].abs().max() < 1e-12
         gradient = gradient.clone()
         gradient[entries] = 0
         return gradient
@@ -326,8 +323,18 @@ def clear_rounding(parameter: nn.Parameter, entries: slice) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_core(cores):
+def fp64(cores, monkeypatch):
+    """Compute everything in fp64.
+
+    Adam amplifies the rounding of a gradient that is near zero, and the gradient of a ReLU jumps. In fp32, whether two
+    trainings differ thus depends on the CPU and on the seed.
+    """
     cores(1)
+    torch.set_default_dtype(torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -356,5 +363,5 @@ def test_training_equals_a_plain_loop(case):
             trained[name], expected, atol=TOLERANCE, rtol=0, msg=lambda text, n=name: f"{n}: {text}"
         )
     moved = {name: (p - start[name]).abs().max() for name, p in plain.named_parameters() if p.numel()}
-    still = [name for name, distance in moved.items() if distance < 100 * TOLERANCE and sclip_name(name) not in held]
+    still = [name for name, distance in moved.items() if distance < 1e5 * TOLERANCE and sclip_name(name) not in held]
     assert not still, "these parameters did not move enough to compare them"

@@ -113,7 +113,9 @@ def test_every_command_of_a_preset_takes_it_as_an_argument_or_as_an_option():
 def test_ctrl_c_during_an_import_ends_without_a_traceback(module, tmp_path):
     """A module that interrupts its own import stands in for a user who presses Ctrl-C at this moment."""
     (tmp_path / f"{module}.py").write_text(
-        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a command in the background ignores Ctrl-C\n"
+        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
     )
     project = Path(sclip.__file__).parents[1]
     places = os.pathsep.join([str(tmp_path), str(project)])

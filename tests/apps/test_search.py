@@ -269,9 +269,10 @@ def test_faiss_finds_almost_the_same(tmp_path, monkeypatch):
     centres = torch.randn(50, 24, generator=generator)
     vectors = F.normalize(centres.repeat(60, 1) + torch.randn(3000, 24, generator=generator) / 3, dim=-1)
     queries = vectors[::100] + torch.randn(30, 24, generator=generator) / 50
-    rows = nearest(vectors, queries, 10)[1]
+    scores, rows = nearest(vectors, queries, 10)
     same = nearest_by_faiss(vectors, queries, 10, tmp_path / "flat.faiss")
-    assert torch.equal(same[1], rows)
+    assert torch.allclose(same[0], scores, atol=1e-6)  # where scores are almost equal, rounding decides the order
+    assert (same[1] == rows).float().mean() > 0.95
     monkeypatch.setattr(engine, "FLAT_BELOW", 100)
     for _ in range(2):  # built, then read
         found, where = nearest_by_faiss(vectors, queries, 10, tmp_path / "lists.faiss")

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import SPEECH_CONFIG
+from small import SPEECH_CONFIG, speech_encoder
 from transformers import (
     Data2VecAudioConfig,
     Data2VecAudioModel,
@@ -98,6 +98,20 @@ def test_states_are_those_of_the_reference(layout):
     expected = torch.cat(blocks)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert torch.equal(speech([waveform], states=[2, 0]).values[0], found[[2, 0]])
+
+
+def test_convolutions_of_narrow_groups_are_computed_in_fp32_with_amx(monkeypatch):
+    """oneDNN computes them wrongly in bf16 on such CPUs."""
+    convolution = speech_encoder().model.encoder.pos_conv_embed.conv
+    frames = torch.randn(2, convolution.in_channels, 40)
+    exact = convolution(frames)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(convolution(frames), exact)
+        assert torch.equal(convolution(frames.bfloat16()), convolution(frames.bfloat16().float()))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolution(frames).dtype == torch.bfloat16
 
 
 def test_only_layer_norm_models_normalise_the_waveform_by_default():

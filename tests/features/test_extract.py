@@ -255,6 +255,19 @@ def test_states_are_computed_in_the_precision_that_is_set(corpus, tmp_path, comp
     assert difference == 0 if compute == "fp32" else 1e-3 < difference < 0.1
 
 
+def test_a_precision_that_the_device_computes_wrongly_is_refused(corpus, tmp_path):
+    speech = encoder()
+
+    def wrong_in_bf16(module, _, output):
+        return output.roll(1, -1) if torch.is_autocast_enabled("cpu") else output
+
+    speech.model.encoder.layers[1].register_forward_hook(wrong_in_bf16)
+    with pytest.raises(UserError, match=r"u0\): layer 2: .* in bf16 differ from those in fp32 by \d+%") as error:
+        extract(corpus, tmp_path / "out", speech, compute="bf16")
+    assert "set features.compute to fp32" in str(error.value)
+    extract(corpus, tmp_path / "out", speech, compute="fp32")
+
+
 def test_interrupted_extraction_resumes(corpus, tmp_path):
     extract(corpus, tmp_path / "expected")
     out, speech = tmp_path / "out", encoder()

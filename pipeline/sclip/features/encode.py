@@ -21,6 +21,9 @@ from sclip.padded import length_sorted_batches
 if TYPE_CHECKING:
     from sclip.encoders.open import AnySpeechEncoder
 
+CHECKED_SECONDS = 10  # of the recording whose hidden states are compared with fp32
+LARGEST_ERROR = 0.2  # of a layer's hidden states; bf16 rounds them by about 0.01, and a wrong kernel by 0.25 to 1
+
 
 def batches_by_length(recordings: Sequence[Recording], seconds: float) -> Iterator[list[Recording]]:
     """Yield batches of similar length, the longest first; a batch is at most `seconds` long, padding included."""
@@ -46,6 +49,31 @@ class FeatureEncoder:
         lengths = self.encoder.frames(torch.tensor([len(waveform) for waveform in waveforms])).tolist()
         rows = zip(output.values.transpose(1, 2), lengths, strict=True)
         return torch.cat([row[:length] for row, length in rows]), lengths
+
+    def check_precision(self, recordings: Iterable[Recording]) -> None:
+        """Refuse to compute in a precision whose results on this device are not those of fp32, but for rounding.
+
+        Some CPUs compute some convolutions wrongly in bf16, without an error. One recording is compared.
+        """
+        usable = next((recording for recording in recordings if recording.fault is None), None)
+        if self.config.compute == "fp32" or usable is None:
+            return
+        waveform = decode(usable, self.encoder.shortest)
+        if isinstance(waveform, Fault):
+            return
+        waveform = waveform[: CHECKED_SECONDS * SAMPLE_RATE]
+        with torch.no_grad():
+            exact = self.encoder([waveform]).values  # (1, L, T, D)
+            with autocast(self.device, self.config.compute):
+                error = self.encoder([waveform]).values.float() - exact
+        errors, sizes = (torch.linalg.vector_norm(states, dim=(0, 2, 3)) for states in (error, exact))  # (L,)
+        largest, layer = (errors / sizes).max(0)
+        if float(largest) > LARGEST_ERROR:  # numbers that are not finite have an error of their own
+            raise UserError(
+                f"{usable.row.name}: layer {int(layer)}: the hidden states that this device computes in "
+                f"{self.config.compute} differ from those in fp32 by {float(largest):.0%}, and rounding explains a few "
+                "percent; set features.compute to fp32"
+            )
 
     def encode(self, waveforms: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
         """Return each waveform's states (T, L, D) or codes (T, K) in the stored precision. `names` are for errors."""

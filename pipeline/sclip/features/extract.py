@@ -99,6 +99,7 @@ def extract_features(
         described = pool.submit(describe, encoder, config)
         recordings = _inspect(rows, problems)
     features = described.result()
+    FeatureEncoder(encoder, None, config, device).check_precision(recordings)
     if config.online:
         return _online(out, features, recordings, encoder, problems, began)
     directions = None

@@ -28,7 +28,7 @@ from sclip.config.pretraining import HUBERT_HEAD
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.mfcc import MfccEncoder, differences, torchaudio
 from sclip.encoders.source import Source
-from sclip.encoders.speech import SpeechEncoder
+from sclip.encoders.speech import SpeechEncoder, avoid_wrong_convolutions
 from sclip.pretrain.clusters import assign, cluster, purity
 from sclip.pretrain.progress import Progress
 from sclip.pretrain.utterances import HOP, WINDOW, Joined, Utterance, speak_scenes
@@ -78,6 +78,7 @@ def pretrain_speech(config: MiniHubertConfig, device: torch.device, out: Path, s
     utterances = speak_scenes("train", config.utterances, config.voices, config.seed)
     test_utterances = speak_scenes("test", HELD_OUT, 20, config.seed)
     hubert = HubertModel(hubert_config(config)).to(device)
+    avoid_wrong_convolutions(hubert)
     samples = Joined([torch.from_numpy(utterance.samples) for utterance in utterances], device)
     quality: dict[str, Any] = {}
     minutes = 0.0

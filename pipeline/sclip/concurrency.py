@@ -120,10 +120,14 @@ def map_in_threads(
 
 
 def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], title: str) -> Iterator[Result]:
-    """Yield `compute` of each item, in order, from one process per core. A single item is computed in this process."""
+    """Yield `compute` of each item, in order, from one process per core. A single item is computed in this process.
+
+    A core counts if this process may use it: a job on a cluster often has a few cores of a large machine.
+    """
     if len(items) == 1:
         yield compute(items[0])
         return
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locks without its threads
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # not macOS
+    with ProcessPoolExecutor(cores, mp_context=context) as pool:
         yield from tqdm(pool.map(compute, items), title, len(items), disable=None)

@@ -30,6 +30,12 @@ def cores():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def bf16(monkeypatch):
+    """Compute in bf16 on any CPU, as far as one test is concerned."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+
 def pytest_collection_modifyitems(items):
     """Skip the tests that need a GPU where there is none."""
     if not torch.cuda.is_available():

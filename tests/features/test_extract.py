@@ -247,7 +247,7 @@ def test_mfccs_can_be_extracted(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp32"])
-def test_states_are_computed_in_the_precision_that_is_set(corpus, tmp_path, compute):
+def test_states_are_computed_in_the_precision_that_is_set(corpus, tmp_path, compute, bf16):
     extract(corpus, tmp_path / "exact")
     extract(corpus, tmp_path / "out", compute=compute)
     exact, computed = (FeatureStore.open(tmp_path / n).read(torch.arange(10)).values for n in ("exact", "out"))
@@ -255,7 +255,7 @@ def test_states_are_computed_in_the_precision_that_is_set(corpus, tmp_path, comp
     assert difference == 0 if compute == "fp32" else 1e-3 < difference < 0.1
 
 
-def test_a_precision_that_the_device_computes_wrongly_is_refused(corpus, tmp_path):
+def test_a_precision_that_the_device_computes_wrongly_is_refused(corpus, tmp_path, bf16):
     speech = encoder()
 
     def wrong_in_bf16(module, _, output):

@@ -330,11 +330,12 @@ def fp64(cores, monkeypatch):
     trainings differ thus depends on the CPU and on the seed.
     """
     cores(1)
+    default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(torch, "float32", torch.float64)
     yield
-    torch.set_default_dtype(torch.float32)
+    torch.set_default_dtype(default)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -330,7 +330,7 @@ def test_development_split_is_evaluated_after_each_epoch_by_default(corpus, tmp_
 
 
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, *WITH_VISUAL_WORDS])
-def test_bf16_step_is_close_to_fp32(corpus, arch):
+def test_bf16_step_is_close_to_fp32(corpus, arch, bf16):
     full, half = first_row(corpus, arch, "fp32"), first_row(corpus, arch, "bf16")
     assert full.keys() == half.keys()
     assert half["train/loss/total"] == pytest.approx(full["train/loss/total"], rel=0.05)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sclip.bench.timing import seconds_of
+from sclip.device import computes_bf16
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Machine:
     name: str
     bandwidth: float  # bytes read or written per second
     fp32: float  # operations per second in a large matrix product
-    half: float  # the same in bf16
+    half: float  # the same in bf16, or in fp32 on a CPU without instructions for bf16
 
 
 def measure(device: torch.device) -> Machine:
@@ -23,7 +24,8 @@ def measure(device: torch.device) -> Machine:
     numbers = torch.randn(size * size, device=device)
     target = torch.empty_like(numbers)
     bandwidth = 2 * numbers.nbytes / _median(lambda: target.copy_(numbers), device)
-    rates = [_product_rate(size, kind, device) for kind in (torch.float32, torch.bfloat16)]
+    half = torch.bfloat16 if computes_bf16(device.type) else torch.float32
+    rates = [_product_rate(size, kind, device) for kind in (torch.float32, half)]
     return Machine(_name(device), bandwidth, *rates)
 
 

@@ -21,7 +21,7 @@ from sclip.config.pretraining import CLIP_HEAD
 from sclip.contrastive import contrastive_loss
 from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.pictures import SIDE
-from sclip.device import plain_attention
+from sclip.device import autocast, plain_attention
 from sclip.encoders.clip import ClipEncoder, TextTower
 from sclip.evaluation.retrieval import first_ranks, recalls
 from sclip.pretrain.pictures import caption_tokens, draw_scenes
@@ -58,7 +58,7 @@ def _train(model: open_clip.CLIP, config: MiniClipConfig, scratch: Path, device:
         for group in optimizer.param_groups:
             group["lr"] = rate
         ids = tokens[chosen, text].long()  # (B, longest caption)
-        with torch.autocast(device.type, torch.bfloat16), plain_attention(device):
+        with autocast(device, "bf16"), plain_attention(device):
             images = model.encode_image(normalised(pixels[chosen]))
             sentences = tower.run(tower.table[ids], last=ids.argmax(-1))  # the end token has the highest id
         loss = contrastive_loss(sentences, images, chosen, model.logit_scale.exp())

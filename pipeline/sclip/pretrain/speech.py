@@ -25,6 +25,7 @@ from transformers import HubertConfig, HubertModel
 from sclip.concurrency import chunks
 from sclip.config import MiniHubertConfig
 from sclip.config.pretraining import HUBERT_HEAD
+from sclip.device import autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.mfcc import MfccEncoder, differences, torchaudio
 from sclip.encoders.source import Source
@@ -142,7 +143,7 @@ def _train(
         waveforms, labels, masked = _batch(samples, targets, by_length, config.batch_seconds, random)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, steps, config.warmup_steps)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device, "bf16"):
             logits = model(waveforms, masked)
         loss = F.cross_entropy(logits.float(), labels[masked])
         optimizer.zero_grad()

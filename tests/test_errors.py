@@ -1,6 +1,6 @@
 """Problems of rows are printed by kind: how many, the first by name, and how many more there are."""
 
-from sclip.errors import MAX_CASES, Problems
+from sclip.errors import LONGEST_LINE, MAX_CASES, Problems, UserError
 
 
 def printed(problems: Problems, caplog) -> list[str]:
@@ -67,3 +67,10 @@ def test_skipped_rows_are_few_lines_and_none_is_hidden(caplog):
     more = [int(line.split()[1].replace(",", "")) for line in lines if line.startswith("         and ")]
     assert shown + sum(more) == 1000
     assert lines[-1] == "1,000 rows skipped"
+
+
+def test_the_middle_of_a_very_long_line_is_left_out():
+    first, second = str(UserError(f"a.csv: no column {'x' * 100_000}; rename it\nsecond")).split("\n")
+    assert first.startswith("a.csv: no column xxx") and first.endswith("xxx; rename it")
+    assert len(first) < LONGEST_LINE + 10
+    assert second == "second"

@@ -9,11 +9,22 @@ log = logging.getLogger(__name__)
 
 Findings = dict[str, list[str]]  # what was found: each case of it
 
+LONGEST_LINE = 2000  # of an error; a file may hold names and texts of any length
 MAX_CASES = 10  # cases of a finding that are printed, and reasons that get a group of their own
 
 
 class UserError(ValueError):
-    """An error that a user can act on: it names the file, row, key or tensor, what was found and what was expected."""
+    """An error that a user can act on: it names the file, row, key or tensor, what was found and what was expected.
+
+    The middle of a very long line is left out, because its end says what to do.
+    """
+
+    def __init__(self, message: str):
+        half = LONGEST_LINE // 2
+        lines = message.split("\n")
+        super().__init__(
+            "\n".join(line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}" for line in lines)
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ TEXTS = (
     b"\0",
 )
 BOMBS = (b"[" * 5000, b"{" * 5000, b'{"a":' * 3000, b"9" * 5000, b"a: &a [*a, *a]\n", b"\0" * 10_000, b"," * 5000)
+PIECES = (b"1", b"a", b" ", b".", b'""', b"1e", b"_a", b"a b ", b"\xc3\xa9")
+LONG = tuple(piece * (40_000 // len(piece)) for piece in PIECES)
 WHOLE = (b"\xff\xff\xff\x7f", b"\xff" * 8, b"\0" * 8, b"\x80" * 4, (2**40).to_bytes(8, "little"), b"\x7f\xff\xff\xff")
 
 Mutation = Callable[[bytes, random.Random], bytes]
@@ -81,6 +83,12 @@ def _replace(pattern: bytes, values: tuple[bytes, ...], data: bytes, choose: ran
     return data[:first] + choose.choice(values) + data[first + len(match[0]) :]
 
 
+def replace_by_long_text(data: bytes, choose: random.Random) -> bytes:
+    """Replace a text in quotation marks, a word or a number, to find readers whose time is not linear."""
+    pattern = choose.choice((rb'(?<=")[^"\n]*(?=")', rb"[\w.+-]+"))
+    return _replace(pattern, LONG, data, choose)
+
+
 def swap_lines(data: bytes, choose: random.Random) -> bytes:
     lines = data.split(b"\n", 200)
     one, other = choose.randrange(len(lines)), choose.randrange(len(lines))
@@ -90,12 +98,12 @@ def swap_lines(data: bytes, choose: random.Random) -> bytes:
 
 MUTATIONS: tuple[Mutation, ...] = (
     *(flip, flip, cut, remove, repeat, insert, overwrite, replace_number, replace_number),
-    *(replace_text, replace_text, swap_lines),
+    *(replace_text, replace_text, replace_by_long_text, swap_lines),
 )
 
 
 def mutate(data: bytes, choose: random.Random) -> bytes:
-    """Return a copy with one to four mutations, at most twice as long and a little."""
+    """Return a copy with one to four mutations, at most twice as long and some 100 kB."""
     for _ in range(choose.choice((1, 1, 1, 2, 4))):
         data = choose.choice(MUTATIONS)(data, choose)
     return data

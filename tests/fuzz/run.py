@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 SECONDS = 10  # for one input
 MEMORY = 500_000  # kB that one reader may need more than before
+LONGEST_ERROR = 20_000  # characters
 CHUNK = 200  # inputs of a reader at a time
 
 
@@ -49,8 +50,9 @@ def try_input(name: str, reader: Reader, folder: Path, number: int) -> str | Non
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         reader.read(folder)
-    except ALLOWED:
-        pass
+    except ALLOWED as error:
+        if len(str(error)) > LONGEST_ERROR:
+            return f"an error of {len(str(error)):,} characters: {str(error)[:500]}"
     except (Exception, TooSlow):
         return traceback.format_exc()
     finally:

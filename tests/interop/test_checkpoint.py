@@ -68,7 +68,7 @@ def test_a_long_name_gives_a_short_error(tmp_path):
     write_pickle(path, b"\x80\x02c" + name + b"\n" + name + b"\n)R.")
     with pytest.raises(UserError, match=r"evil\.ckpt: refused, no code was run: the file asks to call aaa") as error:
         read_checkpoint(path)
-    assert len(str(error.value)) < 1000
+    assert len(str(error.value)) < 5000
 
 
 @pytest.mark.parametrize("opcode", ["NEWOBJ", "INST"])

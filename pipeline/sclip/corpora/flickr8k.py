@@ -23,6 +23,7 @@ from sclip.corpora.alignments import read_ctm
 from sclip.corpora.listing import (
     Listing,
     PublishedCounts,
+    csv_errors,
     first_existing,
     numbered_lines,
     require_fetched,
@@ -113,14 +114,15 @@ def _captions(folder: Path) -> Iterator[tuple[Caption, str]]:
 def _captions_of_csv(path: Path) -> Iterator[tuple[Caption, str]]:
     counts: Counter[str] = Counter()
     reader = csv.reader(StringIO(read_text(path)))
-    for fields in reader:
-        if reader.line_num == 1 or not fields:
-            continue  # the header, or an empty line
-        if len(fields) != 2:
-            raise UserError(f"{path.name} line {reader.line_num}: expected a picture and a caption, found {fields}")
-        picture, text = fields
-        yield (picture, counts[picture]), text.strip()
-        counts[picture] += 1
+    with csv_errors(path, reader):
+        for fields in reader:
+            if reader.line_num == 1 or not fields:
+                continue  # the header, or an empty line
+            if len(fields) != 2:
+                raise UserError(f"{path.name} line {reader.line_num}: expected a picture and a caption, found {fields}")
+            picture, text = fields
+            yield (picture, counts[picture]), text.strip()
+            counts[picture] += 1
 
 
 def _captions_of_tokens(path: Path) -> Iterator[tuple[Caption, str]]:

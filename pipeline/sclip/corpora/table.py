@@ -15,6 +15,7 @@ from sclip.config import TableConfig
 from sclip.corpora.alignments import UNUSED, AlignmentFiles, read_words, try_words
 from sclip.corpora.listing import (
     Listing,
+    csv_errors,
     find_split,
     is_empty_cell,
     is_text_cell,
@@ -115,7 +116,7 @@ def _records(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, An
 def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
     reader = csv.DictReader(StringIO(read_text(path)), **form)
-    try:
+    with csv_errors(path, reader.reader):
         _check_separator(path, reader.fieldnames or ())
         for record in reader:
             where = f"{path.name} line {reader.line_num}"
@@ -123,8 +124,6 @@ def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]
                 problems.add(where, f"expected {len(reader.fieldnames or [])} cells, as in the first line")
             else:
                 yield where, record
-    except csv.Error as error:
-        raise UserError(f"{path.name} line {reader.line_num}: {error}") from None
 
 
 def _check_separator(path: Path, columns: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip.corpora.listing import csv_errors
 from sclip.errors import UserError
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import BATCH_FRAMES, output_of
@@ -43,6 +44,7 @@ from sclip.parsing import read_text
 
 FOLDER = "semantic_flickraudio"  # of Flickr8k's folder
 KEYWORDS, LABELS = "keywords.txt", "semantic_flickraudio_labels.csv"
+COLUMNS = ("utt_key", "transcription", "keywords")
 CHANCE = "chance"
 NEVER = -1.0  # the score of a keyword that is not in the vocabulary: the lowest cosine
 
@@ -70,16 +72,17 @@ class KeywordLabels:
         exact: dict[str, frozenset[str]] = {}
         semantic: dict[str, frozenset[str]] = {}
         reader = csv.DictReader(StringIO(read_text(folder / LABELS)))
-        for record in reader:
-            where = f"{folder / LABELS} line {reader.line_num}"
-            try:
-                name, transcription, labels = (record[column] for column in ("utt_key", "transcription", "keywords"))
-                found = frozenset(labels.split("|")) - {""}
-            except (KeyError, AttributeError):
-                raise UserError(f"{where}: expected utt_key, transcription and keywords, found {record}") from None
-            if found - set(keywords):
-                raise UserError(f"{where}: {min(found - set(keywords))!r} is not in {KEYWORDS}; fetch the labels again")
-            semantic[name], exact[name] = found, frozenset(transcription.split()) & set(keywords)
+        with csv_errors(folder / LABELS, reader.reader):
+            for record in reader:
+                where = f"{folder / LABELS} line {reader.line_num}"
+                try:
+                    name, transcription, labels = (record[column] for column in COLUMNS)
+                    found = frozenset(labels.split("|")) - {""}
+                except (KeyError, AttributeError):
+                    raise UserError(f"{where}: expected utt_key, transcription and keywords, found {record}") from None
+                if unknown := found - set(keywords):
+                    raise UserError(f"{where}: {min(unknown)!r} is not in {KEYWORDS}; fetch the labels again")
+                semantic[name], exact[name] = found, frozenset(transcription.split()) & set(keywords)
         return cls(keywords, exact, semantic)
 
 

@@ -27,7 +27,7 @@ class _ForeignType(type):
     """
 
     def __call__(cls, *_: Any, **__: Any) -> Any:
-        raise _Refused(f"the file asks to call {cls.__module__}.{cls.__qualname__}"[:500])
+        raise _Refused(f"the file asks to call {cls.__module__}.{cls.__qualname__}")
 
 
 class Foreign(metaclass=_ForeignType):
@@ -59,7 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: refused, no code was run: {_refusal(str(error))}") from None
     except Exception as error:  # zip, pickle and torch each raise their own errors for damaged files
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        first_sentence = first_line.split(". ")[0][:500]
+        first_sentence = first_line.split(". ")[0]
         raise UserError(f"{path}: not a complete checkpoint in torch.save's zip format: {first_sentence}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a checkpoint with a state_dict, found a {type(data).__name__}")

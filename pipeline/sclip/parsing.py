@@ -1,8 +1,9 @@
-"""Read YAML and JSON, and parse plain data into dataclasses. Errors name the full key.
+"""Read YAML, JSON and CSV, and parse plain data into dataclasses. Errors name the full key.
 
 `where` is the file and the key that a value comes from, such as `params.yaml: presets.scenes.corpus`.
 """
 
+import csv
 import dataclasses
 import difflib
 import functools
@@ -12,7 +13,8 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -93,6 +95,16 @@ def read_json(path: Path) -> Any:
         return parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
+
+
+@contextmanager
+def csv_errors(path: Path, reader: Any) -> Iterator[None]:
+    """Raise an error with the file's name and the line's number if the csv module cannot read a record."""
+    try:
+        yield
+    except csv.Error as error:
+        advice = "; is a quotation mark missing?" if "field larger" in str(error) else ""
+        raise UserError(f"{path.name} line {reader.line_num}: {error}{advice}") from None
 
 
 def read_table(path: Path) -> dict[str, object]:

@@ -23,7 +23,6 @@ from sclip.corpora.alignments import read_ctm
 from sclip.corpora.listing import (
     Listing,
     PublishedCounts,
-    csv_errors,
     first_existing,
     numbered_lines,
     require_fetched,
@@ -31,7 +30,7 @@ from sclip.corpora.listing import (
 )
 from sclip.corpora.rows import SPLITS, Draft, TimedWords
 from sclip.errors import UserError
-from sclip.parsing import read_text
+from sclip.parsing import csv_errors, read_text
 
 PUBLISHED = PublishedCounts(
     pictures={"train": 6_000, "dev": 1_000, "test": 1_000},

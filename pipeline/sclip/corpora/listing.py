@@ -1,6 +1,5 @@
 """The rows that a corpus's own files list, before any recording or picture is read."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,16 +117,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield f"{path.name} line {number}", line.strip()
-
-
-@contextmanager
-def csv_errors(path: Path, reader: Any) -> Iterator[None]:
-    """Raise an error with the file's name and the line's number if the csv module cannot read a record."""
-    try:
-        yield
-    except csv.Error as error:
-        advice = "; is a quotation mark missing?" if "field larger" in str(error) else ""
-        raise UserError(f"{path.name} line {reader.line_num}: {error}{advice}") from None
 
 
 def numbered_entries(path: Path) -> Iterator[tuple[str, Any]]:

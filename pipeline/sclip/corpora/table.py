@@ -15,7 +15,6 @@ from sclip.config import TableConfig
 from sclip.corpora.alignments import UNUSED, AlignmentFiles, read_words, try_words
 from sclip.corpora.listing import (
     Listing,
-    csv_errors,
     find_split,
     is_empty_cell,
     is_text_cell,
@@ -26,7 +25,7 @@ from sclip.corpora.listing import (
 from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError
 from sclip.files import no_file
-from sclip.parsing import parse_json, read_text, shortened
+from sclip.parsing import csv_errors, parse_json, read_text, shortened
 
 NO_SPLIT = "rows without a split, which a hash of their picture's name has chosen"
 SUFFIXES = ".csv, .tsv, .jsonl, .parquet"

@@ -33,14 +33,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip.corpora.listing import csv_errors
 from sclip.errors import UserError
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import BATCH_FRAMES, output_of
 from sclip.features.dataset import Dataset
 from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import length_sorted_batches
-from sclip.parsing import read_text
+from sclip.parsing import csv_errors, read_text
 
 FOLDER = "semantic_flickraudio"  # of Flickr8k's folder
 KEYWORDS, LABELS = "keywords.txt", "semantic_flickraudio_labels.csv"

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def test_standard_input_without_a_recording_is_refused(index, data, message):
 
 
 def test_a_closed_standard_input_is_one_line(index):
-    command = f"{sys.executable} -m sclip search {index} - <&-"
+    command = f"{shlex.quote(sys.executable)} -m sclip search {index} - <&-"
     result = subprocess.run(command, shell=True, text=True, capture_output=True)
     message = "Error: standard input: found nothing; expected a wav, flac, ogg or mp3 file\n"
     assert (result.returncode, result.stderr) == (1, message)

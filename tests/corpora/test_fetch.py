@@ -18,6 +18,8 @@ from sclip.corpora.fetch import fetch
 from sclip.corpora.unpack import DamagedArchive, unpack
 from sclip.errors import UserError
 
+pytestmark = pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="a tar needs Python 3.11.4")
+
 
 def make_tar(level: int = 9) -> bytes:
     data = io.BytesIO()
@@ -318,6 +320,13 @@ def test_killed_unpacking_does_not_download_again(host, tmp_path, monkeypatch):
     list(fetch([tar_archive(host)], tmp_path))
     assert len(Server.requested_ranges) == 1
     assert file_names(tmp_path) == ALL_FILES
+
+
+def test_an_old_python_is_told_before_a_tar_is_unpacked(tmp_path, monkeypatch):
+    (tmp_path / "a.tar.gz").write_bytes(make_tar())
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(UserError, match=r"a\.tar\.gz: to unpack a tar safely needs Python 3\.11\.4, found 3\.1"):
+        unpack(tmp_path / "a.tar.gz", tmp_path)
 
 
 def test_errors_name_the_archive(host, tmp_path):

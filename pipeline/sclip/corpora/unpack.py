@@ -7,6 +7,7 @@ between two members. So both are checked here. Members of a zip and all of a gzi
 import errno
 import gzip
 import os
+import platform
 import shutil
 import tarfile
 import zipfile
@@ -34,6 +35,9 @@ def unpack(path: Path, into: Path, top_folder: str = "") -> None:
 
     The members come into an unfinished folder first, so that a damaged archive leaves none of them.
     """
+    if path.suffix != ".zip" and not hasattr(tarfile, "data_filter"):  # refuses devices, and members outside the folder
+        found = platform.python_version()
+        raise UserError(f"{path}: to unpack a tar safely needs Python 3.11.4, found {found}; install a newer one")
     unfinished = into / f"{path.name}{UNFINISHED}"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     unfinished.mkdir(parents=True)

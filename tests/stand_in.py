@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-STAND_IN = """#!{python}
+# A shell starts Python, because the kernel reads no path with a space behind #!.
+STAND_IN = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
 import sys
 from pathlib import Path
 

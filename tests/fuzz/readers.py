@@ -274,7 +274,7 @@ def _write_archives(folder: Path) -> dict[str, Reader]:
     for name, data in contents.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(data)
-    for suffix in ("zip", "tar", "tar.gz"):
+    for suffix in ("zip", "tar", "tar.gz") if hasattr(tarfile, "data_filter") else ("zip",):  # tars need Python 3.11.4
         name = f"{suffix} archive"
         (folder / name).mkdir()
         path = folder / name / f"a.{suffix}"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sclip.device import autocast, choose_device
+from sclip.device import autocast, choose_device, computes_bf16
 from sclip.errors import UserError
 from sclip.model.loading import load
 
@@ -23,11 +23,14 @@ def test_a_loaded_model_computes_in_exact_fp32():
 
 
 @pytest.mark.parametrize("has_instructions", [True, False])
-def test_bf16_is_used_on_a_cpu_that_has_instructions_for_it(has_instructions, monkeypatch):
+def test_bf16_is_used_on_devices_that_have_instructions_for_it(has_instructions, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_instructions)
     numbers = torch.ones(2, 2)
     with autocast("cpu", "bf16"):
         assert (numbers @ numbers).dtype == (torch.bfloat16 if has_instructions else torch.float32)
+    assert computes_bf16("cuda") == has_instructions
+    assert computes_bf16("xpu")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99"])

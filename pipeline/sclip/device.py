@@ -49,8 +49,8 @@ def check_device(name: str | torch.device, option: str = "device") -> torch.devi
 def autocast(device: str | torch.device, precision: str) -> torch.autocast:
     """Return a context in which matrix products use a precision; fp32 changes nothing.
 
-    On a CPU without instructions for bf16, bf16 changes nothing either: torch has no fast matrix products for it there,
-    and takes up to ten times as long as in fp32.
+    On a device without instructions for bf16, bf16 changes nothing either, because torch imitates them slowly. It takes
+    up to ten times as long as in fp32 on a CPU.
     """
     kind = torch.device(device).type
     enabled = precision != "fp32" and (precision != "bf16" or computes_bf16(kind))
@@ -58,7 +58,12 @@ def autocast(device: str | torch.device, precision: str) -> torch.autocast:
 
 
 def computes_bf16(kind: str) -> bool:
-    """Return whether devices of a kind, such as cpu and cuda, have instructions for bf16. ARM's CPUs do not count."""
+    """Return whether devices of a kind, such as cpu and cuda, have instructions for bf16.
+
+    NVIDIA's GPUs have them since Ampere. ARM's CPUs do not count.
+    """
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return kind != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 

@@ -465,3 +465,19 @@ def test_an_utterance_whose_states_are_not_finite_is_named_or_skipped(corpus, tm
     assert exact.utterances == 10
     for name in one.ids:  # utterances of the same batch keep their states
         assert torch.equal(one.utterance(one.ids.index(name)), other.utterance(other.ids.index(name)))
+
+
+class OverflowingUtterance(LoudUtterance):
+    """An encoder whose states of one utterance are infinite in half precision alone."""
+
+    def forward(self, waveforms):
+        self.factor = np.inf if torch.is_autocast_enabled("cpu") else 1.0
+        return super().forward(waveforms)
+
+
+def test_the_first_utterance_may_overflow_in_half_precision(corpus, tmp_path, bf16):
+    """The check of the precision reads this utterance."""
+    speech = OverflowingUtterance(LENGTHS[0], 1, 1.0)
+    summary, problems = extract(corpus, tmp_path / "out", speech, skip=True, compute="bf16")
+    assert summary.utterances == 9
+    assert "computed in bf16 are not finite" in problems.skipped["manifest row 1 (u0)"]

@@ -72,7 +72,7 @@ def test_a_repo_does_not_name_folders_on_this_machine(place, tmp_path):
     shutil.copytree("models/scenes-parallel", folder)
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"../mini-', f'"{place}/mini-'))
-    repo = f"team/names-{len(place)}"
+    repo = f"team/{tmp_path.name}"
     cached(repo, {FIRST: folder})
     for load in (sclip.load, sclip.SpeechCLIP.from_pretrained):
         with pytest.raises(UserError, match="expected the name of a folder next to a local model folder"):

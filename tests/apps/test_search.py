@@ -272,8 +272,10 @@ def test_faiss_finds_almost_the_same(tmp_path, monkeypatch):
     queries = vectors[::100] + torch.randn(30, 24, generator=generator) / 50
     scores, rows = nearest(vectors, queries, 10)
     same = nearest_by_faiss(vectors, queries, 10, tmp_path / "flat.faiss")
-    assert torch.allclose(same[0], scores, atol=1e-6)  # where scores are almost equal, rounding decides the order
-    assert (same[1] == rows).float().mean() > 0.95
+    # Rounding may exchange rows of almost equal scores, so each row that faiss finds must have the score of its place.
+    exact = (vectors[same[1]] * queries[:, None]).sum(-1)
+    assert torch.allclose(same[0], scores, atol=1e-6) and torch.allclose(exact, scores, atol=1e-6)
+    assert all(len(set(found)) == 10 for found in same[1].tolist())
     monkeypatch.setattr(engine, "FLAT_BELOW", 100)
     for _ in range(2):  # built, then read
         found, where = nearest_by_faiss(vectors, queries, 10, tmp_path / "lists.faiss")

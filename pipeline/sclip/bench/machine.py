@@ -15,7 +15,7 @@ class Machine:
     name: str
     bandwidth: float  # bytes read or written per second
     fp32: float  # operations per second in a large matrix product
-    half: float  # the same in bf16, or in fp32 on a CPU without instructions for bf16
+    half: float  # the same in bf16, or in fp32 on a device without instructions for bf16
 
 
 def measure(device: torch.device) -> Machine:

@@ -37,7 +37,7 @@ def unpack(path: Path, into: Path, top_folder: str = "") -> None:
     """
     if path.suffix != ".zip" and not hasattr(tarfile, "data_filter"):  # refuses devices, and members outside the folder
         found = platform.python_version()
-        raise UserError(f"{path}: to unpack a tar safely needs Python 3.11.4, found {found}; install a newer one")
+        raise UserError(f"{path}: to unpack a tar safely needs Python 3.11.4, found {found}; run it with a newer one")
     unfinished = into / f"{path.name}{UNFINISHED}"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     unfinished.mkdir(parents=True)

@@ -18,10 +18,11 @@ def test_alternatives_give_the_same_results(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SCENES", TINY)
     for name, value in (("UTTERANCES", 60), ("PICTURES", 20), ("SLICE", 20)):
         monkeypatch.setattr(evaluation, name, value)
-    result = run.run_bench(load_params(), "cpu", ("extraction", "cif", "evaluation"), tmp_path)
+    result = run.run_bench(load_params(), "cpu", ("extraction", "attention", "cif", "evaluation"), tmp_path)
     assert "GFLOP/s" in next(run.describe(result))
     cases_by_name = {case["name"]: case for case in json.loads((tmp_path / "bench.json").read_text())["cases"]}
-    assert cases_by_name.keys() == {"extraction", "cif", "evaluation"}
+    assert cases_by_name.keys() == {"extraction", "attention", "cif", "evaluation"}
+    assert cases_by_name["attention"]["notes"]["largest difference between the two"] < 1e-5
     assert cases_by_name["cif"]["notes"]["largest difference to scattering"] < 1e-5
     assert cases_by_name["cif"]["notes"]["largest difference to the loop"] < 1e-5
     assert cases_by_name["evaluation"]["notes"]["the same recalls"] is True

@@ -11,7 +11,7 @@ import torch
 from sclip.bench.cases import PAPERS, SCENES, Case, Workload
 from sclip.bench.evaluation import evaluation_case
 from sclip.bench.extraction import extraction_case
-from sclip.bench.heads import cif_case, vocabulary_case
+from sclip.bench.heads import attention_case, cif_case, vocabulary_case
 from sclip.bench.index import index_cases
 from sclip.bench.long_training import long_training_case
 from sclip.bench.machine import Machine, measure
@@ -68,6 +68,8 @@ def cases(
         yield manifest_case(folder / "manifest", device)
     if "extraction" in only:
         yield extraction_case(workload, speech, folder / "extraction", device)
+    if "attention" in only:
+        yield attention_case(workload, speech.width, device)
     if "cif" in only:
         yield cif_case(workload, speech.width, machine, device)
     if "vocabulary" in only:

@@ -9,7 +9,9 @@ from sclip.cli.output import json_option, print_json
 from sclip.config import load_params
 from sclip.parsing import read_json
 
-BENCHMARKS = ("manifest", "extraction", "training", "long-training", "cif", "vocabulary", "evaluation", "index")
+BENCHMARKS = (
+    "manifest", "extraction", "training", "long-training", "attention", "cif", "vocabulary", "evaluation", "index",
+)  # fmt: skip
 
 
 @click.command("import", short_help="Make a model folder from a published checkpoint.")

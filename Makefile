@@ -6,8 +6,10 @@ BIN := .venv/bin
 
 install: .venv/installed
 
+# One process for each core, at most eight.
+test: export OMP_NUM_THREADS := 1
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 test-gpu: .venv/installed
 	$(BIN)/python -m pytest -m gpu

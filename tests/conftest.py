@@ -44,6 +44,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Escape half surrogate pairs in captured text. A process of pytest-xdist cannot send them to the main process."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Print a table of the tests on a GPU, with what they measured."""
     if config.option.markexpr != "gpu":

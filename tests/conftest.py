@@ -60,6 +60,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section(torch.cuda.get_device_name())
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            figures = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
-            line = f"{outcome:8} {report.duration:6.2f} s  {report.nodeid.partition('::')[2]}  {figures}"
+            name = report.nodeid.partition("::")[2] or report.nodeid  # a module that is skipped has no tests
+            figures = ", ".join(f"{name}: {value}" for name, value in getattr(report, "user_properties", ()))
+            line = f"{outcome:8} {getattr(report, 'duration', 0.0):6.2f} s  {name}  {figures}"
             terminalreporter.write_line(line.rstrip())

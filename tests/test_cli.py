@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 import sclip
@@ -44,6 +45,19 @@ MISTAKES = {
     "segment setup.cfg setup.cfg --format textgrid": "2 recordings need a file each; choose a folder with --out",
     "pretrain clip --params none/params.yaml": "none/params.yaml: no such file",
 }
+
+
+def test_full_memory_of_a_gpu_is_one_line_with_what_to_do(monkeypatch):
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nException raised from malloc")
+
+    monkeypatch.setattr("sclip.bench.run.run_bench", fill)
+    result = CliRunner().invoke(main, ["bench"])
+    assert result.exit_code == 1
+    assert result.output.startswith(
+        "Error: CUDA out of memory. Tried to allocate 2.00 GiB. Use smaller batches (training."
+    )
+    assert result.output.count("\n") == 1
 
 
 def test_a_mistake_is_one_line_and_imports_no_torch():

@@ -1,3 +1,7 @@
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -25,12 +29,22 @@ def test_a_loaded_model_computes_in_exact_fp32():
 @pytest.mark.parametrize("has_instructions", [True, False])
 def test_bf16_is_used_on_devices_that_have_instructions_for_it(has_instructions, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_instructions)
+    capability = (8, 0) if has_instructions else (7, 5)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {torch.device("cuda:1"): capability}.get)
     numbers = torch.ones(2, 2)
     with autocast("cpu", "bf16"):
         assert (numbers @ numbers).dtype == (torch.bfloat16 if has_instructions else torch.float32)
-    assert computes_bf16("cuda") == has_instructions
-    assert computes_bf16("xpu")
+    assert computes_bf16(torch.device("cuda:1")) == has_instructions
+    assert computes_bf16(torch.device("xpu"))
+
+
+def test_the_tests_of_a_gpu_end_with_a_table():
+    """Also where modules are skipped as a whole, such as that of MTEB where it is not installed."""
+    tests = ["tests/gpu/test_gpu.py", "tests/interop/test_mteb.py", "-k", "intervals"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *tests]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout[-3000:]
+    assert re.search(r"^(passed|skipped) +[0-9.]+ s  test_intervals_are_those_of_the_cpu$", completed.stdout, re.M)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99"])

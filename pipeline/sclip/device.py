@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sclip.errors import UserError
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+AMPERE = (8, 0)  # the first of NVIDIA's compute capabilities with instructions for bf16
 WITHOUT_FP64 = {"mps"}  # types of devices; mps are Apple's GPUs
 # Option numbers of glibc's mallopt.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
@@ -52,19 +53,19 @@ def autocast(device: str | torch.device, precision: str) -> torch.autocast:
     On a device without instructions for bf16, bf16 changes nothing either, because torch imitates them slowly. It takes
     up to ten times as long as in fp32 on a CPU.
     """
-    kind = torch.device(device).type
-    enabled = precision != "fp32" and (precision != "bf16" or computes_bf16(kind))
-    return torch.autocast(kind, PRECISIONS[precision], enabled=enabled)
+    device = torch.device(device)
+    enabled = precision != "fp32" and (precision != "bf16" or computes_bf16(device))
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=enabled)
 
 
-def computes_bf16(kind: str) -> bool:
-    """Return whether devices of a kind, such as cpu and cuda, have instructions for bf16.
+def computes_bf16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bf16.
 
     NVIDIA's GPUs have them since Ampere. ARM's CPUs do not count.
     """
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= AMPERE
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
 def fp64(tensor: torch.Tensor) -> torch.Tensor:

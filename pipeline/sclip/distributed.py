@@ -10,6 +10,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ from sclip.files import locked
 
 T = TypeVar("T")
 
+# For the slowest process, such as the one that reads a large corpus alone. torchrun ends all processes if one fails.
+LONGEST_WAIT = timedelta(days=1)
+
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
@@ -32,7 +36,7 @@ def process_group(device: str) -> Iterator[None]:
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
     try:
         yield
     finally:
@@ -89,11 +93,11 @@ def gather_objects(own: T) -> list[T]:
     return objects  # type: ignore[return-value]
 
 
-def all_max(number: int, device: torch.device) -> int:
-    """Return the largest number of all processes."""
+def all_max(number: int) -> int:
+    """Return the largest number of all processes. They do not wait for their GPUs."""
     if world_size() == 1:
         return number
-    largest = torch.tensor(number, device=device)
+    largest = torch.tensor(number)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
 

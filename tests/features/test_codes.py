@@ -100,6 +100,19 @@ def test_half_precision_stays_accurate_for_states_with_a_large_mean():
     assert (half - exact).abs().max() < 0.015 * exact.std((0, 1)).mean()
 
 
+def test_directions_that_an_evaluation_used_first_can_be_trained_with():
+    directions = Directions.fit([frames(300, seed=1)[:, :1]], 5, normalized=False)  # one state, as of MFCCs
+    codes = Coded(directions.encode(frames(6, seed=2)[:, :1]).view(2, 3, -1), torch.tensor([3, 2]), directions)
+    layers = LayerWeighting(1, normalize=False)
+    with torch.inference_mode():
+        evaluated = layers(codes).values
+        moved = codes.to(torch.device("meta")).directions
+    trained = layers(codes).values
+    trained.sum().backward()
+    assert torch.equal(trained, evaluated)
+    assert not any(tensor.is_inference() for tensor in moved.tensors().values())
+
+
 def test_a_head_that_normalises_states_refuses_codes_of_other_states():
     codes = Coded(torch.zeros(1, 5, TRUE, dtype=torch.int8), torch.tensor([5]), fitted())
     with pytest.raises(UserError, match=r"head.normalize_states is True, but the stored codes were computed with fea"):

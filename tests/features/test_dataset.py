@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from sclip.corpora.manifest import write_manifest
 from sclip.errors import UserError
 from sclip.features import dataset as datasets
 from sclip.features.dataset import Dataset
+from sclip.features.resident import fits
 from sclip.features.store import write_index, write_shard
 from sclip.features.vectors import write_vectors
 
@@ -102,3 +104,12 @@ def test_the_fingerprint_is_that_of_earlier_versions(folder):
     digest.update(json.dumps([["a", "x"], ["c", "y"], ["e", "x"]]).encode())
     digest.update(dataset.images.numpy().tobytes())
     assert dataset.fingerprint() == digest.hexdigest()
+
+
+@pytest.mark.parametrize(("total", "free", "fitting"), [(80, 75, 43), (80, 40, 8), (24, 23, 7), (16, 16, 0)])
+def test_frames_on_a_gpu_leave_memory_for_training(total, free, fitting, monkeypatch):
+    """Two fifths of the GPU's memory, at least 16 GB, in addition to what other programs use."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 10**9, total * 10**9))
+    store = SimpleNamespace(features=FEATURES | {"states": 25, "width": 10})  # 1,000 bytes a frame
+    assert fits(store, fitting * 10**6, "cuda")
+    assert not fits(store, fitting * 10**6 + 1, "cuda")

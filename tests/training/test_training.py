@@ -402,6 +402,16 @@ def test_the_first_parameter_whose_gradient_is_not_finite_is_named_with_its_step
         trained(corpus, "parallel", tmp_path)
 
 
+def test_a_scale_of_fp16_that_every_step_has_halved_ends_the_training():
+    diverging = Trainer(model("parallel"), SHORT, 0, CPU)
+    for exponent in (1, -16):
+        diverging.scaler = Mock(is_enabled=lambda: True, get_scale=lambda scale=2.0**exponent: scale)
+        diverging.check_finite()
+    diverging.scaler = Mock(is_enabled=lambda: True, get_scale=lambda: 2.0**-17)
+    with pytest.raises(sclip.UserError, match="step 0: the gradients of all recent steps overflow"):
+        diverging.check_finite()
+
+
 def test_gradients_are_clipped_as_torch_does(corpus):
     data = open_split(corpus, "train")
     own, expected = (Trainer(model("hybrid-cif"), SHORT, 0, CPU) for _ in range(2))

@@ -16,7 +16,7 @@ from sclip.bench.cases import FRAMES_PER_SECOND, Case, Measurement, Workload, ut
 from sclip.bench.models import random_model, random_visual_words
 from sclip.bench.stored import random_directions
 from sclip.bench.timing import Timed, compare
-from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
+from sclip.concurrency import prefetch, prefetch_count
 from sclip.config import Params
 from sclip.corpora.rows import Row
 from sclip.encoders.clip import ClipEncoder
@@ -74,7 +74,7 @@ def _rate(timed: Timed) -> str:
 
 def _train(trainer: Trainer, batches: TrainingBatches) -> None:
     """Run STEPS steps as the training loop does."""
-    reader = prefetch(batches.read, range(STEPS), prefetch_count(trainer.device, PREFETCHED_BATCHES))
+    reader = prefetch(batches.read, range(STEPS), prefetch_count(trainer.device, batches.dataset.prefetched_batches))
     for i, batch in enumerate(reader, 1):
         measure = trainer.train_step([batch.to(trainer.device)])
         if i % LOG_EVERY == 0:

@@ -24,7 +24,7 @@ def measure(device: torch.device) -> Machine:
     numbers = torch.randn(size * size, device=device)
     target = torch.empty_like(numbers)
     bandwidth = 2 * numbers.nbytes / _median(lambda: target.copy_(numbers), device)
-    half = torch.bfloat16 if computes_bf16(device.type) else torch.float32
+    half = torch.bfloat16 if computes_bf16(device) else torch.float32
     rates = [_product_rate(size, kind, device) for kind in (torch.float32, half)]
     return Machine(_name(device), bandwidth, *rates)
 

@@ -16,7 +16,7 @@ from sclip.bench.cases import Case, Measurement, Workload, utterance_seconds
 from sclip.bench.machine import Machine
 from sclip.bench.models import random_model, random_visual_words
 from sclip.bench.timing import compare
-from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
+from sclip.concurrency import prefetch, prefetch_count
 from sclip.config import Experiment
 from sclip.device import autocast, plain_attention
 from sclip.encoders.audio import SAMPLE_RATE
@@ -45,7 +45,7 @@ def training_case(
     model = random_model(name, experiment, *encoders)
     trainer = Trainer(model, experiment.training, 0, device, random_visual_words(model))
     pin = device.type == "cuda"
-    stored = {form: data.with_pinned_batches() if pin else data for form, data in datasets.items()}
+    stored = {form: data.with_pinned_batches(device) for form, data in datasets.items()}
     readers = {form: TrainingBatches(data, experiment.training, 0, pin) for form, data in stored.items()}
     batches = {form: [reader.read(i).to(device) for i in range(STEPS)] for form, reader in readers.items()}
     alternatives: dict[str, Callable[[], object]] = {}
@@ -82,7 +82,7 @@ def _train_on(trainer: Trainer, batches: Sequence[Batch]) -> None:
 
 
 def _train_from_store(trainer: Trainer, reader: TrainingBatches, device: torch.device) -> None:
-    for batch in prefetch(reader.read, range(STEPS), prefetch_count(device, PREFETCHED_BATCHES)):
+    for batch in prefetch(reader.read, range(STEPS), prefetch_count(device, reader.dataset.prefetched_batches)):
         trainer.train_step([batch.to(device)])
 
 

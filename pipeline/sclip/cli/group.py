@@ -13,6 +13,10 @@ import click
 from sclip import __version__
 from sclip.errors import UserError, printable
 
+SMALLER = (
+    "Use smaller batches (training.batch, features.batch_seconds), or a GPU with more free memory; what is finished is "
+    "kept"
+)
 CHOSEN_PRESET = "sclip.preset"  # the key of click's context for a preset other than the default one
 
 
@@ -39,6 +43,10 @@ class _Commands(click.Group):
             raise  # of `| head`: click ends without a message
         except UserError as error:
             raise click.ClickException(_shown(with_preset(str(error), ctx))) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch
+                raise
+            raise click.ClickException(f"{_shown(str(error).splitlines()[0])} {SMALLER}") from None
         except OSError as error:  # of a full disk, or of a folder that cannot be written
             raise click.ClickException(_shown(_reason(error))) from None
 

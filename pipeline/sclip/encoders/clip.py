@@ -22,6 +22,7 @@ from open_clip.transformer import TextTransformer
 from PIL import Image
 from torch import Tensor, nn
 
+from sclip.device import send
 from sclip.encoders.clip_folder import (
     CONFIG_FILE,
     TOKENIZER_FILES,
@@ -178,8 +179,8 @@ class ClipEncoder(nn.Module):
         `names` are what messages call the images; the default is their number.
         """
         names = [f"image {i}" for i in range(len(images))] if names is None else names
-        pixels = [self._pixels(image, name).to(self.device) for image, name in zip(images, names, strict=True)]
-        return self.model.encode_image(torch.stack(pixels))
+        pixels = torch.stack([self._pixels(image, name) for image, name in zip(images, names, strict=True)])
+        return self.model.encode_image(send(pixels, self.device))
 
     def _pixels(self, image: Any, name: str) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from sclip.device import send
 from sclip.encoders.audio import SAMPLE_RATE, too_short
 from sclip.encoders.source import Source
 from sclip.errors import UserError, one_line
@@ -62,7 +63,7 @@ class MfccEncoder(nn.Module):
                 raise UserError(f"utterance {i}: {too_short(len(waveform), self.shortest)}")
         device = self.mfcc.dct_mat.device
         samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
-        batch = pad_sequence([w.to(device, torch.float32) for w in waveforms], batch_first=True)  # (B, N)
+        batch = send(pad_sequence([w.float() for w in waveforms], batch_first=True), device)  # (B, N)
         with torch.autocast(device.type, enabled=False):
             cepstra = self.mfcc(batch)  # (B, C, 10-ms frames)
             short = _short_frames(samples)

@@ -9,8 +9,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import distributed
-from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
+from sclip.concurrency import prefetch, prefetch_count
 from sclip.features.dataset import Dataset
+from sclip.features.store import frame_bytes
 from sclip.heads.head import HeadOutput
 from sclip.heads.slot_times import SlotTimes
 from sclip.model.speechclip import SpeechCLIP
@@ -19,6 +20,7 @@ from sclip.padded import Padded, length_sorted_batches, valid_mask
 BLOCK = 1024  # utterances, or rows of the vocabulary, that are processed together
 # Frames in a batch, including padding: what fits in a CPU's cache, or keeps a GPU busy.
 BATCH_FRAMES = {"cpu": 4096, "cuda": 1 << 17}
+BATCH_BYTES = 1 << 30  # of these frames as they are stored; a GPU's batches are in pinned memory
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:
 def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, HeadOutput]]:
     """Yield indices (B,) and head output of this process's batches of utterances of similar length, longest first."""
     batches = distributed.rank_share(_all_batches(model, dataset))
-    states = prefetch(dataset.read, batches, prefetch_count(model.device, PREFETCHED_BATCHES))
+    states = prefetch(dataset.read, batches, prefetch_count(model.device, dataset.prefetched_batches))
     with tqdm(
         total=sum(map(len, batches)), desc="evaluate", unit="utterance", disable=distributed.bar_disabled()
     ) as progress:
@@ -131,7 +133,8 @@ def _batches(model: SpeechCLIP, dataset: Dataset) -> Iterator[tuple[Tensor, Head
 
 def _all_batches(model: SpeechCLIP, dataset: Dataset) -> list[Tensor]:
     """Return the indices of each batch, for all processes together."""
-    return list(length_sorted_batches(dataset.frames, BATCH_FRAMES.get(model.device.type, BATCH_FRAMES["cpu"])))
+    frames = BATCH_FRAMES.get(model.device.type, BATCH_FRAMES["cpu"])
+    return list(length_sorted_batches(dataset.frames, min(frames, BATCH_BYTES // frame_bytes(dataset.store.features))))
 
 
 def _gather(batches: Sequence[Tensor], results: Sequence[Tensor]) -> None:

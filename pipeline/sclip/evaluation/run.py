@@ -85,7 +85,7 @@ def _stored_dataset(params: Params, preset: str, model: SpeechCLIP) -> Dataset:
     dataset.check_encoders(model.speech, model.clip, model.name)
     check_settings(dataset.store.features, config, features, preset)
     _check_encoder_names(dataset, params.preset(preset).encoders, preset)
-    return dataset
+    return dataset.with_pinned_batches(model.device)
 
 
 def _check_encoder_names(dataset: Dataset, encoders: Encoders, preset: str) -> None:

@@ -54,6 +54,7 @@ class Directions:
         return cls(unit, steps, spread, center + shift.view(center.shape), normalized)
 
     @cached_property
+    @torch.inference_mode(False)
     def vectors(self) -> Tensor:
         """Return what a code of 1 adds to each state: (K, L, D)."""
         scaled = self.unit.view(-1, *self.mean.shape) * self.spread[:, None]
@@ -69,8 +70,12 @@ class Directions:
         """Decode codes (N, K) to states (N, L, D)."""
         return torch.einsum("nk,kld->nld", codes.float(), self.vectors) + self.mean
 
+    @torch.inference_mode(False)
     def to(self, device: torch.device) -> "Directions":
-        """Return a copy on a device. Each device gets one copy, which is reused."""
+        """Return a copy on a device. Each device gets one copy, which is reused.
+
+        The first call may be in an evaluation. Training cannot use tensors that are made in inference mode.
+        """
         if self.unit.device == device:
             return self
         if device not in self._copies:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclip.concurrency import chunks, prefetch_batches
+from sclip.concurrency import PREFETCHED_BATCHES, chunks, prefetch_batches
 from sclip.corpora.manifest import Manifest, read_manifest
 from sclip.corpora.recordings import inspect
 from sclip.corpora.rows import Row
@@ -180,14 +180,20 @@ class Dataset:
         if device.type != "cuda" or not isinstance(self.store, FeatureStore):
             return self
         if not fits(self.store, int(self.frames.sum()), device):
-            return self.with_pinned_batches()
+            return self.with_pinned_batches(device)
         store = ResidentStore.copy(self.store, self.store_rows, device)
         return replace(self, store=store, store_rows=torch.arange(len(self)))
 
-    def with_pinned_batches(self) -> "Dataset":
-        """Return the dataset with batches of stored frames in pinned memory."""
-        assert isinstance(self.store, FeatureStore)
+    def with_pinned_batches(self, device: torch.device) -> "Dataset":
+        """Return the dataset with batches in pinned memory. Without a GPU or stored frames, it is unchanged."""
+        if device.type != "cuda" or not isinstance(self.store, FeatureStore):
+            return self
         return replace(self, store=self.store.with_pinned_batches())
+
+    @property
+    def prefetched_batches(self) -> int:
+        """Return how many batches to read ahead on a GPU. Resident frames are read fast, into the GPU's own memory."""
+        return 1 if isinstance(self.store, ResidentStore) else PREFETCHED_BATCHES
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that training reads."""

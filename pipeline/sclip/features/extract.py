@@ -8,7 +8,6 @@
 4. Write the index, and remove the shards that it does not list.
 """
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +36,7 @@ from sclip.features.store import (
     DIRECTIONS_FILE,
     INDEX_FILE,
     Shard,
-    frame_shape,
-    frame_type,
+    frame_bytes,
     read_index,
     shard_name,
     write_index,
@@ -206,8 +204,7 @@ def _divide_into_parts(
     recordings: Recordings, out: Path, encoder: AnySpeechEncoder, features: dict[str, Any], megabytes: int
 ) -> Iterator[Part]:
     """Yield the parts in the manifest's order, each up to the size of a shard."""
-    frame_bytes = math.prod(frame_shape(features)) * frame_type(features).itemsize
-    sizes = encoder.frames(recordings.samples()).clamp(min=0).numpy() * frame_bytes
+    sizes = encoder.frames(recordings.samples()).clamp(min=0).numpy() * frame_bytes(features)
     fingerprint = data_fingerprint(features)
     start, room = 0, megabytes * MEGABYTE
     for i, size in enumerate(sizes):

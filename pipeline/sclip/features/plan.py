@@ -222,7 +222,7 @@ def _speed(
             began = time.monotonic()
             encode(batch)
             if torch.device(device).type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             speeds.append(sum(map(weight, batch)) / (time.monotonic() - began))
             bar.update()
     if not speeds:

@@ -5,7 +5,6 @@ in main memory. Threads then gather each batch in pinned memory, and it is copie
 """
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +15,14 @@ from tqdm.auto import tqdm
 from sclip import distributed
 from sclip.device import send
 from sclip.features.codes import Coded, Directions
-from sclip.features.store import FeatureStore, frame_numbers
+from sclip.features.store import FeatureStore, frame_bytes, frame_numbers
 from sclip.padded import Padded
 
 log = logging.getLogger(__name__)
 
-LARGEST_SHARE = 0.6  # of the free memory; the rest is for training
+# Memory for training: the head's activations, prefetched batches and graphs. With codes, the published heads need about
+# 13 GB. With states they need more, but states fit only on GPUs with much memory.
+RESERVED_BYTES, RESERVED_SHARE = 16e9, 0.4
 BLOCK = 256  # utterances that are copied together
 
 
@@ -62,8 +63,12 @@ class ResidentStore:
 
 def fits(store: FeatureStore, frames: int, device: torch.device) -> bool:
     """Return whether `frames` frames of a store can be copied to the memory of a GPU."""
-    size = frames * math.prod(store.frame_shape) * store.frame_type.itemsize
-    free, _ = torch.cuda.mem_get_info(device)
-    if size > LARGEST_SHARE * free:
-        log.info(f"{size / 1e9:.1f} GB of frames do not fit in {free / 1e9:.1f} GB of free GPU memory; read from files")
-    return size <= LARGEST_SHARE * free
+    size = frames * frame_bytes(store.features)
+    free, total = torch.cuda.mem_get_info(device)
+    room = free - max(RESERVED_BYTES, RESERVED_SHARE * total)
+    if size > room:
+        log.info(
+            f"{size / 1e9:.1f} GB of frames do not fit in the {free / 1e9:.1f} GB of free GPU memory beside training; "
+            "they are read from files"
+        )
+    return size <= room

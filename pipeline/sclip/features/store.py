@@ -121,6 +121,10 @@ def frame_shape(features: Mapping[str, Any]) -> tuple[int, ...]:
     return (features["components"],) if "components" in features else (features["states"], features["width"])
 
 
+def frame_bytes(features: Mapping[str, Any]) -> int:
+    return math.prod(frame_shape(features)) * frame_type(features).itemsize
+
+
 def frame_type(features: Mapping[str, Any]) -> torch.dtype:
     return torch.int8 if features["precision"] == CODES else PRECISIONS[features["precision"]]
 

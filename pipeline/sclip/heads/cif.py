@@ -83,7 +83,8 @@ class Cif(nn.Module):
     def forward(self, frames: Padded, step: int = 0) -> CifOutput:
         """Compute the slots of frames (B, T, D). `step` is the training step; evaluation ignores it."""
         config = self.config
-        target = (frames.lengths / config.frames_per_slot).round()  # rounds half to even, like the published code
+        # A GPU would multiply by the inverse of a number, and round some halves in another way than a CPU.
+        target = (frames.lengths / torch.full_like(frames.lengths, config.frames_per_slot)).round()  # half to even
         alpha = self.alpha(frames)
         firing = integrate_and_fire(
             frames.values,
@@ -119,7 +120,7 @@ def integrate_and_fire(
     integrated = torch.diff(total, prepend=torch.zeros_like(total[:, :1]))
     slots = int(lengths.max())
     if tail is None:  # in training, batches have the same number of slots in every process
-        slots = distributed.all_max(slots, frames.device)
+        slots = distributed.all_max(slots)
     weights, fired = slot_weights(total, integrated, threshold, slots)
     if tail is not None:
         weights, lengths, truncated = _fire_tail(weights, lengths, threshold, max_slots, tail)

@@ -112,7 +112,7 @@ class SlotNorm(nn.Module):
         norm = self.norm
         if not self.training or distributed.world_size() == 1:
             return norm(x)
-        count = distributed.all_sum(x.new_tensor(len(x)))
+        count = distributed.all_sum(x.new_full((), len(x)))
         mean = distributed.all_sum(x.sum(0)) / count
         variance = distributed.all_sum((x - mean).square().sum(0)) / count
         with torch.no_grad():

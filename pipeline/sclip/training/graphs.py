@@ -7,7 +7,8 @@ one of the backward pass for each batch size and length; lengths are rounded up,
 - Padding behind a sentence's end changes nothing, because the tower's attention is causal.
 - **The output and the gradient lie in memory that the next pass overwrites.** So a forward pass must be followed by its
   backward pass before the next forward pass, as the Trainer does, also where it accumulates gradients.
-- All graphs share memory: a pair of passes is finished before the next one begins.
+- All graphs share memory: a pair of passes is finished before the next one begins. But larger tensors cannot use what
+  the tensors of a smaller graph left. So a size above all earlier ones discards their graphs, with their memory.
 - A graph holds the addresses of the weights. They must not move to another device after the first step.
 """
 
@@ -29,6 +30,7 @@ class GraphedTextTower(TextTower):
     def __init__(self, plain: TextTower):
         super().__init__(plain.tower, plain.start, plain.end, plain.special_tokens)
         self._passes: dict[tuple[int, int, torch.dtype | None], _Passes] = {}
+        self._largest = 0  # positions in a batch
 
     def run(self, x: Tensor, last: Tensor) -> Tensor:
         """Encode token embeddings (B, N, W) as TextTower does. Capture the graphs of this size if they are new."""
@@ -44,9 +46,11 @@ class GraphedTextTower(TextTower):
 
     def _capture(self, x: Tensor, last: Tensor, size: int) -> "_Passes":
         with torch.cuda.device(x.device):
-            if not self._passes:
+            if len(x) * size > self._largest:
+                torch.cuda.synchronize()
+                self._passes.clear()
+                self._largest, self._pool = len(x) * size, torch.cuda.graph_pool_handle()
                 self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                self._pool = torch.cuda.graph_pool_handle()
             static_x = x.new_zeros(len(x), size, x.shape[2]).requires_grad_()
             return _Passes(super().run, static_x, last.clone(), self._stream, self._pool)
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import torch
-
 from sclip import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -31,9 +29,9 @@ class Interruption:
         if self._may_raise:
             raise Interrupted
 
-    def check(self, device: torch.device) -> None:
+    def check(self) -> None:
         """Raise Interrupted if any process has received a signal."""
-        if distributed.all_max(int(self.signal is not None), device):
+        if distributed.all_max(int(self.signal is not None)):
             raise Interrupted
 
     @contextmanager

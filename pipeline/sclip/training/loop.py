@@ -23,7 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from sclip import distributed
-from sclip.concurrency import PREFETCHED_BATCHES, prefetch, prefetch_count
+from sclip.concurrency import prefetch, prefetch_count
 from sclip.config import TrainingConfig
 from sclip.device import plain_attention
 from sclip.errors import UserError
@@ -143,7 +143,7 @@ class _Session:
             if trainer.pending_dev_row is not None:
                 self.evaluate_dev(trainer.pending_dev_row, bar)
             numbers = chain.from_iterable(map(batches.of_step, range(trainer.step, steps)))
-            reader = prefetch(batches.read, numbers, prefetch_count(trainer.device, PREFETCHED_BATCHES))
+            reader = prefetch(batches.read, numbers, prefetch_count(trainer.device, train_set.prefetched_batches))
             dev_every = trainer.training.dev_every or batches.steps_per_epoch
             try:
                 while trainer.step < steps:
@@ -169,12 +169,12 @@ class _Session:
             self.evaluate_dev(row, bar) if is_dev_step else self.record(row)
         if time.monotonic() - self.saved_at > SAVE_EVERY:
             self.save()
-        self.interruption.check(trainer.device)
+        self.interruption.check()
 
     def evaluate_dev(self, row: HistoryRow, bar: "tqdm[Any]") -> None:
         """Evaluate the development split, and log the result with `row`, the measurements of the last step."""
         self.trainer.pending_dev_row = row
-        self.interruption.check(self.trainer.device)
+        self.interruption.check()
         with self.interruption.may_interrupt():
             dev_recalls = self.trainer.evaluate_dev(self.dev_set)
         row = row | {f"dev/{branch}": recall for branch, recall in dev_recalls.items()}

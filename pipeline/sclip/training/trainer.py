@@ -24,6 +24,7 @@ from sclip.training.development import mean_recalls
 from sclip.training.graphs import GraphedTextTower
 from sclip.visual_words import VisualWords
 
+SMALLEST_SCALE = 2.0**-16  # of the loss in fp16, which starts at 2 ** 16 and is halved by each step that overflows
 SAVED = ("step", "seconds", "history", "pending_dev_row", "best")  # attributes of Trainer in a checkpoint
 
 
@@ -136,7 +137,12 @@ class Trainer:
         watched.masked_fill_(failed, self.step + 1)
 
     def check_finite(self) -> None:
-        """Raise an error if a loss or a gradient was not finite. Wait for the last step."""
+        """Raise an error if a loss or a gradient was not finite. Wait for the last step.
+
+        In fp16 a gradient that overflows now and then is usual, and one that always does makes the scale very small.
+        """
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise self._diverged(self.step, "the gradients of all recent steps overflow")
         steps = self.failed_at.tolist()
         first = min(filter(None, steps), default=0)
         if not first:

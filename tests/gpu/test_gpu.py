@@ -97,9 +97,10 @@ def test_resident_frames_give_the_same_batches_and_losses(corpus):
     resident = data.on_device(CUDA)
     assert resident.store is not data.store
     losses = []
-    first = TrainingBatches(data, TRAINING, 0, pin=False).read(0).states.values
+    training = dataclasses.replace(TRAINING, learning_rate=1e-12)  # so that rounding does not grow from step to step
+    first = TrainingBatches(data, training, 0, pin=False).read(0).states.values
     for dataset in (data, resident):
-        trainer, batches = trainer_of(corpus, "hybrid-cif"), TrainingBatches(dataset, TRAINING, 0, pin=True)
+        trainer, batches = trainer_of(corpus, "hybrid-cif", training), TrainingBatches(dataset, training, 0, pin=True)
         assert torch.equal(batches.read(0).to(CUDA).states.values.cpu(), first)
         losses.append([trainer.train_step([batches.read(i).to(CUDA)])()["train/loss/total"] for i in range(4)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

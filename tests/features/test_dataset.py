@@ -106,9 +106,11 @@ def test_the_fingerprint_is_that_of_earlier_versions(folder):
     assert dataset.fingerprint() == digest.hexdigest()
 
 
-@pytest.mark.parametrize(("total", "free", "fitting"), [(80, 75, 43), (80, 40, 8), (24, 23, 7), (16, 16, 0)])
+@pytest.mark.parametrize(
+    ("total", "free", "fitting"), [(80, 75, 43), (80, 40, 8), (24, 23, 7), (80, 30, 3), (16, 10, 1)]
+)
 def test_frames_on_a_gpu_leave_memory_for_training(total, free, fitting, monkeypatch):
-    """Two fifths of the GPU's memory, at least 16 GB, in addition to what other programs use."""
+    """Two fifths of the GPU's memory, at least 16 GB. A tenth of what is free is never too much."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 10**9, total * 10**9))
     store = SimpleNamespace(features=FEATURES | {"states": 25, "width": 10})  # 1,000 bytes a frame
     assert fits(store, fitting * 10**6, "cuda")

@@ -107,7 +107,7 @@ def test_resident_frames_give_the_same_batches_and_losses(corpus):
 
 
 def test_batches_of_frames_that_do_not_fit_are_pinned(corpus, monkeypatch):
-    monkeypatch.setattr("sclip.features.resident.RESERVED_SHARE", 1.0)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (0, 0))
     data = open_split(corpus, "train")
     states = TrainingBatches(data.on_device(CUDA), TRAINING, 0, pin=False).read(0).states
     assert states.values.is_pinned()

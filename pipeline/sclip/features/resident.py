@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # Memory for training: the head's activations, prefetched batches and graphs. With codes, the published heads need about
 # 13 GB. With states they need more, but states fit only on GPUs with much memory.
 RESERVED_BYTES, RESERVED_SHARE = 16e9, 0.4
+SMALL_SHARE = 0.1  # of the free memory; frames that take no more are copied in any case
 BLOCK = 256  # utterances that are copied together
 
 
@@ -65,7 +66,7 @@ def fits(store: FeatureStore, frames: int, device: torch.device) -> bool:
     """Return whether `frames` frames of a store can be copied to the memory of a GPU."""
     size = frames * frame_bytes(store.features)
     free, total = torch.cuda.mem_get_info(device)
-    room = free - max(RESERVED_BYTES, RESERVED_SHARE * total)
+    room = max(free - max(RESERVED_BYTES, RESERVED_SHARE * total), SMALL_SHARE * free)
     if size > room:
         log.info(
             f"{size / 1e9:.1f} GB of frames do not fit in the {free / 1e9:.1f} GB of free GPU memory beside training; "

@@ -133,7 +133,7 @@ def test_a_preset_inherits_what_it_does_not_set_from_its_base():
         (["presets.scenes-mfcc.base=scenes-random-clip"], r"base: expected one of scenes, .*, found 'scenes-random"),
         (["presets.scenes.base=scenes-study"], r"base: expected none, because other presets inherit from scenes"),
         (["presets.scenes.recipe=sklip"], r"presets\.scenes\.recipe: no 'sklip'; did you mean 'sclip'\?"),
-        (["presets.scenes.arch.hybird={}"], r"presets\.scenes\.arch: no 'hybird'; did you mean 'hybrid'\?"),
+        (["presets.scenes.arch.hybird={}"], r"presets\.scenes\.arch: recipes\.sclip: no 'hybird'; did you mean"),
         (["run.architectures=[hybird]"], r"recipes\.published, for run\.architectures: no 'hybird'; did you"),
         (
             ["run.presets=[mine]", "presets={mine: {base: scenes, recipe: sclip, corpus: {}}}"],

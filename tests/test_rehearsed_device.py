@@ -11,7 +11,7 @@ from sclip.config import TrainingConfig
 from sclip.encoders.inputs import LogMelInput
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import infer_vectors
-from sclip.evaluation.retrieval import scores
+from sclip.evaluation.scores import scores
 from sclip.features.resident import ResidentStore
 from sclip.training.batches import TrainingBatches
 from sclip.training.loop import open_visual_words

@@ -36,7 +36,8 @@ def test_a_stage_depends_on_the_code_that_decides_its_result(stage):
     deps = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]["deps"]
     listed = {dep for dep in deps if dep.endswith(".py") and not dep.endswith("__init__.py")}
     expected = {f"pipeline/sclip/{name.replace('.', '/')}.py" for name in computing_modules(STAGES[stage])}
-    assert listed == expected
+    assert expected <= listed, f"stages.{stage}.deps of dvc.yaml: add these; for config/, import sclip.config"
+    assert listed <= expected, f"stages.{stage}.deps of dvc.yaml has modules that the stage does not import"
 
 
 @pytest.fixture
@@ -94,4 +95,5 @@ def test_functions_and_modules_stay_small():
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{file}: {node.name}"
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert sum(str(module).split(".")[0] == "sclip" for module in modules) <= 15, file
+        count = sum(str(module).split(".")[0] == "sclip" for module in modules)
+        assert count <= 15, f"{file} imports {count} modules of sclip, at most 15; move a part into a module of its own"

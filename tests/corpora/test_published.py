@@ -230,7 +230,7 @@ def test_a_corpus_without_a_usable_row_is_refused_with_the_first_reasons(tmp_pat
 def test_missing_columns_and_empty_cells_of_a_table_are_named(tmp_path):
     path = tmp_path / "mine.csv"
     write_table(path)
-    with pytest.raises(UserError, match=r"mine.csv line 2: no column 'foto'; the columns are clip, photo"):
+    with pytest.raises(UserError, match="line 2: no column 'foto'; the columns, which the first line names, are clip"):
         read_listing(TableConfig("table", str(path), Columns(audio="clip", image="foto")), Problems())
     with pytest.raises(UserError, match=r"mine.csv line 4: column 'clip' is empty; .* \(--on-error"):
         read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems())

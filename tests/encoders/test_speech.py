@@ -94,8 +94,9 @@ def test_states_are_those_of_the_reference(layout):
         block.register_forward_hook(lambda _, args, out: blocks.append(out[0] if isinstance(out, tuple) else out))
     (waveform,) = recordings(8000)
     reference(waveform[None])
-    found = speech([waveform]).values[0]
-    expected = torch.cat(blocks)
+    batch = speech([waveform])
+    found, expected = batch.values[0], torch.cat(blocks)
+    assert batch.lengths.tolist() == [found.shape[1]] == [int(speech.frames(torch.tensor(8000)))]
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert torch.equal(speech([waveform], states=[2, 0]).values[0], found[[2, 0]])
 

@@ -62,6 +62,25 @@ def test_figures_by_hand():
     assert figures["content"]["chance"]["value"] == pytest.approx(100 * (0.4 + 0.2) / 0.8)
 
 
+def test_the_only_keyword_of_an_utterance_lies_in_its_middle_by_order():
+    clip = clip_encoder()
+    timed = TimedTokens.of([(("dog", 0.9, 1.1), ("cat", 1.1, 2.0))], clip)
+    (dog,) = clip.token_ids(["dog"])[0]
+    slot = SlotTimes(torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, 1, 2, dtype=torch.float64))
+    figures, _ = localization(
+        torch.tensor([[dog]]),
+        torch.ones(1, 1, dtype=torch.bool),
+        slot,
+        timed,
+        torch.tensor([2.0], dtype=torch.float64),
+        torch.ones(len(clip.text_tower.table), dtype=torch.bool),
+        torch.tensor([0]),
+        Bootstrap(2, seed=0),
+    )
+    assert figures["all"]["in_order"]["value"] == 100  # at 1.0
+    assert figures["all"]["located"]["value"] == 0  # at 0.0
+
+
 def test_words_without_tokens_and_words_that_repeat_a_token():
     timed = TimedTokens.of([(("", 0.0, 0.5),), (("11", 0.0, 0.4),)], clip_encoder())
     assert (timed.tokens[0] == -1).all()

@@ -9,7 +9,8 @@ from golden_files import GOLDEN, load
 
 from sclip.evaluation import retrieval
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.retrieval import chance_recalls, first_ranks, pair_ranks, recalls, scores
+from sclip.evaluation.retrieval import chance_recalls, first_ranks, pair_ranks, recalls
+from sclip.evaluation.scores import scores
 
 
 def test_ranks_equal_ranks_by_hand(monkeypatch):

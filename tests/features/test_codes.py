@@ -97,6 +97,7 @@ def test_half_precision_stays_accurate_for_states_with_a_large_mean():
     with torch.autocast("cpu", torch.bfloat16):
         half = layers(codes).values
     assert half.dtype == torch.float32
+    assert not torch.equal(half, exact)  # the products are in half precision
     assert (half - exact).abs().max() < 0.015 * exact.std((0, 1)).mean()
 
 

@@ -21,7 +21,7 @@ from sclip.config import SpeechEncoderConfig, TrainingConfig
 from sclip.device import autocast
 from sclip.encoders.open import open_speech
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.retrieval import scores
+from sclip.evaluation.scores import scores
 from sclip.training.batches import TrainingBatches
 from sclip.training.graphs import GraphedTextTower
 from sclip.training.loop import open_visual_words

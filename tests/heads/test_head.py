@@ -28,8 +28,8 @@ def head_and_tower(arch: str) -> tuple[SpeechHead, TextTower]:
     return head, tower
 
 
-def test_params_yaml_has_five_architectures():
-    assert list(ARCHITECTURES) == ["parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif"]
+def test_params_yaml_has_the_five_architectures_of_the_papers():
+    assert {"parallel", "cascaded", "cascaded-cif", "hybrid", "hybrid-cif"} <= ARCHITECTURES.keys()
 
 
 @torch.no_grad()

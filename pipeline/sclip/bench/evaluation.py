@@ -11,7 +11,8 @@ from torch import Tensor
 from sclip.bench.cases import Case, Measurement
 from sclip.bench.timing import compare
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.retrieval import AT, first_ranks, recalls, scores
+from sclip.evaluation.retrieval import AT, first_ranks, recalls
+from sclip.evaluation.scores import scores
 
 UTTERANCES, PICTURES, WIDTH = 25_000, 5_000, 512
 SLICE = 200  # queries that the published way is timed on

@@ -23,6 +23,7 @@ from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.features.dataset import Dataset
 from sclip.features.resident import ResidentStore
+from sclip.features.store import CODES
 from sclip.training.batches import TrainingBatches
 from sclip.training.loop import LOG_EVERY
 from sclip.training.trainer import Trainer
@@ -90,6 +91,7 @@ def random_resident_dataset(
         "states": speech.states,
         "width": speech.width,
         "components": workload.components,
+        "precision": CODES,
         "frame_seconds": 1 / FRAMES_PER_SECOND,
     }
     codes = torch.empty(int(lengths.sum()), workload.components, dtype=torch.int8, device=device).random_(-60, 60)

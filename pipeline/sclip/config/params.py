@@ -165,7 +165,7 @@ def _check_preset(file: _ParamsFile, name: str, where: str) -> None:
     preset = file.presets[name]
     recipe = entry(file.recipes, preset.recipe, f"{where}.recipe")
     for arch in preset.arch:
-        entry(recipe, arch, f"{where}.arch")
+        entry(recipe, arch, f"{where}.arch: recipes.{preset.recipe}")
     manifest = preset.corpus.path if isinstance(preset.corpus, ManifestConfig) else None
     if manifest is not None and Path(manifest).resolve() == paths.manifest(name).resolve():
         raise UserError(f"{where}.corpus.path: `make-corpus` writes {manifest}; move your manifest to another path")

@@ -103,8 +103,9 @@ def _find_pairs(folder: Path, listing: Listing, problems: Problems) -> list[_Pai
     if not pairs and not problems.skipped:
         recordings, pictures = (sum(kind in files for files in groups.values()) for kind in ("recordings", "pictures"))
         raise UserError(
-            f"{folder}: no pairs: found {counted(recordings, 'recordings')} and {counted(pictures, 'pictures')}, none "
-            "of them with the same name; expected files such as a.wav and a.jpg in one folder"
+            f"{folder}: no pairs: found {counted(recordings, 'recordings')} and {counted(pictures, 'pictures')}; "
+            "expected files with the same name side by side, such as a.wav and a.jpg; for others, write a table "
+            "(`kind: table`)"
         )
     return pairs
 

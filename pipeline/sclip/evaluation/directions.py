@@ -10,7 +10,8 @@ from torch import Tensor
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import Predictions
 from sclip.evaluation.outcomes import PICTURES, Groups, Outcomes
-from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids, scores
+from sclip.evaluation.retrieval import chance_recalls, pair_ranks, pairs_of_equal_ids
+from sclip.evaluation.scores import scores
 from sclip.features.dataset import Dataset
 from sclip.features.embed import embed_captions
 from sclip.features.transcripts import Transcripts

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from sclip.device import fp64
-from sclip.evaluation.bootstrap import Bootstrap, Estimate
 
 ROUNDING = 1e-6  # scores of the same keywords differ by less than this between batches
 BLOCK = 256  # queries that are scored together
@@ -98,11 +97,3 @@ def chance_recalls(answers: Tensor, candidates: int, at: tuple[int, ...] = AT) -
     wrong = (candidates - answers.double()[:, None] - drawn).clamp(min=0) / (candidates - drawn)  # (Q, K)
     missed = wrong.cumprod(1).mean(0)  # (K,)
     return {k: 100 * (1 - float(missed[min(k, len(missed)) - 1])) for k in at}
-
-
-def scores(ranks: Tensor, pictures: Tensor, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Return recalls in %, mean rank and median rank for `ranks` (Q,), with intervals over `pictures` (Q,)."""
-    estimates = {f"R@{k}": bootstrap.mean(100.0 * (ranks <= k), pictures) for k in AT}
-    estimates["mean_rank"] = bootstrap.mean(ranks, pictures)
-    estimates["median_rank"] = bootstrap.median(ranks, pictures)
-    return estimates

@@ -38,7 +38,10 @@ def check_components(encoder: AnySpeechEncoder, components: int) -> None:
     """Refuse more components than a frame has numbers."""
     most = encoder.states * encoder.width
     if components > most:
-        raise UserError(f"features.components: expected at most {most}, the numbers of a frame, found {components}")
+        raise UserError(
+            f"features.components: expected at most {most}, the numbers of a frame, found {components}; a preset may "
+            "inherit it; set a smaller number, or null to store hidden states"
+        )
 
 
 def describe_states(features: Mapping[str, Any]) -> str:

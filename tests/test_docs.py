@@ -38,6 +38,7 @@ PAGES = [
     for page in sorted(ROOT.glob(pattern))
 ]
 SCRIPTS = [ROOT / "docs/slurm.sh"]
+PAGES_WITH_A_PRESET = ("README.md", "docs/development.md")
 FORMATS = {"features", "vectors", "model"}  # file formats, such as `sclip model 2`
 
 
@@ -129,7 +130,7 @@ def test_python_names_exist(page):
 @all_pages
 def test_every_code_block_is_of_a_kind_that_is_tested(page):
     fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
-    tested = {"sh", "python"} | ({"yaml"} if page.name == "README.md" else set())
+    tested = {"sh", "python"} | ({"yaml"} if page_name(page) in PAGES_WITH_A_PRESET else set())
     assert set(fences[::2]) <= tested
     assert not any(fences[1::2])
 
@@ -150,15 +151,21 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-def params_with_readme_preset() -> str:
-    (preset,) = blocks(ROOT / "README.md", "yaml")
+def params_with_preset_of(page: str) -> str:
+    (preset,) = blocks(ROOT / page, "yaml")
     return (ROOT / "params.yaml").read_text().replace("\npresets:\n", f"\npresets:\n{preset}\n", 1)
 
 
 def test_readme_preset_is_valid(tmp_path):
-    (tmp_path / "params.yaml").write_text(params_with_readme_preset())
+    (tmp_path / "params.yaml").write_text(params_with_preset_of("README.md"))
     overrides = ["run.presets=[mine]", "run.architectures=[parallel, cascaded-cif]"]
     assert load_params(tmp_path / "params.yaml", overrides).preset("mine").on_error == "skip"
+
+
+def test_small_preset_of_the_developers_page_is_valid(tmp_path):
+    (tmp_path / "params.yaml").write_text(params_with_preset_of("docs/development.md"))
+    params = load_params(tmp_path / "params.yaml")
+    assert [params.experiment("tiny", arch).training.batch for arch in ("parallel", "cascaded-cif")] == [16, 16]
 
 
 # The commands of shell blocks that only have their arguments checked: all of a program, or a single one.
@@ -239,7 +246,7 @@ def project(tmp_path_factory):
         miniature.jpg(folder / f"mine/{part}.jpg")
         table.append((f"{part}.wav", f"{part}.jpg", "a brown dog", part, "somebody"))
     (folder / "mine/captions.tsv").write_text("\n".join(map("\t".join, table)))
-    params = yaml.safe_load(params_with_readme_preset())
+    params = yaml.safe_load(params_with_preset_of("README.md"))
     for preset in ("mine", "flickr8k-base", "scenes-study-published"):
         params["presets"][preset] |= {key: TINY[key] for key in ("encoders", "training")}
         params["presets"][preset]["features"] = TINY["features"] | {"components": None}

@@ -1,4 +1,4 @@
-"""Read YAML, JSON and CSV, and parse plain data into dataclasses. Errors name the full key.
+"""Read YAML, JSON and CSV files, and check their content against dataclasses. Errors name the full key.
 
 `where` is the file and the key that a value comes from, such as `params.yaml: presets.scenes.corpus`.
 """

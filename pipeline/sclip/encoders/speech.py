@@ -89,7 +89,7 @@ class ValidGroupNorm(nn.Module):
 def avoid_wrong_convolutions(model: nn.Module) -> None:
     """Compute some convolutions in fp32, whatever the precision, on CPUs with AMX (Intel's Xeons since 2023).
 
-    Where a convolution has several groups of 2 to 15 channels, oneDNN computes other numbers in bf16 there, without an
+    Where a convolution has several groups of 2 to 15 channels, oneDNN computes wrong values in bf16 there, without an
     error (torch 2.8 to 2.14). In HuBERT's positional convolution a group has 48 channels or more, and is right. Small
     encoders have fewer.
     """

@@ -6,10 +6,10 @@ BIN := .venv/bin
 
 install: .venv/installed
 
-# One process for each core, at most eight.
+# One process for each core, at most four, because each takes up to 2.5 GB.
 test: export OMP_NUM_THREADS := 1
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 test-gpu: .venv/installed
 	$(BIN)/python -m pytest -m gpu

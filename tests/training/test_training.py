@@ -82,6 +82,7 @@ def test_training_memorizes_a_small_corpus(corpus, arch, tmp_path, monkeypatch):
     expected = {"parallel": head.utterance, "cascaded": head.keywords is not None}
     assert set(result.dev) == {branch for branch, is_there in expected.items() if is_there}
     assert min(result.dev.values()) > 80  # chance: 10 of 16, 62.5 %
+    assert 0 < result.seconds < 600
     assert not (tmp_path / "scratch").exists()
 
 
@@ -398,19 +399,24 @@ def test_the_utterance_is_looked_for_in_the_batch_of_the_step_that_failed(tmp_pa
         trained(tmp_path, "parallel", tmp_path, training)
 
 
-def test_the_first_parameter_whose_gradient_is_not_finite_is_named_with_its_step(corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("parameters", "others"), [(1, ""), (2, r" \(and those of 1 other parameter\)"), (3, r" \(and those of 2 other par")]
+)
+def test_the_first_parameter_whose_gradient_is_not_finite_is_named_with_its_step(
+    corpus, tmp_path, monkeypatch, parameters, others
+):
     step = Trainer.train_step
 
     def step_with_hook(self, batches):
         if self.step == 6:
-            weight = self.trained["head"].weighting.logits
-            weight.register_hook(lambda gradient: gradient * float("inf"))
+            head = self.trained["head"]
+            for weight in (head.weighting.logits, head.utterance[0].weight, head.utterance[0].bias)[:parameters]:
+                weight.register_hook(lambda gradient: gradient * float("inf"))
         return step(self, batches)
 
     monkeypatch.setattr(Trainer, "train_step", step_with_hook)
-    with pytest.raises(
-        sclip.UserError, match=r"step 7: the gradient of head\.weighting\.logits is not finite, in fp32;"
-    ):
+    message = rf"step 7: the gradient of head\.weighting\.logits is not finite, in fp32{others}"
+    with pytest.raises(sclip.UserError, match=message + ("" if parameters == 3 else ";")):
         trained(corpus, "parallel", tmp_path)
 
 

@@ -12,7 +12,7 @@ from torch.amp.grad_scaler import GradScaler
 from sclip import distributed
 from sclip.config import TrainingConfig
 from sclip.device import autocast, fp64
-from sclip.errors import UserError
+from sclip.errors import UserError, counted
 from sclip.evaluation.retrieval import always_found
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
@@ -151,7 +151,7 @@ class Trainer:
         losses = [name for name in names if name in self.watched[1 : -len(self.parameters)]]
         if names[0] == self.watched[0]:
             raise self._diverged(first, "the loss is not finite", f" ({', '.join(losses)})" if losses else "")
-        others = f" (and those of {len(names) - 1} other parameters)" if names[1:] else ""
+        others = f" (and those of {counted(len(names) - 1, 'other parameters')})" if names[1:] else ""
         raise self._diverged(first, f"the gradient of {names[0]} is not finite", others)
 
     @torch.no_grad()

@@ -161,6 +161,6 @@ def test_the_command_refuses_a_corpus_before_it_opens_whisper(tmp_path, monkeypa
     assert (result.exit_code, "manifest.jsonl: no such file; `sclip make-corpus`" in result.output) == (1, True)
     Path("data/scenes").mkdir(parents=True)
     row = {"id": "a", "split": "test", "audio": "a.wav", "image": "a.png", "image_id": "a", "transcript": "a dog"}
-    write_manifest(Path("data/scenes/manifest.jsonl"), [row])
+    write_manifest(Path("data/scenes/manifest.jsonl"), [row | {"id": "b", "transcript": None}, row])
     result = CliRunner().invoke(main, ["transcribe", "openai/no-such-whisper", "scenes"])
     assert (result.exit_code, "has transcripts already" in result.output) == (1, True)

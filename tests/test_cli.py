@@ -49,14 +49,18 @@ MISTAKES = {
 
 def test_full_memory_of_a_gpu_is_one_line_with_what_to_do(monkeypatch):
     def fill(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nException raised from malloc")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.88 GiB "
+            "is free. See documentation for Memory Management (https://pytorch.org/docs)\nException raised from malloc"
+        )
 
     monkeypatch.setattr("sclip.bench.run.run_bench", fill)
     result = CliRunner().invoke(main, ["bench"])
     assert result.exit_code == 1
-    assert result.output.startswith(
-        "Error: CUDA out of memory. Tried to allocate 2.00 GiB. Use smaller batches (training."
+    expected = (
+        "Error: CUDA out of memory. Tried to allocate 2.00 GiB. Use a GPU with more free memory, or set features."
     )
+    assert result.output.startswith(expected)
     assert result.output.count("\n") == 1
 
 

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -42,7 +43,8 @@ def test_the_tests_of_a_gpu_end_with_a_table():
     """Also where modules are skipped as a whole, such as that of MTEB where it is not installed."""
     tests = ["tests/gpu/test_gpu.py", "tests/interop/test_mteb.py", "-k", "intervals"]
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *tests]
-    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    completed = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stdout[-3000:]
     assert re.search(r"^(passed|skipped) +[0-9.]+ s  test_intervals_are_those_of_the_cpu$", completed.stdout, re.M)
 

@@ -24,7 +24,7 @@ from sclip.files import locked
 T = TypeVar("T")
 
 # For the slowest process, such as the one that reads a large corpus alone. torchrun ends all processes if one fails.
-LONGEST_WAIT = timedelta(days=1)
+LONGEST_WAIT = timedelta(hours=2)
 
 
 @contextmanager

@@ -47,14 +47,14 @@ def test_odd_rates_take_little_time_and_memory(rate, tmp_path):
     """Two seconds took 23 s and 1.9 GB at 22,254 Hz, when all output samples had filters as long as a period."""
     at_rate = (0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)).astype(np.float32)
     soundfile.write(tmp_path / "odd.wav", at_rate, rate, "FLOAT")
-    began = time.monotonic()
+    began = time.process_time()
     tracemalloc.start()
     found = read_audio(tmp_path / "odd.wav")
     memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == 32000
     torch.testing.assert_close(found[200:16000], torch.from_numpy(TONE)[200:], atol=1e-3, rtol=0)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert memory < 250e6
 
 

@@ -21,6 +21,7 @@ from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.evaluation.retrieval import first_ranks
 from sclip.evaluation.scores import scores
 from sclip.features.dataset import Dataset
+from sclip.features.store import frame_bytes
 from sclip.paths import EXAMPLES, METRICS, WORDS
 
 UTTERANCES, PICTURES = 14, 5
@@ -79,6 +80,9 @@ def test_metrics_and_examples_are_complete_and_independent_of_batches(arch, data
         assert metrics["keywords"]["commonest"]["distinct_tokens"] == head.keywords.slots
 
     # Other batches give the same metrics.
+    frames = dataset.store.lengths.max()
+    monkeypatch.setattr(inference, "BATCH_BYTES", 3 * int(frames) * frame_bytes(dataset.store.features))
+    assert max(map(len, inference._all_batches(tested, dataset))) < len(dataset)
     monkeypatch.setattr(inference, "BATCH_FRAMES", {"cpu": 100})
     evaluate(tested, dataset, "cpu", tmp_path / "b", about={"preset": "tiny", "seed": 3})
     other_batches = read_metrics(tmp_path / "b/metrics.json")

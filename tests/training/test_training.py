@@ -149,7 +149,7 @@ def test_resume_gives_identical_weights_history_and_curves(arch, number, when, l
     uninterrupted = run(tmp_path, arch, "uninterrupted")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
     command = [sys.executable, HERE / "interrupted_run.py", tmp_path, arch, str(int(number)), str(when)]
-    process = subprocess.run(command, env=env, capture_output=True, timeout=50)
+    process = subprocess.run(command, env=env, capture_output=True, timeout=300)
     handled = number != signal.SIGKILL
     assert process.returncode == (128 + number if handled else -number), process.stderr.decode()
     assert (f"{arch}: stopped and saved at step {last}" in process.stderr.decode()) == handled
@@ -427,7 +427,7 @@ def test_a_scale_of_fp16_that_every_step_has_halved_ends_the_training():
         diverging.scaler = Mock(is_enabled=lambda: True, get_scale=lambda scale=2.0**exponent: scale)
         diverging.check_finite()
     diverging.scaler = Mock(is_enabled=lambda: True, get_scale=lambda: 2.0**-17)
-    with pytest.raises(sclip.UserError, match="step 0: the gradients of all recent steps overflow"):
+    with pytest.raises(sclip.UserError, match="step 0: gradients overflow, even with a loss scale of 1"):
         diverging.check_finite()
 
 

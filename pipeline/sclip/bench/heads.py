@@ -11,7 +11,7 @@ from torch import Tensor
 from sclip.bench.cases import FRAMES_PER_SECOND, Case, Measurement, Workload, utterance_seconds
 from sclip.bench.machine import Machine
 from sclip.bench.timing import compare
-from sclip.device import PRECISIONS, plain_attention
+from sclip.device import PRECISIONS, computes_bf16, plain_attention
 from sclip.errors import counted
 from sclip.heads.cif import FIRING_MARGIN, integrate_and_fire
 from sclip.heads.keywords import Quantizer
@@ -32,22 +32,24 @@ def attention_case(workload: Workload, width: int, device: torch.device) -> Case
     lengths = (torch.tensor(utterance_seconds(workload, workload.batch)) * FRAMES_PER_SECOND).long().to(device)
     mask = valid_mask(lengths, frames)[:, None, None]  # (B, 1, 1, T)
     states = torch.randn(3, workload.batch, frames, width, generator=torch.Generator().manual_seed(0))
-    states = states.to(device, PRECISIONS[workload.precision])
+    states = states.to(device, PRECISIONS[workload.precision] if computes_bf16(device) else torch.float32)
     implementations = {"torch's attention (ours)": torch_attention, "matrix products": product_attention}
     alternatives: dict[str, Callable[[], object]] = {}
+    differences = {}
     for heads in (1, 8):
         split = states.view(*states.shape[:3], heads, -1).transpose(2, 3).contiguous().requires_grad_()
         for name, attend in implementations.items():
             alternatives[f"{counted(heads, 'heads')}, {name}"] = partial(_attend, attend, split, mask, DROPOUT)
-    with torch.no_grad():
-        ours, products = (attend(split.float(), mask, 0.0) for attend in implementations.values())
+        with torch.no_grad():
+            ours, products = (attend(split.float(), mask, 0.0) for attend in implementations.values())
+        differences[f"largest difference with {counted(heads, 'heads')}"] = (ours - products).abs().max().item()
     with plain_attention(device):
         times = compare(alternatives, device)
     return Case(
         "attention",
         f"Attention, forward and backward: {workload.batch} utterances of {frames} frames of {width} numbers",
         [Measurement(timed) for timed in times],
-        {"largest difference between the two": (ours - products).abs().max().item()},
+        differences,
     )
 
 

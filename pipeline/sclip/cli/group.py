@@ -13,9 +13,9 @@ import click
 from sclip import __version__
 from sclip.errors import UserError, printable
 
-SMALLER = (
-    "Use smaller batches (training.batch, features.batch_seconds), or a GPU with more free memory; what is finished is "
-    "kept"
+MORE_MEMORY = (
+    "Use a GPU with more free memory, or set features.batch_seconds (finished shards are kept) or training.batch (the "
+    "training starts again) to a smaller number"
 )
 CHOSEN_PRESET = "sclip.preset"  # the key of click's context for a preset other than the default one
 
@@ -46,7 +46,8 @@ class _Commands(click.Group):
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch
                 raise
-            raise click.ClickException(f"{_shown(str(error).splitlines()[0])} {SMALLER}") from None
+            reason = ". ".join(_shown(str(error)).replace("\n", " ").split(". ")[:2]).rstrip(".")
+            raise click.ClickException(f"{reason}. {MORE_MEMORY}") from None
         except OSError as error:  # of a full disk, or of a folder that cannot be written
             raise click.ClickException(_shown(_reason(error))) from None
 

@@ -104,8 +104,8 @@ def _find_pairs(folder: Path, listing: Listing, problems: Problems) -> list[_Pai
         recordings, pictures = (sum(kind in files for files in groups.values()) for kind in ("recordings", "pictures"))
         raise UserError(
             f"{folder}: no pairs: found {counted(recordings, 'recordings')} and {counted(pictures, 'pictures')}; "
-            "expected files with the same name side by side, such as a.wav and a.jpg; for others, write a table "
-            "(`kind: table`)"
+            "expected files with the same name side by side, such as a.wav and a.jpg; if your names differ, write a "
+            "table (`kind: table`)"
         )
     return pairs
 

@@ -39,8 +39,8 @@ def check_components(encoder: AnySpeechEncoder, components: int) -> None:
     most = encoder.states * encoder.width
     if components > most:
         raise UserError(
-            f"features.components: expected at most {most}, the numbers of a frame, found {components}; a preset may "
-            "inherit it; set a smaller number, or null to store hidden states"
+            f"features.components: expected at most {most}, the numbers of a frame, found {components}, which the "
+            "preset may have inherited; set a smaller number, or null to store hidden states"
         )
 
 

@@ -83,7 +83,8 @@ class Cif(nn.Module):
     def forward(self, frames: Padded, step: int = 0) -> CifOutput:
         """Compute the slots of frames (B, T, D). `step` is the training step; evaluation ignores it."""
         config = self.config
-        # A GPU would multiply by the inverse of a number, and round some halves in another way than a CPU.
+        # On a GPU, torch divides by a Python number by multiplying with its inverse, which is not exact: some halves
+        # would be rounded to another integer than on a CPU.
         target = (frames.lengths / torch.full_like(frames.lengths, config.frames_per_slot)).round()  # half to even
         alpha = self.alpha(frames)
         firing = integrate_and_fire(

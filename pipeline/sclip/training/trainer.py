@@ -24,7 +24,7 @@ from sclip.training.development import mean_recalls
 from sclip.training.graphs import GraphedTextTower
 from sclip.visual_words import VisualWords
 
-SMALLEST_SCALE = 2.0**-16  # of the loss in fp16, which starts at 2 ** 16 and is halved by each step that overflows
+SMALLEST_SCALE = 2.0**-16  # The scale of the loss in fp16 starts at 2 ** 16. Each overflow halves it.
 SAVED = ("step", "seconds", "history", "pending_dev_row", "best")  # attributes of Trainer in a checkpoint
 
 
@@ -137,15 +137,11 @@ class Trainer:
         watched.masked_fill_(failed, self.step + 1)
 
     def check_finite(self) -> None:
-        """Raise an error if a loss or a gradient was not finite. Wait for the last step.
-
-        In fp16 a gradient that overflows now and then is usual, and one that always does makes the scale very small.
-        """
-        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
-            raise self._diverged(self.step, "the gradients of all recent steps overflow")
+        """Raise an error if a loss or a gradient was not finite. Wait for the last step."""
         steps = self.failed_at.tolist()
         first = min(filter(None, steps), default=0)
         if not first:
+            self._check_scale()
             return
         names = [name for name, step in zip(self.watched, steps, strict=True) if step == first]
         losses = [name for name in names if name in self.watched[1 : -len(self.parameters)]]
@@ -153,6 +149,11 @@ class Trainer:
             raise self._diverged(first, "the loss is not finite", f" ({', '.join(losses)})" if losses else "")
         others = f" (and those of {counted(len(names) - 1, 'other parameters')})" if names[1:] else ""
         raise self._diverged(first, f"the gradient of {names[0]} is not finite", others)
+
+    def _check_scale(self) -> None:
+        """Raise an error if the gradients overflow in fp16 again and again. Now and then is usual."""
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise self._diverged(self.step, f"gradients overflow, even with a loss scale of {SMALLEST_SCALE:g}")
 
     @torch.no_grad()
     def _measurements(self, losses: Losses, output: HeadOutput, norm: Tensor, rate: float) -> HistoryRow:

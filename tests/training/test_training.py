@@ -21,8 +21,10 @@ from training.interrupted_run import run
 
 import sclip
 from sclip.config import TrainingConfig
+from sclip.errors import UserError
 from sclip.training import loop, trainer
 from sclip.training.batches import TrainingBatches
+from sclip.training.curves import curves
 from sclip.training.development import mean_recalls
 from sclip.training.loop import train
 from sclip.training.trainer import Trainer, learning_rate
@@ -162,14 +164,22 @@ def test_resume_gives_identical_weights_history_and_curves(arch, number, when, l
     def results(name):
         weights = (tmp_path / name / "model.safetensors").read_bytes()
         history = json.loads((tmp_path / name / "history.json").read_text())
-        curves = (tmp_path / f"{name}-curves").rglob("*.tsv")
-        lines = {path.name: path.read_text() for path in curves if path.name != "steps_a_second.tsv"}
+        files = (tmp_path / f"{name}-curves").rglob("*.tsv")
+        lines = {path.name: path.read_text() for path in files if path.name != "steps_a_second.tsv"}
         return weights, [{k: v for k, v in row.items() if k != "train/steps_a_second"} for row in history], lines
 
     assert results("interrupted") == results("uninterrupted"), when
-    _, history, curves = results("interrupted")
+    _, history, lines = results("interrupted")
     assert [row["step"] for row in history] == [5, 10, 12]
-    assert len(curves["total.tsv"].splitlines()) == 4
+    assert len(lines["total.tsv"].splitlines()) == 4
+
+
+def test_a_git_repository_without_a_commit_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
+    with pytest.raises(UserError, match="make a first commit"), curves(tmp_path / "curves", []):
+        pass
 
 
 def test_checkpoint_is_ignored_if_seed_weights_settings_or_data_differ(corpus, tmp_path, caplog, monkeypatch):

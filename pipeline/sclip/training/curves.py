@@ -7,8 +7,13 @@ missing and no step appears twice.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sclip.errors import UserError
 from sclip.files import name_in_errors
+
+if TYPE_CHECKING:
+    from dvclive.live import Live
 
 HistoryRow = dict[str, float]  # `step`, and the values measured at that step
 
@@ -22,9 +27,7 @@ def curves(folder: Path | None, history: Iterable[HistoryRow]) -> Iterator[Log]:
     if folder is None:
         yield lambda row: None
         return
-    from dvclive.live import Live  # imported here because the import takes half a second
-
-    with name_in_errors(folder), Live(str(folder), dvcyaml=None, save_dvc_exp=False) as live:
+    with name_in_errors(folder), _open(folder) as live:
 
         def write(row: HistoryRow) -> None:
             live.step = int(row["step"])
@@ -41,3 +44,16 @@ def curves(folder: Path | None, history: Iterable[HistoryRow]) -> Iterator[Log]:
         for row in history:
             write(row)
         yield log
+
+
+def _open(folder: Path) -> "Live":
+    from dvclive.live import Live  # imported here because this takes half a second
+    from scmrepo.exceptions import SCMError
+
+    try:
+        return Live(str(folder), dvcyaml=None, save_dvc_exp=False)
+    except SCMError as error:
+        raise UserError(
+            f"{folder}: DVCLive cannot read the git repository ({error}); "
+            "make a first commit, such as `git commit --allow-empty -m start`"
+        ) from error

@@ -20,9 +20,9 @@ def fetch(listed: bool, corpus: str | None, folder: Path | None, parts: tuple[st
     """Download CORPUS into FOLDER: all of it, or the PARTS given.
 
     Parts are recordings, captions, pictures, splits, alignments and keyword-labels, as far as the corpus has them. An
-    interrupted download resumes; if a source fails, the next one is tried. The archives of flickr8k have 5.3 GB, those
-    of spokencoco 84 GB, the recordings of places 85 GB; unpacking needs as much again. A preset reads the corpus with
-    corpus.path: FOLDER.
+    interrupted download resumes; if a source fails, the next one is tried. The archives of flickr8k are 5.3 GB large,
+    those of spokencoco 84 GB, the recordings of places 85 GB; unpacking needs as much again. A preset reads the corpus
+    with corpus.path: FOLDER.
     """
     from sclip.corpora.archives import ARCHIVES
 

@@ -16,7 +16,7 @@ from sclip.cli.options import SHIPPED_MODEL, device_option, model_option
     show_default=True,
     help="The folder of the pictures to search. Recordings in it are offered as examples.",
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Of 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port on 127.0.0.1.")
 @click.option("--open", "in_browser", is_flag=True, help="Open the page in the browser.")
 @device_option
 def demo(model: tuple[str, ...], images: Path, port: int, in_browser: bool, device: str) -> None:

@@ -33,8 +33,8 @@ def push(
     """Upload MODEL, a model folder, to the hub repo REPO (ORG/NAME), with a card.
 
     The card has the results, the encoders, the corpus, the licence of each part and a snippet to use the model.
-    Encoders that nobody else can download, such as those in a folder, are uploaded too. Needs a token with write: use
-    `hf auth login` or set HF_TOKEN.
+    Encoders that nobody else can download, such as those in a folder, are uploaded too. Needs a token with write
+    access: use `hf auth login` or set HF_TOKEN.
     """
     from sclip.apps.hub import push
 

@@ -12,11 +12,11 @@ from sclip.errors import printable
 from sclip.paths import CODE
 
 
-@click.command("init", short_help="Make an empty folder a project.")
+@click.command("init", short_help="Create a project in an empty folder.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
 def init(folder: Path, as_json: bool) -> None:
-    """Make an empty FOLDER a project: params.yaml, dvc.yaml, the papers' numbers and the small models that ship.
+    """Create a project in an empty FOLDER: params.yaml, dvc.yaml, the papers' numbers and the small models that ship.
 
     All commands work there, and `dvc repro` runs the stages, as in a clone.
     """

@@ -49,7 +49,7 @@ def import_(checkpoint: str, out: Path, encoders: Path | None, as_json: bool) ->
 @json_option
 @reads_params
 def bench(device: str, only: tuple[str, ...], params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Measure on this device how fast the pipeline is, compared with other ways to do the same.
+    """Measure on this device how fast the pipeline is, compared with other ways to do the same thing.
 
     On a CPU it uses the small encoders and the sizes of `scenes`; on a GPU the papers' sizes and random weights. Writes
     results/bench.json.

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 import yaml
 from click.testing import CliRunner
+from shipped import PARAMS, RUN
 from small import ARCHITECTURES, clip_encoder, speech_encoder
 
 from sclip.cli import main
 
-PARAMS = Path(__file__).parents[1] / "params.yaml"
 TINY = {
     "base": "none",
     "recipe": "published",
@@ -42,7 +42,7 @@ def write_preset(name: str, file: str = "", **changes) -> tuple[str, ...]:
     file = file or f"{name}.yaml"
     params = yaml.safe_load(PARAMS.read_text())
     params["presets"][name] = TINY | changes
-    params["run"]["presets"] = [name]
+    params["run"] = RUN | {"presets": [name]}
     Path(file).write_text(yaml.safe_dump(params))
     return ("--preset", name, "--params", file)
 

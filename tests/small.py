@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import open_clip
 import torch
+from shipped import PARAMS
 from transformers import HubertConfig, HubertModel
 
 from sclip.config import load_params
@@ -15,7 +16,7 @@ from sclip.encoders.speech import SpeechEncoder
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model.speechclip import SpeechCLIP
 
-RECIPES = load_params().recipes
+RECIPES = load_params(PARAMS).recipes
 ARCHITECTURES = RECIPES["published"]
 WITH_VISUAL_WORDS = {f"sclip {arch}": RECIPES["sclip"][arch] for arch in ("cascaded", "hybrid-cif")}
 CAPTIONS = ["a brown dog runs along the beach", "two children play in the snow", "a dog jumps over a red fence"]

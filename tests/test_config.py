@@ -4,18 +4,17 @@ import dataclasses
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
+from shipped import PARAMS, ROOT
 
 from sclip.config import Architecture, ManifestConfig, SpeechEncoderConfig, TableConfig, load_params
 from sclip.config.params import BASES
 from sclip.errors import UserError
 from sclip.parsing import parse
 
-PARAMS = Path(__file__).parents[1] / "params.yaml"
 HYBRID = """
 head:
   utterance: true
@@ -136,8 +135,8 @@ def test_a_preset_inherits_what_it_does_not_set_from_its_base():
         (["presets.scenes.arch.hybird={}"], r"presets\.scenes\.arch: recipes\.sclip: no 'hybird'; did you mean"),
         (["run.architectures=[hybird]"], r"recipes\.published, for run\.architectures: no 'hybird'; did you"),
         (
-            ["run.presets=[mine]", "presets={mine: {base: scenes, recipe: sclip, corpus: {}}}"],
-            r"presets\.mine: no key 'encoders'; dvc\.yaml follows this key .* add `encoders: \{\}`",
+            ["run.presets=[short]", "presets={short: {base: scenes, recipe: sclip, corpus: {}}}"],
+            r"presets\.short: no key 'encoders'; dvc\.yaml follows this key .* add `encoders: \{\}`",
         ),
     ],
 )
@@ -147,7 +146,7 @@ def test_a_wrong_base_or_recipe_is_refused(overrides, message):
 
 
 def test_dvc_follows_the_presets_that_others_inherit_from():
-    stages = yaml.safe_load(PARAMS.with_name("dvc.yaml").read_text())["stages"]
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for stage in ("make-corpus", "extract-features", "embed-clip", "train", "evaluate"):
         followed = stages[stage]["params"]
         assert "presets.${item.preset}.base" in followed

@@ -17,6 +17,7 @@ from click import Context, Group
 from dvc.cli import parse_args as parse_dvc
 from PIL import Image
 from project import TINY, run_sclip, write_encoders
+from shipped import PARAMS
 from stored_corpus import write_corpus
 from torch.distributed.run import get_args_parser
 
@@ -153,7 +154,9 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
 
 def params_with_preset_of(page: str) -> str:
     (preset,) = blocks(ROOT / page, "yaml")
-    return (ROOT / "params.yaml").read_text().replace("\npresets:\n", f"\npresets:\n{preset}\n", 1)
+    params = yaml.safe_load(PARAMS.read_text())
+    params["presets"] |= yaml.safe_load(preset)
+    return yaml.safe_dump(params)
 
 
 def test_readme_preset_is_valid(tmp_path):

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from project import PARAMS, run_sclip, write_encoders, write_preset
+from project import run_sclip, write_encoders, write_preset
+from shipped import ROOT
 
 from sclip.cli import main
 from sclip.cli.output import print_json
@@ -47,7 +48,7 @@ def results(tmp_path_factory):
         write_encoders(folder)
         options = write_preset("tiny", "params.yaml")
         (folder / "results").mkdir()
-        shutil.copy(PARAMS.parent / "results/paper.yaml", folder / "results")
+        shutil.copy(ROOT / "results/paper.yaml", folder / "results")
         arch = ("--arch", "cascaded")
         found = {
             "make-corpus": result_of("make-corpus", *options),

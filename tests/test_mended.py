@@ -14,8 +14,8 @@ import small
 import soundfile
 import torch
 import yaml
-from project import PARAMS
 from pyarrow import parquet
+from shipped import PARAMS
 from stored_corpus import write_corpus
 
 import sclip

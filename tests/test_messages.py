@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import small
 import torch
-from project import PARAMS, run_sclip
+from project import run_sclip
 from safetensors import SafetensorError
+from shipped import PARAMS
 from small import clip_encoder, speech_encoder
 from stored_corpus import write_corpus
 from training.interrupted_run import run

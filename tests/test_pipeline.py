@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import yaml
 from PIL import Image
 from project import run_sclip, write_encoders, write_preset
+from shipped import PARAMS
 from small import SPEECH_CONFIG
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -459,7 +460,7 @@ def test_mistyped_names_and_missing_models_are_explained(tiny_project):
 
 
 def test_advice_names_a_preset_that_is_not_the_default_one(tmp_path, monkeypatch):
-    shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
+    shutil.copy(PARAMS, tmp_path)
     monkeypatch.chdir(tmp_path)
     missing = "manifest.jsonl: no such file; `sclip make-corpus{}` writes it"
     for command in (["embed-clip"], ["train", "--arch", "parallel"], ["verify"]):
@@ -470,7 +471,7 @@ def test_advice_names_a_preset_that_is_not_the_default_one(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(("preset", "corpus"), [("flickr8k-base", "flickr8k"), ("spokencoco-large", "spokencoco")])
 def test_a_missing_corpus_error_names_the_download(preset, corpus, tmp_path, monkeypatch):
-    (tmp_path / "params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
+    shutil.copy(PARAMS, tmp_path)
     monkeypatch.chdir(tmp_path)
     for command in ("check-corpus", "make-corpus"):
         assert f"no such file; `sclip fetch {corpus} data/{corpus}` downloads" in run_sclip(command, preset, status=1)

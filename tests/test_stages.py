@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.hydra import apply_overrides
+from shipped import PARAMS
 from stand_in import dvc, reran, run, write_stand_in
 
 from sclip.config import load_params
@@ -19,7 +20,7 @@ from sclip.config import load_params
 def repository(tmp_path_factory):
     """A commit with the project's own DVC files, where nothing has run yet."""
     folder = tmp_path_factory.mktemp("stages")
-    for name in ("dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore"):
+    for name in ("dvc.yaml", "dvc.lock", PARAMS, ".dvcignore"):
         shutil.copy(name, folder)
     shutil.copytree(".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
     shutil.copytree("pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -56,7 +57,8 @@ def test_the_summary_is_the_only_metric(repository, first_run):
     assert list(shown["data"]) == ["results/scenes/summary.json"]
 
 
-README_PRESET = re.search(r"```yaml\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[1]
+README_PRESET = re.search(r"```yaml\n  mine:(.*?)```", Path("README.md").read_text(), re.DOTALL)[1]
+README_PRESET = f"  of-readme:{README_PRESET}"
 
 
 @pytest.mark.parametrize(
@@ -75,12 +77,12 @@ README_PRESET = re.search(r"```yaml\n(.*?)```", Path("README.md").read_text(), r
             ["      captions: {train: 1, dev: 1, test: 1} # for each picture, each spoken once"],
             ["      captions: {train: 2, dev: 1, test: 1} # for each picture, each spoken once"],
         ),
-        ("presets.mine.training.steps=100", ["    training: {steps: 2000,"], ["    training: {steps: 100,"]),
+        ("presets.of-readme.training.steps=100", ["    training: {steps: 2000,"], ["    training: {steps: 100,"]),
     ],
 )
 def test_dvc_changes_no_other_line_of_params(override, removed, added, tmp_path):
     """`dvc exp run -S` loads params.yaml, README's own preset in it, and writes it again."""
-    before = Path("params.yaml").read_text().replace("\npresets:\n", f"\npresets:\n{README_PRESET}\n", 1)
+    before = PARAMS.read_text().replace("\npresets:\n", f"\npresets:\n{README_PRESET}\n", 1)
     assert README_PRESET in before
     (tmp_path / "params.yaml").write_text(before)
     apply_overrides(tmp_path / "params.yaml", [override])
@@ -93,12 +95,12 @@ def test_dvc_changes_no_other_line_of_params(override, removed, added, tmp_path)
 
 
 def test_dvc_overrides_an_inherited_setting_only_with_a_plus_sign(tmp_path):
-    shutil.copy("params.yaml", tmp_path)
+    shutil.copy(PARAMS, tmp_path)
     key = "presets.scenes-mfcc.training.steps"
     with pytest.raises(InvalidArgumentError):
         apply_overrides(tmp_path / "params.yaml", [f"{key}=77"])
     apply_overrides(tmp_path / "params.yaml", [f"+{key}=77"])
-    changed, before = load_params(tmp_path / "params.yaml"), load_params()
+    changed, before = load_params(tmp_path / "params.yaml"), load_params(PARAMS)
     assert changed.preset("scenes-mfcc").training.steps == 77
     assert changed.preset("scenes") == before.preset("scenes")
 
@@ -121,5 +123,5 @@ def test_what_changed_runs_again_and_nothing_else(repository, first_run):
     edit(repository / "pipeline/sclip/report/page.css", "{", "{ ")
     assert reran(repository) == ["report"]
 
-    edit(params, "compute: bf16", "compute: fp32")
+    edit(params, "components: 288\n      compute: bf16", "components: 288\n      compute: fp32")
     assert set(reran(repository)) == set(first_run) - {"make-corpus", "embed-clip"}

@@ -33,7 +33,9 @@ small = [
     "presets.scenes.corpus.voices={train: 2, dev: 1, test: 1}",
     "presets.scenes.features.components=null",
     "presets.scenes.training={steps: 4, warmup_steps: 1, batch: 6, dev_every: 2}",
+    "run.presets=[scenes]",
     "run.architectures=[parallel]",
+    "run.seeds=[0]",
 ]
 options = [word for one in small for word in ("-S", one)]
 for command in (

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from project import run_sclip
+from shipped import PARAMS, RUN
 from small import model
 from stand_in import dvc, reran, run, write_stand_in
 
@@ -55,7 +56,7 @@ def test_dvc_reruns_what_an_update_of_the_package_changes(folder, tmp_path):
     project = tmp_path / "project"
     shutil.copytree(folder, project)
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["run"]["architectures"] = ["parallel", "cascaded"]
+    params["run"] = RUN | {"architectures": ["parallel", "cascaded"]}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     write_stand_in(project)
     versions = dict.fromkeys(STAGES, "1")
@@ -76,7 +77,7 @@ def test_dvc_commit_takes_what_was_made_by_hand(folder, tmp_path):
     project = tmp_path / "project"
     shutil.copytree(folder, project)
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["run"]["architectures"] = ["parallel"]
+    params["run"] = RUN | {"architectures": ["parallel"]}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     write_stand_in(project)
     run(project, "bin/sclip", "make-corpus", "scenes")
@@ -119,6 +120,8 @@ def test_without_git_dvc_does_not_look_for_it(folder):
 
 
 def test_lists(tmp_path, monkeypatch):
+    shutil.copy(PARAMS, tmp_path)
+    monkeypatch.chdir(tmp_path)
     params = load_params()
     rows = json.loads(run_sclip("list", "presets", "--json"))
     assert [row["preset"] for row in rows] == list(params.presets)
@@ -132,8 +135,6 @@ def test_lists(tmp_path, monkeypatch):
         **{"arch": "parallel", "utterance": True, "keywords": None, "attention_heads": 8},
         "losses": {"parallel": 1.0},
     }
-    shutil.copy("params.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
     model("parallel").save(tmp_path / "models/mine/parallel/seed-0")
     (tmp_path / "models/notes/config.json").parent.mkdir()
     (tmp_path / "models/notes/config.json").write_text("not JSON")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from click.testing import CliRunner
+from shipped import PARAMS
 from small import recordings
 from torch import nn
 
@@ -17,8 +18,6 @@ from sclip.errors import Problems, UserError
 from sclip.features import transcripts
 from sclip.features.transcripts import Transcripts, transcribe
 from sclip.index_file import read_index_file, write_index_file
-
-PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 class Counter(nn.Module):

@@ -20,7 +20,8 @@ import torch
 import yaml
 from file_examples import write_pictures
 from PIL import Image
-from project import PARAMS, TINY
+from project import TINY
+from shipped import PARAMS, ROOT
 from stored_corpus import write_corpus
 
 import sclip
@@ -230,7 +231,7 @@ def _write_caches(folder: Path) -> dict[str, Reader]:
     params["presets"], params["run"]["presets"] = {"tiny": TINY}, ["tiny"]
     (folder / "small settings/params.yaml").write_text(yaml.safe_dump(params))
     (folder / "published numbers").mkdir()
-    shutil.copy(PARAMS.parent / "results/paper.yaml", folder / "published numbers/paper.yaml")
+    shutil.copy(ROOT / "results/paper.yaml", folder / "published numbers/paper.yaml")
     return {
         "features": Reader(
             ("0.safetensors", "index.json"),

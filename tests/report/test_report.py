@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from click import Context
 from PIL import Image
+from shipped import PARAMS
 from small import model
 from stored_corpus import write_test_split
 
@@ -23,7 +24,7 @@ from sclip.errors import UserError
 from sclip.evaluation.evaluate import evaluate
 from sclip.report import write_report
 
-PARAMS, PRESET = load_params(overrides=["run.seeds=[0, 1, 2]"]), "scenes"
+SETTINGS, PRESET = load_params(PARAMS, ["run.seeds=[0, 1, 2]"]), "scenes"
 CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]
 SECONDS = 0.8
 
@@ -133,7 +134,7 @@ def data_of(page: str, name: str):
 
 
 def report(preset: str = PRESET) -> str:
-    write_report(PARAMS, preset)
+    write_report(SETTINGS, preset)
     return (paths.report_folder(preset) / "table.md").read_text(encoding="utf-8")
 
 
@@ -211,8 +212,8 @@ def test_seeds_are_averaged_and_a_hybrid_has_one_row_per_branch():
 def test_page_is_self_contained_and_escapes_its_texts():
     add_run("cascaded-cif", cif=True, cascaded=40.0)
     add_run("parallel", parallel=50.0)
-    first = [path.read_bytes() for path in write_report(PARAMS, PRESET)]
-    assert [path.read_bytes() for path in write_report(PARAMS, PRESET)] == first
+    first = [path.read_bytes() for path in write_report(SETTINGS, PRESET)]
+    assert [path.read_bytes() for path in write_report(SETTINGS, PRESET)] == first
     page = (paths.report_folder(PRESET) / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|@import|url\(", page)
     links = set(re.findall(r'(?:src|href)="([^",]*)', page))

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from project import PARAMS, TINY, write_encoders
+from project import TINY, write_encoders
+from shipped import PARAMS
 from small import clip_encoder, speech_encoder
 from torture.faults import Injection, Injector
 

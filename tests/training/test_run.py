@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from project import write_encoders
+from shipped import PARAMS
 from small import CAPTIONS, load_params, recordings
 from stored_corpus import write_corpus
 
 import sclip
 from sclip.training.run import run_training
 
-PARAMS = Path(load_params().where).absolute()
 OVERRIDES = [
     "presets.scenes.encoders={speech: {name: speech}, clip: {name: 'local-dir:clip'}}",
     "presets.scenes.features={components: null, compute: fp32}",

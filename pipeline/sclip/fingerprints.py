@@ -48,7 +48,7 @@ STAGES = {
     "embed-clip": VECTORS,
     "train": (*TRAINING, "training.run"),
     "evaluate": ("evaluation.run",),
-    "report": ("report.page", "report.plots", "report.results", "report.tables"),
+    "report": ("report.run",),
 }
 
 

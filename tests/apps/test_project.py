@@ -87,13 +87,19 @@ def test_dvc_commit_takes_what_was_made_by_hand(folder, tmp_path):
     assert "make-corpus" in (project / "dvc.lock").read_text()
 
 
-def test_fingerprints_change_with_the_code_of_their_stage(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("report/page.css", "{", "{ "), ("report/run.py", 'f"# {preset}', 'f"## {preset}')],
+)
+def test_fingerprints_change_with_the_code_of_their_stage(file, old, new, monkeypatch, tmp_path):
     before = stage_fingerprints()
     assert before.keys() == STAGES.keys()
     shutil.copytree(PACKAGE, tmp_path / "sclip", ignore=shutil.ignore_patterns("__pycache__", "starter"))
     monkeypatch.setattr(fingerprints, "PACKAGE", tmp_path / "sclip")
     assert stage_fingerprints() == before
-    (tmp_path / "sclip/report/page.css").write_text("body {}")
+    text = (tmp_path / "sclip" / file).read_text()
+    assert old in text
+    (tmp_path / "sclip" / file).write_text(text.replace(old, new, 1))
     changed = stage_fingerprints()
     assert {name for name in STAGES if changed[name] != before[name]} == {"report"}
 

@@ -22,7 +22,7 @@ from sclip.config import load_params
 from sclip.corpora.manifest import write_manifest
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import evaluate
-from sclip.report import write_report
+from sclip.report.run import write_report
 
 SETTINGS, PRESET = load_params(PARAMS, ["run.seeds=[0, 1, 2]"]), "scenes"
 CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]

@@ -98,7 +98,7 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
     needs no other file) and the data of `dvc plots`.
     """
     params, name = preset_settings(params_file, overrides, preset)
-    from sclip.report import write_report
+    from sclip.report.run import write_report
 
     files = write_report(params, name)
     if as_json:

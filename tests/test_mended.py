@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import tarfile
-import zipfile
 from pathlib import Path
 
 import miniature
@@ -200,19 +199,6 @@ def test_a_recipe_that_is_missing_is_named(tmp_path):
     (tmp_path / "params.yaml").write_text(text.replace("\n  published:", "\n  publisht:", 1))
     with pytest.raises(UserError, match=r"no 'published'; did you mean 'publisht'\?"):
         load_params(tmp_path / "params.yaml")
-
-
-def test_a_zip_member_without_a_name_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
-        packed.writestr("x", b"a dog")
-    data = (tmp_path / "a.zip").read_bytes()
-    at = data.rindex(b"PK\x01\x02")
-    data = data[: at + 28] + b"\0\0" + data[at + 30 : at + 46] + data[at + 47 :]
-    end = data.rindex(b"PK\x05\x06")
-    size = int.from_bytes(data[end + 12 : end + 16], "little") - 1
-    (tmp_path / "a.zip").write_bytes(data[: end + 12] + size.to_bytes(4, "little") + data[end + 16 :])
-    with pytest.raises(DamagedArchive, match="a member has no name"):
-        unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "²"])

@@ -194,23 +194,6 @@ def with_wrong_offset() -> bytes:
     return bytes(data)
 
 
-def without_a_member(last: bool = False) -> bytes:
-    """Return a zip archive with an index in which the comment of one member covers the entry of the next."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as packed:
-        for name in ("a.txt", "b.txt", "c.txt", "d.txt")[: 3 if last else 4]:
-            packed.writestr(name, name * 100)
-    data = bytearray(out.getvalue())
-    entries = [match.start() for match in re.finditer(b"PK\x01\x02", data)]
-    swallowed = entries[2] - entries[1]
-    place = entries[1 if last else 0] + 32  # the length of the comment
-    data[place : place + 2] = swallowed.to_bytes(2, "little")
-    with zipfile.ZipFile(io.BytesIO(data)) as packed:  # Python reads it without an error
-        assert packed.testzip() is None
-        assert len(packed.namelist()) == len(entries) - 1
-    return bytes(data)
-
-
 def plain_tar() -> bytes:
     return gzip.decompress(make_tar())
 
@@ -230,12 +213,6 @@ DAMAGED_ARCHIVES = {
     "half a tar": ("some.tar.gz", make_tar()[:-8], "ended before the end-of-stream marker"),
     "a member of a zip": ("text.zip", flip_bit(make_zip(), 30_000), "Bad CRC-32 for file 'Flickr8k.token.txt'"),
     "an encrypted zip": ("text.zip", encrypted(), "is encrypted, password required"),
-    "a zip whose index skips a member": ("text.zip", without_a_member(), "its index leaves out a member between a"),
-    "a zip whose index skips the last member": (
-        "text.zip",
-        without_a_member(last=True),
-        "leaves out a member between b.txt and the index",
-    ),
     "a tar that ends between members": (
         "some.tar",
         cut_tar(),
@@ -418,44 +395,9 @@ def test_archives_without_a_source_say_what_to_do(tmp_path):
     assert line == "Places205 (recordings): cannot be downloaded from here; ask the authors"
 
 
-@pytest.mark.parametrize("block", [1, 3, 4])
-def test_a_member_that_the_index_skips_is_found_across_blocks(block, tmp_path, monkeypatch):
-    monkeypatch.setattr("sclip.corpora.unpack.BLOCK", block)
-    (tmp_path / "a.zip").write_bytes(without_a_member())
-    with pytest.raises(DamagedArchive, match=r"leaves out a member between a\.txt and c.txt"):
-        unpack(tmp_path / "a.zip", tmp_path / "out")
-
-
-def test_archives_that_unpack_completely_are_accepted(tmp_path):
-    """Members with data descriptors, comments and a listing in another order; tars without compression."""
-    path, out = tmp_path / "odd.zip", io.BytesIO()
-    with zipfile.ZipFile(out, "w") as packed:
-        packed.writestr("b.txt", "PK\x03\x04 a dog")
-        with packed.open("a.txt", "w", force_zip64=True) as member:
-            member.write(b"a dog")
-        packed.comment = b"PK\x03\x04"
-    path.write_bytes(out.getvalue())
-    unpack(path, tmp_path / "zip")
-
-    class Pipe(io.BytesIO):
-        """A file without a seek, for which zipfile writes data descriptors behind the members."""
-
-        def seekable(self):
-            return False
-
-        def tell(self):
-            raise OSError
-
-    stream = Pipe()
-    with zipfile.ZipFile(stream, "w") as packed:
-        packed.writestr("a.txt", "a dog")
-        packed.writestr("b.txt", "b dog")
-    path.write_bytes(stream.getvalue())
-    unpack(path, tmp_path / "piped")
-    path = tmp_path / "plain.tar"
-    path.write_bytes(gzip.decompress(make_tar()))
-    unpack(path, tmp_path / "tar")
-    assert file_names(tmp_path / "zip") == file_names(tmp_path / "piped") == ["a.txt", "b.txt"]
+def test_a_tar_without_compression_is_unpacked(tmp_path):
+    (tmp_path / "plain.tar").write_bytes(plain_tar())
+    unpack(tmp_path / "plain.tar", tmp_path / "tar")
     assert file_names(tmp_path / "tar") == ["ksplit/a.json", "ksplit/deep/b.json"]
 
 
@@ -465,6 +407,8 @@ def test_every_part_of_every_corpus_has_a_source_or_says_what_to_do():
         assert all(source.endswith(f"/{archive.name}") for archive in archives for source in archive.sources)
         assert len({archive.name for archive in archives}) == len(archives)
         assert all(re.fullmatch(r"(md5:[0-9a-f]{32}|git:[0-9a-f]{40})", a.checksum) for a in archives if a.checksum)
+        # Python reads a zip with a damaged index without an error, and omits members.
+        assert all(archive.checksum for archive in archives if archive.name.endswith(".zip"))
 
 
 def test_list_shows_sources_sizes_and_checksums():

@@ -14,6 +14,7 @@ from hub_server import LARGE, TOKEN, Hub
 from small import model, recordings
 
 import sclip
+from sclip.apps.hub import push
 from sclip.cli import main
 from sclip.encoders.source import hub_problem
 
@@ -342,6 +343,23 @@ def test_a_push_without_a_network_is_one_line(hub, pushed):
     assert "me/other: not pushed: http://127.0.0.1:9 cannot be reached (ConnectError" in result["text"]
     assert result["text"].strip().count("\n") == 0
     assert result["waited"] == 0
+
+
+def test_a_model_whose_encoders_are_copied_into_the_push_keeps_its_results(monkeypatch, tmp_path):
+    """The copy that is uploaded has other files than the trained model, whose results these are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sclip.apps.hub.get_token", lambda: TOKEN)
+    monkeypatch.setattr("sclip.apps.hub._upload", lambda *_: ("https://hub/me/a", FIRST))
+    trained = sclip.load(SHIPPED)
+    trained.encoders_inside = False
+    trained.origin |= {"preset": "scenes", "seed": "0"}
+    trained.save(Path("models/scenes/hybrid-cif/seed-0"))
+    results = Path("results/scenes/runs/hybrid-cif/seed-0/metrics.json")
+    results.parent.mkdir(parents=True)
+    results.write_text(json.dumps({"about": {"arch": "hybrid-cif"}}))
+    pushed = push("models/scenes/hybrid-cif/seed-0", "me/a")
+    assert pushed.encoder_bytes
+    assert pushed.metrics == str(results)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def push(
     """
     check_repo_name(repo)
     given, _ = find_folder(str(model), None, REPO_FILES)
-    _find_metrics(read_config(given), metrics)  # faults of files here come before those of the hub
+    file, results = _find_metrics(read_config(given), metrics)  # faults of files here come before those of the hub
     if get_token() is None:
         raise UserError(
             f"{repo}: not pushed: not logged in; use `hf auth login`, or set HF_TOKEN to a token with write"
@@ -64,7 +64,6 @@ def push(
         )
         opened.save(folder)
         config = read_config(folder)
-        file, results = _find_metrics(config, metrics)
         sizes = _folder_bytes(folder)
         write_text(folder / "README.md", model_card(config, repo, results, licence, sizes))
         url, commit = _upload(folder, repo, private, revision, f"{config.arch}, pushed by sclip")

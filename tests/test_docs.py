@@ -216,7 +216,7 @@ NOT_RUN = {
     "export": "sets a variable of the shell",
     "sclip push models/scenes/hybrid-cif/seed-0 me/scenes-hybrid-cif --license mit": "uploads; see apps/test_hub.py",
     "sclip import hf://speechclip/models/base/flickr/parallel/CHECKPOINT.ckpt models/published-parallel": "downloads",
-    "sclip benchmark mteb --model models/published-parallel --tasks SpokenCOCOA2IRetrieval SpokenCOCOI2ARetrieval": (
+    "sclip benchmark mteb SpokenCOCOA2IRetrieval SpokenCOCOI2ARetrieval --model models/published-parallel": (
         "downloads the tasks' data; interop/test_mteb.py runs a local task"
     ),
 }

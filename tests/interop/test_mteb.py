@@ -111,7 +111,7 @@ def test_hit_rates_are_this_projects_recalls_to_the_digit(rows, ours, category):
 def test_the_command_prints_and_keeps_mtebs_scores(rows, monkeypatch, tmp_path):
     task = local_task(rows, "a2i")
     monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [task] if tasks == ["A", "B"] else pytest.fail(str(tasks)))
-    command = ["benchmark", "mteb", "--model", MODEL, "--out", str(tmp_path), "--tasks", "A", "B"]
+    command = ["benchmark", "mteb", "--model", MODEL, "--out", str(tmp_path), "A", "B"]
     result = CliRunner().invoke(main, [*command, "--json"])
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)["tasks"]
@@ -124,7 +124,7 @@ def test_the_command_prints_and_keeps_mtebs_scores(rows, monkeypatch, tmp_path):
 
 
 def test_a_mistyped_task_is_one_line():
-    result = CliRunner().invoke(main, ["benchmark", "mteb", "--model", MODEL, "--tasks", "SpokenCOCOA2IRetrieva"])
+    result = CliRunner().invoke(main, ["benchmark", "mteb", "--model", MODEL, "SpokenCOCOA2IRetrieva"])
     assert result.exit_code == 1
     assert "Did you mean: 'SpokenCOCOA2IRetrieval'" in result.stderr
     assert result.output.count("\n") == 1

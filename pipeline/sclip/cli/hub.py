@@ -55,8 +55,7 @@ def benchmark() -> None:
 
 @benchmark.command("mteb", short_help="Evaluate a model with MTEB.")
 @model_option(default=None, required=True)
-@click.option("--tasks", "task", required=True, help="MTEB's names of tasks, such as SpokenCOCOA2IRetrieval.")
-@click.argument("more", nargs=-1, metavar="[TASK]...")
+@click.argument("tasks", nargs=-1, required=True)
 @branch_option()
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option(
@@ -70,22 +69,22 @@ def benchmark() -> None:
 @json_option
 def benchmark_mteb(
     model: str,
-    task: str,
-    more: tuple[str, ...],
+    tasks: tuple[str, ...],
     branch: str | None,
     batch_size: int,
     out: Path,
     device: str,
     as_json: bool,
 ) -> None:
-    """Evaluate a model with MTEB on one or more of its tasks. MTEB downloads their data.
+    """Evaluate a model with MTEB on some of its tasks. MTEB downloads their data.
 
+    TASKS are MTEB's names, such as SpokenCOCOA2IRetrieval.
     MTEB's hit_rate_at_K is R@K of `sclip evaluate`. Needs pip install 'sclip[mteb]'.
     """
     from sclip.device import choose_device
     from sclip.interop.mteb import SHOWN_SCORES, run_mteb
 
-    result = run_mteb(model, [task, *more], out, choose_device(device), branch, batch_size)
+    result = run_mteb(model, tasks, out, choose_device(device), branch, batch_size)
     if as_json:
         print_json(result)
         return

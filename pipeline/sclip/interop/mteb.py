@@ -134,9 +134,7 @@ class Benchmark:
     tasks: list[TaskScores]
 
 
-def run_mteb(
-    name: str, tasks: Sequence[str], out: Path, device: str = "cpu", branch: str | None = None, batch_size: int = 32
-) -> Benchmark:
+def run_mteb(name: str, tasks: Sequence[str], out: Path, device: str, branch: str | None, batch_size: int) -> Benchmark:
     """Evaluate a model folder or a hub repo on some of MTEB's tasks. MTEB downloads the tasks' data."""
     mteb = _mteb()
     try:

@@ -27,20 +27,14 @@ def read_index_file(path: Path, expected: str, command: str) -> dict[str, Any]:
     return read_checked(path, expected, f"run `sclip {command}` again")
 
 
-def read_checked(path: Path, expected: str, advice: str, *, old_without_digest: bool = False) -> dict[str, Any]:
-    """Return the content of a file of the expected format, without its digest. `advice` says what to do after an error.
-
-    `old_without_digest`: earlier versions wrote this file without a digest.
-    """
+def read_checked(path: Path, expected: str, advice: str) -> dict[str, Any]:
+    """Return the content of a file of the expected format, without its digest. `advice` is the end of an error."""
     try:
         index = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {advice}") from None
     check_format(path, index, [expected], advice)
-    has_digest = DIGEST in index
-    digest = index.pop(DIGEST, None)
-    if has_digest or not old_without_digest:
-        check_own_digest(path, index, digest, advice)
+    check_own_digest(path, index, index.pop(DIGEST, None), advice)
     content: dict[str, Any] = index
     return content
 

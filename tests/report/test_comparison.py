@@ -14,7 +14,7 @@ from stored_corpus import write_test_split
 from sclip.errors import UserError
 from sclip.evaluation.bootstrap import RESAMPLES, Bootstrap
 from sclip.evaluation.evaluate import Annotations, evaluate
-from sclip.evaluation.metrics_file import check_other_files, read_metrics
+from sclip.evaluation.metrics_file import read_metrics
 from sclip.evaluation.outcomes import Outcomes
 from sclip.files import file_digest
 from sclip.index_file import write_index_file
@@ -250,19 +250,6 @@ def test_other_test_utterances_are_refused(results, tmp_path):
         )
         expected = "in another order" if name == "order" else what
         assert f"cascaded and other: evaluated on different test utterances: {expected}; compare models" in output
-
-
-def test_results_without_outcomes_are_refused_and_still_read(results):
-    metrics = json.loads(Path("cascaded/metrics.json").read_text())
-    del metrics["files"]["outcomes.safetensors"], metrics["digest"]
-    write_index_file(Path("cascaded/metrics.json"), metrics)
-    for pair in (("cascaded", "hybrid"), ("hybrid", "cascaded")):
-        output = run_sclip("compare", *pair, status=1)
-        assert (
-            "Error: cascaded: has no outcomes.safetensors, which earlier versions did not write; run `sclip eva"
-            in output
-        )
-    check_other_files(Path("cascaded"), read_metrics(Path("cascaded/metrics.json")))  # as verify and the report do
 
 
 def test_folders_without_results_are_refused(results):

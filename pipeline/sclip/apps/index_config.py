@@ -40,7 +40,7 @@ def read_config(folder: Path) -> IndexConfig:
     if not path.is_file():
         what = "not an index" if folder.is_dir() else "no such index"
         raise UserError(f"{folder}: {what}; `sclip index FILES --model MODEL --out {folder}` makes one")
-    data = read_checked(path, FORMAT, AGAIN, old_without_digest=True)
+    data = read_checked(path, FORMAT, AGAIN)
     try:
         config: IndexConfig = parse(IndexConfig, data, str(path))
     except UserError as error:

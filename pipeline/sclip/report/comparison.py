@@ -58,8 +58,6 @@ class EvaluatedModel:
             )
         metrics = as_table(read_metrics(path), str(path))
         files, about = (as_table(metrics.get(key, {}), f"{path}: {key}") for key in ("files", "about"))
-        if OUTCOMES not in files:
-            raise UserError(f"{folder}: has no {OUTCOMES}, which earlier versions did not write; {AGAIN}")
         check_digest(folder / OUTCOMES, files[OUTCOMES], METRICS, AGAIN)
         return cls(folder, str(about.get("preset")), Outcomes.read(folder / OUTCOMES))
 

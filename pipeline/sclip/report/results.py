@@ -101,9 +101,8 @@ def read_results(params: Params, preset: str) -> Results:
     """
     runs = defaultdict(list)
     for arch, seed in product(params.run.architectures, params.run.seeds):
-        folder = paths.results_folder(preset, arch, seed)
-        if (folder / METRICS).is_file():
-            runs[arch].append(_read(folder, preset))
+        if (paths.results_folder(preset, arch, seed) / METRICS).is_file():
+            runs[arch].append(_read(preset, arch, seed))
     if not runs:
         command = f"sclip evaluate --preset {preset} --arch {params.run.architectures[0]}"
         raise UserError(
@@ -119,8 +118,8 @@ def read_results(params: Params, preset: str) -> Results:
     return results
 
 
-def _read(folder: Path, preset: str) -> EvaluatedRun:
-    arch, seed = folder.parent.name, int(folder.name.removeprefix("seed-"))
+def _read(preset: str, arch: str, seed: int) -> EvaluatedRun:
+    folder = paths.results_folder(preset, arch, seed)
     command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
     for name in (EXAMPLES, WORDS):
         if not (folder / name).is_file():
@@ -128,10 +127,6 @@ def _read(folder: Path, preset: str) -> EvaluatedRun:
     metrics = read_metrics(folder / METRICS)
     check_other_files(folder, metrics)
     examples, words = read_json(folder / EXAMPLES), read_json(folder / WORDS)
-    if "utterances" not in examples:
-        raise UserError(f"{folder / EXAMPLES}: does not list the test utterances; run `{command}` again")
-    if "states" not in metrics["about"]:
-        raise UserError(f"{folder / METRICS}: does not say which hidden states were scored; run `{command}` again")
     return EvaluatedRun(arch, seed, metrics, examples, words, read_curves(folder))
 
 

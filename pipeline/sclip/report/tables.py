@@ -142,8 +142,7 @@ def keywords(results: Results) -> Table:
             ("commonest_content", "most frequent content words", None),
         ):
             cells = [measure(runs, "keywords", predictor, *key) for key in keys.values()]
-            if any(cells):  # metrics of earlier versions do not have all baselines
-                rows.append(TableRow(label, cells, row_arch))
+            rows.append(TableRow(label, cells, row_arch))
     note = (
         "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
         f"caption contains the keyword or one of the four tokens with the nearest embeddings.{synonyms} Complete "

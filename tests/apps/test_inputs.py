@@ -27,7 +27,7 @@ def test_patterns_and_files_are_taken_as_they_are(folder):
 
 def test_a_list_names_files_relative_to_itself_and_may_name_missing_ones(folder):
     write_files("lists/1.png", "2.png", "lists/below/3.png")
-    (folder / "lists/list.txt").write_text("1.png\r\n\n../2.png\nmissing.png\nbelow\n")
+    (folder / "lists/list.txt").write_text("\ufeff1.png\r\n\n../2.png\nmissing.png\nbelow\n", "utf-8")
     expected = ["lists/1.png", "2.png", "lists/missing.png", "lists/below/3.png"]
     assert names(list_files(["@lists/list.txt"])) == expected
 

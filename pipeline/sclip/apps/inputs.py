@@ -131,7 +131,7 @@ def expand(argument: str | Path) -> Iterator[tuple[str, bool]]:
 def _read_list(name: str) -> Iterator[tuple[str, bool]]:
     """Yield the files that a list names. One that does not exist is reported later, with the files that are damaged."""
     try:
-        with open(name, encoding="utf-8", errors="surrogateescape") as file:
+        with open(name, encoding="utf-8-sig", errors="surrogateescape") as file:
             lines = [line.rstrip("\r\n") for line in file]
     except OSError as error:
         raise UserError(f"@{name}: the list cannot be read: {error.strerror}") from None

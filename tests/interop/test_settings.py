@@ -157,6 +157,13 @@ def test_unsupported_value_is_refused_by_name(path, value):
     assert str(error.value).startswith(f"a.ckpt: {path}: expected ")
 
 
+def test_an_attention_layer_is_refused_under_the_key_that_has_its_type():
+    settings = with_settings(**{f"{CASCADED}.transformer_type": "Foo"})
+    del settings._data["model_settings"]["cascaded_branch"]["transformer_args"]["type"]
+    with pytest.raises(UserError, match=r"cascaded_branch\.transformer_type: expected .*, found 'Foo'"):
+        published_settings(settings, TENSORS)
+
+
 @pytest.mark.parametrize(("key", "value"), [("type", "same"), ("parallel", False)])
 def test_unsupported_norm_of_fixed_slots_is_refused(key, value):
     changes = {f"{CASCADED}.type": "HybridBranch", f"{CASCADED}.keyword.batchnorms.{key}": value}

@@ -109,9 +109,9 @@ def _attention(settings: Settings, branch: str) -> AttentionConfig:
     section = f"model_settings.{branch}"
     arguments = f"{section}.transformer_args"
     # SpeechCLIP+ has the type inside the arguments, SpeechCLIP outside.
-    kind = settings.get(f"{arguments}.type", None) or settings.get(f"{section}.transformer_type")
-    if kind not in {"TransformerEncoder", "MultiheadAttentionAndNorm"}:
-        settings.require(f"{arguments}.type", "TransformerEncoder", "MultiheadAttentionAndNorm")
+    inside = settings.get(f"{arguments}.type", None) is not None
+    name = f"{arguments}.type" if inside else f"{section}.transformer_type"
+    kind = settings.require(name, "TransformerEncoder", "MultiheadAttentionAndNorm")
     settings.require(f"{arguments}.n_layers", 1)
     settings.require(f"{arguments}.norm_first", False, default=False)
     settings.require(f"{arguments}.activation", "gelu", default="gelu")

@@ -132,8 +132,13 @@ def test_faults_of_spokencoco_are_found(tmp_path):
         "rows that cannot be used": 2,  # a missing recording and a repeated id
         "files that cannot be used": 1,  # a picture that cannot be decoded
     }
-    (tmp_path / "SpokenCOCO/SpokenCOCO_val.json").write_text('{"data": [{"image": "a.jpg", "captions": [{}]}]}')
+    own = tmp_path / "SpokenCOCO/SpokenCOCO_val.json"
+    own.write_text('{"data": [{"image": "a.jpg", "captions": [{}]}]}')
     with pytest.raises(UserError, match=r"SpokenCOCO_val.json data\[0\]: expected an image and captions"):
+        read_listing(SpokenCocoConfig("spokencoco", str(tmp_path), "own"), Problems())
+    own.unlink()
+    own.mkdir()
+    with pytest.raises(IsADirectoryError, match="SpokenCOCO_val.json"):  # the command prints it as one line
         read_listing(SpokenCocoConfig("spokencoco", str(tmp_path), "own"), Problems())
 
 

@@ -49,8 +49,8 @@ def list_flickr8k(config: Flickr8kConfig) -> Listing:
     require_fetched(folder / "Flickr_8k.trainImages.txt", "flickr8k", config.path)
     audio, images = folder / "flickr_audio", first_existing(folder, ["Images", "Flicker8k_Dataset"])
     listing = Listing(published=PUBLISHED)
-    listed = {split: [line for _, line in numbered_lines(folder / f"Flickr_8k.{split}Images.txt")] for split in SPLITS}
-    splits = split_of_pictures(listed, listing)
+    uses = [(split, line) for split in SPLITS for _, line in numbered_lines(folder / f"Flickr_8k.{split}Images.txt")]
+    splits = split_of_pictures(uses, listing)
     captions = dict(_captions(folder))
     speakers = {recording: speaker for _, (recording, speaker) in _fields(audio / "wav2spk.txt", 2)}
     recordings: dict[Caption, str] = {}
@@ -77,8 +77,7 @@ def list_flickr8k(config: Flickr8kConfig) -> Listing:
         listing.leave_out("captions without a recording", f"{picture}#{number}")
     for name in sorted(_files(audio / "wavs", "*.wav") - set(recordings.values())):
         listing.leave_out("recordings without a caption", name)
-    with_split = {picture for pictures in listed.values() for picture in pictures}
-    for name in sorted(_files(images, "*.jpg") - with_split):
+    for name in sorted(_files(images, "*.jpg") - {picture for _, picture in uses}):
         listing.leave_out("pictures in no split", name, harmless=True)  # the published corpus has such pictures
     return listing
 

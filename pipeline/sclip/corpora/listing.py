@@ -1,6 +1,6 @@
 """The rows that a corpus's own files list, before any recording or picture is read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -72,16 +72,15 @@ def find_files(root: Path, pattern: str, where: str) -> list[Path]:
         raise UserError(f"{where}: {error}; expected a pattern such as folder/**/*") from None
 
 
-def split_of_pictures(pictures: Mapping[str, Sequence[str]], listing: Listing) -> dict[str, str]:
-    """Return the split of each picture from the pictures of each split. Leave out pictures in two splits."""
-    splits: dict[str, list[str]] = {}
-    for split in SPLITS:
-        for picture in dict.fromkeys(pictures[split]):
-            splits.setdefault(picture, []).append(split)
+def split_of_pictures(uses: Iterable[tuple[str, str]], listing: Listing) -> dict[str, str]:
+    """Return the split of each picture from pairs of a split and a picture. Leave out pictures in two splits."""
+    splits: dict[str, dict[str, None]] = {}
+    for split, picture in uses:
+        splits.setdefault(picture, {})[split] = None
     for picture, names in splits.items():
         if len(names) > 1:
             listing.leave_out("pictures in two splits", f"{picture} ({', '.join(names)})")
-    return {picture: names[0] for picture, names in splits.items() if len(names) == 1}
+    return {picture: next(iter(names)) for picture, names in splits.items() if len(names) == 1}
 
 
 def fifth_to_dev(picture: str) -> str:

@@ -48,8 +48,7 @@ def list_places(config: PlacesConfig) -> Listing:
         for part, name in files.items()
         for where, entry in _read(metadata / name)
     ]
-    named = {split: [e["image"] for own, _, e in entries if own == split] for split in ("train", "dev", "test")}
-    splits = split_of_pictures(named, listing)
+    splits = split_of_pictures(((split, entry["image"]) for split, _, entry in entries), listing)
     for split, where, entry in entries:
         if entry["image"] in splits:
             row = {

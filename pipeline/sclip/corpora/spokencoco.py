@@ -56,11 +56,7 @@ def list_spokencoco(config: SpokenCocoConfig) -> Listing:
         for part, names in FILES[config.split].items()
         for where, data in _read(_find(folder / "SpokenCOCO", names, config.path))
     ]
-    pictures = {
-        split: [data["image"] for of_split, _, data in entries if of_split == split]
-        for split in ("train", "dev", "test")
-    }
-    splits = split_of_pictures(pictures, listing)
+    splits = split_of_pictures(((split, data["image"]) for split, _, data in entries), listing)
     for split, where, data in entries:
         if data["image"] not in splits:
             continue
@@ -85,7 +81,7 @@ def list_spokencoco(config: SpokenCocoConfig) -> Listing:
 
 def _find(folder: Path, names: Sequence[str], path: str) -> Path:
     """Return the first file that exists in the folder or one folder below."""
-    found = [file for name in names for file in (folder / name, *sorted(folder.glob(f"*/{name}"))) if file.is_file()]
+    found = [file for name in names for file in (folder / name, *sorted(folder.glob(f"*/{name}"))) if file.exists()]
     if not found:
         require_fetched(folder / names[0], "spokencoco", path)
     return found[0]

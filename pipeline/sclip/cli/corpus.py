@@ -7,12 +7,13 @@ import click
 from sclip import paths
 from sclip.cli.options import on_error_option, preset_or_argument, preset_settings, problems_of, reads_params
 from sclip.cli.output import json_option, print_json
+from sclip.corpora.archives import ARCHIVES
 from sclip.errors import UserError, counted
 
 
 @click.command("fetch", short_help="Download a corpus.")
 @click.option("--list", "listed", is_flag=True, help="List the archives, their sources, sizes and checksums.")
-@click.argument("corpus", type=click.Choice(["flickr8k", "spokencoco", "places", "speech-coco"]), required=False)
+@click.argument("corpus", type=click.Choice(list(ARCHIVES)), required=False)
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.argument("parts", nargs=-1)
 @json_option
@@ -24,8 +25,6 @@ def fetch(listed: bool, corpus: str | None, folder: Path | None, parts: tuple[st
     those of spokencoco 84 GB, the recordings of places 85 GB; unpacking needs as much again. A preset reads the corpus
     with corpus.path: FOLDER.
     """
-    from sclip.corpora.archives import ARCHIVES
-
     if listed:
         chosen = ARCHIVES if corpus is None else {corpus: ARCHIVES[corpus]}
         described = {name: [archive.describe() for archive in archives] for name, archives in chosen.items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sclip.apps import exports
 from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standard_input
 from sclip.cli.options import device_option, model_option
 from sclip.cli.output import json_option
@@ -14,10 +15,7 @@ from sclip.errors import UserError, counted, printable
 from sclip.files import is_special, no_file
 
 if TYPE_CHECKING:
-    from sclip.apps.exports import Destination
     from sclip.apps.keywords import FoundKeywords
-
-FORMATS = ("textgrid", "vtt", "ctm", "csv", "json")
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,7 +24,10 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.argument("audio", nargs=-1, required=True),
         model_option(),
         click.option(
-            "--format", "form", type=click.Choice(FORMATS), help="Print this format, or write it to --out, not a table."
+            "--format",
+            "form",
+            type=click.Choice(list(exports.ENDINGS)),
+            help="Print this format, or write it to --out, not a table.",
         ),
         json_option,
         click.option(
@@ -99,8 +100,6 @@ def _run(
     device: str,
 ) -> None:
     _check(audio, plot, form, as_json, on_error, out)
-    from sclip.apps import exports
-
     chosen: Any = "json" if as_json else form
     target = None if out is None else exports.destination(out, chosen, audio)
     if target is None and chosen == "ctm":
@@ -136,10 +135,8 @@ def _draw(found: "Iterable[FoundKeywords]", audio: Any, path: Path) -> None:
         click.echo(printable(str(path)), err=True)
 
 
-def _write(found: "Iterable[FoundKeywords]", target: "Destination | None", form: Any, segments: bool) -> None:
+def _write(found: "Iterable[FoundKeywords]", target: exports.Destination | None, form: Any, segments: bool) -> None:
     """Write what is found to files, or print it in a format or as tables."""
-    from sclip.apps import exports
-
     if target is not None:
         for path in target.write(found, segments=segments):
             click.echo(printable(str(path)))
@@ -166,7 +163,7 @@ def _check(
     """Refuse what cannot be done, before anything that takes seconds to import."""
     if as_json and form is not None:
         raise UserError(f"--json and --format {form}: give one of them")
-    if form in {"textgrid", "vtt"} and len(audio) > 1 and out is None:
+    if form in exports.SINGLE and len(audio) > 1 and out is None:
         raise UserError(f"--format {form}: {len(audio)} recordings need a file each; choose a folder with --out")
     if plot is not None and len(audio) > 1:
         raise UserError(f"--plot draws one recording, found {len(audio)}; run the command for each")

@@ -526,6 +526,11 @@ def test_segments_end_where_cif_fires(folder, wavs, models, tmp_path):
     assert "architecture cascaded: has no CIF" in error("segment", wavs[0], "--model", fixed)
 
 
+def test_a_name_with_a_slash_at_its_end_is_a_folder(tmp_path):
+    target = exports.destination(f"{tmp_path}/a.json/", None, ["one.wav"])
+    assert target.file_of("one.wav") == tmp_path / "a.json/one.json"
+
+
 def test_mistakes_are_one_clear_line(folder, wavs, tmp_path):
     options = ("--model", folder)
     (tmp_path / "text.wav").write_text("not a recording")

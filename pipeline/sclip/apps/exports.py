@@ -81,12 +81,14 @@ def destination(out: str | Path, form: Format | None, names: Sequence[str]) -> D
         raise UserError(f"{out}: expected a name that ends in {', '.join(ENDINGS.values())}; or choose a format")
     if not is_folder and suffix not in (None, chosen):
         raise UserError(f"{out}: its ending is that of {suffix}, found --format {chosen}; leave one of the two out")
-    is_folder = is_folder or (len(names) > 1 and chosen in SINGLE)
+    if not is_folder and len(names) > 1 and chosen in SINGLE:
+        if suffix is not None:
+            raise UserError(
+                f"{out}: {len(names)} recordings need as many {ENDINGS[chosen]} files; expected a folder, found a file "
+                "name"
+            )
+        is_folder = True
     target = Destination(chosen, path, is_folder)
-    if is_folder and suffix is not None and not path.is_dir():
-        raise UserError(
-            f"{out}: {len(names)} recordings need as many {ENDINGS[chosen]} files; expected a folder, found a file name"
-        )
     check_writable(path if is_folder else path.parent, out)
     if is_folder:
         _refuse_repeated(names, "its file would be written twice")
@@ -123,7 +125,11 @@ def export(found: Sequence[FoundKeywords], form: Format, *, segments: bool = Fal
     if form == "json":
         return as_json(found, segments)
     write: dict[str, Callable[..., str]] = {"textgrid": _textgrid, "vtt": _vtt, "ctm": _ctm, "csv": _csv}
-    entries = [(recording, recording.segments if segments else _within(recording)) for recording in found]
+    entries = []
+    for recording in found:
+        # Neighbours of CIF may share a frame, and the intervals of a TextGrid's tier must not overlap.
+        apart = segments or (form == "textgrid" and recording.has_segments)
+        entries.append((recording, recording.segments if apart else _within(recording)))
     if form in SINGLE:
         assert len(entries) == 1
         return write[form](*entries[0], "segments" if segments else "keywords")
@@ -164,8 +170,7 @@ def _within(recording: FoundKeywords) -> list[Word]:
 
 
 def _textgrid(recording: FoundKeywords, words: list[Word], title: str) -> str:
-    # Neighbours of CIF may share a frame, and the intervals of a tier must not overlap.
-    tiers = _tiers(recording.segments if recording.has_segments else words)
+    tiers = _tiers(words)
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_time(recording)}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, tier in enumerate(tiers, 1):

@@ -320,10 +320,10 @@ def test_a_disk_without_room_for_the_vectors_is_an_error(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
     try:
         with pytest.raises(OSError, match="gathered"):
-            store.gather([store.find(item)], 1024)
+            store.gather([store.find(item)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    _, vectors = store.gather([store.find(item)], 1024)
+    _, vectors = store.gather([store.find(item)])
     assert torch.equal(vectors, torch.ones(1, 1024))
 
 

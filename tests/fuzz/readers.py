@@ -211,9 +211,7 @@ def _write_caches(folder: Path) -> dict[str, Reader]:
     index.mkdir()
     items = [Item(f"/a/{i}.png", 10, 1) for i in range(3)]
     vectors = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
-    write_table(
-        index / "vectors-1.safetensors", (items, torch.zeros(3, 32, dtype=torch.uint8), vectors), [], {"key": ""}
-    )
+    write_table(index / "vectors-1.safetensors", (items, torch.zeros(3, 32, dtype=torch.uint8), vectors), [])
     (folder / "block of an index").mkdir()
     digests = torch.arange(96, dtype=torch.uint8).view(3, 32)
     write_block(folder / "block of an index/000001.safetensors", (items, digests, vectors), [(items[0], "cut")], "key")

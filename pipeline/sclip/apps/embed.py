@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sclip.apps.inputs import NOUNS, Item, file_items, list_files, sentence_items
 from sclip.apps.outputs import check_unicode, check_writable
-from sclip.errors import UserError, counted
+from sclip.errors import UserError
 from sclip.files import atomic_file, locked, write_json
 from sclip.startup import paused_collection
 
@@ -66,18 +66,14 @@ def embed(
     blocks = out.with_name(out.name + BLOCKS_SUFFIX)
     with locked(blocks):
         store = Store(blocks, item_embedder.key)
-        embedded, transient_faults = embed_items(items, item_embedder, store, progress)
-        places = {item.name: store.find(item) for item in items}
-        usable = {name: place for name, place in places.items() if isinstance(place, tuple)}
-        skipped = {name: str(place or transient_faults[name]) for name, place in places.items() if name not in usable}
-        if usable:
-            _, vectors = store.gather(list(usable.values()), item_embedder.width)
-            written = write([_unicode(name) for name in usable], vectors)
+        result = embed_items(items, item_embedder, store, progress)
+        if result.usable:
+            _, vectors = store.gather([place for _, place in result.usable])
+            written = write([_unicode(item.name) for item, _ in result.usable], vectors)
         store.remove()
-    if not usable:
-        name, reason = next(iter(skipped.items()))
-        raise UserError(f"none of {counted(len(items), NOUNS[kind])} can be used; the first: {name}: {reason}")
-    return EmbedResult(tuple(written), len(usable), embedded, skipped, time.monotonic() - began)
+    result.refuse_none(NOUNS[kind])
+    skipped = {item.name: reason for item, reason in result.skipped}
+    return EmbedResult(tuple(written), len(result.usable), result.embedded, skipped, time.monotonic() - began)
 
 
 def _unicode(name: str) -> str:

@@ -25,9 +25,10 @@ from sclip.apps.table import DIGEST, Embedded, Table, read_block, read_table, wr
 from sclip.concurrency import chunks, process_batches
 from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
 from sclip.encoders.pictures import picture_fault, read_rgb
-from sclip.errors import Fault, UserError
+from sclip.errors import Fault, UserError, counted
 from sclip.files import atomic_file, file_digest, remove_unfinished
 from sclip.model.inputs import SHORT_SECONDS
+from sclip.model.speechclip import SpeechCLIP
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ class Embedder:
 
     kind: str
     key: str  # fingerprint of everything that decides a vector
-    width: int
     device: torch.device
     batches: Callable[[Sequence[Item]], Iterator[Sequence[Item]]]
     digest: Callable[[Item], bytes]
@@ -52,17 +52,28 @@ class Embedder:
 
 def embedder(opened: OpenedModel, kind: str, branch: str | None) -> Embedder:
     """Return the functions with which a model reads and embeds pictures, recordings or sentences."""
-    model = opened.model
-    key, width, device = opened.key(kind, branch), model.clip.joint_width, model.device
+    model, key = opened.model, opened.key(kind, branch)
+    if kind == "image":
+        return _picture_embedder(model, key)
+    return _recording_embedder(model, key, branch) if kind == "audio" else _text_embedder(model, key)
 
-    def read_image(item: Item) -> Tensor | Fault:
+
+def _picture_embedder(model: SpeechCLIP, key: str) -> Embedder:
+    def read(item: Item) -> Tensor | Fault:
         try:
             return model.clip.preprocess(read_rgb(item.name))
         except Exception as error:  # a damaged picture can raise any exception
             path = Path(item.name)
             return Fault(picture_fault(path, error).removeprefix(f"image {path.name}: "))
 
-    def read_recording(item: Item) -> Tensor | Fault:
+    def encode(pictures: list[Tensor]) -> Tensor:
+        return F.normalize(model.clip.encode_image(pictures).float(), dim=-1)
+
+    return Embedder("image", key, model.device, _picture_batches, _file_digest, read, encode)
+
+
+def _recording_embedder(model: SpeechCLIP, key: str, branch: str | None) -> Embedder:
+    def read(item: Item) -> Tensor | Fault:
         try:
             waveform = read_audio(item.name)
         except UserError as error:
@@ -71,28 +82,26 @@ def embedder(opened: OpenedModel, kind: str, branch: str | None) -> Embedder:
             return Fault(f"only {len(waveform) / SAMPLE_RATE:.4f} s long; expected at least {SHORT_SECONDS} s")
         return Fault("silent") if is_silent(waveform) else waveform
 
-    def read_text(item: Item) -> str | Fault:
+    def encode(waveforms: list[Tensor]) -> Tensor:
+        return model.encode_speech(waveforms, branch=branch)
+
+    return Embedder("audio", key, model.device, _recording_batches, _file_digest, read, encode)
+
+
+def _text_embedder(model: SpeechCLIP, key: str) -> Embedder:
+    room = model.clip.tokenizer.context_length - 2
+
+    def read(item: Item) -> str | Fault:
         assert item.text is not None
         tokens = model.clip.count_tokens(item.text) if item.text else 0
-        room = model.clip.tokenizer.context_length - 2
         if tokens is not None and tokens > room:
             log.warning("%s: %d tokens, cut to CLIP's %d", item.name, tokens, room)
         return Fault("CLIP finds no token in it") if tokens == 0 else item.text
 
-    def encode_images(pictures: list[Tensor]) -> Tensor:
-        return F.normalize(model.clip.encode_image(pictures).float(), dim=-1)
-
-    def encode_texts(texts: list[str]) -> Tensor:
+    def encode(texts: list[str]) -> Tensor:
         return F.normalize(model.clip.encode_text(texts).float(), dim=-1)
 
-    def encode_recordings(waveforms: list[Tensor]) -> Tensor:
-        return model.encode_speech(waveforms, branch=branch)
-
-    if kind == "image":
-        return Embedder(kind, key, width, device, _picture_batches, _file_digest, read_image, encode_images)
-    if kind == "audio":
-        return Embedder(kind, key, width, device, _recording_batches, _file_digest, read_recording, encode_recordings)
-    return Embedder(kind, key, width, device, _text_batches, _text_digest, read_text, encode_texts)
+    return Embedder("text", key, model.device, _text_batches, _text_digest, read, encode)
 
 
 def _picture_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
@@ -200,17 +209,18 @@ class Store:
             path = self.folder / f"{self._blocks:06d}.safetensors"
             rows = ([item for item, _, _ in usable], digests[: DIGEST * len(usable)].reshape(-1, DIGEST), vectors)
             write_block(path, rows, skipped, self.key)
-            self._add(read_table(path)[0])
+            self._add(read_table(path))
             self._pending = []
         self._written = time.monotonic()
 
-    def gather(self, places: Sequence[tuple[int, int]], width: int) -> tuple[Tensor, Tensor]:
-        """Return the digests (N, 32) and vectors (N, J) of N places. The vectors are in a file, and not in memory.
+    def gather(self, places: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Return the digests (N, 32) and vectors (N, J) of at least one place.
 
-        They are written before the file is mapped: on a full disk, that is an error, and writing to a mapped file would
-        kill the process.
+        The vectors are in a file, and not in memory. They are written before the file is mapped: on a full disk, that
+        is an error, and writing to a mapped file would kill the process.
         """
-        where = torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
+        where = torch.tensor(places, dtype=torch.int64)  # (N, 2)
+        width = self.tables[places[0][0]].vectors.shape[1]
         digests = torch.empty(len(where), DIGEST, dtype=torch.uint8)
         path = self.folder / "gathered"
         with atomic_file(path) as unfinished, unfinished.open("wb") as file:
@@ -229,13 +239,24 @@ class Store:
         shutil.rmtree(self.folder)
 
 
-def embed_items(
-    items: Sequence[Item], item_embedder: Embedder, store: Store, progress: bool = False
-) -> tuple[int, dict[str, str]]:
+@dataclass(frozen=True)
+class Embeddings:
+    usable: list[tuple[Item, tuple[int, int]]]  # with their places in the store
+    skipped: list[tuple[Item, str]]  # items that cannot be used, and why
+    embedded: int  # items that were encoded now
+
+    def refuse_none(self, nouns: str) -> None:
+        """Raise an error if no item can be used."""
+        if not self.usable:
+            item, reason = self.skipped[0]
+            number = counted(len(self.skipped), nouns)
+            raise UserError(f"none of {number} can be used; the first: {item.name}: {reason}")
+
+
+def embed_items(items: Sequence[Item], item_embedder: Embedder, store: Store, progress: bool = False) -> Embeddings:
     """Embed the items that are not in the store, and add them to it.
 
-    Return the number of embedded items, and the transient faults by name (no such file, no permission). These are not
-    stored, so the next run tries again.
+    Transient faults (no such file, no permission) are not stored, so the next run tries again.
     """
     waiting = [item for item in items if store.find(item) is None]
     transient_faults: dict[str, str] = {}
@@ -270,4 +291,14 @@ def embed_items(
                 bar.update(len(embedded))
         finally:
             store.flush()
-    return count, transient_faults
+    usable, skipped = [], []
+    for item in items:
+        place = store.find(item)
+        if isinstance(place, tuple):
+            usable.append((item, place))
+        elif place is not None:
+            skipped.append((item, place))
+        else:
+            # Without size and time, it is read again next time.
+            skipped.append((Item(item.name), transient_faults[item.name]))
+    return Embeddings(usable, skipped, count)

@@ -1,7 +1,7 @@
 """`sclip index`: embed pictures or recordings into an index that `sclip search` searches."""
 
-import dataclasses
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,14 @@ from sclip.apps.index_config import (
     read_config,
     write_config,
 )
-from sclip.apps.inputs import NOUNS, Item, Kind, file_items, list_files
+from sclip.apps.inputs import NOUNS, Kind, file_items, list_files
 from sclip.apps.outputs import check_unicode, check_writable
-from sclip.errors import UserError, counted
+from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, locked
 from sclip.startup import paused_collection
 
 if TYPE_CHECKING:
-    from sclip.apps.embedding import Embedder, Store
+    from sclip.apps.embedding import Embeddings, Store
     from sclip.apps.models import OpenedModel
     from sclip.apps.table import Table
     from sclip.model.speechclip import SpeechCLIP
@@ -67,57 +67,47 @@ def index(
     listing = list_files(files, kind)
     _previous_config(folder, listing.kind)
     with paused_collection():
-        from sclip.apps.embedding import embedder
+        from sclip.apps.embedding import Store, embed_items, embedder
         from sclip.apps.models import open_model
     opened = open_model(model, device)
     branch = opened.branch_for(listing.kind, branch)
-    config = IndexConfig(
+    items, item_embedder = file_items(listing.files), embedder(opened, listing.kind, branch)
+    with _folder(folder):
+        previous = _previous_config(folder, listing.kind)  # again, because another command may have ended meanwhile
+        table = None if previous is None else open_table(folder, previous)
+        reusable = table if previous is not None and previous.key == item_embedder.key else None
+        if table is not None and reusable is None:
+            log.warning(f"{folder}: made with another model or branch; all {NOUNS[listing.kind]} are embedded again")
+        store = Store(folder / BLOCKS_FOLDER, item_embedder.key, reusable)
+        result = embed_items(items, item_embedder, store, progress)
+        if result.usable:
+            file, sha256 = _write_table(folder, previous, reusable, result, store)
+            _write_config(folder, _config(opened, listing.kind, branch, result, file, sha256))
+        store.remove()
+    result.refuse_none(NOUNS[listing.kind])
+    dropped = 0 if table is None else len(set(table.names) - {item.name for item in items})
+    skipped = {item.name: reason for item, reason in result.skipped}
+    seconds = time.monotonic() - began
+    return IndexResult(folder, listing.kind, len(result.usable), result.embedded, dropped, skipped, seconds)
+
+
+def _config(
+    opened: "OpenedModel", kind: Kind, branch: str | None, result: "Embeddings", file: str, sha256: str
+) -> IndexConfig:
+    """Return the configuration of an index whose table is in `file`."""
+    return IndexConfig(
         format=FORMAT,
-        kind=listing.kind,
+        kind=kind,
         model=opened.name,
         fingerprint=opened.fingerprint,
         branch=branch,
-        key=opened.key(listing.kind, branch),
-        count=0,
+        key=opened.key(kind, branch),
+        count=len(result.usable),
         width=opened.model.clip.joint_width,
-        skipped=0,
-        file="",
-        sha256="",
+        skipped=len(result.skipped),
+        file=file,
+        sha256=sha256,
     )
-    items, item_embedder = file_items(listing.files), embedder(opened, listing.kind, branch)
-    count, embedded, dropped, skipped = _update(folder, config, items, item_embedder, progress)
-    return IndexResult(folder, listing.kind, count, embedded, dropped, skipped, time.monotonic() - began)
-
-
-def _update(
-    folder: Path, config: IndexConfig, items: Sequence[Item], item_embedder: "Embedder", progress: bool
-) -> tuple[int, int, int, dict[str, str]]:
-    """Embed and write what is new. Return how many items are in the index, embedded, dropped, and which are skipped.
-
-    `config` is that of the new index, without the figures of its table.
-    """
-    from sclip.apps.embedding import Store, embed_items
-
-    with _folder(folder):
-        previous = _previous_config(folder, config.kind)  # again, because another command may have ended meanwhile
-        table = None if previous is None else open_table(folder, previous)
-        if previous is not None and previous.key != config.key:
-            log.warning(f"{folder}: made with another model or branch; all {NOUNS[config.kind]} are embedded again")
-        reusable = table if previous is not None and previous.key == config.key else None
-        store = Store(folder / BLOCKS_FOLDER, config.key, reusable)
-        embedded, transient_faults = embed_items(items, item_embedder, store, progress)
-        usable, skipped = _usable_and_skipped(items, store, transient_faults)
-        if usable:
-            config = dataclasses.replace(config, count=len(usable), skipped=len(skipped))
-            if previous is not None:
-                config = dataclasses.replace(config, file=previous.file, sha256=previous.sha256)
-            _write(folder, config, reusable, usable, skipped, store)
-        store.remove()
-    if not usable:
-        name, reason = skipped[0][0].name, skipped[0][1]
-        raise UserError(f"none of {counted(len(items), NOUNS[config.kind])} can be used; the first: {name}: {reason}")
-    dropped = 0 if table is None else len(set(table.names) - {item.name for item in items})
-    return len(usable), embedded, dropped, {item.name: reason for item, reason in skipped}
 
 
 def _previous_config(folder: Path, kind: Kind) -> IndexConfig | None:
@@ -154,7 +144,7 @@ def open_table(folder: Path, config: IndexConfig) -> "Table":
     path, expected = folder / config.file, (config.count, config.width)
     try:
         check_digest(path, config.sha256, CONFIG_FILE)
-        table, _ = read_table(path)
+        table = read_table(path)
         if table.vectors.shape != expected:
             raise UserError(f"{path}: vectors: expected {expected}, found {tuple(table.vectors.shape)}")
     except UserError as error:
@@ -162,44 +152,26 @@ def open_table(folder: Path, config: IndexConfig) -> "Table":
     return table
 
 
-def _usable_and_skipped(
-    items: Sequence[Item], store: "Store", transient_faults: dict[str, str]
-) -> tuple[list[tuple[Item, tuple[int, int]]], list[tuple[Item, str]]]:
-    """Return the usable items with their places in the store, and the others with the reasons."""
-    usable, skipped = [], []
-    for item in items:
-        place = store.find(item)
-        if isinstance(place, tuple):
-            usable.append((item, place))
-        elif place is not None:
-            skipped.append((item, place))
-        else:
-            # Without size and time, it is read again next time.
-            skipped.append((Item(item.name), transient_faults[item.name]))
-    return usable, skipped
+def _write_table(
+    folder: Path, previous: IndexConfig | None, reusable: "Table | None", result: "Embeddings", store: "Store"
+) -> tuple[str, str]:
+    """Write the table under a new name, and return the name and the SHA-256 of its file.
 
-
-def _write(
-    folder: Path,
-    config: IndexConfig,
-    previous: "Table | None",
-    usable: Sequence[tuple[Item, tuple[int, int]]],
-    skipped: Sequence[tuple[Item, str]],
-    store: "Store",
-) -> None:
-    """Write the table under a new name, then the configuration that names it, and delete the previous table.
-
-    A table with the same rows as `previous` is not written again.
+    A table with the same rows as `reusable`, that of the previous index, is not written again.
     """
     from sclip.apps.table import has_rows, write_table
 
-    items = [item for item, _ in usable]
-    if previous is None or not has_rows(previous, items, skipped):
-        number = int("".join(filter(str.isdigit, config.file)) or 0) + 1
-        path = folder / f"vectors-{number}.safetensors"
-        rows = (items, *store.gather([place for _, place in usable], config.width))
-        write_table(path, rows, skipped, {"key": config.key})
-        config = dataclasses.replace(config, file=path.name, sha256=file_digest(path))
+    items = [item for item, _ in result.usable]
+    if previous is not None and reusable is not None and has_rows(reusable, items, result.skipped):
+        return previous.file, previous.sha256
+    number = 1 if previous is None else int(re.sub("[^0-9]", "", previous.file)) + 1
+    path = folder / f"vectors-{number}.safetensors"
+    write_table(path, (items, *store.gather([place for _, place in result.usable])), result.skipped)
+    return path.name, file_digest(path)
+
+
+def _write_config(folder: Path, config: IndexConfig) -> None:
+    """Write the configuration, and then delete the files of the previous index."""
     write_config(folder, config)
     for old in folder.glob("vectors-*"):
         if old.name not in (config.file, faiss_file(config)):

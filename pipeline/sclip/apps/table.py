@@ -6,7 +6,6 @@ Tensors of a table are read from the disk on first use, so a table may be larger
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from sclip.apps.inputs import Item
 from sclip.errors import Fault, UserError
 from sclip.fingerprints import tensors_fingerprint
-from sclip.tensors import read_tensors_and_metadata, write_tensors
+from sclip.tensors import read_tensors, read_tensors_and_metadata, write_tensors
 
 DIGEST = 32  # bytes of a SHA-256
 
@@ -73,14 +72,9 @@ def stats_of(items: Sequence[Item]) -> Tensor:
     return torch.tensor([[item.size, item.mtime] for item in items], dtype=torch.int64).reshape(-1, 2)
 
 
-def write_table(
-    path: Path,
-    usable: tuple[Sequence[Item], Tensor, Tensor],
-    skipped: Sequence[tuple[Item, str]],
-    metadata: dict[str, Any],
-) -> None:
+def write_table(path: Path, usable: tuple[Sequence[Item], Tensor, Tensor], skipped: Sequence[tuple[Item, str]]) -> None:
     """Write usable items with their digests and vectors, and skipped ones with their reasons, atomically."""
-    write_tensors(path, _tensors(usable, skipped), metadata)
+    write_tensors(path, _tensors(usable, skipped), {})
 
 
 def write_block(
@@ -117,10 +111,9 @@ def _tensors(usable: tuple[Sequence[Item], Tensor, Tensor], skipped: Sequence[tu
     return tensors
 
 
-def read_table(path: Path) -> tuple[Table, dict[str, Any]]:
-    """Open a table and its metadata, and refuse one whose parts do not fit."""
-    tensors, metadata = read_tensors_and_metadata(path)
-    return _table(path, tensors), metadata
+def read_table(path: Path) -> Table:
+    """Open a table, and refuse one whose parts do not fit."""
+    return _table(path, read_tensors(path))
 
 
 def _table(path: Path, tensors: dict[str, Tensor]) -> Table:

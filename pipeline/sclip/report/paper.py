@@ -137,7 +137,7 @@ def _has_random_encoders(folders: Sequence[Path]) -> bool:
 def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Measurement | None]:
     keys = [key.format(branch=branch) for key in table.columns.values()]
     if table.split == "dev":
-        best = [[{"value": max(value for _, value in curve)} for curve in _curves(folders, key)] for key in keys]
+        best = [[max(value for _, value in curve) for curve in _curves(folders, key)] for key in keys]
         return [summarize(values, places=2) for values in best]
     metrics = [read_metrics(folder / METRICS) for folder in folders if (folder / METRICS).is_file()]
     return [summarize([lookup(entries, key.split(".")) for entries in metrics], places=2) for key in keys]

@@ -8,7 +8,7 @@ import torch
 
 from sclip.bench import cases, evaluation, index, long_training, manifest, models, run
 from sclip.config import load_params
-from sclip.encoders.open import open_clip, open_speech
+from sclip.encoders.open import open_clip_encoder, open_speech
 from sclip.evaluation.inference import infer
 
 TINY = dataclasses.replace(cases.SCENES, seconds=(0.5, 1.0), recordings=4, utterances=300, batch=4, components=20)
@@ -82,7 +82,7 @@ def test_duration_of_a_training_is_computed_from_its_steps_and_evaluations(tmp_p
 
 def test_a_random_model_finds_about_as_many_keywords_as_a_trained_one():
     experiment = load_params().experiment(TINY.preset, "cascaded-cif")
-    speech, clip = open_speech(TINY.speech), open_clip(TINY.clip)
+    speech, clip = open_speech(TINY.speech), open_clip_encoder(TINY.clip)
     untrained = models.random_model("cascaded-cif", experiment, speech, clip)
     workload = dataclasses.replace(TINY, seconds=(3.0, 4.0))
     data = long_training.random_resident_dataset(workload, 20, speech, clip.joint_width, torch.device("cpu"))

@@ -77,7 +77,7 @@ def code_fingerprint(roots: tuple[str, ...]) -> str:
     """Return the SHA-256 of the code of some modules of this package and of the modules that they import from it."""
     digest = hashlib.sha256()
     for name in computing_modules(roots):
-        digest.update(f"{name} {_syntax(name)}\n".encode())
+        digest.update(f"{name} {_dump(_tree(name))}\n".encode())
     return digest.hexdigest()
 
 
@@ -105,16 +105,12 @@ def _file(name: str) -> Path:
 
 @cache
 def _tree(name: str) -> ast.Module:
-    return ast.parse(_file(name).read_text(encoding="utf-8"))
-
-
-def _syntax(name: str) -> str:
-    """Return a module's syntax tree as text, without docstrings. A tree has no comments and no line breaks."""
+    """Return a module's syntax tree, without docstrings. A tree has no comments and no line breaks."""
     tree = ast.parse(_file(name).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return _dump(tree)
+    return tree
 
 
 def _dump(node: Any) -> str:

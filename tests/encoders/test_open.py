@@ -11,7 +11,7 @@ from small import CLIP_CONFIG, clip_encoder, recordings, speech_encoder
 
 from sclip.config import ClipEncoderConfig, SpeechEncoderConfig
 from sclip.encoders.mfcc import MfccEncoder
-from sclip.encoders.open import open_clip, open_speech, recorded_name, shortest_recording
+from sclip.encoders.open import open_clip_encoder, open_speech, recorded_name, shortest_recording
 from sclip.errors import UserError
 
 
@@ -47,8 +47,8 @@ def test_an_encoder_is_recorded_by_the_name_that_its_settings_lead_to(folders):
         (SpeechEncoderConfig("mfcc"), open_speech),
         (SpeechEncoderConfig(f"{folders}/mfcc"), open_speech),
         (speech, open_speech),
-        (ClipEncoderConfig(f"local-dir:{folders}/clip"), open_clip),
-        (ClipEncoderConfig(f"{folders}/./clip/"), open_clip),
+        (ClipEncoderConfig(f"local-dir:{folders}/clip"), open_clip_encoder),
+        (ClipEncoderConfig(f"{folders}/./clip/"), open_clip_encoder),
     ):
         assert recorded_name(config) == opened(config).source.name
 
@@ -75,8 +75,8 @@ def test_random_weights_of_a_speech_encoder_depend_on_the_seed(folders, layout):
 @pytest.mark.parametrize(("name", "kind"), [("clip", CLIP), ("custom-clip", CustomTextCLIP)])
 def test_random_weights_of_clip_depend_on_the_seed(folders, name, kind):
     name = f"local-dir:{folders / name}"
-    trained = open_clip(ClipEncoderConfig(name))
-    one, again, other = (open_clip(ClipEncoderConfig(name, random_seed=seed)) for seed in (1, 1, 2))
+    trained = open_clip_encoder(ClipEncoderConfig(name))
+    one, again, other = (open_clip_encoder(ClipEncoderConfig(name, random_seed=seed)) for seed in (1, 1, 2))
     assert isinstance(one.model, kind)
     assert one.fingerprint() == again.fingerprint()
     assert len({trained.fingerprint(), one.fingerprint(), other.fingerprint()}) == 3
@@ -94,8 +94,8 @@ def test_mfccs_are_opened_by_name_or_folder(folders):
 
 def test_random_weights_of_a_tag_have_its_own_layout():
     """MobileCLIP2-S0, which is small, with an image tower of timm; one with a tokenizer of its own is refused."""
-    clip = open_clip(ClipEncoderConfig("MobileCLIP2-S0/dfndr2b", random_seed=0))
+    clip = open_clip_encoder(ClipEncoderConfig("MobileCLIP2-S0/dfndr2b", random_seed=0))
     assert isinstance(clip.model, CustomTextCLIP)
     assert clip.refusal == "its text tower is not causal"
     with pytest.raises(UserError, match=r"its tokenizer is in the hub repo facebook/xlm-v-base, .* local-dir:FOLDER"):
-        open_clip(ClipEncoderConfig("ViT-H-14-worldwide/metaclip2_worldwide", random_seed=0))
+        open_clip_encoder(ClipEncoderConfig("ViT-H-14-worldwide/metaclip2_worldwide", random_seed=0))

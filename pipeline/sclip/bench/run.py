@@ -20,7 +20,7 @@ from sclip.bench.models import random_model
 from sclip.bench.stored import write_random_dataset
 from sclip.bench.training import training_case
 from sclip.config import Params
-from sclip.encoders.open import open_clip, open_speech
+from sclip.encoders.open import open_clip_encoder, open_speech
 from sclip.files import write_json
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def cases(
     params: Params, workload: Workload, only: Sequence[str], machine: Machine, device: torch.device, folder: Path
 ) -> Iterator[Case]:
     """Run the benchmarks in `only` and yield their results."""
-    speech, clip = open_speech(workload.speech), open_clip(workload.clip)
+    speech, clip = open_speech(workload.speech), open_clip_encoder(workload.clip)
     if "manifest" in only:
         yield manifest_case(folder / "manifest", device)
     if "extraction" in only:

@@ -36,12 +36,12 @@ def plan(
     params, name = preset_settings(params_file, overrides, preset, random)
     from sclip.corpora.make import find_rows
     from sclip.device import choose_device
-    from sclip.encoders.open import open_clip, open_speech
+    from sclip.encoders.open import open_clip_encoder, open_speech
     from sclip.features.plan import as_data, describe_plan, make_plan
 
     settings, where, manifest = params.preset(name), choose_device(device), paths.manifest(name)
     rows, _ = find_rows(settings.corpus, manifest, Problems(skip=True))  # before encoders are downloaded
-    speech, clip = open_speech(settings.encoders.speech), open_clip(settings.encoders.clip)
+    speech, clip = open_speech(settings.encoders.speech), open_clip_encoder(settings.encoders.clip)
     result = make_plan(settings, rows, manifest.parent, speech, clip, where)
     if as_json:
         print_json({"preset": name, "device": where, **as_data(result)})
@@ -152,12 +152,12 @@ def embed_clip(
     """
     params, name = preset_settings(params_file, overrides, preset, random)
     from sclip.device import choose_device
-    from sclip.encoders.open import open_clip
+    from sclip.encoders.open import open_clip_encoder
     from sclip.features.embed import embed_clip
     from sclip.files import locked
 
     problems = problems_of(params, name, on_error)
-    clip, out = open_clip(params.preset(name).encoders.clip), paths.vectors_folder(name)
+    clip, out = open_clip_encoder(params.preset(name).encoders.clip), paths.vectors_folder(name)
     with locked(out):
         result = embed_clip(clip, paths.manifest(name), out, choose_device(device), problems)
     problems.report()

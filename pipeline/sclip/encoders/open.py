@@ -84,7 +84,7 @@ def open_speech(config: SpeechEncoderConfig) -> AnySpeechEncoder:
     return SpeechEncoder(model, source.with_random_weights(config.random_seed), config.normalize_waveform)
 
 
-def open_clip(config: ClipEncoderConfig) -> ClipEncoder:
+def open_clip_encoder(config: ClipEncoderConfig) -> ClipEncoder:
     if config.random_seed is None:
         return ClipEncoder.from_pretrained(config.name, config.revision)
     if not config.name.startswith(("hf-hub:", "local-dir:")) and not Path(config.name).is_dir():

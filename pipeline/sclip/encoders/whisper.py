@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
+from sclip.concurrency import chunks
 from sclip.encoders.audio import SAMPLE_RATE, Samples
 from sclip.encoders.sizes import check_whisper_sizes
 from sclip.encoders.source import Source, find_folder
@@ -84,8 +85,7 @@ class Recognizer(nn.Module):
     def forward(self, waveforms: Sequence[Tensor]) -> list[str]:
         """Transcribe 16 kHz waveforms (N,): return one text for each."""
         pieces = [list(self._windows(waveform)) for waveform in waveforms]
-        together = list(itertools.chain.from_iterable(pieces))
-        batches = [together[i : i + WINDOWS_AT_ONCE] for i in range(0, len(together), WINDOWS_AT_ONCE)]
+        batches = chunks(list(itertools.chain.from_iterable(pieces)), WINDOWS_AT_ONCE)
         texts = iter([text for batch in batches for text in self._recognize(batch)])
         return [" ".join(filter(None, itertools.islice(texts, len(windows)))) for windows in pieces]
 

@@ -27,7 +27,7 @@ from sclip.features.encode import FeatureEncoder
 from sclip.features.online import OnlineStore, online_index
 from sclip.features.resident import ResidentStore, fits
 from sclip.features.settings import describe
-from sclip.features.store import INDEX_FILE, FeatureStore, read_index
+from sclip.features.store import FeatureStore, read_index
 from sclip.features.vectors import ClipVectors, TokenVectors
 from sclip.padded import Padded
 
@@ -110,9 +110,9 @@ class Dataset:
             store = OnlineStore(index, all_rows, encoder)
         else:
             store = FeatureStore.open(features)
-        text = (features / INDEX_FILE).read_text(encoding="utf-8")
         clip = ClipVectors.open(vectors)
         members = _join(all_rows, store, index["skipped"], clip, (manifest, features, vectors))
+        text = json.dumps(index)
         return [cls._of_split(split, members, all_rows, store, text, clip, (manifest, vectors)) for split in splits]
 
     @classmethod
@@ -198,11 +198,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that training reads."""
         digest = hashlib.sha256(self.index.encode())
-        pairs = (json.dumps([row.id, row.image_id]) for row in self.rows)
-        digest.update(b"[" + next(pairs, "").encode())
-        for pair in pairs:  # as one list of pairs, which would take up much memory
-            digest.update(b", " + pair.encode())
-        digest.update(b"]")
+        for row in self.rows:
+            digest.update(json.dumps([row.id, row.image_id]).encode())
         digest.update(self.images.numpy().tobytes())
         return digest.hexdigest()
 

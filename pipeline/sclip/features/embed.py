@@ -1,6 +1,5 @@
 """Embedding of a corpus's pictures, captions and tokens by CLIP, batch by batch."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.tokens import embed_tokens
 from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
-from sclip.files import check_system, read_bytes, remove_unfinished
+from sclip.files import file_digest, remove_unfinished
 from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
 
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 256
@@ -91,9 +90,8 @@ def hash_pictures(rows: Sequence[Row]) -> dict[Path, str]:
 def _hash(path: Path) -> str:
     """Return a file's SHA-256, or an empty string if the file cannot be read; decoding it reports the reason."""
     try:
-        return hashlib.sha256(read_bytes(path)).hexdigest()
-    except OSError as error:
-        check_system(path, error)
+        return file_digest(path)
+    except UserError:
         return ""
 
 
@@ -133,8 +131,10 @@ def _embed(
     usable = [row for row in rows if row.id not in skipped]
     if not images:
         raise problems.nothing_left(f"none of {counted(len(pictures), 'pictures')} can be used")
-    training = dict.fromkeys(row.image_id for row in usable if row.split == "train")
-    tokens = embed_tokens(usable, _stacked([images[name] for name in training], clip), clip, device)
+    vectors = torch.stack(list(images.values()))  # (I, J)
+    training = {row.image_id for row in usable if row.split == "train"}
+    seen = [i for i, name in enumerate(images) if name in training]
+    tokens = embed_tokens(usable, vectors[seen], clip, device)
     index = {
         **origin,
         "images": len(images),
@@ -146,12 +146,7 @@ def _embed(
             FLAT: {groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour" for name in flat},
         },
     }
-    write_vectors(out, index, (list(images), _stacked(list(images.values()), clip)), (captions, texts), tokens)
-
-
-def _stacked(vectors: Sequence[Tensor], clip: ClipEncoder) -> Tensor:
-    """Stack vectors (J,) -> (N, J); there may be none."""
-    return torch.stack(list(vectors)) if vectors else torch.empty(0, clip.joint_width)
+    write_vectors(out, index, (list(images), vectors), (captions, texts), tokens)
 
 
 def _group_by_picture(
@@ -171,17 +166,11 @@ def _group_by_picture(
 def _check_texts(rows: Sequence[Row], clip: ClipEncoder, skip: Callable[[Row, str], None]) -> Iterator[tuple[str, str]]:
     """Skip rows whose text has no token. Yield a row's id and a note for each text that CLIP cuts."""
     for row in rows:
-        tokens = _count_tokens(row.text, clip)
+        tokens = None if row.text is None else clip.count_tokens(row.text)
         if tokens == 0:
             skip(row, "text: CLIP finds no token in it")
-        elif tokens > clip.tokenizer.context_length - 2:
+        elif tokens is not None and tokens > clip.tokenizer.context_length - 2:
             yield row.id, f"text: {tokens} tokens, cut to CLIP's {clip.tokenizer.context_length - 2}"
-
-
-def _count_tokens(text: str | None, clip: ClipEncoder) -> int:
-    """Return a text's number of tokens, or 1 if it cannot be counted."""
-    count = None if text is None else clip.count_tokens(text)
-    return 1 if count is None else count
 
 
 def _embed_pictures(

@@ -105,7 +105,7 @@ def make_plan(
     """Measure lengths and speeds, and estimate what the caches of a preset with these rows need in `folder`."""
     if preset.features.components is not None:
         check_components(speech, preset.features.components)
-    sample = _spread(rows, SAMPLE)
+    sample = _sample(rows)
     recordings = _readable(sample)
     speech, clip = speech.to(device), clip.to(device)
     utterances = len(rows) * len(recordings) / len(sample)
@@ -129,7 +129,7 @@ def make_plan(
         free_bytes=shutil.disk_usage(_existing(folder)).free,
         cached_bytes=sum(path.stat().st_size for path in folder.glob("*/*.safetensors")),
         speech_speed=_speech_speed(recordings, speech, preset.features, device),
-        picture_speed=_picture_speed(_spread(pictures, SAMPLE), clip, device),
+        picture_speed=_picture_speed(_sample(pictures), clip, device),
         disk_speed=_disk_speed(_existing(folder)),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
     )
@@ -310,9 +310,9 @@ def _duration(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} hours"
 
 
-def _spread(items: Sequence[T], count: int) -> list[T]:
-    """Return `count` items, evenly spaced; all items if there are no more than that."""
-    return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
+def _sample(items: Sequence[T]) -> list[T]:
+    """Return SAMPLE items, evenly spaced; all items if there are no more than that."""
+    return [items[i * len(items) // SAMPLE] for i in range(SAMPLE)] if len(items) > SAMPLE else list(items)
 
 
 def _existing(path: Path) -> Path:

@@ -23,8 +23,6 @@ from sclip.heads.slot_times import SlotTimes, find_slot_times
 from sclip.heads.weighting import LayerWeighting
 from sclip.padded import Padded
 
-TextTower = Callable[[Padded], Tensor]  # keyword embeddings (B, S, W) -> sentence vectors (B, J)
-
 
 @dataclass(frozen=True)
 class EncoderSizes:
@@ -81,7 +79,9 @@ class SpeechHead(nn.Module):
             self.keywords = KeywordBranch(width, table, blocked or [], config.keywords)
             self.cif = Cif(width, config.keywords.cif) if config.keywords.cif else None
 
-    def forward(self, states: Padded, text_tower: TextTower | None = None, step: int = 0) -> HeadOutput:
+    def forward(
+        self, states: Padded, text_tower: Callable[[Padded], Tensor] | None = None, step: int = 0
+    ) -> HeadOutput:
         """Run the head on hidden states (B, L, T, D), or on codes. `step` is the training step, for CIF's schedule."""
         frames = self.weighting(states, self.config.pool_frames)  # (B, T, D)
         if self.cif is None:

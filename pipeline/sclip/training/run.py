@@ -9,7 +9,7 @@ from sclip import paths
 from sclip.config import ClipEncoderConfig, Experiment, Params, SpeechEncoderConfig
 from sclip.distributed import is_main, locked_by_main
 from sclip.encoders.clip import ClipEncoder
-from sclip.encoders.open import open_clip, open_speech
+from sclip.encoders.open import open_clip_encoder, open_speech
 from sclip.errors import UserError, counted
 from sclip.evaluation.retrieval import always_found
 from sclip.features.dataset import Dataset
@@ -31,7 +31,7 @@ def run_training(
     preset, experiment = params.preset(preset_name), params.experiment(preset_name, arch)
     manifest = paths.manifest(preset_name)
     features, vectors = paths.features_folder(preset_name), paths.vectors_folder(preset_name)
-    speech, clip = open_speech(preset.encoders.speech), open_clip(preset.encoders.clip)
+    speech, clip = open_speech(preset.encoders.speech), open_clip_encoder(preset.encoders.clip)
     encoder = FeatureEncoder(speech, None, preset.features, device)
     train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), encoder)
     copy_encoders = _is_local(preset.encoders.speech) or _is_local(preset.encoders.clip)

@@ -138,8 +138,9 @@ def test_a_model_declares_what_it_was_trained_on():
     assert meta.training_datasets == {"FlickrAudioToImageRetrieval", "FlickrImageToAudioRetrieval"}
     assert all(mteb.get_task(name) for name in meta.training_datasets)
     assert meta.languages == ["eng-Latn"]
-    model.origin = {"trained on": "spokencoco"}
-    assert all(mteb.get_task(name) for name in MtebModel(model, "sclip/x").mteb_model_meta.training_datasets)
+    for corpus in ("spokencoco", "speech-coco"):
+        model.origin = {"trained on": corpus}
+        assert all(mteb.get_task(name) for name in MtebModel(model, "sclip/x").mteb_model_meta.training_datasets)
     model.origin = {}
     assert MtebModel(model, "sclip/x").mteb_model_meta.training_datasets is None
 

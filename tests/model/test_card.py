@@ -88,6 +88,8 @@ def test_licences_of_encoders(name, licence):
     ("origin", "language", "text"),
     [
         ({"trained on": "flickr8k"}, "en", "CC BY-SA 4.0"),
+        ({"trained on": "places"}, "en", "Places Audio Captions"),
+        ({"trained on": "speech-coco"}, "en", "recordings CC BY 4.0, in synthetic voices"),
         ({"trained on": "table", "language": "de"}, "de", "a corpus of the author's own"),
         ({"trained on": "table"}, None, "a corpus of the author's own"),
         ({}, None, "not recorded"),

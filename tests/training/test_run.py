@@ -38,7 +38,7 @@ def test_training_writes_a_model_folder_that_depends_only_on_the_seed(params, tm
     assert {piece.removesuffix("</w>") for piece in model.vocabulary.pieces[3:]} == set(CAPTIONS[0].split())
     assert model.encode_speech(recordings(16000)).shape == (1, 20)
     assert model.origin == {
-        **{"trained on": "scenes", "preset": "scenes", "seed": "7"},
+        **{"trained on": "scenes", "preset": "scenes", "seed": "7", "language": "en"},
         **{"speech encoder": "speech", "CLIP": "clip"},
         "training": "6 steps of 8 utterances, fp32, learning rate 0.002, "
         "warmup steps 1, batches by length, dev every 3",

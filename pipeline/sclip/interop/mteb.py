@@ -17,18 +17,20 @@ from sclip.encoders.audio import SAMPLE_RATE, as_waveform
 from sclip.encoders.source import REPO, ask_hub, unreachable_reason
 from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
-from sclip.model.card import CORPORA
+from sclip.model.card import language_of
 from sclip.model.loading import load
 from sclip.model.speechclip import SpeechCLIP
 
 MODALITIES = ("audio", "image", "text")
 LANGUAGES = {"en": "eng-Latn"}  # as MTEB writes them
-# Tasks whose data a head has met in training, by the kind of its corpus. SpokenCOCO's pictures are those of COCO.
-COCO_TASKS = {f"{corpus}{way}Retrieval" for corpus in ("SpokenCOCO", "SpeechCoco") for way in ("A2I", "I2A")}
+# Tasks whose data a head has met in training, by the kind of its corpus. Both spoken corpora have COCO's pictures.
+SPOKEN_TASKS = {f"{corpus}{way}Retrieval" for corpus in ("SpokenCOCO", "SpeechCoco") for way in ("A2I", "I2A")}
+COCO_TASKS = SPOKEN_TASKS | {"MSCOCOI2TRetrieval", "MSCOCOT2IRetrieval"}
 TRAINING_TASKS: dict[str, set[str]] = {
     "scenes": set(),
     "flickr8k": {"FlickrAudioToImageRetrieval", "FlickrImageToAudioRetrieval"},
-    "spokencoco": COCO_TASKS | {"MSCOCOI2TRetrieval", "MSCOCOT2IRetrieval"},
+    "spokencoco": COCO_TASKS,
+    "speech-coco": COCO_TASKS,
 }
 SHOWN_SCORES = ("hit_rate_at_1", "hit_rate_at_5", "hit_rate_at_10")
 
@@ -45,8 +47,7 @@ class MtebModel:
         """Return MTEB's description of the model."""
         from mteb.models import ModelMeta
 
-        corpus = self.model.origin.get("trained on", "")
-        language = self.model.origin.get("language") or (CORPORA[corpus].language if corpus in CORPORA else None)
+        language = language_of(self.model.origin)
         return ModelMeta(
             loader=None,
             name=self.name,
@@ -64,7 +65,7 @@ class MtebModel:
             framework=["PyTorch"],
             similarity_fn_name="cosine",
             use_instructions=False,
-            training_datasets=TRAINING_TASKS.get(corpus),
+            training_datasets=TRAINING_TASKS.get(self.model.origin.get("trained on", "")),
             modalities=list(MODALITIES),
             experiment_kwargs={"branch": self.branch} if self.branch else None,
         )

@@ -49,6 +49,16 @@ CORPORA = {
     "spokencoco": Corpus(
         "SpokenCOCO", "recordings CC BY-SA 4.0; COCO's captions CC BY 4.0, its pictures under Flickr's terms", "en"
     ),
+    "places": Corpus(
+        "Places Audio Captions with the pictures of Places205",
+        "see the terms of the authors of both, which are not known here",
+        "en",
+    ),
+    "speech-coco": Corpus(
+        "SPEECH-COCO",
+        "recordings CC BY 4.0, in synthetic voices; COCO's captions CC BY 4.0, its pictures under Flickr's terms",
+        "en",
+    ),
 }
 OWN_CORPUS = Corpus("a corpus of the author's own", "see the author's terms")
 UNKNOWN_CORPUS = Corpus("not recorded", "not known")
@@ -97,7 +107,6 @@ def card_data(
     config: ModelConfig, scores: list[Score], metrics: Mapping[str, Any] | None, licence: str | None
 ) -> ModelCardData:
     """Return the metadata that the hub reads."""
-    language = config.origin.get("language") or corpus_of(config).language
     results = [
         EvalResult(
             task_type="retrieval" if score.key in RECALLS.values() else "keyword-spotting",
@@ -114,7 +123,7 @@ def card_data(
     return ModelCardData(
         library_name="sclip",
         pipeline_tag="feature-extraction",
-        language=language,
+        language=language_of(config.origin),
         base_model=base_models(config) or None,
         tags=[*TAGS, config.arch],
         model_name=config.arch if results else None,
@@ -142,9 +151,14 @@ def encoder_name(reference: EncoderReference, origin: Mapping[str, str], key: st
     return reference.name or origin.get(key, "")
 
 
-def corpus_of(config: ModelConfig) -> Corpus:
-    kind = config.origin.get("trained on")
+def corpus_of(origin: Mapping[str, str]) -> Corpus:
+    kind = origin.get("trained on")
     return UNKNOWN_CORPUS if kind is None else CORPORA.get(kind, OWN_CORPUS)
+
+
+def language_of(origin: Mapping[str, str]) -> str | None:
+    """Return the language of the training, as an ISO 639-1 code, if it is known."""
+    return origin.get("language") or corpus_of(origin).language
 
 
 def read_scores(metrics: Mapping[str, Any]) -> Iterator[Score]:
@@ -217,7 +231,7 @@ def _parts(config: ModelConfig, licence: str | None, sizes: Mapping[str, int]) -
     for reference, key, folder in ((config.speech_encoder, SPEECH, "speech"), (config.clip_encoder, CLIP, "clip")):
         name = encoder_name(reference, config.origin, key)
         rows.append((key, _place(reference, folder, name, sizes), encoder_licence(name), reference.hash))
-    corpus = corpus_of(config)
+    corpus = corpus_of(config.origin)
     lines = ["| part | from | licence | SHA-256 of weights and configuration |", "|---|---|---|---|"]
     lines += [f"| {part} | {place} | {terms} | {f'`{sha}`' if sha else ''} |" for part, place, terms, sha in rows]
     lines.append(f"| corpus of the training | {corpus.title} | {corpus.licence} | |")

@@ -39,8 +39,8 @@ def run_training(
     check_settings(train_set.store.features, preset.features, features, preset_name)
     _warn_of_few_pictures(len(dev_set.images))
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
-    if preset.corpus.kind in ("table", "manifest", "pairs", "hub") and preset.corpus.language is not None:
-        origin["language"] = preset.corpus.language  # the card knows those of the other corpora
+    if preset.corpus.language is not None:
+        origin["language"] = preset.corpus.language
     origin[TRAINING] = experiment.training.describe()
     origin[STATES] = describe_states(train_set.store.features)
     if copy_encoders:  # the copies do not record what they were copied from

@@ -408,12 +408,22 @@ def test_other_rates_and_channels_are_converted_and_noted(corpus, tmp_path):
     assert store.lengths[store.ids.index("u4")] == 49
 
 
-def test_a_corpus_without_a_usable_recording_is_refused(corpus, tmp_path):
+@pytest.mark.parametrize(("samples", "reason"), [(0, "no samples"), (10, "too short: .*"), (8000, "silent")])
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "manifest.jsonl: none of 1 recording can be used"),
+        ({"online": True}, "manifest.jsonl: none of 1 recording can be used"),
+        ({"components": 60}, "features.components: no recording of the sample can be used"),
+    ],
+)
+def test_a_corpus_without_a_usable_recording_is_refused(corpus, tmp_path, samples, reason, config, message):
     corpus.rows = corpus.rows[:1]
     corpus.write()
-    corpus.record("0.wav", 10)
-    with pytest.raises(UserError, match="none of its 1 recording can be used"):
-        extract(corpus, tmp_path / "out", skip=True)
+    soundfile.write(corpus.folder / "0.wav", np.ones(samples), 16000)
+    with pytest.raises(UserError, match=rf"{message}:\n  manifest row 1 \(u0\): audio 0.wav: {reason}$"):
+        extract(corpus, tmp_path / "out", skip=True, **config)
+    assert not (tmp_path / "out/index.json").exists()
 
 
 def test_states_too_large_for_fp16_are_refused(corpus, tmp_path):
@@ -465,6 +475,22 @@ def test_an_utterance_whose_states_are_not_finite_is_named_or_skipped(corpus, tm
     assert exact.utterances == 10
     for name in one.ids:  # utterances of the same batch keep their states
         assert torch.equal(one.utterance(one.ids.index(name)), other.utterance(other.ids.index(name)))
+
+
+def test_directions_leave_out_an_utterance_whose_states_are_not_finite(corpus, tmp_path):
+    speech = LoudUtterance(LENGTHS[4], 1, np.nan)
+    with pytest.raises(
+        UserError, match=r"manifest row 5 \(u4\): layer 1: hidden states computed in fp32 are not finite"
+    ):
+        extract(corpus, tmp_path / "out", speech, components=60)
+    _, problems = extract(corpus, tmp_path / "out", speech, skip=True, components=60)
+    assert list(problems.skipped) == ["manifest row 5 (u4)"]
+    extract(corpus, tmp_path / "exact", precision="fp32")
+    codes, exact = (FeatureStore.open(tmp_path / name) for name in ("out", "exact"))
+    directions = codes.read(torch.tensor([0])).directions
+    for i, name in enumerate(codes.ids):
+        states = exact.utterance(exact.ids.index(name))
+        assert (directions.decode(codes.utterance(i)) - states).square().mean() < 0.05 * states.var()
 
 
 class OverflowingUtterance(LoudUtterance):

@@ -22,7 +22,7 @@ from sclip.corpora.recordings import inspect
 from sclip.corpora.rows import Row
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Problems, UserError, counted
+from sclip.errors import Problems, UserError
 from sclip.features.encode import FeatureEncoder
 from sclip.features.online import OnlineStore, online_index
 from sclip.features.resident import ResidentStore, fits
@@ -124,11 +124,7 @@ class Dataset:
         rows = all_rows.select([i for i, (own,) in enumerate(all_rows.values("split")) if own == split])
         recordings = [recording for _, batch in prefetch_batches(chunks(rows, 64), inspect) for recording in batch]
         features = describe(encoder.encoder, encoder.config)
-        index = online_index(features, recordings, encoder.encoder, problems)
-        if rows and not index["lengths"]:
-            raise problems.nothing_left(
-                f"{manifest}: none of {counted(len(rows), 'recordings')} of split {split} can be used"
-            )
+        index = online_index(features, recordings, encoder.encoder, f"{manifest}: split {split}", problems)
         store = OnlineStore(index, rows, encoder)
         clip = ClipVectors.open(vectors)
         members = _join(rows, store, index["skipped"], clip, (manifest, manifest, vectors))

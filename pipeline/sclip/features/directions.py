@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import distributed
-from sclip.concurrency import process_batches
 from sclip.config import FeaturesConfig
-from sclip.corpora.recordings import Recording, decode
+from sclip.corpora.recordings import Recording
 from sclip.encoders.audio import SAMPLE_RATE
-from sclip.errors import Fault, Problems, UserError, counted
+from sclip.errors import Fault, Problems, UserError
 from sclip.features.codes import Directions
 from sclip.features.encode import FeatureEncoder, batches_by_length
 from sclip.fingerprints import data_fingerprint, tensors_fingerprint
@@ -35,13 +34,15 @@ def find_directions(
     features: dict[str, Any],
     config: FeaturesConfig,
     device: str | torch.device,
+    problems: Problems,
 ) -> Directions:
     """Return the directions in the file at `path`. Compute and write them first unless the file matches the sample."""
     assert config.components is not None
     sample = _sample(recordings)
     key = data_fingerprint([features, [recording.hash for recording in sample]])
     if distributed.is_main() and not _is_written(path, key):
-        with closing(_states(sample, FeatureEncoder(encoder, None, config, device))) as states:
+        exact = FeatureEncoder(encoder, None, replace(config, precision="fp32"), device)
+        with closing(_states(sample, exact, problems)) as states:
             directions = Directions.fit(states, config.components, config.normalize_states)
         tensors = {name: tensor.cpu() for name, tensor in directions.tensors().items()}
         write_tensors(path, tensors, {"key": key, "hash": tensors_fingerprint(tensors, {})})
@@ -67,21 +68,21 @@ def _sample(recordings: Sequence[Recording]) -> list[Recording]:
             samples += recording.samples
             while samples - smallest[0][2] >= SAMPLE_SECONDS * SAMPLE_RATE:  # without the largest, there are enough
                 samples -= heapq.heappop(smallest)[2]
-    if not smallest:
-        problems = Problems(skip=True)
-        for recording in recordings:
-            problems.add(recording.row.name, recording.fault.reason if recording.fault else "")
-        raise problems.nothing_left(f"none of {counted(len(recordings), 'recordings')} can be used")
     return [recordings[-i] for _, i, _ in sorted(smallest, reverse=True)]
 
 
-def _states(sample: Sequence[Recording], encoder: FeatureEncoder) -> Generator[Tensor, None, None]:
-    """Yield the hidden states (N, L, D) of each batch."""
-
-    def states(_: Sequence[Recording], decoded: Sequence[Tensor | Fault]) -> Tensor | None:
-        waveforms = [waveform for waveform in decoded if isinstance(waveform, Tensor)]
-        return encoder.hidden_states(waveforms)[0] if waveforms else None
-
-    batches = tqdm(list(batches_by_length(sample, encoder.config.batch_seconds)), "directions", disable=None)
-    read = partial(decode, shortest=encoder.encoder.shortest)
-    return (batch for batch in process_batches(batches, read, states, encoder.device) if batch is not None)
+def _states(sample: Sequence[Recording], encoder: FeatureEncoder, problems: Problems) -> Generator[Tensor, None, None]:
+    """Yield the hidden states (N, L, D) of each batch. Recordings whose states are not finite are left out."""
+    batches = list(batches_by_length(sample, encoder.config.batch_seconds))
+    any_states = False
+    with closing(encoder.encode_recordings(tqdm(batches, "directions", disable=None))) as encoded:
+        for batch, results in zip(batches, encoded, strict=True):
+            for recording, result in zip(batch, results, strict=True):
+                if isinstance(result, Fault):
+                    problems.add(recording.row.name, result.reason)
+            states = [result for result in results if isinstance(result, Tensor)]
+            if states:
+                any_states = True
+                yield torch.cat(states).to(encoder.device)
+    if not any_states:
+        raise problems.nothing_left("features.components: no recording of the sample can be used")

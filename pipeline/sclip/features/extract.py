@@ -99,16 +99,16 @@ def extract_features(
     features = described.result()
     FeatureEncoder(encoder, None, config, device).check_precision(recordings)
     if config.online:
-        return _online(out, features, recordings, encoder, problems, began)
+        return _online(manifest, out, features, recordings, encoder, problems, began)
     directions = None
     if config.components is not None:
-        directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device)
+        directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device, problems)
         features |= {"directions": file_digest(out / DIRECTIONS_FILE)}
     parts = list(_divide_into_parts(recordings, out, encoder, features, config.shard_megabytes))
     computed = _compute_missing(parts, out, FeatureEncoder(encoder, directions, config, device), features, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
-        raise problems.nothing_left(f"{manifest}: none of its {counted(len(rows), 'recordings')} can be used")
+        raise problems.nothing_left(f"{manifest}: none of {counted(len(rows), 'recordings')} can be used")
     _publish(out, features, shards)
     frames = sum(len(shard.states) for shard in shards)
     return ExtractionResult(
@@ -157,6 +157,7 @@ def _publish(out: Path, features: dict[str, Any], shards: Sequence[Shard]) -> No
 
 
 def _online(
+    manifest: Path,
     out: Path,
     features: dict[str, Any],
     recordings: Sequence[Recording],
@@ -164,7 +165,7 @@ def _online(
     problems: Problems,
     began: float,
 ) -> ExtractionResult:
-    index = online_index(features, recordings, encoder, problems)
+    index = online_index(features, recordings, encoder, str(manifest), problems)
     if distributed.is_main():
         write_index_file(out / INDEX_FILE, index)
         for path in out.glob("*.safetensors"):
@@ -187,7 +188,7 @@ def _inspect(rows: Manifest, problems: Problems) -> Recordings:
     for recording in recordings:
         if recording.note is not None:
             problems.note(CONVERTED, f"{recording.row.name}: {recording.note}", brief=True)
-        if recording.fault is not None and not problems.skip:  # with skip, the recording's shard reports it
+        if recording.fault is not None:
             problems.add(recording.row.name, recording.fault.reason)
     return recordings
 

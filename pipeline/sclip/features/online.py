@@ -16,7 +16,7 @@ from sclip.corpora.recordings import Recording, decode
 from sclip.corpora.rows import Row
 from sclip.encoders.audio import read_audio
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Fault, Problems, UserError
+from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.encode import FeatureEncoder
 from sclip.features.store import FORMAT, INDEX_FILE
 from sclip.fingerprints import data_fingerprint
@@ -24,9 +24,16 @@ from sclip.padded import Padded, length_sorted_batches
 
 
 def online_index(
-    features: Mapping[str, Any], recordings: Sequence[Recording], encoder: AnySpeechEncoder, problems: Problems
+    features: Mapping[str, Any],
+    recordings: Sequence[Recording],
+    encoder: AnySpeechEncoder,
+    where: str,
+    problems: Problems,
 ) -> dict[str, Any]:
-    """Return the content of index.json. Every process decodes each recording once, to check that it can be used."""
+    """Return the content of index.json. Every process decodes each recording once, to check that it can be used.
+
+    `where` says in errors where the recordings are listed.
+    """
     lengths: dict[str, int] = {}
     skipped: dict[str, str] = {}
     for batch, counts in prefetch_batches(chunks(recordings, 64), lambda r: _count_frames(r, encoder)):
@@ -36,6 +43,8 @@ def online_index(
                 skipped[recording.row.id] = frames.reason
             else:
                 lengths[recording.row.id] = frames
+    if recordings and not lengths:
+        raise problems.nothing_left(f"{where}: none of {counted(len(recordings), 'recordings')} can be used")
     return {
         "format": FORMAT,
         "fingerprint": data_fingerprint(features),

@@ -20,6 +20,8 @@ from sclip.evaluation.spotting import (
     keyword_spotting,
     precision_at,
 )
+from sclip.report.results import EvaluatedRun, Results
+from sclip.report.tables import spotting
 
 UTTERANCES = 14
 SCORES = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
@@ -65,7 +67,6 @@ def test_figures_are_means_over_keywords_with_a_relevant_utterance():
     precisions = [1, 2 / 3, 3 / 4, 4 / 8, 5 / 9, 6 / 13, 7 / 14, 8 / 16]
     assert result["AP"] == pytest.approx(100 * sum(precisions) / 8)
     assert chance(relevant) == 50
-    assert figures(scores, torch.zeros(8, 3).bool()) == {}
 
 
 def corpus(folder):
@@ -157,6 +158,23 @@ def test_metrics_have_keyword_spotting_of_the_labelled_utterances(tmp_path):
     assert found["utterances"] == 2
     assert found["semantic"].keys() == {"parallel", "chance"}
     assert found["exact"]["parallel"]["P@10"]["value"] == 10  # one keyword has a relevant utterance, in the first two
+
+
+@pytest.mark.parametrize("kind", ["exact", "semantic"])
+def test_a_kind_of_labels_without_a_relevant_utterance_has_no_figures(kind, tmp_path):
+    data, nothing, one = corpus(tmp_path), {"u1": frozenset()}, {"u1": frozenset({"dog"})}
+    labels = KeywordLabels(("dog", "snow"), **{"exact": one, "semantic": one, kind: nothing})
+    metrics = evaluate(model("parallel"), data, "cpu", tmp_path / "out", annotations=Annotations(labels=labels))
+    (other,) = {"exact", "semantic"} - {kind}
+    assert metrics["keyword_spotting"].keys() == {"utterances", "keywords", other}
+    table = spotting(Results("scenes", {"parallel": [EvaluatedRun("parallel", 0, metrics, {}, {}, {})]}, []))
+    assert [row.label for row in table.rows] == ["parallel, parallel"]
+    measured = {column.group for column, cell in zip(table.columns, table.rows[0].cells, strict=True) if cell}
+    assert measured == {other}
+
+
+def test_labels_of_other_utterances_have_no_figures(tmp_path):
+    data = corpus(tmp_path)
     other = KeywordLabels(("dog",), {"nobody": {"dog"}}, {"nobody": {"dog"}})
     metrics = evaluate(model("parallel"), data, "cpu", tmp_path / "out", annotations=Annotations(labels=other))
     assert metrics["keyword_spotting"] == {}

@@ -13,7 +13,8 @@ Utterances are ranked by two kinds of scores:
                          keyword whose tokens are not all in the vocabulary gets the same score everywhere
 
 The figures are in %, and computed as in the authors' code. All but AP are means over keywords, with an interval over
-keywords. Keywords without a relevant utterance are left out everywhere, also of AP.
+keywords. Keywords without a relevant utterance are left out everywhere, also of AP, and so is a kind of labels that
+says of no utterance that it is relevant.
 
     P@10, P@N   share of relevant utterances among the first 10, and among the first N, where N are relevant
     EER         equal error rate: where the share of irrelevant utterances that are accepted equals the share of
@@ -95,21 +96,20 @@ def keyword_spotting(
         return {}
     queries = F.normalize(model.clip.encode_text(labels.keywords).float(), dim=-1).cpu()  # (Q, J)
     scores = {branch: of_branch[rows] @ queries.T for branch, of_branch in vectors.items()}  # (U, Q)
-    counts = {"utterances": len(rows), "keywords": len(labels.keywords)}
+    result: dict[str, Any] = {"utterances": len(rows), "keywords": len(labels.keywords)}
     if model.vocabulary is not None:
         tokens = model.clip.token_ids(labels.keywords)
         known = {token: row for row, token in enumerate(model.vocabulary.ids)}
         places = [[known[token] for token in word] if known.keys() >= set(word) else None for word in tokens]
         scores["slots"] = _slot_scores(model, dataset, torch.tensor(rows), places)
-        counts["keywords_in_vocabulary"] = sum(place is not None for place in places)
-    ids = [dataset.rows[i].id for i in rows]
-    return counts | {
-        name: {
-            **{system: figures(of_system, _relevant(kind, ids, labels), seed) for system, of_system in scores.items()},
-            CHANCE: {"P@10": chance(_relevant(kind, ids, labels)), "EER": 50.0},
-        }
-        for name, kind in (("exact", labels.exact), ("semantic", labels.semantic))
-    }
+        result["keywords_in_vocabulary"] = sum(place is not None for place in places)
+    for name, kind in (("exact", labels.exact), ("semantic", labels.semantic)):
+        of_rows = [kind[dataset.rows[i].id] for i in rows]
+        relevant = torch.tensor([[keyword in of_row for keyword in labels.keywords] for of_row in of_rows])  # (U, Q)
+        if bool(relevant.any()):
+            result[name] = {system: figures(of_system, relevant, seed) for system, of_system in scores.items()}
+            result[name][CHANCE] = {"P@10": chance(relevant), "EER": 50.0}
+    return result
 
 
 def _slot_scores(model: SpeechCLIP, dataset: Dataset, rows: Tensor, places: list[list[int] | None]) -> Tensor:
@@ -128,18 +128,10 @@ def _slot_scores(model: SpeechCLIP, dataset: Dataset, rows: Tensor, places: list
     return scores
 
 
-def _relevant(kind: Mapping[str, frozenset[str]], ids: list[str], labels: KeywordLabels) -> Tensor:
-    """Mark the utterances for which each keyword is relevant: (U, Q)"""
-    return torch.tensor([[keyword in kind[name] for keyword in labels.keywords] for name in ids])
-
-
 def figures(scores: Tensor, relevant: Tensor, seed: int = 0) -> dict[str, Any]:
     """Return the figures of `scores` (U, Q), in %, with intervals over the keywords that have a relevant utterance."""
     used = relevant.any(0)
     used_scores, used_relevant = scores[:, used].double(), relevant[:, used]
-    number = int(used.sum())
-    if number == 0:
-        return {}
     columns = list(zip(used_scores.T, used_relevant.T, strict=True))
     of_keywords = {
         "P@10": [precision_at(10, *column) for column in columns],
@@ -147,7 +139,7 @@ def figures(scores: Tensor, relevant: Tensor, seed: int = 0) -> dict[str, Any]:
         "EER": [equal_error_rate(*column) for column in columns],
         "mAP": [average_precision(*column) for column in columns],
     }
-    bootstrap, keywords = Bootstrap(number, seed), torch.arange(number)
+    bootstrap, keywords = Bootstrap(len(columns), seed), torch.arange(len(columns))
     estimates = {name: bootstrap.mean(100 * torch.tensor(values), keywords) for name, values in of_keywords.items()}
     return estimates | {"AP": 100 * average_precision(used_scores.flatten(), used_relevant.flatten())}
 

@@ -264,7 +264,8 @@ def spotting(results: Results) -> Table:
     keys = [(kind, metric) for kind in ("semantic", "exact") for metric in metrics]
     rows = []
     for arch, runs in results.runs.items():
-        for system in runs[0].metrics.get("keyword_spotting", {}).get("semantic", {}):
+        spotted = runs[0].metrics.get("keyword_spotting", {})
+        for system in spotted.get("semantic", {}) | spotted.get("exact", {}):
             if system != "chance":
                 cells = [measure(runs, "keyword_spotting", kind, system, metric) for kind, metric in keys]
                 rows.append(TableRow(f"{arch}, {system}", cells, arch))

@@ -68,6 +68,17 @@ def test_without_transcripts_nothing_changes(dataset, tmp_path):
     }
 
 
+def test_transcripts_of_pictures_without_text_have_no_scores_with_texts(tmp_path):
+    texts = {"p0": None, "p1": "a dog", "p2": "two children"}
+    rows = [
+        {"id": f"u{i}", "split": "test", "image_id": name, **({} if text is None else {"text": text})}
+        for i, (name, text) in enumerate(texts.items())
+    ]
+    metrics = metrics_of(write_test_split(tmp_path / "corpus", rows, range(30, 40)), tmp_path / "out", TEXTS[:1])
+    assert {"transcript_to_image", "image_to_transcript", "speech_to_text"} <= metrics.keys()
+    assert not {"transcript_to_text", "text_to_transcript"} & metrics.keys()
+
+
 def test_the_tables_have_a_row_that_is_marked_as_using_text(dataset, tmp_path, monkeypatch):
     metrics = metrics_of(dataset, tmp_path, TEXTS[:8])
     results = Results("p", {"parallel": [EvaluatedRun("parallel", 0, metrics, {}, {}, {})]}, [])

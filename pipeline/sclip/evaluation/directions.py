@@ -57,6 +57,8 @@ def score_retrieval(
         for query, candidate, answers, ranks in _both_directions(one, other, model.device):
             direction = f"{query.name}_to_{candidate.name}"
             has_answer = answers > 0  # a picture without text has no correct text
+            if not bool(has_answer.any()):  # the only transcripts may be of such pictures
+                continue
             table = metrics.setdefault(direction, {})
             ranks, pictures = ranks[has_answer], query.first_pictures[has_answer]
             table[name] = scores(ranks, pictures, bootstrap)

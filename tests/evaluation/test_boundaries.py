@@ -84,7 +84,7 @@ def test_starts_and_ends_are_boundaries_as_in_vg_hubert():
     assert count_pairs(seconds([0.1, 0.31, 0.59, 0.65, 0.7], []), references, 0.02).tolist() == [[3, 4, 3], [0, 0, 0]]
     bootstrap = Bootstrap(2, seed=0)
     firings = seconds([0.31, 0.59, 0.65], [0.35])
-    scores = boundary_scores(firings, torch.tensor([1.0, 0.6]).double(), words, torch.arange(2), bootstrap, 0)["20ms"]
+    scores = boundary_scores(firings, torch.tensor([1.0, 0.6]).double(), words, torch.arange(2), bootstrap)["20ms"]
     assert scores["cif_starts_and_ends"]["precision"]["value"] == 50  # 2 of 4
     assert scores["cif_starts_and_ends"]["recall"]["value"] == pytest.approx(200 / 3)
     assert scores["cif"]["recall"]["value"] == 100
@@ -122,7 +122,7 @@ def test_words_of_equal_length_give_the_expected_scores():
     """Even firings are perfect, these firings of CIF are 30 ms late, and random firings score low."""
     words = tuple((f"w{i}", 0.4 * i, 0.4 * (i + 1)) for i in range(5))
     firings = References.of([words] * 30).boundaries + 0.03
-    arguments = (torch.full((30,), 2.0).double(), [words] * 30, torch.arange(30), Bootstrap(30, seed=0), 0)
+    arguments = (torch.full((30,), 2.0).double(), [words] * 30, torch.arange(30), Bootstrap(30, seed=0))
     result = boundary_scores(firings, *arguments)
     assert result["20ms"]["even"]["r_value"] == {"value": 100, "low": 100, "high": 100}
     assert result["20ms"]["cif"]["f1"]["value"] == 0

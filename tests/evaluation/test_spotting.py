@@ -139,7 +139,7 @@ def test_labels_of_a_model_s_own_scores_are_found(system, tmp_path):
         for q, word in enumerate(tested.clip.token_ids(KEYWORDS)[:3]):
             rows = [list(tested.vocabulary.ids).index(token) for token in word]
             scores["slots"][i, q] = best[rows].mean()
-    found = keyword_spotting(tested, data, predictions.vectors, labels_of(scores[system], KEYWORDS), 0)
+    found = keyword_spotting(tested, data, predictions.vectors, labels_of(scores[system], KEYWORDS))
     assert (found["utterances"], found["keywords"], found["keywords_in_vocabulary"]) == (UTTERANCES, 4, 3)
     expected = 100 if system != "slots" else 100 * (3 + 3 / UTTERANCES) / 4  # one keyword in four is left to chance
     assert found["semantic"][system]["P@N"]["value"] == pytest.approx(expected)

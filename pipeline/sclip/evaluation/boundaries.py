@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sclip.corpora.rows import TimedWords
-from sclip.evaluation.bootstrap import Bootstrap, ratio
+from sclip.evaluation.bootstrap import SEED, Bootstrap, ratio
 from sclip.padded import valid_mask
 
 TOLERANCES = {"20ms": 0.02, "50ms": 0.05}
@@ -73,7 +73,6 @@ def boundary_scores(
     words: Sequence[TimedWords],
     pictures: Tensor,
     bootstrap: Bootstrap,
-    seed: int,
 ) -> dict[str, Any]:
     """Return the figures of CIF and of the baselines for each tolerance, with confidence intervals.
 
@@ -81,7 +80,7 @@ def boundary_scores(
     are in seconds.
     """
     references, counts = References.of(words), firings.isfinite().sum(1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     draws = [random_firings(counts, durations, generator) for _ in range(DRAWS)]
     even, halves = even_firings(counts, durations), pictures % 2 == 0
     scores: dict[str, Any] = {"utterances": len(firings), "shifts": {}}

@@ -40,11 +40,12 @@ with text.
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sclip import distributed
 from sclip.evaluation.bootstrap import SEED, Bootstrap
@@ -100,7 +101,7 @@ def evaluate(
     metrics: dict[str, Any] = {
         "about": {
             **(about or {}),
-            **describe_run(model, dataset, SEED, annotations.language),
+            **describe_run(model, dataset, annotations.language),
             **({} if transcripts is None else {"transcripts": transcripts.source}),
         },
         "counts": _counts(dataset, transcripts),
@@ -108,21 +109,20 @@ def evaluate(
         **retrieval,
     }
     words: dict[str, Any] = {}
+    counts: dict[str, Tensor] = {}
     lexicon = describe_vocabulary(model, annotations.language, annotations.synonyms)
     if predictions.keywords is not None and lexicon is not None:
         metrics["keywords"], words, counts = keyword_metrics(model, predictions.keywords, dataset, bootstrap, lexicon)
         metrics["keywords"]["truncated"] = predictions.truncated
-        outcomes.groups["keywords"] = counts
-    times, located_counts = time_metrics(predictions, dataset, lexicon, model.clip, bootstrap, SEED)
+    times, located = time_metrics(predictions, dataset, lexicon, model.clip, bootstrap)
     metrics |= times
-    outcomes.groups["localization"] = located_counts
     if annotations.labels is not None:
-        scores = keyword_spotting(model, dataset, predictions.vectors, annotations.labels, SEED)
-        metrics["keyword_spotting"] = scores
+        metrics["keyword_spotting"] = keyword_spotting(model, dataset, predictions.vectors, annotations.labels)
     groups = group_scores(dataset.rows, ranks)
     metrics |= {"groups": groups} if groups else {}
     branch = max(ranks, key=lambda name: retrieval["speech_to_image"][name]["R@10"]["value"])
-    shown = examples(model, dataset, branch, predictions, ranks[branch], SEED)
+    shown = examples(model, dataset, branch, predictions, ranks[branch])
+    outcomes = replace(outcomes, groups=outcomes.groups | {"keywords": counts, "localization": located})
     metrics = _rounded(metrics)
     if distributed.is_main():
         _log_warnings(dataset, predictions.truncated)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sclip.corpora.rows import Row
+from sclip.evaluation.bootstrap import SEED
 from sclip.evaluation.inference import Predictions, firing_times, output_of
 from sclip.features.dataset import Dataset
 from sclip.heads.head import HeadOutput
@@ -33,10 +34,10 @@ MAX_UTTERANCES = 1000  # that the report searches; more would make its page too 
 
 @torch.inference_mode()
 def examples(
-    model: SpeechCLIP, dataset: Dataset, branch: str, predictions: Predictions, ranks: Tensor, seed: int
+    model: SpeechCLIP, dataset: Dataset, branch: str, predictions: Predictions, ranks: Tensor
 ) -> dict[str, Any]:
     """Return the content of examples.json. `ranks` (N,) are those of the branch."""
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(SEED))
     chosen = order[:COUNT].sort().values
     nearest = (predictions.vectors[branch][chosen] @ dataset.images.float().cpu().T).topk(
         min(MAX_NEAREST, len(dataset.images))

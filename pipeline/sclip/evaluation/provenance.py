@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 import sclip
-from sclip.evaluation.bootstrap import RESAMPLES
+from sclip.evaluation.bootstrap import RESAMPLES, SEED
 from sclip.evaluation.keywords import describe_stop_words
 from sclip.features.dataset import Dataset
 from sclip.features.settings import describe_states
@@ -13,7 +13,7 @@ from sclip.model.folder import STATES, TRAINING
 from sclip.model.speechclip import SpeechCLIP
 
 
-def describe_run(model: SpeechCLIP, dataset: Dataset, seed: int, language: str | None) -> dict[str, Any]:
+def describe_run(model: SpeechCLIP, dataset: Dataset, language: str | None) -> dict[str, Any]:
     """Return a description of the model, the data and the environment."""
     is_cuda = model.device.type == "cuda"
     return {
@@ -26,7 +26,7 @@ def describe_run(model: SpeechCLIP, dataset: Dataset, seed: int, language: str |
         "sclip": sclip.__version__,
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(model.device) if is_cuda else model.device.type,
-        "bootstrap": {"resamples": RESAMPLES, "seed": seed},
+        "bootstrap": {"resamples": RESAMPLES, "seed": SEED},
     }
 
 

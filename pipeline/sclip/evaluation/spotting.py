@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip.errors import UserError
-from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.bootstrap import SEED, Bootstrap
 from sclip.evaluation.inference import BATCH_FRAMES, output_of
 from sclip.features.dataset import Dataset
 from sclip.model.speechclip import SpeechCLIP
@@ -88,7 +88,7 @@ class KeywordLabels:
 
 @torch.inference_mode()
 def keyword_spotting(
-    model: SpeechCLIP, dataset: Dataset, vectors: Mapping[str, Tensor], labels: KeywordLabels, seed: int
+    model: SpeechCLIP, dataset: Dataset, vectors: Mapping[str, Tensor], labels: KeywordLabels
 ) -> dict[str, Any]:
     """Return the part `keyword_spotting` of metrics.json. `vectors` (N, J) are those of each branch, unit length."""
     rows = [i for i, row in enumerate(dataset.rows) if row.id in labels.semantic]
@@ -107,7 +107,7 @@ def keyword_spotting(
         of_rows = [kind[dataset.rows[i].id] for i in rows]
         relevant = torch.tensor([[keyword in of_row for keyword in labels.keywords] for of_row in of_rows])  # (U, Q)
         if bool(relevant.any()):
-            result[name] = {system: figures(of_system, relevant, seed) for system, of_system in scores.items()}
+            result[name] = {system: figures(of_system, relevant) for system, of_system in scores.items()}
             result[name][CHANCE] = {"P@10": chance(relevant), "EER": 50.0}
     return result
 
@@ -128,7 +128,7 @@ def _slot_scores(model: SpeechCLIP, dataset: Dataset, rows: Tensor, places: list
     return scores
 
 
-def figures(scores: Tensor, relevant: Tensor, seed: int = 0) -> dict[str, Any]:
+def figures(scores: Tensor, relevant: Tensor) -> dict[str, Any]:
     """Return the figures of `scores` (U, Q), in %, with intervals over the keywords that have a relevant utterance."""
     used = relevant.any(0)
     used_scores, used_relevant = scores[:, used].double(), relevant[:, used]
@@ -139,7 +139,7 @@ def figures(scores: Tensor, relevant: Tensor, seed: int = 0) -> dict[str, Any]:
         "EER": [equal_error_rate(*column) for column in columns],
         "mAP": [average_precision(*column) for column in columns],
     }
-    bootstrap, keywords = Bootstrap(len(columns), seed), torch.arange(len(columns))
+    bootstrap, keywords = Bootstrap(len(columns), SEED), torch.arange(len(columns))
     estimates = {name: bootstrap.mean(100 * torch.tensor(values), keywords) for name, values in of_keywords.items()}
     return estimates | {"AP": 100 * average_precision(used_scores.flatten(), used_relevant.flatten())}
 

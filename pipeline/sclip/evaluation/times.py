@@ -22,7 +22,6 @@ def time_metrics(
     lexicon: Lexicon | None,
     clip: ClipEncoder,
     bootstrap: Bootstrap,
-    seed: int,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the parts `localization` and `boundaries` of metrics.json, as far as the model and the corpus have them.
 
@@ -50,6 +49,6 @@ def time_metrics(
     if predictions.firings is not None:
         firings = predictions.firings[rows]
         firings = torch.where(firings.isfinite(), firings.minimum(durations[:, None]), firings)
-        scores = boundary_scores(firings, durations, words, pictures, bootstrap, seed)
+        scores = boundary_scores(firings, durations, words, pictures, bootstrap)
         metrics["boundaries"] = scores | {"positions": firing_positions(firings, words, durations)}
     return metrics, located

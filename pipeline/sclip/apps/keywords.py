@@ -135,7 +135,7 @@ def keywords(
     """
     check_several(audio, 1)
     model = _opened(model)
-    top = model.check_keywords(top)
+    model.check_keywords(top)
     check_window(window)
     return _stream(model, recordings(audio, sample_rate), top, window, on_error == "skip", progress)
 

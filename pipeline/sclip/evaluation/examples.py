@@ -84,9 +84,7 @@ def head_fields(model: SpeechCLIP, output: HeadOutput) -> dict[str, Any]:
     """Return one utterance's keywords, CIF's weights and the firing times, as far as the architecture has them."""
     fields: dict[str, Any] = {}
     if output.keywords is not None:
-        assert model.vocabulary is not None
-        top = min(MAX_NEAREST, len(model.vocabulary) - len(model.vocabulary.blocked))
-        (slots,) = model.keywords_of(output, top)
+        (slots,) = model.keywords_of(output, MAX_NEAREST)
         fields["keywords"] = [
             {"span": slot.span, "pieces": [{"text": piece.text, "score": piece.score} for piece in slot.pieces]}
             for slot in slots

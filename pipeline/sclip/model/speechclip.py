@@ -236,25 +236,25 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
 
         `audio` and `progress` are as in `encode_speech`.
         """
-        top = self.check_keywords(top)
+        self.check_keywords(top)
         keywords_by_index: dict[int, list[Keyword]] = {}
         for indices, _, output in self.run(audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress):
             keywords_by_index |= zip(indices, self.keywords_of(output, top), strict=True)
         return [keywords_by_index[i] for i in range(len(keywords_by_index))]
 
-    def check_keywords(self, top: int) -> int:
-        """Refuse a model without keywords. Return the number of pieces of a slot: `top`, or all if there are fewer."""
+    def check_keywords(self, top: int) -> None:
+        """Refuse a model without keywords, and fewer than one piece of a slot."""
         if self.vocabulary is None or self.architecture.head.keywords is None:
             raise UserError(f"architecture {self.name}: has no keywords; use a model that has them, such as hybrid-cif")
         if top < 1:
             raise UserError(f"top: expected at least 1, found {top}")
-        return min(top, len(self.vocabulary) - len(self.vocabulary.blocked))
 
     def keywords_of(self, output: HeadOutput, top: int) -> Iterator[list[Keyword]]:
-        """Yield the keywords of a head's output, one utterance after the other."""
+        """Yield the keywords of a head's output, one utterance after the other, with at most `top` pieces of a slot."""
         assert output.keywords is not None
         assert self.vocabulary is not None
         assert self.head.keywords is not None
+        top = min(top, len(self.vocabulary) - len(self.vocabulary.blocked))
         nearest = self.head.keywords.quantize.allowed(output.keywords).topk(top)  # (B, S, top)
         scores, rows = nearest.values.tolist(), nearest.indices.tolist()
         all_spans = None if output.cif is None else output.slot_times(self.frame_seconds).spans  # (B, S, 2)

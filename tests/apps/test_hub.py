@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 from golden_files import GOLDEN
 from hub_server import LARGE, TOKEN, Hub
+from metrics_files import write_metrics
 from small import model, recordings
 
 import sclip
@@ -218,7 +219,7 @@ def pushed(hub, tmp_path_factory):
     }
     results = project / "results/tiny/runs/hybrid/seed-0"
     results.mkdir(parents=True)
-    (results / "metrics.json").write_text(json.dumps(metrics))
+    write_metrics(results / "metrics.json", metrics)
     home = tmp_path_factory.mktemp("home")
     answers = hub.client(
         home,
@@ -366,7 +367,7 @@ def test_a_model_whose_encoders_are_copied_into_the_push_keeps_its_results(monke
     ("arguments", "message"),
     [
         (["nosuch"], "nosuch: no such folder, and not the name of a hub repo, which is ORG/NAME"),
-        ([str(SHIPPED), "--metrics", "none.json"], "none.json: no such file"),
+        ([str(SHIPPED), "--metrics", "none.json"], "none.json: no such file; run `sclip evaluate` again"),
     ],
 )
 def test_a_push_without_a_login_names_what_is_wrong_here_first(arguments, message, monkeypatch):

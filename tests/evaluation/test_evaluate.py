@@ -295,6 +295,14 @@ def test_stop_words_are_those_of_the_language(dataset, tmp_path):
     assert content[1] - content[0] == {"a", "the", "along", "over", "in"}
 
 
+@pytest.mark.parametrize(("content", "found"), [("{}", "None"), ("[]", "None"), ('{"format": "x"}', "'x'")])
+def test_metrics_of_another_form_are_refused(content, found, tmp_path):
+    (tmp_path / METRICS).write_text(content)
+    message = f"metrics.json: format: expected 'sclip metrics 1', found {found}; run `sclip evaluate` again"
+    with pytest.raises(UserError, match=message):
+        read_metrics(tmp_path / METRICS)
+
+
 @pytest.mark.parametrize("name", [METRICS, EXAMPLES, WORDS])
 def test_a_damaged_file_of_results_is_found(name, dataset, tmp_path):
     evaluate(model("hybrid"), dataset, "cpu", tmp_path)

@@ -1,11 +1,10 @@
 """The topline of speech recognition: CLIP reads transcripts, and every table says that it uses text."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from metrics_files import write_metrics
 from small import CAPTIONS, clip_encoder, model
 from stored_corpus import write_test_split
 
@@ -93,7 +92,7 @@ def test_the_tables_have_a_row_that_is_marked_as_using_text(dataset, tmp_path, m
     folder = tmp_path / "results/p/runs/parallel/seed-0"
     folder.mkdir(parents=True)
     of_the_model = {"boundaries": {"20ms": {"cif": {"f1": 12.5}}}}  # no figure of the transcripts
-    (folder / "metrics.json").write_text(json.dumps(metrics | of_the_model))
+    write_metrics(folder / "metrics.json", metrics | of_the_model)
     columns = {"R@5": "speech_to_image.{branch}.R@5", "back": "image_to_speech.{branch}.R@1"}
     row = {"system": "Parallel", "ours": {"preset": "p", "arch": "parallel", "branch": "parallel"}}
     tables = {

@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from metrics_files import write_metrics
 
 from sclip.cli import main
 from sclip.errors import UserError
@@ -60,7 +60,7 @@ def write_results(name: str, value: float, speech: str = "hubert") -> None:
     (folder / "curves/plots/metrics/dev").mkdir(parents=True)
     entry = {"value": value, "low": value - 2, "high": value + 2}
     metrics = {"about": {"encoders": {"speech": speech}}, "speech_to_image": {"parallel": {"R@1": entry}}}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_metrics(folder / "metrics.json", metrics)
     (folder / "curves/plots/metrics/dev/parallel.tsv").write_text("step\tv\n5\t70\n10\t81\n15\t79\n")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from click import Context
+from metrics_files import replace_in_metrics, write_metrics
 from PIL import Image
 from shipped import PARAMS
 from small import model
@@ -22,6 +23,7 @@ from sclip.config import load_params
 from sclip.corpora.manifest import write_manifest
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import evaluate
+from sclip.evaluation.metrics_file import read_metrics
 from sclip.report.run import write_report
 
 SETTINGS, PRESET = load_params(PARAMS, ["run.seeds=[0, 1, 2]"]), "scenes"
@@ -66,7 +68,8 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
     keywords = ["dog", "</script>"] if "cascaded" in recalls else []
     examples["utterances"] = [utterance(i, keywords) for i in range(3)]
     words = keyword_study(wordless) if "cascaded" in recalls else {}
-    for name, data in (("metrics", run_metrics(recalls, cif)), ("examples", examples), ("words", words)):
+    write_metrics(folder / "metrics.json", run_metrics(recalls, cif))
+    for name, data in (("examples", examples), ("words", words)):
         (folder / f"{name}.json").write_text(json.dumps(data))
     return folder
 
@@ -359,7 +362,7 @@ def test_random_encoders_are_marked():
     folder = add_run("parallel", parallel=50.0)
     assert "Not a result" not in report()
     metrics = folder / "metrics.json"
-    metrics.write_text(metrics.read_text().replace('"vit"', '"vit (random weights, seed 0)"'))
+    replace_in_metrics(metrics, '"vit"', '"vit (random weights, seed 0)"')
     assert "Not a result of trained encoders: vit (random weights, seed 0)." in report()
     assert "vit (random weights, seed 0)" in (paths.report_folder(PRESET) / "report.html").read_text()
 
@@ -378,7 +381,7 @@ DIFFERENT_CONDITIONS = [
 def test_runs_that_were_evaluated_differently_are_refused(key, other, condition):
     add_run("parallel", parallel=50.0)
     metrics = add_run("hybrid", parallel=50.0, cascaded=40.0) / "metrics.json"
-    metrics.write_text(metrics.read_text().replace(key, other))
+    replace_in_metrics(metrics, key, other)
     message = rf"hybrid, seed 0, was evaluated with other {condition} than parallel, seed 0; run `sclip evaluate"
     with pytest.raises(UserError, match=message):
         report()
@@ -397,10 +400,8 @@ def test_report_names_the_features_and_stop_words():
 
 def test_report_counts_distinct_texts_and_rows_without_text():
     metrics = add_run("cascaded", cascaded=20.0) / "metrics.json"
-    changed = metrics.read_text().replace("English stop words", "none: language not given")
-    metrics.write_text(
-        changed.replace('"captions": 3, "distinct_captions": 3', '"captions": 2, "distinct_captions": 1')
-    )
+    replace_in_metrics(metrics, "English stop words", "none: language not given")
+    replace_in_metrics(metrics, '"captions": 3, "distinct_captions": 3', '"captions": 2, "distinct_captions": 1')
     table = report()
     assert table.count("2 of 3 utterances have text; metrics that need text are measured on these.") == 2
     assert table.count("Repeated texts count once; distinct texts among the 2 captions: 1.") == 1
@@ -411,9 +412,9 @@ def test_page_shows_the_settings_that_the_models_recorded():
     """Since a training, params.yaml may have changed."""
     for arch, seed, settings in (("parallel", 0, "7 steps"), ("parallel", 1, "9 steps"), ("hybrid", 0, "7 steps")):
         file = add_run(arch, seed, parallel=20.0) / "metrics.json"
-        metrics = json.loads(file.read_text())
+        metrics = read_metrics(file)
         metrics["about"]["training"] = f"{settings} of 3 utterances"
-        file.write_text(json.dumps(metrics))
+        write_metrics(file, metrics)
     add_run("cascaded", cascaded=20.0)
     mixed = "parallel, seed 0: 7 steps of 3 utterances. parallel, seed 1: 9 steps of 3 utterances."
     assert f"Mean and deviation mix seeds that were trained in different ways. {mixed}" in report()
@@ -434,7 +435,7 @@ def test_report_says_which_recalls_are_certain():
     metrics = add_run("parallel", parallel=20.0) / "metrics.json"
     certain = "The test split has 3 pictures, so speech → image R@5 and R@10 is 100 % for every model."
     assert report().count(certain) == 1
-    metrics.write_text(metrics.read_text().replace('"pictures": 3', '"pictures": 11'))
+    replace_in_metrics(metrics, '"pictures": 3', '"pictures": 11')
     assert "for every model" not in report()
 
 
@@ -450,8 +451,7 @@ def test_row_names_never_break_inside_words():
 def add_speakers(folder: Path, names: list[str], recall: float) -> None:
     group = {"utterances": 2, "parallel": {"R@1": recall / 2, "R@10": recall}}
     groups = {"speaker": {"count": 130, "groups": [{"name": name, **group} for name in names]}}
-    metrics = json.loads((folder / "metrics.json").read_text())
-    (folder / "metrics.json").write_text(json.dumps(metrics | {"groups": groups}))
+    write_metrics(folder / "metrics.json", read_metrics(folder / "metrics.json") | {"groups": groups})
 
 
 def test_report_shows_recalls_by_speaker_if_the_corpus_names_several():

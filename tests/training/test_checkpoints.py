@@ -46,7 +46,7 @@ def test_damaged_checkpoint_is_renamed(checkpoint, tmp_path, damage, caplog):
     checkpoint.path.write_bytes(damaged)
     assert checkpoint.load() is None
     assert caplog.messages == [
-        f"{checkpoint.path}: its SHA-256 does not match; the file is damaged or comes from an older version; "
+        f"{checkpoint.path}: its SHA-256 does not match; the file is damaged; "
         "moved to checkpoint.damaged.pt; training starts from step 0"
     ]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"checkpoint.damaged.pt": damaged}

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, write_json
-from sclip.formats import check_format
-from sclip.index_file import DIGEST, check_own_digest, write_index_file
-from sclip.parsing import parse, read_json
+from sclip.index_file import read_checked, write_index_file
+from sclip.parsing import parse
 from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words
 def check_no_other_results(folder: Path, about: Mapping[str, Any]) -> None:
     """Refuse to replace the results of another imported model of the same architecture."""
     try:
-        other = read_metrics(folder / METRICS)["about"].get("model")
+        other = read_metrics(folder / METRICS).get("about", {}).get("model")
     except UserError:  # no results, or damaged ones
         return
     model = about.get("model")
@@ -46,16 +45,10 @@ def check_no_other_results(folder: Path, about: Mapping[str, Any]) -> None:
         raise UserError(f"{folder}: has the results of {other}; move this folder to keep them, or delete it")
 
 
-def read_metrics(path: Path) -> Any:
-    """Read a metrics.json. Its digest is checked if it has one, because earlier versions wrote none."""
-    try:
-        metrics = read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}; {AGAIN}" if path.exists() else str(error)) from None
-    if isinstance(metrics, dict) and DIGEST in metrics:
-        check_format(path, metrics, [FORMAT], AGAIN)
-        check_own_digest(path, metrics, metrics.pop(DIGEST), AGAIN)
-        _check_types(path, metrics)
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read a metrics.json that `write_results` wrote."""
+    metrics = read_checked(path, FORMAT, AGAIN)
+    _check_types(path, metrics)
     return metrics
 
 

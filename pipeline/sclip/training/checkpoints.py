@@ -53,13 +53,13 @@ class Checkpoint:
         content = read_checked(path)
         distributed.barrier()  # until every process has read the file
         if content is None:
-            reason = "its SHA-256 does not match; the file is damaged or comes from an older version"
+            reason = "its SHA-256 does not match; the file is damaged"
             _move(path, self.path.with_stem(f"{self.path.stem}.damaged"), reason, consequence)
             return None
         saved = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
-        different = ", ".join(_differences(saved["identity"], self.identity)) if "identity" in saved else "settings"
+        different = ", ".join(_differences(saved["identity"], self.identity))
         reason = f"its training differs from this one in {different}"
         _move(path, self._moved(saved["fingerprint"]), reason, consequence)
         return None

@@ -25,7 +25,17 @@ def test_a_vocabulary_has_the_special_tokens_and_those_of_the_captions(tmp_path)
 def test_captions_without_words_and_bad_files_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="the captions have no words"):
         vocabulary_of(["", " "], clip_encoder())
-    (tmp_path / "vocabulary.json").write_text('{"ids": [1]}')
-    for name, message in (("vocabulary.json", "not a vocabulary: KeyError"), ("none.json", "no such file")):
+    with pytest.raises(UserError, match="no such file"):
+        Vocabulary.load(tmp_path / "none.json")
+    for content, message in (
+        ('{"ids": [1]}', "vocabulary.json: pieces: missing"),
+        ('{"ids": [1, "a"], "pieces": ["a", "b"], "blocked": [0]}', r"ids\[1\]: expected a whole number, found 'a'"),
+        (
+            '{"ids": [1, 1], "pieces": ["a", "b"], "blocked": [0]}',
+            "vocabulary.json: expected distinct ids, and one piec",
+        ),
+        ('{"ids": [1, 2], "pieces": ["a", "b"], "blocked": [2]}', "vocabulary.json: blocked: expected some rows"),
+    ):
+        (tmp_path / "vocabulary.json").write_text(content)
         with pytest.raises(UserError, match=message):
-            Vocabulary.load(tmp_path / name)
+            Vocabulary.load(tmp_path / "vocabulary.json")

@@ -328,7 +328,10 @@ def test_a_config_without_a_format_is_of_another_program(content, tmp_path):
         (lambda f: (f / "vocabulary.json").unlink(), "vocabulary.json: no such file"),
         (lambda f: edit_vocabulary(f, ids=lambda i: i[::-1]), "model: vocabulary: row 0: expected token"),
         (lambda f: edit_vocabulary(f, ids=lambda i: [*i[:-1], 99999]), "expected token 99999 to be"),
-        (lambda f: edit_vocabulary(f, ids=lambda i: [*i[:-1], i[0]]), "expected distinct whole numbers as ids"),
+        (
+            lambda f: edit_vocabulary(f, ids=lambda i: [*i[:-1], i[0]]),
+            "expected distinct ids, and one piece for each id",
+        ),
         (lambda f: edit_vocabulary(f, pieces=lambda p: p[:-1]), "one piece for each id"),
         (lambda f: edit_vocabulary(f, blocked=lambda b: [999]), "blocked: expected some rows of the vocabulary"),
         (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sclip.encoders.tokens import WORD_END, text_of_pieces
 from sclip.errors import UserError
-from sclip.parsing import read_json
+from sclip.parsing import parse, read_json
 
 if TYPE_CHECKING:
     from sclip.encoders.clip import ClipEncoder
@@ -26,9 +26,8 @@ class Vocabulary:
     blocked: tuple[int, ...]  # rows that are never a keyword
 
     def __post_init__(self) -> None:
-        integers = all(type(number) is int for number in self.ids + self.blocked)
-        if not integers or len(set(self.ids)) != len(self.ids) or len(self.pieces) != len(self.ids):
-            raise ValueError("expected distinct whole numbers as ids, and one piece for each id")
+        if len(set(self.ids)) != len(self.ids) or len(self.pieces) != len(self.ids):
+            raise ValueError("expected distinct ids, and one piece for each id")
         if not set(self.blocked) < set(range(len(self.ids))):
             raise ValueError(f"blocked: expected some rows of the vocabulary, but not all; found {self.blocked}")
 
@@ -44,11 +43,8 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        data = read_json(path)
-        try:
-            return cls(**{name: tuple(data[name]) for name in ("ids", "pieces", "blocked")})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a vocabulary: {error!r}") from None
+        vocabulary: Vocabulary = parse(cls, read_json(path), str(path))
+        return vocabulary
 
     def check(self, clip: "ClipEncoder") -> None:
         """Raise an error if this CLIP numbers its tokens differently: the keywords would be other words."""

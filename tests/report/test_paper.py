@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,10 @@ def test_invalid_yaml_is_reported_with_its_file(text, tmp_path):
         ({"source": "nobody"}, "no source 'nobody'"),
         ({"source": None}, "Theirs & others: has published numbers and no `source`; name a key of `sources`"),
         ({"publishd": [1.0, 2.0]}, "did you mean 'published'"),
+        (
+            {"ours": {"preset": "p", "arch": "parallel", "branch": "paralel"}},
+            "rows[0].ours.branch: expected one of parallel, cascaded, slots, found 'paralel'",
+        ),
         ({"published": [1.0, 10**400]}, "rows[0].published[1]: expected a finite number below 1e308, found 1000"),
     ],
 )
@@ -167,6 +172,21 @@ def test_invalid_paper_is_refused(change, message, tmp_path):
     with pytest.raises(UserError, match=r"paper\.yaml") as error:
         read_paper(tmp_path / "paper.yaml")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("speech_to_imag.{branch}.R@1", "columns.R@1: no 'speech_to_imag'; did you mean 'speech_to_image'?"),
+        ("speech_to_image.{brunch}.R@1", "columns.R@1: no 'brunch'; did you mean 'branch'?"),
+    ],
+)
+def test_a_column_that_no_model_can_have_is_refused(key, message, tmp_path):
+    broken = yaml.safe_load(yaml.safe_dump(SMALL))
+    broken["tables"]["test"]["columns"]["R@1"] = key
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(broken))
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_paper(tmp_path / "paper.yaml")
 
 
 def test_command_prints_every_published_number(monkeypatch):

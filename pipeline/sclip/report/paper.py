@@ -6,6 +6,7 @@ development split, our number is the best value of the learning curve. Such tabl
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,21 @@ from typing import Any, Literal
 from sclip import paths
 from sclip.errors import UserError
 from sclip.evaluation.metrics_file import read_metrics
-from sclip.parsing import parse, read_yaml
+from sclip.parsing import entry, parse, read_yaml
 from sclip.paths import METRICS
 from sclip.report.results import Points, random_encoders, read_curves
 from sclip.report.table import Measurement, lookup, summarize
 from sclip.report.tables import TOPLINE
 
+# The parts of a test's metrics.json and of a training's learning curves that a column may name.
+PARTS = {
+    "test": (
+        *("speech_to_image", "image_to_speech", "speech_to_text", "text_to_speech", "text_to_image", "image_to_text"),
+        *("transcript_to_image", "image_to_transcript", "transcript_to_text"),
+        *("keywords", "localization", "keyword_spotting", "boundaries", "groups"),
+    ),
+    "dev": ("dev",),
+}
 # What LaTeX would obey, or does not have in every font.
 LATEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "&%_#${}"}
@@ -34,7 +44,7 @@ class Ours:
 
     preset: str
     arch: str
-    branch: str
+    branch: Literal["parallel", "cascaded", "slots"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
         raise UserError(f"{path}: no such file; start in a project folder, or make one with `sclip init`")
     paper: Paper = parse(Paper, read_yaml(path), str(path))
     for name, table in paper.tables.items():
+        for column, key in table.columns.items():
+            _check_key(key, PARTS[table.split], f"{path}: tables.{name}.columns.{column}")
         for row in table.rows:
             where = f"{path}: tables.{name}: {row.system}"
             if row.ours is not None and row.source is None and not row.published:
@@ -85,6 +97,13 @@ def read_paper(path: Path = Path("results/paper.yaml")) -> Paper:
             if row.source not in paper.sources:
                 raise UserError(f"{where}: no source {row.source!r}; add it under `sources`")
     return paper
+
+
+def _check_key(key: str, parts: Sequence[str], where: str) -> None:
+    """Refuse a figure's key that no model can have; its cells would be empty without a word."""
+    entry(dict.fromkeys(parts), re.split("[./]", key)[0], where)
+    for name in re.findall("{(.*?)}", key):
+        entry({"branch": None}, name, where)
 
 
 def printed_rows(table: PaperTable, with_ours: bool) -> Iterator[PrintedRow]:
@@ -126,7 +145,7 @@ def _topline_cell(metrics: dict[str, Any], key: str) -> Measurement | None:
     """Return the transcripts' result for a metric of speech retrieval, and None for any other, such as the hit rate."""
     if "speech" not in key:
         return None
-    name = key.replace("speech", "transcript").format(branch="clip")
+    name = key.replace("speech", "transcript").replace("{branch}", "clip")
     return summarize([lookup(metrics, name.split("."))], places=2)
 
 
@@ -135,7 +154,7 @@ def _has_random_encoders(folders: Sequence[Path]) -> bool:
 
 
 def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Measurement | None]:
-    keys = [key.format(branch=branch) for key in table.columns.values()]
+    keys = [key.replace("{branch}", branch) for key in table.columns.values()]
     if table.split == "dev":
         best = [[max(value for _, value in curve) for curve in _curves(folders, key)] for key in keys]
         return [summarize(values, places=2) for values in best]

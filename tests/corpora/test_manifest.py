@@ -70,6 +70,12 @@ def test_a_row_that_cannot_be_parsed_is_named(row, message, manifest):
         read_manifest(manifest, Problems())
 
 
+def test_the_last_of_repeated_keys_counts_whatever_the_first_one_holds(manifest):
+    manifest.write_text('{"text": NaN, ' + json.dumps(GOOD | {"text": "a dog"})[1:])
+    (row,) = read_manifest(manifest, Problems())
+    assert row.text == "a dog"
+
+
 def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
     for name in ("a.wav", "a.png"):
         manifest.with_name(name).touch()

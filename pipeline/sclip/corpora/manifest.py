@@ -152,7 +152,7 @@ class Manifest(Sequence[Row]):
         content = os.pread(self._file.fileno(), end - start, start)
         try:
             data: dict[str, Any] = orjson.loads(content)
-        except orjson.JSONDecodeError:  # such as NaN, which Python's parser accepts
+        except orjson.JSONDecodeError:  # a NaN under a key that comes again; Python's parser reads over it
             data = parse_json(content.decode())
         return data
 

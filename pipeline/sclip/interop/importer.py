@@ -46,10 +46,12 @@ SIZE_TENSORS = (
     "text_projection",
 )
 # The encoders of published configurations, by the names that params.yaml has for them.
-ENCODER_NAMES = {
+SPEECH_NAMES = {
     "hubert": "facebook/hubert-base-ls960",
     "hubert_base": "facebook/hubert-base-ls960",
     "hubert_large_ll60k": "facebook/hubert-large-ll60k",
+}
+CLIP_NAMES = {
     "ViT-B/32": "ViT-B-32-quickgelu/openai",
     "ViT-B/16": "ViT-B-16-quickgelu/openai",
     "ViT-L/14": "ViT-L-14-quickgelu/openai",
@@ -140,8 +142,8 @@ def _check_encoders(settings: Settings, tensors: Mapping[str, Tensor], has_sizes
     if settings.get("clip.reduce_subword_embbedding", None) is not None and FULL_TABLE not in tensors:
         raise UserError(f"{path}: {FULL_TABLE} is missing; a checkpoint with a reduced vocabulary must have it")
     if not has_sizes:  # the tensors determine the sizes only for these encoders
-        settings.require("audio_encoder.name", "hubert", "hubert_base", "hubert_large_ll60k")
-        settings.require("clip.name", "ViT-B/32", "ViT-B/16", "ViT-L/14")
+        settings.require("audio_encoder.name", *SPEECH_NAMES)
+        settings.require("clip.name", *CLIP_NAMES)
 
 
 def _load_head(model: SpeechCLIP, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -268,8 +270,8 @@ def _published_origin(settings: Settings, has_sizes: bool) -> dict[str, str]:
     corpus = CORPORA.get(str(settings.get("data.dataset.name", None)))
     origin = {} if corpus is None else {"trained on": corpus}
     if not has_sizes:
-        origin[SPEECH_KEY] = ENCODER_NAMES[settings.get("audio_encoder.name")]
-        origin[CLIP_KEY] = ENCODER_NAMES[settings.get("clip.name")]
+        origin[SPEECH_KEY] = SPEECH_NAMES[settings.get("audio_encoder.name")]
+        origin[CLIP_KEY] = CLIP_NAMES[settings.get("clip.name")]
     return origin
 
 

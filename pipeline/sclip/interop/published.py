@@ -47,12 +47,12 @@ def head_tensors(published: Mapping[str, Tensor], config: HeadConfig) -> dict[st
     """Return the head's tensors of a published state dict, or their gradients, under sclip's names."""
     converted: dict[str, Tensor] = {}
     for name, tensor in published.items():
-        renamed = head_name(name)
-        if renamed is not None:
+        ours = head_name(name)
+        if ours is not None:
             slots = config.keywords.slots if config.keywords else None
-            if renamed.startswith("keywords.norm.") and slots and tensor.numel() % slots == 0:
+            if ours.startswith("keywords.norm.") and slots and tensor.numel() % slots == 0:
                 tensor = tensor.view(-1, slots).T.reshape(-1)  # width first -> slot first
-            converted[renamed] = tensor
+            converted[ours] = tensor
     tokens = [published[name][0] for name in TOKENS if name in published]
     if tokens:
         converted["tokens"] = torch.cat(tokens)

@@ -21,7 +21,7 @@ COMMANDS = (
     features.embed_clip,
     transcription.transcribe,
     training.train,
-    features.verify,
+    project.verify,
     evaluation.evaluate,
     evaluation.report,
     evaluation.table,

@@ -1,14 +1,15 @@
-"""Commands about a project folder: make one, and list what it has."""
+"""Commands about a project folder: make one, list what it has, and check its files."""
 
 from pathlib import Path
 
 import click
 
 from sclip.apps.project import init_project, list_archs, list_models, list_presets
+from sclip.cli.group import with_preset
 from sclip.cli.options import preset_or_argument, preset_settings, reads_params
 from sclip.cli.output import json_option, print_json, print_table
 from sclip.config import load_params
-from sclip.errors import printable
+from sclip.errors import counted, printable
 from sclip.paths import CODE
 
 
@@ -96,3 +97,36 @@ def models(as_json: bool) -> None:
         ("model", "architecture", "trained on", ""),
         [(row.model, row.arch, row.trained_on or "–", "ships with sclip" if row.shipped else "") for row in rows],
     )
+
+
+@click.command("verify", short_help="Check every byte that later stages read.")
+@preset_or_argument
+@json_option
+@reads_params
+def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check every byte that later stages of PRESET read.
+
+    Reads data/PRESET (the manifest, its recordings and pictures, features, vectors and transcripts), the models and
+    checkpoints in models/, and results/PRESET. A stage that has not run yet is not a fault. `dvc status` says whether
+    models and results belong to the current corpus. Exit status 1 if anything is missing or damaged, or if there is a
+    shard that the index does not list.
+    """
+    _, name = preset_settings(params_file, overrides, preset)
+    from sclip.apps.verify import verify_preset
+
+    result, context = verify_preset(name), click.get_current_context()
+    faults = [{"where": found.where, "what": with_preset(found.what, context)} for found in result.faults]
+    if as_json:
+        print_json({"preset": name, "checked": result.checked, "faults": faults})
+    else:
+        for fault in faults:
+            click.echo(f"{printable(fault['where'])}: {printable(fault['what'])}")
+        counts = ", ".join(counted(count, what) for what, count in result.checked.items())
+        click.echo(f"{name}: {counts}: {counted(len(result.faults), 'faults')}")
+    if result.faults:
+        click.echo(
+            "Delete what is damaged or left over; the command that wrote it makes what is missing. Get recordings and "
+            "pictures of your own from a copy.",
+            err=as_json,
+        )
+        raise SystemExit(1)

@@ -52,14 +52,14 @@ PLACES_PICTURES = "register at http://places.csail.mit.edu/downloadData.html, ge
 SPEECH_COCO = "get the archives from https://zenodo.org/records/4282267, and unpack them into the corpus folder"
 
 
-def _coco_pictures(subfolder: str) -> list[Archive]:
+def _coco_pictures() -> list[Archive]:
     return [
         Archive(
             "pictures",
             f"{name}.zip",
             _at(f"{name}.zip", *COCO),
             COCO_PAGE,
-            subfolder,
+            "mscoco_img",
             size=size,
             checksum=checksum,
         )
@@ -138,7 +138,7 @@ ARCHIVES = {
             "ask VG-HuBERT's authors, https://github.com/jasonppy/word-discovery",
             subfolder="SpokenCOCO",
         ),
-        *_coco_pictures("mscoco_img"),
+        *_coco_pictures(),
     ],
     "places": [
         Archive(
@@ -151,6 +151,6 @@ ARCHIVES = {
     ],
     "speech-coco": [
         Archive("recordings", "CORPUS-MSCOCO", (), SPEECH_COCO),
-        *_coco_pictures("mscoco_img"),
+        *_coco_pictures(),
     ],
 }

@@ -28,7 +28,6 @@ class ChartLine:
 @dataclass(frozen=True)
 class Chart:
     title: str
-    x_label: str
     y_label: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
@@ -37,22 +36,20 @@ class Chart:
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps the values from `low` to `high` to the positions from `start` to `end`."""
+    """Maps the values from 0 to `high` to the positions from `start` to `end`."""
 
-    low: float
     high: float
     start: float
     end: float
 
     def __call__(self, value: float) -> float:
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+        return round(self.start + value / self.high * (self.end - self.start), 1)
 
     @property
     def ticks(self) -> list[Tick]:
         """Return about five ticks at round numbers."""
-        step = _round_step((self.high - self.low) / 5)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [Tick(self(n * step), f"{n * step:,.10g}") for n in range(first, last + 1)]
+        step = _round_step(self.high / 5)
+        return [Tick(self(n * step), f"{n * step:,.10g}") for n in range(math.floor(self.high / step + 1e-9) + 1)]
 
 
 def _round_step(least: float) -> float:
@@ -65,9 +62,9 @@ def chart(title: str, y_label: str, curves: Sequence[LearningCurve]) -> Chart:
     """Return a chart of learning curves over steps. Both axes start at 0."""
     last = max(step for curve in curves for step, _ in curve.points)
     highest = max(value for curve in curves for _, value in curve.points)
-    x, y = Axis(0, last, LEFT, WIDTH - RIGHT), Axis(0, max(highest, 1e-3), HEIGHT - BOTTOM, TOP)
+    x, y = Axis(last, LEFT, WIDTH - RIGHT), Axis(max(highest, 1e-3), HEIGHT - BOTTOM, TOP)
     lines = [ChartLine(curve.name, curve.arch, curve.branch == "cascaded", _svg_path(curve, x, y)) for curve in curves]
-    return Chart(title, "step", y_label, x.ticks, y.ticks, lines)
+    return Chart(title, y_label, x.ticks, y.ticks, lines)
 
 
 def _svg_path(curve: LearningCurve, x: Axis, y: Axis) -> str:

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from sclip.config import Columns, CorpusConfig, HubConfig, PairsConfig, PlacesConfig, SpeechCocoConfig
 from sclip.corpora.check import check_corpus
-from sclip.corpora.hub import list_hub
+from sclip.corpora.hub import NO_SPLIT, list_hub
 from sclip.corpora.listing import split_by_hash
 from sclip.corpora.make import find_rows, make_corpus, read_listing
 from sclip.encoders.audio import read_audio
@@ -360,6 +360,14 @@ def test_cells_of_spaces_of_a_hub_data_set_are_empty(tmp_path):
     write_cells(tmp_path / "0.parquet", {"caption": " ", "who": "  ", "timed": "\u3000"})
     (row,) = list_hub(HubConfig("hub", str(tmp_path), COLUMNS), tmp_path / "out", Problems()).rows
     assert (row.data.get("text"), row.data.get("speaker")) == (None, None)
+
+
+def test_rows_of_a_hub_data_set_with_an_empty_split_are_noted(tmp_path):
+    write_cells(tmp_path / "test.parquet", {"part": "train"}, {"part": " "})
+    config = HubConfig("hub", str(tmp_path), Columns("audio", "image", split="part"))
+    listing = list_hub(config, tmp_path / "out", Problems())
+    assert [row.data["split"] for row in listing.rows] == ["train", "test"]
+    assert listing.notes == {NO_SPLIT: ["test:2"]}
 
 
 @pytest.mark.parametrize("name", ["a.w\0av", f"a.{'w' * 400}", "a.w v"])

@@ -38,6 +38,7 @@ from sclip.files import atomic_file
 from sclip.parsing import shortened
 
 HUB = "hf://"
+NO_SPLIT = "rows without a split, which the name of a file or a folder, or a hash of their picture's name, has chosen"
 ROWS = 32  # that are in memory at a time, with their recordings and pictures
 
 
@@ -60,6 +61,8 @@ def list_hub(config: HubConfig, out: Path, problems: Problems) -> Listing:
                 continue
             name = PurePosixPath(path).relative_to(root).with_suffix("")
             row["id"] = row.get("id") or f"{name}:{number}"
+            if "split" in columns and "split" not in row:
+                listing.note(NO_SPLIT, row["id"])
             row["split"] = _split(row.get("split"), name, root.name, row["image_id"], config.splits)
             listing.rows.append(Draft(where, row))
             if "words" in columns and not is_empty_cell(record[columns["words"]]):

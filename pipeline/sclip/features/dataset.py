@@ -81,7 +81,7 @@ class Dataset:
     captions: Tensor  # (C, J): vectors of their texts
     store: FeatureStore | OnlineStore | ResidentStore
     store_rows: Tensor  # (N,): each utterance's row in the store
-    index: str  # the text of the store's index, which has a digest of every file
+    index: str  # the content of the store's index, which has a digest of every file
     clip: dict[str, Any]  # the CLIP that computed the vectors: name, revision, hash
     tokens: TokenVectors | None  # CLIP's vectors of single tokens
 

@@ -87,8 +87,6 @@ class FeatureEncoder:
     @torch.no_grad()
     def _start(self, waveforms: Sequence[Tensor], target: str | torch.device) -> "_Encoding":
         """Encode waveforms and copy the results to `target`, without waiting for a GPU."""
-        if not waveforms:
-            return _Encoding([], torch.empty(0), torch.empty(0), None, lambda start, length: "")
         values, lengths = self.hidden_states(waveforms)
         stored = self._as_stored(values)
         # A frame's sum shows whether its states are finite. Codes are always finite, so there the states are summed.
@@ -107,12 +105,13 @@ class FeatureEncoder:
 
         def start(
             batch: Sequence[Recording], decoded: list[Tensor | Fault]
-        ) -> tuple[list[Tensor | Fault], "_Encoding"]:
-            return decoded, self._start([waveform for waveform in decoded if isinstance(waveform, Tensor)], "cpu")
+        ) -> tuple[list[Tensor | Fault], "_Encoding | None"]:
+            waveforms = [waveform for waveform in decoded if isinstance(waveform, Tensor)]
+            return decoded, self._start(waveforms, "cpu") if waveforms else None
 
-        def finish(started: tuple[list[Tensor | Fault], "_Encoding"]) -> list[Tensor | Fault]:
+        def finish(started: tuple[list[Tensor | Fault], "_Encoding | None"]) -> list[Tensor | Fault]:
             decoded, encoding = started
-            encoded = iter(encoding.finish())
+            encoded = iter(encoding.finish() if encoding is not None else ())
             return [next(encoded) if isinstance(waveform, Tensor) else waveform for waveform in decoded]
 
         started = process_batches(batches, partial(decode, shortest=self.encoder.shortest), start, self.device)

@@ -16,9 +16,9 @@ from sclip.corpora.recordings import Recording, decode
 from sclip.corpora.rows import Row
 from sclip.encoders.audio import read_audio
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Fault, Problems, UserError, counted
+from sclip.errors import Fault, Problems, counted
 from sclip.features.encode import FeatureEncoder
-from sclip.features.store import FORMAT, INDEX_FILE
+from sclip.features.store import FORMAT
 from sclip.fingerprints import data_fingerprint
 from sclip.padded import Padded, length_sorted_batches
 
@@ -74,9 +74,6 @@ class OnlineStore:
         self._audio = {row.id: row.audio for row in rows}
         self._encoder = encoder
         encoder.encoder.to(encoder.device)
-        if self.features["hash"] != encoder.encoder.fingerprint():
-            name = encoder.encoder.source.name
-            raise UserError(f"speech encoder {name}: not the one in {INDEX_FILE}; run `sclip extract-features` again")
 
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
         """Encode at most `limit` frames of each row, from `starts` (B,) on: (B, L, T, D).

@@ -48,7 +48,7 @@ def verify(folder: Path, ids: Sequence[str] | None = None) -> list[Finding]:
             findings += damage
     findings += _check_other_files(folder, index)
     stored = [*index.get("lengths", ()), *(name for shard in shards for name in shard.ids)]  # online: no shards
-    findings += [Finding(name, "stored twice") for name in _repeated(stored)]
+    findings += [Finding(name, "stored twice") for name, count in Counter(stored).items() if count > 1]
     if ids is not None and len(shards) == len(index["shards"]):
         known = {*stored, *index["skipped"]}
         findings += [Finding(name, "in the manifest, not in the store") for name in ids if name not in known]
@@ -104,7 +104,3 @@ def _find_damage(shard: Shard) -> Iterator[Finding]:
             yield Finding(shard.path.name, f"utterance {name}: not the bytes that were written")
         elif not bool(states.abs().max().isfinite()):  # much faster than isfinite of every number
             yield Finding(shard.path.name, f"utterance {name}: holds numbers that are not finite")
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]

@@ -357,7 +357,7 @@ def test_a_model_whose_encoders_are_copied_into_the_push_keeps_its_results(monke
     trained.save(Path("models/scenes/hybrid-cif/seed-0"))
     results = Path("results/scenes/runs/hybrid-cif/seed-0/metrics.json")
     results.parent.mkdir(parents=True)
-    results.write_text(json.dumps({"about": {"arch": "hybrid-cif"}}))
+    write_metrics(results, {"about": {"arch": "hybrid-cif"}})
     pushed = push("models/scenes/hybrid-cif/seed-0", "me/a")
     assert pushed.encoder_bytes
     assert pushed.metrics == str(results)

@@ -213,22 +213,24 @@ def test_files_that_cannot_be_read_do_not_hide_other_damage(project, monkeypatch
     """A disk that fails at a recording, a picture, a checkpoint and a model is reported for each, with the rest."""
     recordings, pictures = (sorted(Path("data").glob(f"scenes-*/{kind}/train/*")) for kind in ("audio", "images"))
     bad = {path.name for path in (recordings[0], recordings[3])}
-    read = recordings_module.read_bytes
 
-    def fail(path):
-        if path.name in bad:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return read(path)
+    def failing(read):
+        def fail(path):
+            if path.name in bad:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return read(path)
+
+        return fail
 
     def fail_to_load(folder):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder / "model.safetensors"))
 
-    monkeypatch.setattr(recordings_module, "read_bytes", fail)
+    monkeypatch.setattr(recordings_module, "read_bytes", failing(recordings_module.read_bytes))
     result = verify_preset("tiny")
     assert {(Path(fault.where).name, fault.what) for fault in result.faults} == {
         (name, "cannot be read: Input/output error") for name in bad
     }
-    monkeypatch.setattr(embed_module, "read_bytes", fail)
+    monkeypatch.setattr(embed_module, "file_digest", failing(file_digest))
     monkeypatch.setattr(verify_module, "load", fail_to_load)
     bad.add(pictures[0].name)
     flip(Path("models/unfinished/tiny/hybrid/seed-0/checkpoint.pt"), 100)

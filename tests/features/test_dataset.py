@@ -96,6 +96,14 @@ def test_rows_that_were_not_computed_are_named(folder):
         open_split(folder)
 
 
+def test_the_fingerprint_is_that_of_the_rows_and_their_pictures(folder):
+    before = open_split(folder).fingerprint()
+    assert open_split(folder).fingerprint() == before
+    for rows in (ROWS[:3], [*ROWS[:4], ("e", "train", "y")]):
+        write_rows(folder, rows)
+        assert open_split(folder).fingerprint() != before
+
+
 @pytest.mark.parametrize(
     ("total", "free", "fitting"), [(80, 75, 43), (80, 40, 8), (24, 23, 7), (80, 30, 3), (16, 10, 1)]
 )

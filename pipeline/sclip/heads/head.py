@@ -82,7 +82,10 @@ class SpeechHead(nn.Module):
     def forward(
         self, states: Padded, text_tower: Callable[[Padded], Tensor] | None = None, step: int = 0
     ) -> HeadOutput:
-        """Run the head on hidden states (B, L, T, D), or on codes. `step` is the training step, for CIF's schedule."""
+        """Run the head on hidden states (B, L, T, D), or on codes. `step` is the training step, for CIF's schedule.
+
+        `text_tower` turns keyword embeddings (B, S, W) into sentence vectors (B, J).
+        """
         frames = self.weighting(states, self.config.pool_frames)  # (B, T, D)
         if self.cif is None:
             tokens, weights = self.attention.at_tokens(self.tokens, frames)  # (B, K, D), (B, K, T)

@@ -137,6 +137,7 @@ def test_a_fault_of_the_machine_skips_no_file(tmp_path, monkeypatch, number):
     assert picture_fault(path, OSError("image file is truncated"))  # what Pillow says of a damaged picture
     row = Row("a", "train", tmp_path / "a.wav", path, "a")
     monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(OSError):
         hash_pictures([row])
     with pytest.raises(OSError):

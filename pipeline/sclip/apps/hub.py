@@ -53,7 +53,7 @@ def push(
     file, results = _find_metrics(read_config(given), metrics)  # faults of files here come before those of the hub
     if get_token() is None:
         raise UserError(
-            f"{repo}: not pushed: not logged in; use `hf auth login`, or set HF_TOKEN to a token with write"
+            f"{repo}: not pushed: not logged in; use `hf auth login`, or set HF_TOKEN to a token with write access"
         )
     opened = load(model)
     with tempfile.TemporaryDirectory(prefix="sclip-push-") as scratch:

@@ -1,6 +1,5 @@
 """Time attention, CIF and the quantiser against other implementations."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +12,7 @@ from sclip.bench.machine import Machine
 from sclip.bench.timing import compare
 from sclip.device import PRECISIONS, computes_bf16, plain_attention
 from sclip.errors import counted
+from sclip.heads.attention import attend_by_products
 from sclip.heads.cif import FIRING_MARGIN, integrate_and_fire
 from sclip.heads.keywords import Quantizer
 from sclip.padded import Padded, valid_mask
@@ -26,23 +26,27 @@ LOOP_UTTERANCES = 4  # utterances of a batch that the loop over frames is timed 
 def attention_case(workload: Workload, width: int, device: torch.device) -> Case:
     """Time the forward and backward pass of attention over all frames of a training batch.
 
-    The published heads with CIF have one head, as wide as a frame. Not every kernel is fast for heads that wide.
+    The published `cascaded-cif` has one head, as wide as a frame. Not every kernel is fast for heads that wide.
     """
     frames = int(workload.seconds[1] * FRAMES_PER_SECOND)
     lengths = (torch.tensor(utterance_seconds(workload, workload.batch)) * FRAMES_PER_SECOND).long().to(device)
     mask = valid_mask(lengths, frames)[:, None, None]  # (B, 1, 1, T)
     states = torch.randn(3, workload.batch, frames, width, generator=torch.Generator().manual_seed(0))
     states = states.to(device, PRECISIONS[workload.precision] if computes_bf16(device) else torch.float32)
-    implementations = {"torch's attention (ours)": torch_attention, "matrix products": product_attention}
+    implementations: dict[str, Callable[..., Tensor]] = {
+        "torch's attention": F.scaled_dot_product_attention,
+        "matrix products": attend_by_products,
+    }
     alternatives: dict[str, Callable[[], object]] = {}
     differences = {}
     for heads in (1, 8):
         split = states.view(*states.shape[:3], heads, -1).transpose(2, 3).contiguous().requires_grad_()
-        for name, attend in implementations.items():
-            alternatives[f"{counted(heads, 'heads')}, {name}"] = partial(_attend, attend, split, mask, DROPOUT)
+        for name, attention in implementations.items():
+            alternatives[f"{counted(heads, 'heads')}, {name}"] = partial(_attend, attention, split, mask, DROPOUT)
         with torch.no_grad():
-            ours, products = (attend(split.float(), mask, 0.0) for attend in implementations.values())
-        differences[f"largest difference with {counted(heads, 'heads')}"] = (ours - products).abs().max().item()
+            exact = split.float().unbind()
+            fused, products = (attention(*exact, mask, 0.0) for attention in implementations.values())
+        differences[f"largest difference with {counted(heads, 'heads')}"] = (fused - products).abs().max().item()
     with plain_attention(device):
         times = compare(alternatives, device)
     return Case(
@@ -53,21 +57,9 @@ def attention_case(workload: Workload, width: int, device: torch.device) -> Case
     )
 
 
-def _attend(attend: Callable[[Tensor, Tensor, float], Tensor], split: Tensor, mask: Tensor, dropout: float) -> None:
-    torch.autograd.grad(attend(split, mask, dropout).sum(), split)
-
-
-def torch_attention(split: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """Compute attention with queries, keys and values (3, B, H, T, D/H)."""
-    query, key, value = split.unbind()
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout)
-
-
-def product_attention(split: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    query, key, value = split.unbind()
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attention = scores.masked_fill(~mask, -math.inf).softmax(-1)
-    return F.dropout(attention, dropout) @ value
+def _attend(attention: Callable[..., Tensor], split: Tensor, mask: Tensor, dropout: float) -> None:
+    """Run attention forward and backward, with queries, keys and values (3, B, H, T, D/H)."""
+    torch.autograd.grad(attention(*split.unbind(), mask, dropout).sum(), split)
 
 
 def cif_case(workload: Workload, width: int, machine: Machine, device: torch.device) -> Case:

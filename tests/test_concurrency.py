@@ -1,16 +1,13 @@
 """Thread pools: results come in order, prefetching is limited, and an error is raised at its item."""
 
-import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from sclip.concurrency import (
     PREFETCHED_BATCHES,
-    map_in_processes,
     map_in_threads,
     map_on_cores,
     prefetch,
@@ -111,16 +108,3 @@ def test_closing_a_prefetch_cancels_items_that_have_not_started():
 
 def test_a_cpu_does_not_prefetch():
     assert (prefetch_count("cpu", 2), prefetch_count("cuda:0", 2)) == (0, 2)
-
-
-def test_a_job_with_three_cores_of_a_machine_starts_three_processes(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {8, 9, 40}, raising=False)
-    processes = []
-
-    def pool(count, mp_context):
-        processes.append(count)
-        return ThreadPoolExecutor(count)
-
-    monkeypatch.setattr("sclip.concurrency.ProcessPoolExecutor", pool)
-    assert list(map_in_processes(abs, [-1, 2, -3], "numbers")) == [1, 2, 3]
-    assert processes == [3]

@@ -1,19 +1,18 @@
-"""Thread and process pools that return results in order: prefetch data, and compute batches in parallel.
+"""Thread pools that return results in order: prefetch data, and compute batches in parallel.
 
 On a CPU, a reading thread takes a core from the computation, and a matrix product on all cores waits for the slowest
 one. On two cores, a training step with a reading thread took up to twice as long. So on a CPU the computing thread
 reads, and each core computes its own batches if batches do not depend on each other.
 """
 
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
-from tqdm.auto import tqdm
+
+from sclip.processes import in_order
 
 Item = TypeVar("Item")
 Data = TypeVar("Data")
@@ -106,28 +105,4 @@ def map_in_threads(
     With `drop`, only those that have already started are.
     """
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(compute, item))
-                if len(waiting) > count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting if drop else ():
-                future.cancel()
-
-
-def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], title: str) -> Iterator[Result]:
-    """Yield `compute` of each item, in order, from one process per core. A single item is computed in this process.
-
-    A core counts if this process may use it: a job on a cluster often has a few cores of a large machine.
-    """
-    if len(items) == 1:
-        yield compute(items[0])
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locks without its threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # not macOS
-    with ProcessPoolExecutor(cores, mp_context=context) as pool:
-        yield from tqdm(pool.map(compute, items), title, len(items), disable=None)
+        yield from in_order(pool, compute, items, count, drop)

@@ -32,6 +32,7 @@ NOT_COMPUTING = frozenset(
         "index_file",
         "parsing",
         "paths",
+        "processes",
         "tensors",
     }
 )

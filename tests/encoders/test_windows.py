@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from sclip.encoders.audio import as_waveform, resample, resample_blocks
+from sclip.encoders.audio import resample, resample_blocks
+from sclip.encoders.waveforms import as_waveform
 from sclip.encoders.windows import JOINTS, read_windows
 from sclip.errors import UserError
 

@@ -74,7 +74,7 @@ def test_stored_states_equal_those_of_the_encoder(corpus, tmp_path, precision):
     batch = store.read(torch.arange(len(store)))
     tolerance = {"fp16": 1e-3, "bf16": 8e-3, "fp32": 1e-5}[precision]
     for row, states in zip(read_manifest(corpus.path, Problems()), batch, strict=True):
-        expected = speech([read_audio(row.audio)]).values[0]
+        expected = speech([torch.from_numpy(read_audio(row.audio))]).values[0]
         assert states.shape == expected.shape
         assert (states.float() - expected).abs().max() <= tolerance * expected.abs().max()
 
@@ -88,7 +88,7 @@ def test_codes_approximate_the_states_and_are_small(corpus, tmp_path):
     assert summary.frames * 60 < summary.gigabytes * 1e9 < summary.frames * 64 * 2
     coded = store.read(torch.arange(len(store)))
     for row, codes in zip(read_manifest(corpus.path, Problems()), coded, strict=True):
-        exact = speech([read_audio(row.audio)]).values[0].transpose(0, 1)  # (T, L, D)
+        exact = speech([torch.from_numpy(read_audio(row.audio))]).values[0].transpose(0, 1)  # (T, L, D)
         assert (coded.directions.decode(codes) - exact).square().mean() < 0.05 * exact.var()
     assert verify(tmp_path / "out") == []
 
@@ -208,27 +208,27 @@ def test_states_do_not_depend_on_the_size_of_batches(corpus, tmp_path):
     torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
 
 
-def test_reading_and_writing_in_threads_gives_the_same_files(corpus, tmp_path, cores, monkeypatch):
-    """Simulate a GPU, with which threads read and write while the main thread encodes."""
+def test_reading_in_processes_and_writing_in_a_thread_gives_the_same_files(corpus, tmp_path, cores, monkeypatch):
+    """Simulate a GPU, with which processes read and threads write while the main thread encodes."""
     cores(1)
     extract(corpus, tmp_path / "expected")
-    for module in ("sclip.concurrency", "sclip.features.encode"):
+    for module in ("sclip.features.encode", "sclip.features.inspection"):
         monkeypatch.setattr(f"{module}.prefetch_count", lambda device, count: count)
-    readers, writers, encoders, takers = set(), set(), set(), set()
+    writers, encoders, takers = set(), set(), set()
 
     def recording_thread(threads, function):
         return lambda *arguments: threads.add(get_ident()) or function(*arguments)
 
-    monkeypatch.setattr("sclip.corpora.recordings.read_audio", recording_thread(readers, read_audio))
+    for name in ("read_bytes", "read_audio"):
+        monkeypatch.setattr(f"sclip.corpora.recordings.{name}", lambda *_: pytest.fail("read in this process"))
     monkeypatch.setattr("sclip.features.extract.write_shard", recording_thread(writers, write_shard))
     monkeypatch.setattr(_Encoding, "finish", recording_thread(takers, _Encoding.finish))
     speech = encoder()
     speech.forward = recording_thread(encoders, speech.forward)
     extract(corpus, tmp_path / "out", speech)
     assert encoders == {get_ident()}
-    assert readers
     assert len(writers) == len(takers) == 1
-    assert not encoders & (readers | writers | takers)
+    assert not encoders & (writers | takers)
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from small import ARCHITECTURES, CAPTIONS, CLIP_CONFIG, model, recordings, speech_encoder, vocabulary_of
 
 import sclip
-from sclip.encoders.audio import as_waveform
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.speech import SpeechEncoder
+from sclip.encoders.waveforms import as_waveform
 from sclip.model.folder import written_files
 
 SHORT_CONTEXT = CLIP_CONFIG | {"text_cfg": CLIP_CONFIG["text_cfg"] | {"context_length": 12}}

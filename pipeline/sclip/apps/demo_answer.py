@@ -87,7 +87,7 @@ class Demo:
             return _render(error=f"{name}: the demo failed: {type(error).__name__}; its terminal shows where")
 
     def _answer(self, recording: Path) -> str:
-        waveform = read_audio(recording)
+        waveform = torch.from_numpy(read_audio(recording))
         shortest = max(compared.model.speech.shortest for compared in self.models)
         if len(waveform) < shortest:
             raise UserError(f"audio {recording}: {too_short(len(waveform), shortest)}")

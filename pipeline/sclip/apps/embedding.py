@@ -75,7 +75,7 @@ def _picture_embedder(model: SpeechCLIP, key: str) -> Embedder:
 def _recording_embedder(model: SpeechCLIP, key: str, branch: str | None) -> Embedder:
     def read(item: Item) -> Tensor | Fault:
         try:
-            waveform = read_audio(item.name)
+            waveform = torch.from_numpy(read_audio(item.name))
         except UserError as error:
             return Fault(str(error).removeprefix(f"audio {item.name}: "))
         if len(waveform) < max(model.speech.shortest, SHORT_SECONDS * SAMPLE_RATE):

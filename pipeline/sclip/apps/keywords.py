@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, is_silent, measure
+from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, is_silent
+from sclip.encoders.waveforms import measure
 from sclip.encoders.windows import Window, read_windows
 from sclip.errors import UserError
 from sclip.heads.head import HeadOutput

@@ -1,17 +1,20 @@
-"""Inspection and decoding of a corpus's recordings. Faults are returned as values, not raised as exceptions."""
+"""Inspection and decoding of a corpus's recordings. Faults are returned as values, not raised as exceptions.
+
+This module does not import torch, so that the processes that run it for a GPU start in a moment.
+"""
 
 import array
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, overload
 
+import numpy as np
 import soundfile
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from sclip.encoders.audio import SAMPLE_RATE, check_length, is_silent, read_audio, too_short
+from sclip.encoders.audio import SAMPLE_RATE, Samples, check_length, is_silent, read_audio, too_short
 from sclip.errors import Fault, UserError
 from sclip.files import EMPTY, check_system, no_file, read_bytes
 
@@ -50,6 +53,14 @@ class Inspected:
         self.samples.append(recording.samples)
         self.hashes += bytes.fromhex(recording.hash) if recording.hash else bytes(HASH_BYTES)
 
+    def extend(self, following: "Inspected") -> None:
+        """Append what was found out about the rows that follow these."""
+        count = len(self.samples)
+        self.notes |= {count + i: note for i, note in following.notes.items()}
+        self.faults |= {count + i: fault for i, fault in following.faults.items()}
+        self.samples += following.samples
+        self.hashes += following.hashes
+
 
 class Recordings(Sequence[Recording]):
     """The recordings of some rows. Each one is put together when it is used; a slice is a view."""
@@ -76,13 +87,29 @@ class Recordings(Sequence[Recording]):
         hash_ = digest.hex() if any(digest) else ""
         return Recording(self._rows[row], hash_, share.samples[i], share.notes.get(i), share.faults.get(i))
 
-    def samples(self) -> Tensor:
+    def samples(self) -> NDArray[np.int64]:
         """Return the numbers of samples (N,)."""
-        samples = torch.empty(len(self._rows), dtype=torch.long)
+        samples = np.empty(len(self._rows), np.int64)
         for rank, share in enumerate(self._shares):
             if share.samples:
-                samples[rank :: len(self._shares)] = torch.frombuffer(share.samples, dtype=torch.long)
+                samples[rank :: len(self._shares)] = share.samples
         return samples[self._indices.start : self._indices.stop : self._indices.step]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The decoded recordings of a batch."""
+
+    samples: Samples  # (N,): the waveforms that can be used, one after the other
+    results: list[int | Fault]  # for each recording its number of samples, or why it cannot be used
+
+
+def inspect_all(rows: Iterable["Row"]) -> Inspected:
+    """Inspect the recordings of some rows."""
+    inspected = Inspected()
+    for row in rows:
+        inspected.append(inspect(row))
+    return inspected
 
 
 def inspect(row: "Row") -> Recording:
@@ -109,7 +136,21 @@ def inspect(row: "Row") -> Recording:
     return Recording(row, digest, info.frames * SAMPLE_RATE // info.samplerate, _conversion(info))
 
 
-def decode(recording: Recording, shortest: int) -> Tensor | Fault:
+def decode_all(batch: Iterable[Recording], shortest: int) -> Decoded:
+    """Decode the recordings of a batch. `shortest` is the number of samples that make one frame."""
+    waveforms = [np.empty(0, np.float32)]
+    results: list[int | Fault] = []
+    for recording in batch:
+        decoded = decode(recording, shortest)
+        if isinstance(decoded, Fault):
+            results.append(decoded)
+        else:
+            results.append(len(decoded))
+            waveforms.append(decoded)
+    return Decoded(np.concatenate(waveforms), results)
+
+
+def decode(recording: Recording, shortest: int) -> Samples | Fault:
     """Return a recording's waveform (N,), or why it cannot be used.
 
     `shortest` is the number of samples that make one frame. Faults are stored in shards, so they do not name a folder.

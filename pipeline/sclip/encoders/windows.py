@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
@@ -18,13 +19,13 @@ from sclip.encoders.audio import (
     SAMPLE_RATE,
     AudioFile,
     Samples,
-    as_floats,
     check_header,
     checked,
     open_audio,
     read_blocks,
     resample_blocks,
 )
+from sclip.encoders.waveforms import as_floats
 
 BLOCK_SECONDS = 4  # decoded at a time, but never more than BLOCK samples
 JOINTS = (0.5, 0.95)  # the part of a window in which the next one may start
@@ -54,9 +55,9 @@ def read_windows(audio: Any, rate: int, name: str, size: int, frame: int) -> Ite
         buffer = np.concatenate([buffer, piece])
         while len(buffer) > size:
             joint = _quietest(buffer[:size], frame)
-            yield Window(start, checked(buffer[:size], name), start + joint)
+            yield Window(start, torch.from_numpy(checked(buffer[:size], name)), start + joint)
             buffer, start = buffer[joint:], start + joint
-    yield Window(start, checked(buffer, name), None)
+    yield Window(start, torch.from_numpy(checked(buffer, name)), None)
 
 
 def read_pieces(audio: Any, rate: int, name: str) -> Iterator[Samples]:

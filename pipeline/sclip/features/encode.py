@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sclip.concurrency import prefetch, prefetch_count, process_batches
+from sclip.concurrency import map_on_cores, prefetch, prefetch_count
 from sclip.config import FeaturesConfig
-from sclip.corpora.recordings import Recording, decode
-from sclip.device import PRECISIONS, autocast
+from sclip.corpora.recordings import Decoded, Recording, decode, decode_all
+from sclip.device import PRECISIONS, autocast, send
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.errors import Fault, UserError
 from sclip.features.codes import Directions
 from sclip.padded import length_sorted_batches
+from sclip.processes import prefetch_in_processes
 
 if TYPE_CHECKING:
     from sclip.encoders.open import AnySpeechEncoder
@@ -59,10 +60,10 @@ class FeatureEncoder:
         usable = next((recording for recording in recordings if recording.fault is None), None)
         if self.config.compute == "fp32" or usable is None:
             return
-        waveform = decode(usable, self.encoder.shortest)
-        if isinstance(waveform, Fault):
+        decoded = decode(usable, self.encoder.shortest)
+        if isinstance(decoded, Fault):
             return
-        waveform = waveform[: CHECKED_SECONDS * SAMPLE_RATE]
+        waveform = torch.from_numpy(decoded[: CHECKED_SECONDS * SAMPLE_RATE])
         with torch.no_grad():
             exact = self.encoder([waveform]).values  # (1, L, T, D)
             with autocast(self.device, self.config.compute):
@@ -103,18 +104,22 @@ class FeatureEncoder:
         While a GPU encodes a batch, a thread waits for the results of the previous batch.
         """
 
-        def start(
-            batch: Sequence[Recording], decoded: list[Tensor | Fault]
-        ) -> tuple[list[Tensor | Fault], "_Encoding | None"]:
-            waveforms = [waveform for waveform in decoded if isinstance(waveform, Tensor)]
-            return decoded, self._start(waveforms, "cpu") if waveforms else None
+        decode_batch = partial(decode_all, shortest=self.encoder.shortest)
 
-        def finish(started: tuple[list[Tensor | Fault], "_Encoding | None"]) -> list[Tensor | Fault]:
-            decoded, encoding = started
+        def start(decoded: Decoded) -> tuple[list[int | Fault], "_Encoding | None"]:
+            lengths = [result for result in decoded.results if isinstance(result, int)]
+            samples = send(torch.from_numpy(decoded.samples), torch.device(self.device))
+            return decoded.results, self._start(torch.split(samples, lengths), "cpu") if lengths else None
+
+        def finish(started: tuple[list[int | Fault], "_Encoding | None"]) -> list[Tensor | Fault]:
+            results, encoding = started
             encoded = iter(encoding.finish() if encoding is not None else ())
-            return [next(encoded) if isinstance(waveform, Tensor) else waveform for waveform in decoded]
+            return [result if isinstance(result, Fault) else next(encoded) for result in results]
 
-        started = process_batches(batches, partial(decode, shortest=self.encoder.shortest), start, self.device)
+        if prefetch_count(self.device, 1):
+            started = (start(decoded) for decoded in prefetch_in_processes(decode_batch, batches))
+        else:
+            started = map_on_cores(lambda batch: start(decode_batch(batch)), batches)
         with closing(started):
             yield from prefetch(finish, started, prefetch_count(self.device, 1))
 
@@ -157,8 +162,9 @@ class _Encoding:
             stored = torch.from_numpy(stored.view(torch.uint8).numpy().copy()).view(stored.dtype)
         results: list[Tensor | Fault] = []
         start = 0
-        rows = (torch.split(tensor, self.lengths) for tensor in (stored, self.finite.cpu()))
-        for states, finite in zip(*rows, strict=True):
-            results.append(states if bool(finite.all()) else Fault(self.problem(start, len(states))))
-            start += len(states)
+        finite = self.finite.cpu().numpy()  # (N,): asking torch about every utterance would hold up the launches
+        for states in torch.split(stored, self.lengths):
+            end = start + len(states)
+            results.append(states if finite[start:end].all() else Fault(self.problem(start, len(states))))
+            start = end
         return results

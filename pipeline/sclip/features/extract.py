@@ -22,19 +22,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import distributed
-from sclip.concurrency import chunks, map_in_threads, prefetch_batches
+from sclip.concurrency import map_in_threads
 from sclip.config import FeaturesConfig
-from sclip.corpora.manifest import Manifest, read_manifest
-from sclip.corpora.recordings import CONVERTED, Inspected, Recording, Recordings, inspect
+from sclip.corpora.manifest import read_manifest
+from sclip.corpora.recordings import Recording, Recordings
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.directions import find_directions
 from sclip.features.encode import FeatureEncoder, batches_by_length
-from sclip.features.online import online_index
+from sclip.features.inspection import inspect_corpus
+from sclip.features.online import online_index, write_online_index
 from sclip.features.settings import describe
 from sclip.features.store import (
     DIRECTIONS_FILE,
-    INDEX_FILE,
     Shard,
     frame_bytes,
     read_index,
@@ -44,7 +44,6 @@ from sclip.features.store import (
 )
 from sclip.files import file_digest, remove_unfinished
 from sclip.fingerprints import data_fingerprint
-from sclip.index_file import write_index_file
 
 MEGABYTE = 1_000_000
 
@@ -95,7 +94,7 @@ def extract_features(
         remove_unfinished(out)
     with ThreadPoolExecutor(1) as pool:  # hashes the encoder's weights while the recordings are read
         described = pool.submit(describe, encoder, config)
-        recordings = _inspect(rows, problems)
+        recordings = inspect_corpus(rows, device, problems)
     features = described.result()
     FeatureEncoder(encoder, None, config, device).check_precision(recordings)
     if config.online:
@@ -167,30 +166,10 @@ def _online(
 ) -> ExtractionResult:
     index = online_index(features, recordings, encoder, str(manifest), problems)
     if distributed.is_main():
-        write_index_file(out / INDEX_FILE, index)
-        for path in out.glob("*.safetensors"):
-            path.unlink()
+        write_online_index(out, index)
     distributed.barrier()
     hours = index["frames"] * encoder.frame_seconds / 3600
     return ExtractionResult(index["utterances"], hours, index["frames"], 0.0, 0, 0, time.monotonic() - began)
-
-
-def _inspect(rows: Manifest, problems: Problems) -> Recordings:
-    """Inspect every row's recording; each process inspects its share, and gets what the others found out."""
-    own = Inspected()
-    share = distributed.rank_share(rows)
-    with tqdm(None, "recordings", len(share), unit="", disable=distributed.bar_disabled()) as bar:
-        for batch, inspected in prefetch_batches(chunks(share, 64), inspect):
-            for recording in inspected:
-                own.append(recording)
-            bar.update(len(batch))
-    recordings = Recordings(rows, distributed.gather_objects(own))
-    for recording in recordings:
-        if recording.note is not None:
-            problems.note(CONVERTED, f"{recording.row.name}: {recording.note}", brief=True)
-        if recording.fault is not None:
-            problems.add(recording.row.name, recording.fault.reason)
-    return recordings
 
 
 def _report_faults(parts: Iterable[Part], problems: Problems) -> None:
@@ -205,7 +184,7 @@ def _divide_into_parts(
     recordings: Recordings, out: Path, encoder: AnySpeechEncoder, features: dict[str, Any], megabytes: int
 ) -> Iterator[Part]:
     """Yield the parts in the manifest's order, each up to the size of a shard."""
-    sizes = encoder.frames(recordings.samples()).clamp(min=0).numpy() * frame_bytes(features)
+    sizes = encoder.frames(torch.from_numpy(recordings.samples())).clamp(min=0).numpy() * frame_bytes(features)
     fingerprint = data_fingerprint(features)
     start, room = 0, megabytes * MEGABYTE
     for i, size in enumerate(sizes):

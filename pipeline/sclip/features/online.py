@@ -5,6 +5,7 @@ rounding, the states equal those of a cache. `index.json` lists only the usable 
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from sclip.encoders.audio import read_audio
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, counted
 from sclip.features.encode import FeatureEncoder
-from sclip.features.store import FORMAT
+from sclip.features.store import FORMAT, INDEX_FILE
 from sclip.fingerprints import data_fingerprint
+from sclip.index_file import write_index_file
 from sclip.padded import Padded, length_sorted_batches
 
 
@@ -58,6 +60,13 @@ def online_index(
     }
 
 
+def write_online_index(out: Path, index: Mapping[str, Any]) -> None:
+    """Write index.json, and remove the shards of an earlier cache."""
+    write_index_file(out / INDEX_FILE, index)
+    for path in out.glob("*.safetensors"):
+        path.unlink()
+
+
 def _count_frames(recording: Recording, encoder: AnySpeechEncoder) -> int | Fault:
     waveform = decode(recording, encoder.shortest)
     return waveform if isinstance(waveform, Fault) else int(encoder.frames(torch.tensor(len(waveform))))
@@ -85,7 +94,7 @@ class OnlineStore:
         windows: dict[int, Tensor] = {}
         for group in length_sorted_batches(self.lengths[rows], frames):
             names = [self.ids[int(rows[i])] for i in group]
-            states = self._encoder.encode([read_audio(self._audio[name]) for name in names], names)
+            states = self._encoder.encode([torch.from_numpy(read_audio(self._audio[name])) for name in names], names)
             for i, utterance in zip(group.tolist(), states, strict=True):
                 windows[i] = utterance[int(starts[i]) :][:limit].transpose(0, 1)
         batch = Padded.stack([windows[i] for i in range(len(rows))])

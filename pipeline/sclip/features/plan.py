@@ -26,7 +26,7 @@ from sclip.device import PRECISIONS, autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import UserError, counted, size_text
+from sclip.errors import Fault, UserError, counted, size_text
 from sclip.features.embed import IMAGES_AT_ONCE, read_picture
 from sclip.features.settings import check_components
 from sclip.features.store import CODES
@@ -179,7 +179,8 @@ def _speech_speed(
     """
     median = statistics.median(recording.samples for recording in recordings)
     by_distance = sorted(recordings, key=lambda recording: abs(recording.samples - median))
-    waveforms = (x for recording in by_distance if isinstance(x := decode(recording, speech.shortest), Tensor))
+    decoded = (decode(recording, speech.shortest) for recording in by_distance)
+    waveforms = (torch.from_numpy(waveform) for waveform in decoded if not isinstance(waveform, Fault))
 
     def encode(batch: list[Tensor]) -> None:
         with autocast(device, config.compute):

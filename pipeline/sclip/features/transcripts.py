@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -147,7 +148,7 @@ def _recognize(
             problems.add(recording.row.name, waveform.reason)
             skipped[recording.row.id] = waveform.reason
         else:
-            usable.append((recording, waveform))
+            usable.append((recording, torch.from_numpy(waveform)))
     texts = recognizer([waveform for _, waveform in usable]) if usable else []
     return {recording.row.id: (recording.hash, text) for (recording, _), text in zip(usable, texts, strict=True)}
 

@@ -13,8 +13,9 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor
 
-from sclip.encoders.audio import SAMPLE_RATE, as_waveform
+from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.source import REPO, ask_hub, unreachable_reason
+from sclip.encoders.waveforms import as_waveform
 from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
 from sclip.model.card import language_of

@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, as_waveform, count_samples, is_silent, too_short
+from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, is_silent, too_short
 from sclip.encoders.pictures import read_rgb
+from sclip.encoders.waveforms import as_waveform, count_samples
 from sclip.errors import UserError
 from sclip.padded import length_sorted_batches
 

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sclip.concurrency import map_in_processes
 from sclip.corpora.rows import SPLITS
 from sclip.corpora.scenes.captions import captions, telegram
 from sclip.corpora.scenes.pictures import draw
 from sclip.corpora.scenes.world import THINGS, Scene, World
+from sclip.processes import map_in_processes
 
 CHUNK = 500  # pictures that a process draws at a time
 LOOSE = 0.4  # share of the captions that are loose words, not a sentence

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sclip.concurrency import map_in_processes
 from sclip.corpora.rows import SPLITS
 from sclip.corpora.scenes.captions import captions
 from sclip.corpora.scenes.speakers import speak, voices
 from sclip.corpora.scenes.voices import SAMPLE_RATE, Phone
 from sclip.corpora.scenes.world import THINGS, World
+from sclip.processes import map_in_processes
 
 CHUNK = 100  # utterances that a process makes at a time
 HOP, WINDOW = 320, 400  # distance and length of frames, in samples

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -136,7 +137,7 @@ def data_url(kind: str, file: io.BytesIO) -> str:
 def _example(runs: list[EvaluatedRun], entries: tuple[dict[str, Any], ...]) -> Example:
     """Combine the entries of all runs for the same utterance."""
     entry = entries[0]
-    samples = read_audio(entry["audio"])
+    samples = torch.from_numpy(read_audio(entry["audio"]))
     seconds = len(samples) / SAMPLE_RATE
     words = [SpokenWord(word, _span(start, end, seconds)) for word, start, end in entry["words"] or []]
     outputs = [_model_output(run, own_entry, seconds) for run, own_entry in zip(runs, entries, strict=True)]

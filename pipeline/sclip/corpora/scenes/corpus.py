@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from sclip.concurrency import map_in_processes
 from sclip.config import ScenesConfig
 from sclip.corpora.manifest import digest_file, open_manifest, write_manifest
 from sclip.corpora.rows import SPLITS
@@ -28,6 +27,7 @@ from sclip.corpora.scenes.voices import SAMPLE_RATE
 from sclip.corpora.scenes.world import THINGS, World
 from sclip.errors import UserError
 from sclip.files import locked, name_in_errors
+from sclip.processes import map_in_processes
 
 CHUNK = 50  # pictures that a process makes at a time
 

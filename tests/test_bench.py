@@ -11,7 +11,9 @@ from sclip.config import load_params
 from sclip.encoders.open import open_clip_encoder, open_speech
 from sclip.evaluation.inference import infer
 
-TINY = dataclasses.replace(cases.SCENES, seconds=(0.5, 1.0), recordings=4, utterances=300, batch=4, components=20)
+TINY = dataclasses.replace(
+    cases.SCENES, seconds=(0.5, 1.0), recordings=4, state_recordings=2, utterances=300, batch=4, components=20
+)
 
 
 def test_alternatives_give_the_same_results(tmp_path, monkeypatch):

@@ -23,24 +23,29 @@ from sclip.padded import length_sorted_batches
 
 LOOP_RECORDINGS = 16  # recordings that the loop is timed on
 LOOP = "the bare encoder, one at a time"
+STATES = "extract-features, states"
 
 
 def extraction_case(workload: Workload, encoder: AnySpeechEncoder, folder: Path, device: torch.device) -> Case:
     """Time the extraction of hidden states and of codes from a corpus of noise."""
     encoder = encoder.to(device)
     seconds = utterance_seconds(workload, workload.recordings)
-    waveforms = _write_corpus(folder, seconds)
+    waveforms = _write_corpus(folder, seconds, workload.state_recordings)
     states = FeaturesConfig(compute=workload.precision, batch_seconds=120, shard_megabytes=workload.shard_megabytes)
     coded = replace(states, components=workload.components)
     in_batches, on_cores, one_at_a_time = _encoder_runs(encoder, waveforms, states, device)
     alternatives = {
         "the bare encoder": in_batches,
         **({"the bare encoder, a batch a core": on_cores} if device.type == "cpu" else {}),
-        "extract-features, states": _extraction(encoder, folder, "states", states, device),
+        STATES: _extraction(encoder, folder, "states", states, device),
         "extract-features, codes": _extraction(encoder, folder, "codes", coded, device),
         LOOP: one_at_a_time,
     }
-    times = compare(alternatives, device, parts={LOOP: sum(seconds[:LOOP_RECORDINGS]) / sum(seconds)})
+    parts = {
+        LOOP: sum(seconds[:LOOP_RECORDINGS]) / sum(seconds),
+        STATES: sum(seconds[: workload.state_recordings]) / sum(seconds),
+    }
+    times = compare(alternatives, device, parts=parts)
     for name in ("states", "codes"):
         shutil.rmtree(folder / name)
     question = f"Hidden states of {len(seconds)} recordings, {sum(seconds):.0f} s, in {states.compute}"
@@ -76,20 +81,20 @@ def _encoder_runs(
 def _extraction(
     encoder: AnySpeechEncoder, folder: Path, name: str, config: FeaturesConfig, device: torch.device
 ) -> Callable[[], object]:
-    """Return a run of `sclip extract-features`."""
+    """Return a run of `sclip extract-features`. `name` is that of its manifest and of its output."""
     out = folder / name
 
     def run() -> None:
         for shard in out.glob("*.safetensors"):
             if shard.name != "directions.safetensors":  # directions are computed once per corpus, so they are not timed
                 shard.unlink()
-        extract_features(encoder, config, folder / "manifest.jsonl", out, device, Problems())
+        extract_features(encoder, config, folder / f"{name}.jsonl", out, device, Problems())
 
     return run
 
 
-def _write_corpus(folder: Path, seconds: Sequence[float]) -> list[Tensor]:
-    """Write a corpus of noise, and return its waveforms."""
+def _write_corpus(folder: Path, seconds: Sequence[float], states: int) -> list[Tensor]:
+    """Write a corpus of noise, with one manifest for codes and one for states, and return its waveforms."""
     (folder / "wavs").mkdir(parents=True)
     (folder / "image.png").touch()
     generator = torch.Generator().manual_seed(0)
@@ -99,7 +104,8 @@ def _write_corpus(folder: Path, seconds: Sequence[float]) -> list[Tensor]:
         soundfile.write(folder / f"wavs/{i}.wav", waveforms[-1].numpy(), SAMPLE_RATE)
         files = {"audio": f"wavs/{i}.wav", "image": "image.png"}
         rows.append({"id": str(i), "split": "train", "image_id": "0", "text": None, **files})
-    write_manifest(folder / "manifest.jsonl", rows)
+    write_manifest(folder / "codes.jsonl", rows)
+    write_manifest(folder / "states.jsonl", rows[:states])
     return waveforms
 
 

@@ -1,6 +1,7 @@
 """Process pools: results come in order, an error is raised at its item, and no process outlives its parent."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,23 +33,33 @@ def test_a_reader_that_is_killed_is_an_error_of_the_machine():
 
 
 PROGRAM = """
-import os
+import itertools
 from sclip.processes import prefetch_in_processes
 if __name__ == "__main__":
-    for pid in prefetch_in_processes(eval, ["__import__('os').getpid()", "__import__('time').sleep(60)"]):
-        print(pid, flush=True)
+    try:
+        for pid in prefetch_in_processes(eval, itertools.repeat("__import__('os').getpid()")):
+            print(pid, flush=True)
+    except KeyboardInterrupt:
+        pass
 """
 
 
-def test_processes_end_when_their_parent_is_killed(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_their_parent_and_say_nothing(tmp_path, sent):
+    """Ctrl+C goes to the whole group of processes. Whoever kills a process may not know that it has others."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    with subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, text=True) as parent:
-        reader = int(parent.stdout.readline())
-        parent.kill()
+    command, pipe = [sys.executable, tmp_path / "program.py"], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as parent:
+        readers = set[int]()
+        while len(readers) < min(READERS, processes._cores()):
+            readers.add(int(parent.stdout.readline()))
+        (os.killpg if sent == signal.SIGINT else os.kill)(parent.pid, sent)
+        _, errors = parent.communicate(timeout=60)
     stop = time.monotonic() + 30
-    while is_running(reader) and time.monotonic() < stop:
+    while any(map(is_running, readers)) and time.monotonic() < stop:
         time.sleep(0.05)
-    assert not is_running(reader)
+    assert not any(map(is_running, readers))
+    assert "Traceback" not in errors
 
 
 def is_running(process):

@@ -87,8 +87,8 @@ def _cores() -> int:
 
 
 def _end_with_parent() -> None:
-    """End this process without a message on Ctrl+C, and when its parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Leave Ctrl+C to the parent, which ends this process after its task. End it also when the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

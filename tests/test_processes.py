@@ -13,7 +13,7 @@ from process_task import FAILING, KILLED, read
 
 from sclip import processes
 from sclip.errors import UserError
-from sclip.processes import PREFETCHED, READERS, map_in_processes, prefetch_in_processes
+from sclip.processes import PREFETCHED, map_in_processes, prefetch_in_processes
 
 
 def test_processes_prefetch_a_few_items_in_order_up_to_the_error():
@@ -22,14 +22,23 @@ def test_processes_prefetch_a_few_items_in_order_up_to_the_error():
         for result, process in prefetch_in_processes(read, (taken.append(i) or i for i in range(100))):
             results.append(result)
             assert process != os.getpid()
-            assert len(taken) <= len(results) + READERS + PREFETCHED
+            assert len(taken) <= len(results) + processes._reading_processes() + PREFETCHED
     assert results == [-item for item in range(FAILING)]
 
 
-def test_a_reader_that_is_killed_is_an_error_of_the_machine():
-    with pytest.raises(UserError, match=r"was killed, probably because .* set a smaller features\.batch_seconds"):
+def test_after_an_error_for_a_reader_that_is_killed_others_read():
+    with pytest.raises(UserError, match=r"ended unexpectedly; .* set a smaller features\.batch_seconds"):
         list(prefetch_in_processes(read, [1, KILLED]))
-    processes._readers.cache_clear()
+    assert [result for result, _ in prefetch_in_processes(read, [1, 2])] == [-1, -2]
+
+
+def test_the_processes_of_torchrun_divide_the_cores(monkeypatch):
+    monkeypatch.setattr("sclip.processes._cores", lambda: 12)
+    assert processes._reading_processes() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert processes._reading_processes() == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert processes._reading_processes() == 1
 
 
 PROGRAM = """
@@ -45,13 +54,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_processes_end_with_their_parent_and_say_nothing(tmp_path, sent):
+def test_processes_end_with_their_parent_and_without_a_traceback(tmp_path, sent):
     """Ctrl+C goes to the whole group of processes. Whoever kills a process may not know that it has others."""
     (tmp_path / "program.py").write_text(PROGRAM)
     command, pipe = [sys.executable, tmp_path / "program.py"], subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as parent:
         readers = set[int]()
-        while len(readers) < min(READERS, processes._cores()):
+        while len(readers) < processes._reading_processes():
             readers.add(int(parent.stdout.readline()))
         (os.killpg if sent == signal.SIGINT else os.kill)(parent.pid, sent)
         _, errors = parent.communicate(timeout=60)
@@ -71,7 +80,9 @@ def is_running(process):
 
 
 def test_processes_that_decode_start_without_torch():
-    program = "import sys, sclip.corpora.recordings, sclip.processes; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, sclip.corpora.recordings, sclip.corpora.rows, sclip.processes; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -2,9 +2,9 @@
 
 Python runs one thread at a time. A thread that launches a GPU's kernels lets go of Python's lock at every launch, and
 then waits for each thread that has taken it meanwhile. Next to eight threads that decoded recordings, launching took
-three times as long. So recordings are decoded in other processes.
+three times as long. So `extract-features` decodes recordings for a GPU in other processes.
 
-This module does not import torch, so that a process whose task does not need torch starts in a moment.
+This module does not import torch, which a process that decodes does not need, and which takes seconds to import.
 """
 
 import multiprocessing
@@ -26,7 +26,7 @@ from sclip.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-READERS = 8  # processes
+READING_PROCESSES = 8  # at most
 PREFETCHED = 3  # items, in addition to those that the processes work on
 
 
@@ -40,13 +40,14 @@ def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], t
 
 
 def prefetch_in_processes(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `read` of each item, in order. Up to 8 processes prefetch a few items."""
+    """Yield `read` of each item, in order. Processes prefetch a few items, and stay for the next call."""
     try:
-        yield from in_order(_readers(), read, items, READERS + PREFETCHED, drop=True)
+        yield from in_order(_readers(), read, items, _reading_processes() + PREFETCHED, drop=True)
     except BrokenProcessPool:
+        _readers.cache_clear()
         raise UserError(
-            "a process that reads recordings was killed, probably because the machine has too little memory; stop "
-            "other programs or set a smaller features.batch_seconds"
+            "a process that reads recordings ended unexpectedly; if no lines above say why, the machine probably has "
+            "too little memory: stop other programs, or set a smaller features.batch_seconds"
         ) from None
 
 
@@ -72,8 +73,13 @@ def in_order(
 
 @cache
 def _readers() -> ProcessPoolExecutor:
-    """Return the pool that reads for this process until it ends."""
-    return _pool(min(READERS, _cores()))
+    return _pool(_reading_processes())
+
+
+def _reading_processes() -> int:
+    """Return how many processes read for this one: as many as it has cores, or as its part of them under torchrun."""
+    cores = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(READING_PROCESSES, cores))
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:

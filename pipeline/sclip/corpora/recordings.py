@@ -1,6 +1,6 @@
 """Inspection and decoding of a corpus's recordings. Faults are returned as values, not raised as exceptions.
 
-This module does not import torch, so that the processes that run it for a GPU start in a moment.
+This module does not import torch, so that processes that only decode start quickly.
 """
 
 import array
@@ -44,6 +44,13 @@ class Inspected:
     hashes: bytearray = field(default_factory=bytearray)  # zeros for a file that cannot be read
     notes: dict[int, str] = field(default_factory=dict)  # by index
     faults: dict[int, Fault] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recordings: Iterable[Recording]) -> "Inspected":
+        inspected = cls()
+        for recording in recordings:
+            inspected.append(recording)
+        return inspected
 
     def append(self, recording: Recording) -> None:
         if recording.note is not None:
@@ -106,10 +113,7 @@ class Decoded:
 
 def inspect_all(rows: Iterable["Row"]) -> Inspected:
     """Inspect the recordings of some rows."""
-    inspected = Inspected()
-    for row in rows:
-        inspected.append(inspect(row))
-    return inspected
+    return Inspected.of(map(inspect, rows))
 
 
 def inspect(row: "Row") -> Recording:

@@ -1,8 +1,8 @@
 """Recordings as the encoders take them: mono, 16 kHz, fp32, checked.
 
-numpy computes all of it in the calling thread. So the precision does not depend on torch's autocast, threads that
-prefetch recordings do not start torch's own threads, which would take cores from the encoder, and a process that only
-decodes recordings starts without torch, in a tenth of a second.
+numpy computes all of it in the calling thread, for three reasons. The precision does not depend on torch's autocast.
+Threads that prefetch recordings do not start torch's own threads, which would take cores from the encoder. A process
+that only decodes recordings need not import torch.
 """
 
 import io

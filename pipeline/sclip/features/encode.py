@@ -101,15 +101,18 @@ class FeatureEncoder:
     def encode_recordings(self, batches: Iterable[Sequence[Recording]]) -> Generator[list[Tensor | Fault], None, None]:
         """Yield each batch as a list: for each recording its states or codes, on the CPU, or why it cannot be used.
 
-        While a GPU encodes a batch, a thread waits for the results of the previous batch.
+        While a GPU encodes a batch, processes decode the next ones, and a thread waits for the results of the previous
+        one.
         """
 
         decode_batch = partial(decode_all, shortest=self.encoder.shortest)
 
         def start(decoded: Decoded) -> tuple[list[int | Fault], "_Encoding | None"]:
             lengths = [result for result in decoded.results if isinstance(result, int)]
+            if not lengths:
+                return decoded.results, None
             samples = send(torch.from_numpy(decoded.samples), torch.device(self.device))
-            return decoded.results, self._start(torch.split(samples, lengths), "cpu") if lengths else None
+            return decoded.results, self._start(torch.split(samples, lengths), "cpu")
 
         def finish(started: tuple[list[int | Fault], "_Encoding | None"]) -> list[Tensor | Fault]:
             results, encoding = started

@@ -4,9 +4,9 @@ import torch
 from tqdm.auto import tqdm
 
 from sclip import distributed
-from sclip.concurrency import READERS, chunks, map_in_threads, prefetch_count
+from sclip.concurrency import chunks, prefetch_batches, prefetch_count
 from sclip.corpora.manifest import Manifest
-from sclip.corpora.recordings import CONVERTED, Inspected, Recordings, inspect_all
+from sclip.corpora.recordings import CONVERTED, Inspected, Recordings, inspect, inspect_all
 from sclip.errors import Problems
 from sclip.processes import prefetch_in_processes
 
@@ -20,7 +20,7 @@ def inspect_corpus(rows: Manifest, device: str | torch.device, problems: Problem
         if prefetch_count(device, 1):
             inspected = prefetch_in_processes(inspect_all, batches)
         else:
-            inspected = map_in_threads(inspect_all, batches, READERS, READERS)
+            inspected = (Inspected.of(recordings) for _, recordings in prefetch_batches(batches, inspect))
         for following in inspected:
             own.extend(following)
             bar.update(len(following.samples))

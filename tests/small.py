@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import open_clip
 import torch
 from shipped import PARAMS
-from transformers import HubertConfig, HubertModel
+from transformers import HubertConfig, HubertModel, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from sclip.config import load_params
 from sclip.encoders.clip import ClipEncoder
@@ -29,6 +29,14 @@ SPEECH_CONFIG = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
 }
+W2V_BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "left_max_position_embeddings": 6,
+    "right_max_position_embeddings": 3,
+}
 CLIP_CONFIG = {
     "embed_dim": 20,
     "quick_gelu": True,
@@ -39,6 +47,11 @@ CLIP_CONFIG = {
 
 def speech_encoder(**config) -> SpeechEncoder:
     return SpeechEncoder(HubertModel(HubertConfig(**SPEECH_CONFIG | config)), Source("random"))
+
+
+def w2v_bert(position: str = "relative_key") -> Wav2Vec2BertModel:
+    torch.manual_seed(0)
+    return Wav2Vec2BertModel(Wav2Vec2BertConfig(**W2V_BERT, position_embeddings_type=position)).eval()
 
 
 def clip_encoder() -> ClipEncoder:

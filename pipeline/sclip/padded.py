@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip.device import send
+
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
     """Return a mask that is true inside each sequence: lengths (B,) -> (B, size). All masks are made here."""
@@ -35,12 +37,12 @@ class Padded:
     @classmethod
     def stack(cls, sequences: Sequence[Tensor]) -> "Padded":
         """Stack one (..., T, D) tensor per sequence into a batch, padded with zeros."""
-        lengths = torch.tensor([s.shape[-2] for s in sequences], device=sequences[0].device)
+        lengths = [s.shape[-2] for s in sequences]
         *leading, _, width = sequences[0].shape
-        values = sequences[0].new_zeros(len(sequences), *leading, int(lengths.max()), width)
+        values = sequences[0].new_zeros(len(sequences), *leading, max(lengths), width)
         for row, sequence in zip(values, sequences, strict=True):
             row[..., : sequence.shape[-2], :] = sequence
-        return cls(values, lengths)
+        return cls(values, send(torch.tensor(lengths), values.device))
 
     @property
     def valid(self) -> Tensor:

@@ -6,15 +6,13 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import SPEECH_CONFIG, speech_encoder
+from small import SPEECH_CONFIG, speech_encoder, w2v_bert
 from transformers import (
     Data2VecAudioConfig,
     Data2VecAudioModel,
     HubertConfig,
     HubertModel,
     SeamlessM4TFeatureExtractor,
-    Wav2Vec2BertConfig,
-    Wav2Vec2BertModel,
     Wav2Vec2Config,
     Wav2Vec2Model,
     WavLMConfig,
@@ -37,14 +35,6 @@ LAYOUTS = {
     "wavlm-base": (WavLMModel, WavLMConfig, SMALL),
     "wavlm-large": (WavLMModel, WavLMConfig, LARGE),
     "data2vec": (Data2VecAudioModel, Data2VecAudioConfig, DATA2VEC),
-}
-W2V_BERT = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "left_max_position_embeddings": 6,
-    "right_max_position_embeddings": 3,
 }
 
 
@@ -151,11 +141,6 @@ def test_another_kind_of_model_is_refused(tmp_path):
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"a model_type of hubert, .*, data2vec-audio, wav2vec2-bert, found 'bert'"):
         SpeechEncoder.from_pretrained(str(tmp_path))
-
-
-def w2v_bert(position: str = "relative_key") -> Wav2Vec2BertModel:
-    torch.manual_seed(0)
-    return Wav2Vec2BertModel(Wav2Vec2BertConfig(**W2V_BERT, position_embeddings_type=position)).eval()
 
 
 @torch.no_grad()

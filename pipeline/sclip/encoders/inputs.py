@@ -85,8 +85,9 @@ class LogMelInput:
 
     def __init__(self) -> None:
         extractor = self.extractor()
-        self.window = torch.from_numpy(extractor.window)  # (WINDOW,)
-        self.filters = torch.from_numpy(extractor.mel_filters)  # (FFT // 2 + 1, MELS)
+        window = torch.from_numpy(extractor.window)  # (WINDOW,)
+        filters = torch.from_numpy(extractor.mel_filters)  # (FFT // 2 + 1, MELS)
+        self._constants = {torch.device("cpu"): (window.double(), filters.double())}
 
     def frames(self, samples: Tensor) -> Tensor:
         """Return the number of frames of waveforms, given their numbers of samples."""
@@ -108,12 +109,20 @@ class LogMelInput:
             frames = fp64(waveform).unfold(0, WINDOW, HOP) * FULL_SCALE  # (frames of 10 ms, WINDOW)
             frames = frames - frames.mean(1, keepdim=True)
             before = torch.cat([frames[:, :1], frames[:, :-1]], 1)
-            frames = (frames - PREEMPHASIS * before) * self.window.to(frames)
+            window, filters = self._constants_on(frames.device)
+            frames = (frames - PREEMPHASIS * before) * window
             power = torch.fft.rfft(frames, FFT).abs().square()
-            bands = (power @ self.filters.to(power)).clamp(min=FLOOR).log()  # (frames of 10 ms, MELS)
+            bands = (power @ filters).clamp(min=FLOOR).log()  # (frames of 10 ms, MELS)
             bands = (bands - bands.mean(0)) / (bands.var(0) + LEAST_VARIANCE).sqrt()
         count = len(bands) // STACKED
         return bands[: count * STACKED].reshape(count, -1).float().to(waveform.device)
+
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the window and the filters on a device. They are copied to it once, because the copy waits for it."""
+        if device not in self._constants:
+            window, filters = self._constants[torch.device("cpu")]
+            self._constants[device] = (window.to(device), filters.to(device))
+        return self._constants[device]
 
     def extractor(self) -> Any:
         """Return transformers' feature extractor for the same input."""

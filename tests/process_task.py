@@ -1,4 +1,4 @@
-"""A task for test_processes.py. Spawned processes import it, and they cannot import a module of tests."""
+"""A task for the processes of test_processes.py, which can import this module but not that one."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ FAILING, KILLED = 35, 1000
 
 
 def read(item: int) -> tuple[int, int]:
-    """Return an item's negative and the process; raise an error or kill the process at one item each."""
+    """Return the negative of an item, and this process. FAILING raises an error, and KILLED kills the process."""
     if item == FAILING:
         raise UserError(f"row {item}: no such file")
     if item == KILLED:

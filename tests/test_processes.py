@@ -26,7 +26,7 @@ def test_processes_prefetch_a_few_items_in_order_up_to_the_error():
     assert results == [-item for item in range(FAILING)]
 
 
-def test_after_an_error_for_a_reader_that_is_killed_others_read():
+def test_a_killed_reader_is_an_error_and_the_next_call_starts_others():
     with pytest.raises(UserError, match=r"ended unexpectedly; .* set a smaller features\.batch_seconds"):
         list(prefetch_in_processes(read, [1, KILLED]))
     assert [result for result, _ in prefetch_in_processes(read, [1, 2])] == [-1, -2]

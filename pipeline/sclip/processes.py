@@ -77,7 +77,10 @@ def _readers() -> ProcessPoolExecutor:
 
 
 def _reading_processes() -> int:
-    """Return how many processes read for this one: as many as it has cores, or as its part of them under torchrun."""
+    """Return how many processes read for this one: one per core, up to a limit.
+
+    Under torchrun, the processes of a machine divide its cores.
+    """
     cores = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, min(READING_PROCESSES, cores))
 
@@ -93,7 +96,7 @@ def _cores() -> int:
 
 
 def _end_with_parent() -> None:
-    """Leave Ctrl+C to the parent, which ends this process after its task. End it also when the parent was killed."""
+    """Make this process ignore Ctrl+C, which its parent handles, and end when its parent ends or is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -35,13 +35,13 @@ class AttentionLayer(nn.Module):
         """Run the layer on tokens and frames: (K, D) and (B, T, D) -> (B, K, D) and (B, T, D)."""
         count, (batch, _, width) = len(tokens), frames.values.shape
         x = torch.cat([tokens.expand(batch, -1, -1), frames.values], 1)  # (B, K+T, D)
-        # Each is (B, H, K+T, D/H).
-        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        projected = self.qkv(x).view(*x.shape[:2], 3, self.heads, width // self.heads)
+        q, k, v = (part.transpose(1, 2) for part in projected.unbind(2))  # each (B, H, K+T, D/H)
         mask = self._attended(count, frames)[:, None, None]  # (B, 1, 1, K+T)
         mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         mixed = mixed.transpose(1, 2).reshape(x.shape)  # (B, K+T, D)
-        x = self._residual(x, mixed)
-        return x[:, :count], Padded(x[:, count:], frames.lengths)
+        outputs, frame_outputs = torch.split(self._residual(x, mixed), [count, frames.values.shape[1]], 1)
+        return outputs, Padded(frame_outputs, frames.lengths)
 
     def at_tokens(self, tokens: Tensor, frames: Padded) -> tuple[Tensor, Tensor]:
         """Run the layer for its tokens only: (K, D) and (B, T, D) -> outputs (B, K, D), weights of frames (B, K, T).

@@ -1,6 +1,7 @@
 """The page of a search shows all results, needs nothing else, and runs nothing that a name contains."""
 
 import re
+import tempfile
 import webbrowser
 from html.parser import HTMLParser
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_open_shows_the_page_and_prints_where_it_is(folder, model, monkeypatch, 
     sclip.index("a", "index", model=model)
     opened = []
     monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or browser)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     result = CliRunner().invoke(main, ["search", "index", "--text", "a dog", "--open"])
     assert result.exit_code == 0, result.output
     page = Path(result.stderr.strip().split(": no browser")[0])

@@ -268,6 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
         outcomes = [Outcome(**json.loads(line)) for line in options.log.read_text().splitlines()]
     done = {outcome.seed for outcome in outcomes}
     with tempfile.TemporaryDirectory(prefix="sclip-torture-") as folder:
+        # Processes that are killed leave temporary files, which are removed with this folder.
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
         torturer = Torturer(Path(folder), prepare(Path(folder)))
         try:
             for seed in seeds:

@@ -13,7 +13,7 @@ from process_task import FAILING, KILLED, read
 
 from sclip import processes
 from sclip.errors import UserError
-from sclip.processes import PREFETCHED, map_in_processes, prefetch_in_processes
+from sclip.processes import map_in_processes, prefetch_in_processes
 
 
 def test_processes_prefetch_a_few_items_in_order_up_to_the_error():
@@ -22,7 +22,7 @@ def test_processes_prefetch_a_few_items_in_order_up_to_the_error():
         for result, process in prefetch_in_processes(read, (taken.append(i) or i for i in range(100))):
             results.append(result)
             assert process != os.getpid()
-            assert len(taken) <= len(results) + processes._reading_processes() + PREFETCHED
+            assert len(taken) <= len(results) + processes._reading_processes()
     assert results == [-item for item in range(FAILING)]
 
 
@@ -30,6 +30,11 @@ def test_a_killed_reader_is_an_error_and_the_next_call_starts_others():
     with pytest.raises(UserError, match=r"ended unexpectedly; .* set a smaller features\.batch_seconds"):
         list(prefetch_in_processes(read, [1, KILLED]))
     assert [result for result, _ in prefetch_in_processes(read, [1, 2])] == [-1, -2]
+
+
+def test_an_unexpected_error_says_where_it_was_raised():
+    with pytest.raises(ZeroDivisionError, match=r"File \"<string>\", line 1"):
+        list(prefetch_in_processes(eval, ["1 // 0"]))
 
 
 def test_the_processes_of_torchrun_divide_the_cores(monkeypatch):

@@ -12,8 +12,6 @@ from typing import TypeVar
 
 import torch
 
-from sclip.processes import in_order
-
 Item = TypeVar("Item")
 Data = TypeVar("Data")
 Result = TypeVar("Result")
@@ -105,4 +103,14 @@ def map_in_threads(
     With `drop`, only those that have already started are.
     """
     with ThreadPoolExecutor(threads) as pool:
-        yield from in_order(pool, compute, items, count, drop)
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(compute, item))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting if drop else ():
+                future.cancel()

@@ -11,13 +11,15 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import cache
-from multiprocessing.connection import wait
-from typing import TypeVar
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from itertools import cycle
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -27,7 +29,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 READING_PROCESSES = 8  # at most
-PREFETCHED = 3  # items, in addition to those that the processes work on
 
 
 def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], title: str) -> Iterator[Result]:
@@ -35,45 +36,117 @@ def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], t
     if len(items) == 1:
         yield compute(items[0])
         return
-    with _pool(_cores()) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(_cores(), mp_context=context, initializer=_end_with_parent) as pool:
         yield from tqdm(pool.map(compute, items), title, len(items), disable=None)
 
 
 def prefetch_in_processes(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `read` of each item, in order. Processes prefetch a few items, and stay for the next call."""
+    """Yield `read` of each item, in order. Processes prefetch an item each, and stay for the next call."""
+    readers = _idle.pop() if _idle else _Readers(_reading_processes())
     try:
-        yield from in_order(_readers(), read, items, _reading_processes() + PREFETCHED, drop=True)
-    except BrokenProcessPool:
-        _readers.cache_clear()
+        yield from readers.compute(read, items)
+    except _Ended:
         raise UserError(
             "a process that reads recordings ended unexpectedly; if no lines above say why, the machine probably has "
             "too little memory: stop other programs, or set a smaller features.batch_seconds"
         ) from None
+    _idle.append(readers)
 
 
-def in_order(
-    pool: Executor, compute: Callable[[Item], Result], items: Iterable[Item], count: int, drop: bool = False
-) -> Iterator[Result]:
-    """Yield `compute` of each item, in order, from a pool that computes up to `count` further items in advance.
+class _Ended(Exception):
+    """Raised when a process ended before it sent its result."""
 
-    If the iteration ends early, items in advance are still computed. With `drop`, only those that have started are.
+
+class _Readers:
+    """Processes that compute items in turns, one item at a time each, so that their results come in order.
+
+    Ctrl+C may stop the calling thread anywhere, so it takes the results from a SimpleQueue, which allows that. In tests
+    with an executor of `concurrent.futures`, Ctrl+C now and then left a lock of a future closed, and the program never
+    ended.
     """
-    waiting: deque[Future[Result]] = deque()
+
+    def __init__(self, count: int):
+        context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locks, not its threads
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        self._turns = SimpleQueue[Connection | None]()  # the connections that a result will come from, in order
+        self._results = SimpleQueue[tuple[Any, Exception | None]]()
+        for _ in range(count):
+            connection, other_end = context.Pipe()
+            process = context.Process(target=_serve, args=(other_end,), daemon=True)
+            process.start()
+            other_end.close()
+            self._processes.append(process)
+            self._connections.append(connection)
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def compute(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield `function` of each item. If the iteration ends early, the processes end too."""
+        connections, waiting = cycle(self._connections), 0
+        try:
+            for item in items:
+                if waiting == len(self._connections):
+                    waiting -= 1
+                    yield self._next_result()
+                self._send(next(connections), function, item)
+                waiting += 1
+            while waiting:
+                waiting -= 1
+                yield self._next_result()
+        except BaseException:
+            self._stop()
+            raise
+
+    def _send(self, connection: Connection, function: Callable[[Item], Result], item: Item) -> None:
+        try:
+            connection.send((function, item))
+        except OSError:
+            raise _Ended from None
+        self._turns.put(connection)
+
+    def _next_result(self) -> Any:
+        result, error = self._results.get()
+        if error is not None:
+            raise error
+        return result
+
+    def _receive(self) -> None:
+        for connection in iter(self._turns.get, None):
+            try:
+                outcome = connection.recv()
+            except (EOFError, OSError):
+                outcome = None, _Ended()
+            self._results.put(outcome)
+        for connection in self._connections:
+            connection.close()
+
+    def _stop(self) -> None:
+        """Let each process finish its item, and end."""
+        self._turns.put(None)
+        for process in self._processes:
+            process.join()
+
+
+_idle: list[_Readers] = []
+
+
+def _serve(connection: Connection) -> None:
+    """Compute items until the other end is closed, or its process has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C goes to all processes of a terminal; the parent handles it
+    with suppress(EOFError, OSError):
+        while True:
+            function, item = connection.recv()
+            connection.send(_outcome(function, item))
+
+
+def _outcome(function: Callable[[Item], Result], item: Item) -> tuple[Result | None, Exception | None]:
     try:
-        for item in items:
-            waiting.append(pool.submit(compute, item))
-            if len(waiting) > count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting if drop else ():
-            future.cancel()
-
-
-@cache
-def _readers() -> ProcessPoolExecutor:
-    return _pool(_reading_processes())
+        return function(item), None
+    except Exception as error:
+        if not isinstance(error, UserError):
+            error.add_note(traceback.format_exc())  # where it was raised in this process
+        return None, error
 
 
 def _reading_processes() -> int:
@@ -83,11 +156,6 @@ def _reading_processes() -> int:
     """
     cores = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, min(READING_PROCESSES, cores))
-
-
-def _pool(processes: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locks without its threads
-    return ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
 
 
 def _cores() -> int:

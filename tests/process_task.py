@@ -15,3 +15,14 @@ def read(item: int) -> tuple[int, int]:
     if item == KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
     return -item, os.getpid()
+
+
+class Unreadable(Exception):
+    """An exception that pickle writes and cannot read."""
+
+    def __init__(self, first: int, second: int):
+        super().__init__(first)
+
+
+def fail_unreadably(item: int) -> None:
+    raise Unreadable(item, item)

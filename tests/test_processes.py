@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from process_task import FAILING, KILLED, read
+from process_task import FAILING, KILLED, fail_unreadably, read
 
 from sclip import processes
 from sclip.errors import UserError
@@ -35,6 +35,11 @@ def test_a_killed_reader_is_an_error_and_the_next_call_starts_others():
 def test_an_unexpected_error_says_where_it_was_raised():
     with pytest.raises(ZeroDivisionError, match=r"File \"<string>\", line 1"):
         list(prefetch_in_processes(eval, ["1 // 0"]))
+
+
+def test_a_result_that_cannot_be_read_is_an_error():
+    with pytest.raises(TypeError, match="missing 1 required"):
+        list(prefetch_in_processes(fail_unreadably, [1]))
 
 
 def test_the_processes_of_torchrun_divide_the_cores(monkeypatch):
@@ -74,6 +79,33 @@ def test_processes_end_with_their_parent_and_without_a_traceback(tmp_path, sent)
         time.sleep(0.05)
     assert not any(map(is_running, readers))
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "function", ["prefetch_in_processes(abs, itertools.repeat(1))", "map_in_processes(abs, [1] * 9, '')"]
+)
+def test_ctrl_c_while_processes_start_prints_no_traceback(tmp_path, function):
+    (tmp_path / "program.py").write_text(
+        f"""
+import itertools, sys
+from multiprocessing.process import BaseProcess
+from sclip.processes import map_in_processes, prefetch_in_processes
+if __name__ == "__main__":
+    start = BaseProcess.start
+    BaseProcess.start = lambda process: (start(process), print("started", flush=True))
+    try:
+        for _ in {function}:
+            pass
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+"""
+    )
+    command, pipe = [sys.executable, tmp_path / "program.py"], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as parent:
+        assert parent.stdout.readline() == "started\n"
+        os.killpg(parent.pid, signal.SIGINT)
+        _, errors = parent.communicate(timeout=60)
+    assert errors == "stopped\n"
 
 
 def is_running(process):

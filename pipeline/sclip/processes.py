@@ -9,13 +9,15 @@ This module does not import torch, which a process that decodes does not need, a
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import cycle
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
@@ -38,10 +40,12 @@ def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], t
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(_cores(), mp_context=context, initializer=_end_with_parent) as pool:
-        yield from tqdm(pool.map(compute, items), title, len(items), disable=None)
+        with _without_interrupts():
+            results = pool.map(compute, items)
+        yield from tqdm(results, title, len(items), disable=None)
 
 
-def prefetch_in_processes(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def prefetch_in_processes(read: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """Yield `read` of each item, in order. Processes prefetch an item each, and stay for the next call."""
     readers = _idle.pop() if _idle else _Readers(_reading_processes())
     try:
@@ -75,7 +79,8 @@ class _Readers:
         for _ in range(count):
             connection, other_end = context.Pipe()
             process = context.Process(target=_serve, args=(other_end,), daemon=True)
-            process.start()
+            with _without_interrupts():
+                process.start()
             other_end.close()
             self._processes.append(process)
             self._connections.append(connection)
@@ -113,11 +118,7 @@ class _Readers:
 
     def _receive(self) -> None:
         for connection in iter(self._turns.get, None):
-            try:
-                outcome = connection.recv()
-            except (EOFError, OSError):
-                outcome = None, _Ended()
-            self._results.put(outcome)
+            self._results.put(_received(connection))
         for connection in self._connections:
             connection.close()
 
@@ -131,17 +132,43 @@ class _Readers:
 _idle: list[_Readers] = []
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes without SIGINT: Ctrl+C goes to all processes of a terminal, and the parent handles it."""
+    resource_tracker.ensure_running()  # starting it would let SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _received(connection: Connection) -> tuple[Any, Exception | None]:
+    """Wait for the outcome of an item."""
+    try:
+        outcome: tuple[Any, Exception | None] = connection.recv()
+    except (EOFError, OSError):
+        return None, _Ended()
+    except Exception as error:  # too little memory, for example
+        return None, error
+    return outcome
+
+
 def _serve(connection: Connection) -> None:
     """Compute items until the other end is closed, or its process has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C goes to all processes of a terminal; the parent handles it
-    with suppress(EOFError, OSError):
-        while True:
-            function, item = connection.recv()
-            connection.send(_outcome(function, item))
+    while True:
+        try:
+            task = connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        outcome = _outcome(task)
+        with suppress(OSError):
+            connection.send(outcome)
 
 
-def _outcome(function: Callable[[Item], Result], item: Item) -> tuple[Result | None, Exception | None]:
+def _outcome(task: bytes) -> tuple[Any, Exception | None]:
     try:
+        function, item = pickle.loads(task)
         return function(item), None
     except Exception as error:
         if not isinstance(error, UserError):
@@ -164,8 +191,7 @@ def _cores() -> int:
 
 
 def _end_with_parent() -> None:
-    """Make this process ignore Ctrl+C, which its parent handles, and end when its parent ends or is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Make this process end when its parent ends or is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -120,11 +120,11 @@ class FeatureEncoder:
             return [result if isinstance(result, Fault) else next(encoded) for result in results]
 
         if prefetch_count(self.device, 1):
-            started = (start(decoded) for decoded in prefetch_in_processes(decode_batch, batches))
+            with closing(prefetch_in_processes(decode_batch, batches)) as decoded:
+                yield from prefetch(finish, map(start, decoded), 1)
         else:
-            started = map_on_cores(lambda batch: start(decode_batch(batch)), batches)
-        with closing(started):
-            yield from prefetch(finish, started, prefetch_count(self.device, 1))
+            with closing(map_on_cores(lambda batch: start(decode_batch(batch)), batches)) as started:
+                yield from map(finish, started)
 
     def _as_stored(self, values: Tensor) -> Tensor:
         if self.directions is None:

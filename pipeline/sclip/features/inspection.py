@@ -1,5 +1,7 @@
 """Inspection of a corpus before its extraction: the hash, the length and the faults of every recording."""
 
+from contextlib import closing
+
 import torch
 from tqdm.auto import tqdm
 
@@ -21,9 +23,10 @@ def inspect_corpus(rows: Manifest, device: str | torch.device, problems: Problem
             inspected = prefetch_in_processes(inspect_all, batches)
         else:
             inspected = (Inspected.of(recordings) for _, recordings in prefetch_batches(batches, inspect))
-        for following in inspected:
-            own.extend(following)
-            bar.update(len(following.samples))
+        with closing(inspected):
+            for following in inspected:
+                own.extend(following)
+                bar.update(len(following.samples))
     recordings = Recordings(rows, distributed.gather_objects(own))
     for recording in recordings:
         if recording.note is not None:

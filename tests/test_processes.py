@@ -52,9 +52,10 @@ def test_the_processes_of_torchrun_divide_the_cores(monkeypatch):
 
 
 PROGRAM = """
-import itertools
+import itertools, signal
 from sclip.processes import prefetch_in_processes
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
     try:
         for pid in prefetch_in_processes(eval, itertools.repeat("__import__('os').getpid()")):
             print(pid, flush=True)
@@ -87,10 +88,11 @@ def test_processes_end_with_their_parent_and_without_a_traceback(tmp_path, sent)
 def test_ctrl_c_while_processes_start_prints_no_traceback(tmp_path, function):
     (tmp_path / "program.py").write_text(
         f"""
-import itertools, sys
+import itertools, signal, sys
 from multiprocessing.process import BaseProcess
 from sclip.processes import map_in_processes, prefetch_in_processes
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start = BaseProcess.start
     BaseProcess.start = lambda process: (start(process), print("started", flush=True))
     try:

@@ -65,9 +65,9 @@ class _Ended(Exception):
 class _Readers:
     """Processes that compute items in turns, one item at a time each, so that their results come in order.
 
-    Ctrl+C may stop the calling thread anywhere, so it takes the results from a SimpleQueue, which allows that. In tests
-    with an executor of `concurrent.futures`, Ctrl+C now and then left a lock of a future closed, and the program never
-    ended.
+    Ctrl+C may stop the calling thread anywhere, so it takes the results from a SimpleQueue, which allows that. An
+    executor of `concurrent.futures` does not: when results came often, Ctrl+C sometimes left a lock of a future locked,
+    and the program never ended.
     """
 
     def __init__(self, count: int):

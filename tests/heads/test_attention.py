@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sclip.config import AttentionConfig
-from sclip.heads.attention import AttentionLayer, attend_by_products
+from sclip.heads.attention import AttentionLayer, attend_by_products, attend_with_mask
 from sclip.padded import Padded, valid_mask
 
 LENGTHS = torch.tensor([30, 1, 17])
@@ -35,10 +34,10 @@ def test_at_tokens_equals_the_full_layer(tokens, heads, feed_forward):
 @pytest.mark.parametrize("heads", [1, 4])
 def test_products_equal_the_attention_of_torch(heads):
     generator = torch.Generator().manual_seed(0)
-    query, key, value = torch.randn(3, 3, heads, 33, 48, generator=generator).requires_grad_()
-    mask = valid_mask(LENGTHS, 33)[:, None, None]
-    expected = F.scaled_dot_product_attention(query, key, value, mask)
-    actual = attend_by_products(query, key, value, mask, dropout=0.0)
+    query, key, value = torch.randn(3, 3, 33, heads, 48, generator=generator).requires_grad_()
+    attended = valid_mask(LENGTHS, 33)
+    expected = attend_with_mask(query, key, value, attended, dropout=0.0)
+    actual = attend_by_products(query, key, value, attended, dropout=0.0)
     torch.testing.assert_close(actual, expected)
     weights = torch.randn(expected.shape, generator=generator)
     gradients = [torch.autograd.grad((output * weights).sum(), (query, key, value)) for output in (actual, expected)]

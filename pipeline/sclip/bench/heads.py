@@ -12,7 +12,7 @@ from sclip.bench.machine import Machine
 from sclip.bench.timing import compare
 from sclip.device import PRECISIONS, computes_bf16, plain_attention
 from sclip.errors import counted
-from sclip.heads.attention import attend_by_products
+from sclip.heads.attention import attend_by_products, attend_by_sequences, attend_with_mask
 from sclip.heads.cif import FIRING_MARGIN, integrate_and_fire
 from sclip.heads.keywords import Quantizer
 from sclip.padded import Padded, valid_mask
@@ -30,23 +30,25 @@ def attention_case(workload: Workload, width: int, device: torch.device) -> Case
     """
     frames = int(workload.seconds[1] * FRAMES_PER_SECOND)
     lengths = (torch.tensor(utterance_seconds(workload, workload.batch)) * FRAMES_PER_SECOND).long().to(device)
-    mask = valid_mask(lengths, frames)[:, None, None]  # (B, 1, 1, T)
+    attended = valid_mask(lengths, frames)  # (B, T)
     states = torch.randn(3, workload.batch, frames, width, generator=torch.Generator().manual_seed(0))
     states = states.to(device, PRECISIONS[workload.precision] if computes_bf16(device) else torch.float32)
     implementations: dict[str, Callable[..., Tensor]] = {
-        "torch's attention": F.scaled_dot_product_attention,
+        "torch's attention": attend_with_mask,
         "matrix products": attend_by_products,
     }
     alternatives: dict[str, Callable[[], object]] = {}
     differences = {}
     for heads in (1, 8):
-        split = states.view(*states.shape[:3], heads, -1).transpose(2, 3).contiguous().requires_grad_()
+        split = states.view(*states.shape[:3], heads, -1).clone().requires_grad_()  # (3, B, T, H, D/H)
         for name, attention in implementations.items():
-            alternatives[f"{counted(heads, 'heads')}, {name}"] = partial(_attend, attention, split, mask, DROPOUT)
+            alternatives[f"{counted(heads, 'heads')}, {name}"] = partial(_attend, attention, split, attended)
         with torch.no_grad():
             exact = split.float().unbind()
-            fused, products = (attention(*exact, mask, 0.0) for attention in implementations.values())
+            fused, products = (attention(*exact, attended, 0.0) for attention in implementations.values())
         differences[f"largest difference with {counted(heads, 'heads')}"] = (fused - products).abs().max().item()
+    if device.type == "cuda":
+        alternatives["8 heads, sequences"] = partial(_attend, attend_by_sequences, split, attended)
     with plain_attention(device):
         times = compare(alternatives, device)
     return Case(
@@ -57,9 +59,9 @@ def attention_case(workload: Workload, width: int, device: torch.device) -> Case
     )
 
 
-def _attend(attention: Callable[..., Tensor], split: Tensor, mask: Tensor, dropout: float) -> None:
-    """Run attention forward and backward, with queries, keys and values (3, B, H, T, D/H)."""
-    torch.autograd.grad(attention(*split.unbind(), mask, dropout).sum(), split)
+def _attend(attention: Callable[..., Tensor], split: Tensor, attended: Tensor) -> None:
+    """Run attention forward and backward, with queries, keys and values (3, B, T, H, D/H)."""
+    torch.autograd.grad(attention(*split.unbind(), attended, DROPOUT).sum(), split)
 
 
 def cif_case(workload: Workload, width: int, machine: Machine, device: torch.device) -> Case:

@@ -36,10 +36,9 @@ class AttentionLayer(nn.Module):
         count, (batch, _, width) = len(tokens), frames.values.shape
         x = torch.cat([tokens.expand(batch, -1, -1), frames.values], 1)  # (B, K+T, D)
         projected = self.qkv(x).view(*x.shape[:2], 3, self.heads, width // self.heads)
-        q, k, v = (part.transpose(1, 2) for part in projected.unbind(2))  # each (B, H, K+T, D/H)
-        mask = self._attended(count, frames)[:, None, None]  # (B, 1, 1, K+T)
-        mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        mixed = mixed.transpose(1, 2).reshape(x.shape)  # (B, K+T, D)
+        attended = self._attended(count, frames)  # (B, K+T)
+        query, key, value = projected.unbind(2)
+        mixed = attend(query, key, value, attended, self.dropout if self.training else 0.0).reshape(x.shape)
         outputs, frame_outputs = torch.split(self._residual(x, mixed), [count, frames.values.shape[1]], 1)
         return outputs, Padded(frame_outputs, frames.lengths)
 
@@ -87,21 +86,60 @@ class AttentionLayer(nn.Module):
         return F.pad(valid, (tokens, 0), value=True)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """Compute attention (B, H, T, D/H), with torch's kernels if they are made for heads of this width.
+def attend(query: Tensor, key: Tensor, value: Tensor, attended: Tensor, dropout: float) -> Tensor:
+    """Compute attention (B, N, H, D/H). `attended` (B, N) is true for an utterance's first positions, its keys.
 
-    The published `cascaded-cif` has one head of 768 numbers or more. On a GPU, two matrix products take less than half
-    of the time that torch's kernel takes for it.
+    torch has fast kernels for a GPU, but none for a mask, and none for the single head of the published `cascaded-cif`,
+    which has 768 numbers or more.
     """
     if query.is_cuda and query.shape[-1] > WIDEST_FUSED:
-        return attend_by_products(query, key, value, mask, dropout)
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+        return attend_by_products(query, key, value, attended, dropout)
+    if _flash_attention_computes(query, key, value, dropout):
+        return attend_by_sequences(query, key, value, attended, dropout)
+    return attend_with_mask(query, key, value, attended, dropout)
 
 
-def attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    scores = query @ key.mT / math.sqrt(query.shape[-1])  # (B, H, T, T)
-    attention = scores.masked_fill(~mask, -math.inf).softmax(-1)
-    return F.dropout(attention, dropout) @ value
+def attend_with_mask(query: Tensor, key: Tensor, value: Tensor, attended: Tensor, dropout: float) -> Tensor:
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # each (B, H, N, D/H)
+    return F.scaled_dot_product_attention(query, key, value, attended[:, None, None], dropout).transpose(1, 2)
+
+
+def attend_by_products(query: Tensor, key: Tensor, value: Tensor, attended: Tensor, dropout: float) -> Tensor:
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # each (B, H, N, D/H)
+    scores = query @ key.mT / math.sqrt(query.shape[-1])  # (B, H, N, N)
+    attention = scores.masked_fill(~attended[:, None, None], -math.inf).softmax(-1)
+    return (F.dropout(attention, dropout) @ value).transpose(1, 2)
+
+
+def attend_by_sequences(query: Tensor, key: Tensor, value: Tensor, attended: Tensor, dropout: float) -> Tensor:
+    """Compute attention with FlashAttention, whose sequences of different lengths lie one after the other.
+
+    Each utterance becomes two sequences: its keys with all of its queries, then its padding without a query. So nothing
+    is copied, and nothing waits for the GPU.
+    """
+    batch, size = attended.shape
+    starts = torch.arange(batch + 1, device=attended.device, dtype=torch.int32) * size  # (B+1,)
+    ends_of_keys = starts[:-1] + attended.sum(1, dtype=torch.int32)  # (B,)
+    query_offsets = torch.stack([starts[:-1], starts[1:]], 1).flatten()  # (2B,)
+    key_offsets = torch.stack([starts[:-1], ends_of_keys], 1).flatten()
+    query_offsets, key_offsets = (torch.cat([offsets, starts[-1:]]) for offsets in (query_offsets, key_offsets))
+    mixed = torch.ops.aten._flash_attention_forward(
+        *(part.flatten(0, 1) for part in (query, key, value)),
+        *(query_offsets, key_offsets, size, size),
+        dropout,
+        is_causal=False,
+        return_debug_mask=False,
+    )[0]
+    return mixed.view(query.shape)
+
+
+def _flash_attention_computes(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Return whether torch has FlashAttention for these tensors (B, N, H, D/H)."""
+    if not query.is_cuda or query.shape[-1] % 8:
+        return False
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    parameters = torch.backends.cuda.SDPAParams(query, key, value, None, dropout, False, False)
+    return torch.backends.cuda.can_use_flash_attention(parameters)
 
 
 class FeedForward(nn.Module):

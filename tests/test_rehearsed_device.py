@@ -26,7 +26,7 @@ from rehearsed_device import DEVICE, rehearsal
 
 TRAINING = TrainingConfig(steps=4, warmup_steps=2, batch=8, precision="fp32", learning_rate=1e-3)
 # The number of slots is the size of a tensor. BatchNorm reads the valid slots only, and their number too.
-CIF_WAITS = {"heads/cif.py:integrate_and_fire": 1, "heads/keywords.py:forward": 1}
+CIF_WAITS = {"heads/cif.py:integrate_and_fire": 1}
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,12 @@ def autocast(device: str | torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, PRECISIONS[precision], enabled=enabled)
 
 
+def as_autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the precision that matrix products are computed in at the moment."""
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
+
+
 def computes_bf16(device: torch.device) -> bool:
     """Return whether a device has instructions for bf16.
 
@@ -75,9 +81,16 @@ def fp64(tensor: torch.Tensor) -> torch.Tensor:
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor to a device. The CPU does not wait for a GPU, which reads pinned memory on its own."""
-    if device.type in ("cpu", *WITHOUT_FP64) or tensor.device.type != "cpu":  # Apple's GPUs share the CPU's memory
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return pin(tensor, device).to(device, non_blocking=_has_own_memory(device))
+
+
+def pin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the CPU to pinned memory, if `device` is a GPU that reads it. A pinned one is returned as is."""
+    return tensor.pin_memory() if tensor.device.type == "cpu" and _has_own_memory(device) else tensor
+
+
+def _has_own_memory(device: torch.device) -> bool:
+    return device.type not in ("cpu", *WITHOUT_FP64)  # Apple's GPUs share the CPU's memory
 
 
 def configure_cuda() -> None:

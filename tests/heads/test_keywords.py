@@ -90,3 +90,15 @@ def test_the_shared_norm_counts_padding_only_if_configured(counts):
     reference = (counted - counted.mean(0)) / (counted.var(0, correction=0) + 1e-5).sqrt()
     reference = reference * TABLE.std(0) + TABLE.mean(0)
     torch.testing.assert_close(normalized.flatten(0, 1) if counts else normalized[batch.valid], reference)
+
+
+def test_sums_with_a_mask_give_the_norm_of_the_selected_rows():
+    by_selection, by_sums = (SlotNorm(TABLE, CIF).train() for _ in range(2))
+    x, counted = torch.randn(12, 6, requires_grad=True), torch.arange(12) % 5 != 1
+    x.data[1] = 1e4  # of a row that is not counted
+    probe = torch.randn(12, 6)
+    expected, actual = by_selection._normalize(x, counted), by_sums._normalize_by_sums(x, counted)
+    torch.testing.assert_close(actual, expected)
+    gradients = [torch.autograd.grad((normalized * probe).sum(), x)[0] for normalized in (actual, expected)]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(by_sums.state_dict(), by_selection.state_dict())

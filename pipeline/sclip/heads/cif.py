@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sclip import distributed
 from sclip.config import CifConfig
-from sclip.device import fp64
+from sclip.device import as_autocast, fp64
 from sclip.padded import Padded
 
 # This margin is added to a scaled sum. Without it, rounding could lose the last slot.
@@ -46,17 +46,20 @@ class CifOutput:
 
 
 class TimeConvolution(nn.Conv1d):
-    """A convolution along time with zero padding, computed as one matrix product of each frame and its neighbours.
+    """A convolution along time with zero padding.
 
-    On a CPU, computing CIF's weights this way takes a seventh less time, forward and backward, than with torch's
-    convolution.
+    On a CPU it is one matrix product of each frame and its neighbours. Computing CIF's weights this way takes a seventh
+    less time, forward and backward, than with torch's convolution. On a GPU, cuDNN convolves the frames as they lie in
+    memory if they are given as an image with one row.
     """
 
     def forward(self, frames: Tensor) -> Tensor:
         """Convolve the frames: (B, T, D) -> (B, T, D)."""
-        (size,), count, kind = self.kernel_size, frames.shape[1], frames.device.type
-        if torch.is_autocast_enabled(kind):  # cast before the frames are copied K times, which saves memory
-            frames = frames.to(torch.get_autocast_dtype(kind))
+        (size,), count = self.kernel_size, frames.shape[1]
+        if frames.is_cuda:
+            image, weight = frames.mT[:, :, None], self.weight[:, :, None]  # (B, D, 1, T), (D, D, 1, K)
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            return F.conv2d(image, weight, self.bias, padding=(0, size // 2)).squeeze(2).mT
         padded = F.pad(frames, (0, 0, size // 2, size // 2))
         neighbours = torch.cat([padded[:, i : i + count] for i in range(size)], -1)  # (B, T, K * D)
         return F.linear(neighbours, self.weight.transpose(1, 2).flatten(1), self.bias)
@@ -71,10 +74,10 @@ class Cif(nn.Module):
 
     def alpha(self, frames: Padded) -> Tensor:
         """Return the weight of each frame, zero for padding: (B, T, D) -> (B, T)."""
-        x, valid = frames.values, frames.valid[..., None]
+        x, valid = as_autocast(frames.values), frames.valid[..., None]  # cast before it is copied, which saves memory
         for i, convolution in enumerate(self.convolutions, 1):
             if not self.config.convolves_padding:
-                x = x * valid
+                x = torch.where(valid, x, 0.0)
             # The published code has a dropout after each layer and one more before the score. One dropout does both.
             retained = (1 - self.config.dropout) ** (2 if i == len(self.convolutions) else 1)
             x = F.dropout(convolution(x).relu(), 1 - retained, self.training)

@@ -98,23 +98,33 @@ class SlotNorm(nn.Module):
         """Normalise the slots: (B, S, W) -> (B, S, W)."""
         x = slots.values.float()
         if self.slots is not None:
-            normalized = self._normalize(x.flatten(1)).view_as(x)
+            normalized = self._normalize(x.flatten(1))
         elif self.training and not self.counts_padding:
-            flat, rows = x.flatten(0, 1), slots.valid.flatten().nonzero()[:, 0]
-            used = self._normalize(flat.index_select(0, rows))
-            normalized = torch.zeros_like(flat).index_copy(0, rows, used).view_as(x)
+            normalized = self._normalize(x.flatten(0, 1), slots.valid.flatten())
         else:
-            normalized = self._normalize(x.flatten(0, 1)).view_as(x)
-        return Padded(normalized, slots.lengths)
+            normalized = self._normalize(x.flatten(0, 1))
+        return Padded(normalized.view_as(x), slots.lengths)
 
-    def _normalize(self, x: Tensor) -> Tensor:
-        """Normalise rows: (N, C) -> (N, C). In training, the statistics cover the rows of all processes."""
-        norm = self.norm
-        if not self.training or distributed.world_size() == 1:
-            return norm(x)
-        count = distributed.all_sum(x.new_full((), len(x)))
-        mean = distributed.all_sum(x.sum(0)) / count
-        variance = distributed.all_sum((x - mean).square().sum(0)) / count
+    def _normalize(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Normalise rows: (N, C) -> (N, C). The statistics are those of the rows `counted` (N,); the others become 0.
+
+        In training, the statistics cover the rows of all processes. Selecting rows would wait for a GPU, so there they
+        are summed with a mask.
+        """
+        if self.training and (distributed.world_size() > 1 or (counted is not None and x.device.type != "cpu")):
+            return self._normalize_by_sums(x, x.new_ones(len(x)) if counted is None else counted)
+        if counted is None:
+            normalized: Tensor = self.norm(x)
+            return normalized
+        rows = counted.nonzero()[:, 0]
+        return torch.zeros_like(x).index_copy(0, rows, self.norm(x.index_select(0, rows)))
+
+    def _normalize_by_sums(self, x: Tensor, counted: Tensor) -> Tensor:
+        norm, mask = self.norm, counted[:, None]
+        count = distributed.all_sum(mask.sum(dtype=x.dtype))
+        mean = distributed.all_sum((x * mask).sum(0)) / count
+        centered = (x - mean) * mask
+        variance = distributed.all_sum(centered.square().sum(0)) / count
         with torch.no_grad():
             assert norm.running_mean is not None
             assert norm.running_var is not None
@@ -122,7 +132,7 @@ class SlotNorm(nn.Module):
             norm.running_mean.lerp_(mean, norm.momentum or 0.0)
             norm.running_var.lerp_(variance * count / (count - 1), norm.momentum or 0.0)
             norm.num_batches_tracked += 1
-        return (x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+        return (centered * (torch.rsqrt(variance + norm.eps) * norm.weight) + norm.bias) * mask
 
 
 class KeywordBranch(nn.Module):

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from sclip.encoders.clip import TextTower
 
-MULTIPLE = 8  # positions; lengths are rounded up to a multiple, which fused attention also prefers
+MULTIPLE = 2  # positions; lengths are rounded up to a multiple
 WARM_UPS = 3  # passes before a capture, in which libraries choose their kernels and allocate memory
 
 

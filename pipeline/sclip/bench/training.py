@@ -3,6 +3,7 @@
 One has its features on the device already. The other runs both frozen encoders in every step, as published.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -21,6 +22,7 @@ from sclip.config import Experiment
 from sclip.device import autocast, plain_attention
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.convolutions import undo_speed_up
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.features.dataset import Dataset
 from sclip.padded import Padded
@@ -95,20 +97,22 @@ def _encoder_steps(
 ) -> dict[str, Callable[[], object]]:
     """Return the training steps that run one or both encoders. `vectors` are the images' if CLIP does not run."""
     speech, clip = encoders
+    published_speech = copy.deepcopy(speech)
+    undo_speed_up(published_speech)
     waveforms, pictures = _encoder_inputs(workload, clip, device)
     ids = torch.arange(len(pictures), device=device)
 
-    def encode_speech() -> Padded:
+    def encode_speech(encoder: AnySpeechEncoder) -> Padded:
         with torch.no_grad(), autocast(device, trainer.training.precision):
-            return speech(waveforms)
+            return encoder(waveforms)
 
     def online() -> None:
-        trainer.train_step([Batch(encode_speech(), vectors, ids)])
+        trainer.train_step([Batch(encode_speech(speech), vectors, ids)])
 
     def published() -> None:
         with torch.no_grad(), autocast(device, trainer.training.precision):
             images = F.normalize(clip.encode_image(pictures).float(), dim=-1)
-        trainer.train_step([Batch(encode_speech(), images, ids)])
+        trainer.train_step([Batch(encode_speech(published_speech), images, ids)])
 
     return {ONLINE: online, PUBLISHED: published}
 

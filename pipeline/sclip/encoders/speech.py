@@ -12,10 +12,9 @@ The hidden states are the input of the first block and then the output of each b
 taken before the final norm.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from transformers.utils import logging
 
 from sclip.device import send
 from sclip.encoders.audio import too_short
+from sclip.encoders.convolutions import avoid_wrong_convolutions, speed_up_convolutions
 from sclip.encoders.inputs import LogMelInput, WaveformInput, receptive_field
 from sclip.encoders.sizes import check_speech_sizes
 from sclip.encoders.source import Source, check_kind, fetch_repo, find_folder
@@ -86,25 +86,6 @@ class ValidGroupNorm(nn.Module):
         return normed
 
 
-def avoid_wrong_convolutions(model: nn.Module) -> None:
-    """Compute some convolutions in fp32, whatever the precision, on CPUs with AMX (Intel's Xeons since 2023).
-
-    Where a convolution has several groups of 2 to 15 channels, oneDNN computes wrong values in bf16 there, without an
-    error (torch 2.8 to 2.14). In HuBERT's positional convolution a group has 48 channels or more, and is right. Small
-    encoders have fewer.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv1d) and module.groups > 1 and 1 < module.in_channels // module.groups < 16:
-            module.forward = partial(_without_wrong_bf16, module.forward)  # type: ignore[method-assign]
-
-
-def _without_wrong_bf16(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if x.device.type != "cpu" or not torch.cpu._is_amx_tile_supported():
-        return forward(x)
-    with torch.autocast("cpu", enabled=False):
-        return forward(x.float())
-
-
 class SpeechEncoder(nn.Module):
     """A speech encoder of transformers. The model is changed in place, not copied.
 
@@ -133,6 +114,7 @@ class SpeechEncoder(nn.Module):
             first = model.feature_extractor.conv_layers[0]
             first.layer_norm = ValidGroupNorm(first.layer_norm)
         avoid_wrong_convolutions(model)
+        speed_up_convolutions(model)
         positions = model.encoder.pos_conv_embed
         convolutions = list(getattr(positions, "layers", []))[1:]
         if getattr(positions, "batch_norm", None) is not None:

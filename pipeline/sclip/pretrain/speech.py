@@ -27,9 +27,10 @@ from sclip.config import MiniHubertConfig
 from sclip.config.pretraining import HUBERT_HEAD
 from sclip.device import autocast
 from sclip.encoders.audio import SAMPLE_RATE
+from sclip.encoders.convolutions import avoid_wrong_convolutions
 from sclip.encoders.mfcc import MfccEncoder, differences, torchaudio
 from sclip.encoders.source import Source
-from sclip.encoders.speech import SpeechEncoder, avoid_wrong_convolutions
+from sclip.encoders.speech import SpeechEncoder
 from sclip.pretrain.clusters import assign, cluster, purity
 from sclip.pretrain.progress import Progress
 from sclip.pretrain.utterances import HOP, WINDOW, Joined, Utterance, speak_scenes

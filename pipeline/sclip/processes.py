@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from sclip.errors import UserError
@@ -134,19 +136,37 @@ _idle: list[_Readers] = []
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Start processes without SIGINT: Ctrl+C goes to all processes of a terminal, and the parent handles it."""
+    """Start processes without SIGINT: Ctrl+C goes to all processes of a terminal, and the parent handles it.
+
+    The parent handles it when the processes have started. Blocking it delays it only in this thread, and another thread
+    may receive it, so its handler is replaced too.
+    """
     resource_tracker.ensure_running()  # starting it would let SIGINT through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    received: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    replaced = callable(handler) and threading.current_thread() is threading.main_thread()
+    if replaced:
+        signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the processes inherit this
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if replaced:
+            signal.signal(signal.SIGINT, handler)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _received(connection: Connection) -> tuple[Any, Exception | None]:
     """Wait for the outcome of an item."""
     try:
-        outcome: tuple[Any, Exception | None] = connection.recv()
+        pickled, sizes = connection.recv()
+        arrays = [np.empty(size, np.uint8) for size in sizes]
+        with _socket_of(connection) as stream:
+            for array in arrays:
+                _fill(array, stream)
+        outcome: tuple[Any, Exception | None] = pickle.loads(pickled, buffers=arrays)
     except (EOFError, OSError):
         return None, _Ended()
     except Exception as error:  # too little memory, for example
@@ -161,9 +181,31 @@ def _serve(connection: Connection) -> None:
             task = connection.recv_bytes()
         except (EOFError, OSError):
             return
-        outcome = _outcome(task)
-        with suppress(OSError):
-            connection.send(outcome)
+        arrays: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps(_outcome(task), protocol=5, buffer_callback=arrays.append)
+        parts = [array.raw() for array in arrays]
+        with suppress(OSError), _socket_of(connection) as stream:
+            connection.send((pickled, [part.nbytes for part in parts]))
+            for part in parts:
+                stream.sendall(part)
+
+
+def _socket_of(connection: Connection) -> socket.socket:
+    """Return the socket that a pipe is made of.
+
+    A socket reads an array into its memory while other threads run. A `Connection` takes Python's lock for each of its
+    pieces, and to copy them.
+    """
+    return socket.socket(fileno=os.dup(connection.fileno()))
+
+
+def _fill(array: np.ndarray[Any, Any], stream: socket.socket) -> None:
+    unread = array.data
+    while unread:
+        count = stream.recv_into(unread, flags=socket.MSG_WAITALL)
+        if count == 0:
+            raise EOFError
+        unread = unread[count:]
 
 
 def _outcome(task: bytes) -> tuple[Any, Exception | None]:

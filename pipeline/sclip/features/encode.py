@@ -13,7 +13,7 @@ from torch import Tensor
 from sclip.concurrency import map_on_cores, prefetch, prefetch_count
 from sclip.config import FeaturesConfig
 from sclip.corpora.recordings import Decoded, Recording, decode, decode_all
-from sclip.device import PRECISIONS, autocast, send
+from sclip.device import PRECISIONS, autocast, pin, send
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.errors import Fault, UserError
 from sclip.features.codes import Directions
@@ -93,7 +93,10 @@ class FeatureEncoder:
         # A frame's sum shows whether its states are finite. Codes are always finite, so there the states are summed.
         sums = (values if stored.dtype == torch.int8 else stored).sum((1, 2), dtype=torch.float32)
         copies = [tensor.to(target, non_blocking=stored.is_cuda) for tensor in (stored, sums.isfinite())]
-        done = torch.cuda.current_stream(stored.device).record_event() if stored.is_cuda else None
+        done = None
+        if stored.is_cuda:
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # a waiting thread takes no core
+            done.record(torch.cuda.current_stream(stored.device))
         return _Encoding(
             lengths, copies[0], copies[1], done, lambda start, length: self._overflow(values[start : start + length])
         )
@@ -101,29 +104,31 @@ class FeatureEncoder:
     def encode_recordings(self, batches: Iterable[Sequence[Recording]]) -> Generator[list[Tensor | Fault], None, None]:
         """Yield each batch as a list: for each recording its states or codes, on the CPU, or why it cannot be used.
 
-        While a GPU encodes a batch, processes decode the next ones, and a thread waits for the results of the previous
-        one.
+        While a GPU encodes a batch, processes decode the next ones, and threads pin the next one and wait for the
+        results of the previous one.
         """
+        device, decode_batch = torch.device(self.device), partial(decode_all, shortest=self.encoder.shortest)
 
-        decode_batch = partial(decode_all, shortest=self.encoder.shortest)
+        def pinned(decoded: Decoded) -> tuple[Tensor, list[int | Fault]]:
+            return pin(torch.from_numpy(decoded.samples), device), decoded.results
 
-        def start(decoded: Decoded) -> tuple[list[int | Fault], "_Encoding | None"]:
-            lengths = [result for result in decoded.results if isinstance(result, int)]
+        def start(batch: tuple[Tensor, list[int | Fault]]) -> tuple[list[int | Fault], "_Encoding | None"]:
+            samples, results = batch
+            lengths = [result for result in results if isinstance(result, int)]
             if not lengths:
-                return decoded.results, None
-            samples = send(torch.from_numpy(decoded.samples), torch.device(self.device))
-            return decoded.results, self._start(torch.split(samples, lengths), "cpu")
+                return results, None
+            return results, self._start(torch.split(send(samples, device), lengths), "cpu")
 
         def finish(started: tuple[list[int | Fault], "_Encoding | None"]) -> list[Tensor | Fault]:
             results, encoding = started
             encoded = iter(encoding.finish() if encoding is not None else ())
             return [result if isinstance(result, Fault) else next(encoded) for result in results]
 
-        if prefetch_count(self.device, 1):
+        if prefetch_count(device, 1):
             with closing(prefetch_in_processes(decode_batch, batches)) as decoded:
-                yield from prefetch(finish, map(start, decoded), 1)
+                yield from prefetch(finish, map(start, prefetch(pinned, decoded, 1)), 1)
         else:
-            with closing(map_on_cores(lambda batch: start(decode_batch(batch)), batches)) as started:
+            with closing(map_on_cores(lambda batch: start(pinned(decode_batch(batch))), batches)) as started:
                 yield from map(finish, started)
 
     def _as_stored(self, values: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 1. Inspect every recording. Divide the corpus into shards, in the manifest's order. A shard's file is named by a hash of
    everything that its content depends on.
 2. Reuse the shards that exist. Divide the missing ones among the processes.
-3. Encode the batches of all missing shards as one stream, without a pause between shards. A thread writes each complete
-   shard. Recordings of similar length share a batch; the shard stores them in the manifest's order.
+3. Encode the batches of all missing shards as one stream, without a pause between shards. Threads write the complete
+   shards. Recordings of similar length share a batch; the shard stores them in the manifest's order.
 4. Write the index, and remove the shards that it does not list.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import distributed
-from sclip.concurrency import map_in_threads
+from sclip.concurrency import map_in_threads, prefetch_count
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import read_manifest
 from sclip.corpora.recordings import Recording, Recordings
@@ -46,6 +46,7 @@ from sclip.files import file_digest, remove_unfinished
 from sclip.fingerprints import data_fingerprint
 
 MEGABYTE = 1_000_000
+WRITERS = 2  # threads that write shards while a GPU encodes; each shard is in memory twice
 
 
 @dataclass(frozen=True)
@@ -227,5 +228,6 @@ def _compute(parts: Sequence[Part], encoder: FeatureEncoder, features: dict[str,
         write_shard(part.path, features, states, faults)
 
     with tqdm(None, "hidden states", total, unit="", disable=distributed.bar_disabled()) as bar, closing(stream):
-        for _ in map_in_threads(write, complete_parts(), threads=1, count=1):
+        writers = prefetch_count(encoder.device, WRITERS) or 1
+        for _ in map_in_threads(write, complete_parts(), threads=writers, count=writers):
             pass

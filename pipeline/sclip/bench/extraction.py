@@ -1,8 +1,11 @@
 """Time feature extraction against the encoder without input and output, and against one recording at a time."""
 
+import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import soundfile
@@ -18,12 +21,14 @@ from sclip.device import autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems
-from sclip.features.extract import extract_features
+from sclip.features.extract import MEGABYTE, extract_features
+from sclip.features.store import DIRECTIONS_FILE
 from sclip.padded import length_sorted_batches
 
 LOOP_RECORDINGS = 16  # recordings that the loop is timed on
 LOOP = "the bare encoder, one at a time"
-STATES = "extract-features, states"
+STATES, CODES = "extract-features, states", "extract-features, codes"
+WRITTEN_SHARDS = 4  # files that the disk is timed on
 
 
 def extraction_case(workload: Workload, encoder: AnySpeechEncoder, folder: Path, device: torch.device) -> Case:
@@ -38,25 +43,36 @@ def extraction_case(workload: Workload, encoder: AnySpeechEncoder, folder: Path,
         "the bare encoder": in_batches,
         **({"the bare encoder, a batch a core": on_cores} if device.type == "cpu" else {}),
         STATES: _extraction(encoder, folder, "states", states, device),
-        "extract-features, codes": _extraction(encoder, folder, "codes", coded, device),
+        CODES: _extraction(encoder, folder, "codes", coded, device),
         LOOP: one_at_a_time,
     }
     parts = {
         LOOP: sum(seconds[:LOOP_RECORDINGS]) / sum(seconds),
         STATES: sum(seconds[: workload.state_recordings]) / sum(seconds),
     }
-    times = compare(alternatives, device, parts=parts)
-    for name in ("states", "codes"):
-        shutil.rmtree(folder / name)
+    outputs = {STATES: folder / "states", CODES: folder / "codes"}
+    times = compare(
+        alternatives, device, parts=parts, prepare={name: partial(_remove_shards, out) for name, out in outputs.items()}
+    )
+    floors = {name: _seconds_to_write(out, workload) / parts.get(name, 1.0) for name, out in outputs.items()}
+    for out in outputs.values():
+        shutil.rmtree(out)
     question = f"Hidden states of {len(seconds)} recordings, {sum(seconds):.0f} s, in {states.compute}"
-    rows = [Measurement(timed, f"{sum(seconds) / timed.seconds:,.0f} times real time") for timed in times]
+    rows = [
+        Measurement(timed, f"{sum(seconds) / timed.seconds:,.0f} times real time", floors.get(timed.name))
+        for timed in times
+    ]
     return Case("extraction", question, rows)
 
 
 def _encoder_runs(
     encoder: AnySpeechEncoder, waveforms: Sequence[Tensor], config: FeaturesConfig, device: torch.device
 ) -> tuple[Callable[[], object], Callable[[], object], Callable[[], object]]:
-    """Return runs of the encoder that discard its output: in batches, in batches with one per core, one at a time."""
+    """Return runs of the encoder that discard its output: in batches, in batches with one per core, one at a time.
+
+    The waveforms are on the device.
+    """
+    waveforms = [waveform.to(device) for waveform in waveforms]
     batches = _batches(waveforms, config.batch_seconds)
 
     def encode(batch: Sequence[Tensor]) -> None:
@@ -85,12 +101,31 @@ def _extraction(
     out = folder / name
 
     def run() -> None:
-        for shard in out.glob("*.safetensors"):
-            if shard.name != "directions.safetensors":  # directions are computed once per corpus, so they are not timed
-                shard.unlink()
         extract_features(encoder, config, folder / f"{name}.jsonl", out, device, Problems())
 
     return run
+
+
+def _remove_shards(out: Path) -> None:
+    """Remove the shards of the last run. Directions stay: they are computed once per corpus, so they are not timed."""
+    for path in out.glob("*.safetensors"):
+        if path.name != DIRECTIONS_FILE:
+            path.unlink()
+
+
+def _seconds_to_write(out: Path, workload: Workload) -> float:
+    """Return how long the disk takes to write as many bytes as an output has, measured with files of random bytes.
+
+    Each file is on the disk before the next one is written.
+    """
+    data = os.urandom(workload.shard_megabytes * MEGABYTE)
+    start = time.perf_counter()
+    for i in range(WRITTEN_SHARDS):
+        with (out / f"{i}.bin").open("wb") as file:
+            file.write(data)
+            os.fsync(file)
+    seconds = time.perf_counter() - start
+    return seconds * sum(path.stat().st_size for path in out.glob("*.safetensors")) / (WRITTEN_SHARDS * len(data))
 
 
 def _write_corpus(folder: Path, seconds: Sequence[float], states: int) -> list[Tensor]:

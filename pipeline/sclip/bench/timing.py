@@ -30,15 +30,17 @@ def compare(
     device: str | torch.device,
     rounds: int = 5,
     parts: Mapping[str, float] | None = None,
+    prepare: Mapping[str, Callable[[], object]] | None = None,
 ) -> list[Timed]:
     """Time the alternatives, in several rounds.
 
     `parts` gives how many units of work a run of an alternative does, such as 0.1 or 8; without an entry, it is 1. Its
-    times are divided by this number.
+    times are divided by this number. `prepare` runs before each run of an alternative, and is not timed.
     """
     times: dict[str, list[float]] = {name: [] for name in alternatives}
     for turn in range(WARM_UP + rounds):
         for name, run in alternatives.items():
+            (prepare or {}).get(name, lambda: None)()
             seconds = seconds_of(run, device) / (parts or {}).get(name, 1.0)
             if turn >= WARM_UP:
                 times[name].append(seconds)

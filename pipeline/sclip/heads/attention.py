@@ -134,8 +134,8 @@ def attend_by_sequences(query: Tensor, key: Tensor, value: Tensor, attended: Ten
 
 
 def _flash_attention_computes(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """Return whether torch has FlashAttention for these tensors (B, N, H, D/H)."""
-    if not query.is_cuda or query.shape[-1] % 8:
+    """Return whether torch has FlashAttention for these tensors (B, N, H, D/H). That for AMD's GPUs is another one."""
+    if not query.is_cuda or torch.version.hip or query.shape[-1] % 8:
         return False
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     parameters = torch.backends.cuda.SDPAParams(query, key, value, None, dropout, False, False)

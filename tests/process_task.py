@@ -2,6 +2,9 @@
 
 import os
 import signal
+from typing import Any
+
+import numpy as np
 
 from sclip.errors import UserError
 
@@ -26,3 +29,18 @@ class Unreadable(Exception):
 
 def fail_unreadably(item: int) -> None:
     raise Unreadable(item, item)
+
+
+def arrays(size: int) -> list[Any]:
+    """Return arrays of many kinds, among them two that a socket does not read at once."""
+    large = np.arange(size, dtype=np.float32)
+    read_only = np.arange(3)
+    read_only.flags.writeable = False
+    return [
+        large,
+        np.asfortranarray(large[: size // 4 * 4].reshape(4, -1)),
+        np.empty(0),
+        np.array(7),
+        read_only,
+        "text",
+    ]

@@ -1,15 +1,18 @@
 """Process pools: results come in order, an error is raised at its item, and no process outlives its parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
-from process_task import FAILING, KILLED, fail_unreadably, read
+from process_task import FAILING, KILLED, arrays, fail_unreadably, read
 
 from sclip import processes
 from sclip.errors import UserError
@@ -40,6 +43,24 @@ def test_an_unexpected_error_says_where_it_was_raised():
 def test_a_result_that_cannot_be_read_is_an_error():
     with pytest.raises(TypeError, match="missing 1 required"):
         list(prefetch_in_processes(fail_unreadably, [1]))
+
+
+def test_arrays_arrive_as_they_are():
+    """They are larger than the memory of a socket."""
+    sizes = [3_000_000, 1, 999_999]
+    for size, result in zip(sizes, prefetch_in_processes(arrays, sizes), strict=True):
+        for actual, expected in zip(result, arrays(size), strict=True):
+            np.testing.assert_array_equal(actual, expected, strict=True)
+        assert result[0].flags.writeable
+
+
+def test_a_pipe_that_ends_within_an_array_is_an_error():
+    ours, other = (processes._Pipe(connection) for connection in multiprocessing.Pipe())
+    other.connection.send((b"", [100]))
+    other._socket.sendall(bytes(10))
+    other.close()
+    with pytest.raises(EOFError):
+        ours.receive()
 
 
 def test_the_processes_of_torchrun_divide_the_cores(monkeypatch):
@@ -86,15 +107,21 @@ def test_processes_end_with_their_parent_and_without_a_traceback(tmp_path, sent)
     "function", ["prefetch_in_processes(abs, itertools.repeat(1))", "map_in_processes(abs, [1] * 9, '')"]
 )
 def test_ctrl_c_while_processes_start_prints_no_traceback(tmp_path, function):
+    """Another thread of the program receives it, as one of numpy's may."""
     (tmp_path / "program.py").write_text(
         f"""
-import itertools, signal, sys
+import itertools, signal, sys, threading, time
 from multiprocessing.process import BaseProcess
 from sclip.processes import map_in_processes, prefetch_in_processes
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
     start = BaseProcess.start
-    BaseProcess.start = lambda process: (start(process), print("started", flush=True))
+    def start_and_wait(process):
+        start(process)
+        print("started", flush=True)
+        time.sleep(0.5)
+    BaseProcess.start = start_and_wait
     try:
         for _ in {function}:
             pass
@@ -106,7 +133,11 @@ if __name__ == "__main__":
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as parent:
         assert parent.stdout.readline() == "started\n"
         os.killpg(parent.pid, signal.SIGINT)
-        _, errors = parent.communicate(timeout=60)
+        try:
+            _, errors = parent.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):  # which is the rule
+                os.killpg(parent.pid, signal.SIGKILL)
     assert errors == "stopped\n"
 
 

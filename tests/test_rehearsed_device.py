@@ -25,7 +25,7 @@ if torch.cuda.is_available():
 from rehearsed_device import DEVICE, rehearsal
 
 TRAINING = TrainingConfig(steps=4, warmup_steps=2, batch=8, precision="fp32", learning_rate=1e-3)
-# The number of slots is the size of a tensor. BatchNorm reads the valid slots only, and their number too.
+# The number of slots is the size of a tensor.
 CIF_WAITS = {"heads/cif.py:integrate_and_fire": 1}
 
 

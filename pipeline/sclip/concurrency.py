@@ -31,7 +31,7 @@ def prefetch_count(device: str | torch.device, count: int) -> int:
     return 0 if torch.device(device).type == "cpu" else count
 
 
-def prefetch(read: Callable[[Item], Data], items: Iterable[Item], count: int) -> Iterator[Data]:
+def prefetch(read: Callable[[Item], Data], items: Iterable[Item], count: int) -> Generator[Data, None, None]:
     """Yield `read` of each item, in order. One thread prefetches `count` items.
 
     With a count of 0 the calling thread reads, and reuses the memory that it has freed.

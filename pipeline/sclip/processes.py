@@ -75,8 +75,8 @@ class _Readers:
     def __init__(self, count: int):
         context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locks, not its threads
         self._processes: list[BaseProcess] = []
-        self._connections: list[Connection] = []
-        self._turns = SimpleQueue[Connection | None]()  # the connections that a result will come from, in order
+        self._pipes: list[_Pipe] = []
+        self._turns = SimpleQueue[_Pipe | None]()  # the pipes that a result will come from, in order
         self._results = SimpleQueue[tuple[Any, Exception | None]]()
         for _ in range(count):
             connection, other_end = context.Pipe()
@@ -85,18 +85,18 @@ class _Readers:
                 process.start()
             other_end.close()
             self._processes.append(process)
-            self._connections.append(connection)
+            self._pipes.append(_Pipe(connection))
         threading.Thread(target=self._receive, daemon=True).start()
 
     def compute(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield `function` of each item. If the iteration ends early, the processes end too."""
-        connections, waiting = cycle(self._connections), 0
+        pipes, waiting = cycle(self._pipes), 0
         try:
             for item in items:
-                if waiting == len(self._connections):
+                if waiting == len(self._pipes):
                     waiting -= 1
                     yield self._next_result()
-                self._send(next(connections), function, item)
+                self._send(next(pipes), function, item)
                 waiting += 1
             while waiting:
                 waiting -= 1
@@ -105,12 +105,12 @@ class _Readers:
             self._stop()
             raise
 
-    def _send(self, connection: Connection, function: Callable[[Item], Result], item: Item) -> None:
+    def _send(self, pipe: "_Pipe", function: Callable[[Item], Result], item: Item) -> None:
         try:
-            connection.send((function, item))
+            pipe.connection.send((function, item))
         except OSError:
             raise _Ended from None
-        self._turns.put(connection)
+        self._turns.put(pipe)
 
     def _next_result(self) -> Any:
         result, error = self._results.get()
@@ -119,10 +119,10 @@ class _Readers:
         return result
 
     def _receive(self) -> None:
-        for connection in iter(self._turns.get, None):
-            self._results.put(_received(connection))
-        for connection in self._connections:
-            connection.close()
+        for pipe in iter(self._turns.get, None):
+            self._results.put(_received(pipe))
+        for pipe in self._pipes:
+            pipe.close()
 
     def _stop(self) -> None:
         """Let each process finish its item, and end."""
@@ -138,8 +138,8 @@ _idle: list[_Readers] = []
 def _without_interrupts() -> Iterator[None]:
     """Start processes without SIGINT: Ctrl+C goes to all processes of a terminal, and the parent handles it.
 
-    The parent handles it when the processes have started. Blocking it delays it only in this thread, and another thread
-    may receive it, so its handler is replaced too.
+    The parent handles it when the processes have started. It is blocked in this thread only, and another thread may
+    receive it. So its handler is replaced too.
     """
     resource_tracker.ensure_running()  # starting it would let SIGINT through again
     received: list[int] = []
@@ -158,15 +158,45 @@ def _without_interrupts() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _received(connection: Connection) -> tuple[Any, Exception | None]:
+class _Pipe:
+    """An end of a pipe, which sends the arrays of a message after the rest of it.
+
+    A `Connection` reads in pieces, takes Python's lock for each piece, and copies it. A socket, which the pipe is made
+    of, reads an array into its memory while other threads run.
+    """
+
+    def __init__(self, connection: Connection):
+        self.connection, self._socket = connection, socket.socket(fileno=os.dup(connection.fileno()))
+
+    def send(self, message: Any) -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+        arrays = [buffer.raw() for buffer in buffers]
+        self.connection.send((pickled, [array.nbytes for array in arrays]))
+        for array in arrays:
+            self._socket.sendall(array)
+
+    def receive(self) -> Any:
+        pickled, sizes = self.connection.recv()
+        arrays = [np.empty(size, np.uint8) for size in sizes]
+        for array in arrays:
+            unread = array.data
+            while unread:
+                count = self._socket.recv_into(unread, flags=socket.MSG_WAITALL)
+                if count == 0:
+                    raise EOFError
+                unread = unread[count:]
+        return pickle.loads(pickled, buffers=arrays)
+
+    def close(self) -> None:
+        self.connection.close()
+        self._socket.close()
+
+
+def _received(pipe: _Pipe) -> tuple[Any, Exception | None]:
     """Wait for the outcome of an item."""
     try:
-        pickled, sizes = connection.recv()
-        arrays = [np.empty(size, np.uint8) for size in sizes]
-        with _socket_of(connection) as stream:
-            for array in arrays:
-                _fill(array, stream)
-        outcome: tuple[Any, Exception | None] = pickle.loads(pickled, buffers=arrays)
+        outcome: tuple[Any, Exception | None] = pipe.receive()
     except (EOFError, OSError):
         return None, _Ended()
     except Exception as error:  # too little memory, for example
@@ -176,36 +206,10 @@ def _received(connection: Connection) -> tuple[Any, Exception | None]:
 
 def _serve(connection: Connection) -> None:
     """Compute items until the other end is closed, or its process has ended."""
-    while True:
-        try:
-            task = connection.recv_bytes()
-        except (EOFError, OSError):
-            return
-        arrays: list[pickle.PickleBuffer] = []
-        pickled = pickle.dumps(_outcome(task), protocol=5, buffer_callback=arrays.append)
-        parts = [array.raw() for array in arrays]
-        with suppress(OSError), _socket_of(connection) as stream:
-            connection.send((pickled, [part.nbytes for part in parts]))
-            for part in parts:
-                stream.sendall(part)
-
-
-def _socket_of(connection: Connection) -> socket.socket:
-    """Return the socket that a pipe is made of.
-
-    A socket reads an array into its memory while other threads run. A `Connection` takes Python's lock for each of its
-    pieces, and to copy them.
-    """
-    return socket.socket(fileno=os.dup(connection.fileno()))
-
-
-def _fill(array: np.ndarray[Any, Any], stream: socket.socket) -> None:
-    unread = array.data
-    while unread:
-        count = stream.recv_into(unread, flags=socket.MSG_WAITALL)
-        if count == 0:
-            raise EOFError
-        unread = unread[count:]
+    pipe = _Pipe(connection)
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send(_outcome(connection.recv_bytes()))
 
 
 def _outcome(task: bytes) -> tuple[Any, Exception | None]:

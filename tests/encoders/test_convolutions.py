@@ -1,10 +1,13 @@
 """Convolutions with several groups as matrix products give the values of torch's. tests/gpu compares them on a GPU."""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from sclip.encoders.convolutions import convolve_by_products, speed_up_convolutions
+from sclip.encoders.convolutions import convolve_by_products, speed_up_convolutions, undo_speed_up
 
 
 @pytest.mark.parametrize(("size", "bias"), [(8, True), (3, False)])
@@ -19,9 +22,14 @@ def test_products_equal_the_convolution(size, bias):
     torch.testing.assert_close(in_half.float(), convolution(x), atol=0.05, rtol=0.05)
 
 
-def test_a_cpu_still_computes_the_convolution_itself():
+def test_only_a_gpu_computes_products(monkeypatch):
     convolution = nn.Conv1d(12, 12, 4, padding=2, groups=4)
-    x = torch.randn(2, 12, 9)
-    expected = convolution(x)
+    on_cpu, on_gpu = torch.randn(2, 12, 9), SimpleNamespace(is_cuda=True)
     speed_up_convolutions(convolution)
-    assert torch.equal(convolution(x), expected)
+    monkeypatch.setattr("sclip.encoders.convolutions.convolve_by_products", lambda *arguments: arguments)
+    assert convolution.forward(on_gpu) == (convolution, on_gpu)
+    assert torch.equal(convolution(on_cpu), nn.Conv1d.forward(convolution, on_cpu))
+    copied = copy.deepcopy(convolution)
+    undo_speed_up(copied)
+    assert copied.forward.__self__ is copied
+    assert convolution.forward(on_gpu) == (convolution, on_gpu)

@@ -18,13 +18,15 @@ import torch
 from features.conftest import LENGTHS
 from small import speech_encoder
 
+from sclip.concurrency import map_in_threads
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import read_manifest
+from sclip.device import pin
 from sclip.encoders.audio import read_audio
 from sclip.encoders.mfcc import MfccEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.encode import _Encoding
-from sclip.features.extract import extract_features
+from sclip.features.extract import WRITERS, extract_features
 from sclip.features.store import FeatureStore, write_shard
 from sclip.features.verify import verify
 
@@ -208,13 +210,17 @@ def test_states_do_not_depend_on_the_size_of_batches(corpus, tmp_path):
     torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
 
 
-def test_reading_in_processes_and_writing_in_a_thread_gives_the_same_files(corpus, tmp_path, cores, monkeypatch):
-    """Simulate a GPU, with which processes read and threads write while the main thread encodes."""
+def test_reading_in_processes_and_writing_in_threads_gives_the_same_files(corpus, tmp_path, cores, monkeypatch):
+    """Simulate a GPU, with which processes read, and threads pin and write, while the main thread encodes."""
     cores(1)
     extract(corpus, tmp_path / "expected")
     for module in ("sclip.features.encode", "sclip.features.inspection"):
         monkeypatch.setattr(f"{module}.prefetch_count", lambda device, count: count)
-    writers, encoders, takers = set(), set(), set()
+    monkeypatch.setattr(
+        "sclip.features.extract.map_in_threads",
+        lambda compute, items, threads, count: map_in_threads(compute, items, WRITERS, count),
+    )
+    writers, encoders, takers, pinning = set(), set(), set(), set()
 
     def recording_thread(threads, function):
         return lambda *arguments: threads.add(get_ident()) or function(*arguments)
@@ -222,13 +228,15 @@ def test_reading_in_processes_and_writing_in_a_thread_gives_the_same_files(corpu
     for name in ("read_bytes", "read_audio"):
         monkeypatch.setattr(f"sclip.corpora.recordings.{name}", lambda *_: pytest.fail("read in this process"))
     monkeypatch.setattr("sclip.features.extract.write_shard", recording_thread(writers, write_shard))
+    monkeypatch.setattr("sclip.features.encode.pin", recording_thread(pinning, pin))
     monkeypatch.setattr(_Encoding, "finish", recording_thread(takers, _Encoding.finish))
     speech = encoder()
     speech.forward = recording_thread(encoders, speech.forward)
     extract(corpus, tmp_path / "out", speech)
     assert encoders == {get_ident()}
-    assert len(writers) == len(takers) == 1
-    assert not encoders & (writers | takers)
+    assert len(takers) == len(pinning) == 1
+    assert writers
+    assert not encoders & (writers | takers | pinning)
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from sclip.device import autocast
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems
-from sclip.features.extract import MEGABYTE, extract_features
+from sclip.features.extract import MEGABYTE, WRITERS, extract_features
 from sclip.features.store import DIRECTIONS_FILE
 from sclip.padded import length_sorted_batches
 
@@ -114,17 +115,24 @@ def _remove_shards(out: Path) -> None:
 
 
 def _seconds_to_write(out: Path, workload: Workload) -> float:
-    """Return how long the disk takes to write as many bytes as an output has, measured with files of random bytes.
+    """Return how long the disk takes to write as many bytes as an output has.
 
-    Each file is on the disk before the next one is written.
+    It is measured with files of random bytes, which as many threads write as in an extraction.
     """
     data = os.urandom(workload.shard_megabytes * MEGABYTE)
-    start = time.perf_counter()
-    for i in range(WRITTEN_SHARDS):
-        with (out / f"{i}.bin").open("wb") as file:
+    paths = [out / f"{i}.bin" for i in range(WRITTEN_SHARDS)]
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
             file.write(data)
             os.fsync(file)
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(write, paths))
     seconds = time.perf_counter() - start
+    for path in paths:
+        path.unlink()
     return seconds * sum(path.stat().st_size for path in out.glob("*.safetensors")) / (WRITTEN_SHARDS * len(data))
 
 

@@ -12,7 +12,12 @@ from sclip.bench.machine import Machine
 from sclip.bench.timing import compare
 from sclip.device import PRECISIONS, computes_bf16, plain_attention
 from sclip.errors import counted
-from sclip.heads.attention import attend_by_products, attend_by_sequences, attend_with_mask
+from sclip.heads.attention import (
+    attend_by_products,
+    attend_by_sequences,
+    attend_with_mask,
+    flash_attention_computes,
+)
 from sclip.heads.cif import FIRING_MARGIN, integrate_and_fire
 from sclip.heads.keywords import Quantizer
 from sclip.padded import Padded, valid_mask
@@ -47,7 +52,8 @@ def attention_case(workload: Workload, width: int, device: torch.device) -> Case
             exact = split.float().unbind()
             fused, products = (attention(*exact, attended, 0.0) for attention in implementations.values())
         differences[f"largest difference with {counted(heads, 'heads')}"] = (fused - products).abs().max().item()
-    if device.type == "cuda":
+    query, key, value = split.unbind()
+    if flash_attention_computes(query, key, value, DROPOUT):
         alternatives["8 heads, sequences"] = partial(_attend, attend_by_sequences, split, attended)
     with plain_attention(device):
         times = compare(alternatives, device)

@@ -28,7 +28,7 @@ def avoid_wrong_convolutions(model: nn.Module) -> None:
 def speed_up_convolutions(model: nn.Module) -> None:
     """Compute convolutions with several groups as matrix products on a GPU, where cuDNN is slow.
 
-    In HuBERT base, cuDNN's positional convolution takes more time than all the rest of the encoder.
+    In bf16, cuDNN's positional convolution takes more time than all the rest of HuBERT base.
     """
     for convolution in _grouped(model):
         if convolution.stride == convolution.dilation == (1,) and isinstance(convolution.padding, tuple):
@@ -64,13 +64,14 @@ def _on_gpu_by_products(convolution: nn.Conv1d, forward: Callable[[Tensor], Tens
 def convolve_by_products(convolution: nn.Conv1d, x: Tensor) -> Tensor:
     """Convolve as `convolution` does, with one matrix product for each group: (B, C, T) -> (B, C, T).
 
-    Each group copies the neighbours of all its frames, so only one group at a time is in memory.
+    A product needs a copy of each frame's neighbours, which is K times as large as the frames. One group is computed
+    after the other, so that only one group's copy is in memory.
     """
     (size,), padding = convolution.kernel_size, convolution.padding
     assert not isinstance(padding, str)
     padded = F.pad(as_autocast(x), (padding[0], padding[0]))
     channels = padded.chunk(convolution.groups, 1)  # each (B, C/G, T')
-    weights = convolution.weight.flatten(1).chunk(convolution.groups)  # each (C/G, C/G * K)
+    weights = as_autocast(convolution.weight).flatten(1).chunk(convolution.groups)  # each (C/G, C/G * K)
     outputs = [
         F.linear(group.unfold(2, size, 1).transpose(1, 2).flatten(2), weight)  # (B, T, C/G)
         for group, weight in zip(channels, weights, strict=True)

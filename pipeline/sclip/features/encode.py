@@ -125,8 +125,11 @@ class FeatureEncoder:
             return [result if isinstance(result, Fault) else next(encoded) for result in results]
 
         if prefetch_count(device, 1):
-            with closing(prefetch_in_processes(decode_batch, batches)) as decoded:
-                yield from prefetch(finish, map(start, prefetch(pinned, decoded, 1)), 1)
+            with (
+                closing(prefetch_in_processes(decode_batch, batches)) as decoded,
+                closing(prefetch(pinned, decoded, 1)) as ready,
+            ):
+                yield from prefetch(finish, map(start, ready), 1)
         else:
             with closing(map_on_cores(lambda batch: start(pinned(decode_batch(batch))), batches)) as started:
                 yield from map(finish, started)

@@ -94,7 +94,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, attended: Tensor, dropout:
     """
     if query.is_cuda and query.shape[-1] > WIDEST_FUSED:
         return attend_by_products(query, key, value, attended, dropout)
-    if _flash_attention_computes(query, key, value, dropout):
+    if flash_attention_computes(query, key, value, dropout):
         return attend_by_sequences(query, key, value, attended, dropout)
     return attend_with_mask(query, key, value, attended, dropout)
 
@@ -133,8 +133,11 @@ def attend_by_sequences(query: Tensor, key: Tensor, value: Tensor, attended: Ten
     return mixed.view(query.shape)
 
 
-def _flash_attention_computes(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """Return whether torch has FlashAttention for these tensors (B, N, H, D/H). That for AMD's GPUs is another one."""
+def flash_attention_computes(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Return whether torch has FlashAttention for these tensors (B, N, H, D/H).
+
+    On AMD's GPUs torch has another implementation, which is not tested here.
+    """
     if not query.is_cuda or torch.version.hip or query.shape[-1] % 8:
         return False
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))

@@ -108,8 +108,8 @@ class SlotNorm(nn.Module):
     def _normalize(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
         """Normalise rows: (N, C) -> (N, C). The statistics are those of the rows `counted` (N,); the others become 0.
 
-        In training, the statistics cover the rows of all processes. Selecting rows would wait for a GPU, so there they
-        are summed with a mask.
+        In training, the statistics cover the rows of all processes. Selecting rows would wait for a GPU, so on a GPU
+        the rows are summed with a mask.
         """
         if self.training and (distributed.world_size() > 1 or (counted is not None and x.device.type != "cpu")):
             return self._normalize_by_sums(x, x.new_ones(len(x)) if counted is None else counted)

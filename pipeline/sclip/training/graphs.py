@@ -2,7 +2,8 @@
 
 The tower is frozen, and its sentences are short: a training step runs hundreds of kernels that take less time on a GPU
 than their launches on the CPU. A CUDA graph launches all of them at once. There is one graph of the forward pass and
-one of the backward pass for each batch size and length; lengths are rounded up, so there are few.
+one of the backward pass for each batch size and length. The longest sentence of a batch decides the length, and lengths
+are rounded up to even numbers, so a training needs few.
 
 - Padding behind a sentence's end changes nothing, because the tower's attention is causal.
 - **The output and the gradient lie in memory that the next pass overwrites.** So a forward pass must be followed by its
@@ -20,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from sclip.encoders.clip import TextTower
 
-MULTIPLE = 2  # positions; lengths are rounded up to a multiple
+MULTIPLE = 2  # positions; lengths are rounded up to a multiple of it
 WARM_UPS = 3  # passes before a capture, in which libraries choose their kernels and allocate memory
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from hashlib import sha256
 from pathlib import Path
-from threading import get_ident
+from threading import Barrier, get_ident
 
 import numpy as np
 import pytest
@@ -221,21 +221,28 @@ def test_reading_in_processes_and_writing_in_threads_gives_the_same_files(corpus
         lambda compute, items, threads, count: map_in_threads(compute, items, WRITERS, count),
     )
     writers, encoders, takers, pinning = set(), set(), set(), set()
+    first_writes, both = iter(range(WRITERS)), Barrier(WRITERS, timeout=60)
+
+    def write_together(*arguments):
+        """Let the first writes wait for each other."""
+        if next(first_writes, None) is not None:
+            both.wait()
+        return write_shard(*arguments)
 
     def recording_thread(threads, function):
         return lambda *arguments: threads.add(get_ident()) or function(*arguments)
 
     for name in ("read_bytes", "read_audio"):
         monkeypatch.setattr(f"sclip.corpora.recordings.{name}", lambda *_: pytest.fail("read in this process"))
-    monkeypatch.setattr("sclip.features.extract.write_shard", recording_thread(writers, write_shard))
+    monkeypatch.setattr("sclip.features.extract.write_shard", recording_thread(writers, write_together))
     monkeypatch.setattr("sclip.features.encode.pin", recording_thread(pinning, pin))
     monkeypatch.setattr(_Encoding, "finish", recording_thread(takers, _Encoding.finish))
     speech = encoder()
     speech.forward = recording_thread(encoders, speech.forward)
     extract(corpus, tmp_path / "out", speech)
     assert encoders == {get_ident()}
+    assert len(writers) == WRITERS
     assert len(takers) == len(pinning) == 1
-    assert writers
     assert not encoders & (writers | takers | pinning)
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 

@@ -73,6 +73,11 @@ def test_heads_match_the_published_code(name, mode):
         check_gradients(case, "grad.")
 
 
+def fill_free_memory_with_nan(like):
+    blocks = [torch.full_like(like, torch.nan) for _ in range(9)]
+    del blocks
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_attention_by_sequences_equals_attention_with_a_mask(kind):
     torch.manual_seed(0)
@@ -82,8 +87,7 @@ def test_attention_by_sequences_equals_attention_with_a_mask(kind):
     results = []
     for attention in (attend_by_sequences, attend_with_mask):
         mixed = attention(*projected.unbind(2), attended, dropout=0.0)
-        # Free memory holds NaN now, so a gradient that a kernel does not write would be NaN.
-        del [torch.full_like(mixed, torch.nan) for _ in range(9)][:]
+        fill_free_memory_with_nan(mixed)  # so that a gradient which a kernel does not write is NaN
         results.append([mixed, *torch.autograd.grad(mixed, projected, probe)])
     for by_sequences, with_mask in zip(*results, strict=True):
         largest = float(with_mask.abs().max())

@@ -16,8 +16,9 @@ def contrastive_loss(speech: Tensor, images: Tensor, ids: Tensor, scale: Tensor,
     with torch.autocast(speech.device.type, enabled=False):
         a, b = F.normalize(speech.float(), dim=-1), F.normalize(images.float(), dim=-1)
         logits = scale.float() * a @ b.T  # (B, B)
-        pair = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        return symmetric_cross_entropy(logits - margin * pair, ids)
+        if margin:
+            logits = logits - margin * torch.eye(len(logits), device=logits.device)
+        return symmetric_cross_entropy(logits, ids)
 
 
 def symmetric_cross_entropy(scores: Tensor, ids: Tensor) -> Tensor:

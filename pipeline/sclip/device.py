@@ -74,6 +74,19 @@ def computes_bf16(device: torch.device) -> bool:
     return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of the CPU and of a device.
+
+    torch.manual_seed does so too. For every other kind of device it formats a stack trace, which takes longer than
+    launching ten kernels, so in a training step a GPU would wait for it.
+    """
+    if device.type == "cuda":
+        torch.default_generator.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def fp64(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in fp64, on its own device or, if the device has no fp64, on the CPU."""
     return (tensor.cpu() if tensor.device.type in WITHOUT_FP64 else tensor).double()

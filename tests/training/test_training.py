@@ -22,6 +22,7 @@ from training.interrupted_run import run
 import sclip
 from sclip.config import TrainingConfig
 from sclip.errors import UserError
+from sclip.objective import Losses
 from sclip.training import loop, trainer
 from sclip.training.batches import TrainingBatches
 from sclip.training.curves import curves
@@ -441,10 +442,22 @@ def test_a_scale_of_fp16_that_every_step_has_halved_ends_the_training():
         diverging.check_finite()
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_loss_that_is_not_finite_in_one_of_the_batches_of_a_step_is_reported(failing):
+    own = Trainer(model("parallel"), SHORT, 0, CPU)
+    for step, values in enumerate(([1.0, 2.0], [1.0, 2.0])):
+        own.step = step
+        values[failing] = float("inf") if step else values[failing]
+        totals = map(torch.tensor, values)
+        own._watch([Losses(total, parallel=total) for total in totals], [torch.zeros(())] * len(own.parameters))
+    with pytest.raises(sclip.UserError, match=r"step 2: the loss is not finite, in fp32 \(parallel\);"):
+        own.check_finite()
+
+
 def test_gradients_are_clipped_as_torch_does(corpus):
     data = open_split(corpus, "train")
     own, expected = (Trainer(model("hybrid-cif"), SHORT, 0, CPU) for _ in range(2))
-    expected._clip_gradients = lambda: torch.nn.utils.clip_grad_norm_(expected.parameters, SHORT.gradient_clip)
+    expected._clip_gradients = lambda: (torch.nn.utils.clip_grad_norm_(expected.parameters, SHORT.gradient_clip), [])
     for number in range(3):
         batch = TrainingBatches(data, SHORT, 0, pin=False).read(number)
         rows = [trainer.train_step([batch])() for trainer in (own, expected)]

@@ -88,8 +88,7 @@ def search(
     """Return a ranking of the files of an index for each recording, sentence and picture, in this order.
 
     `audio` and `image` may hold whatever `encode_speech` and `encode_image` take; "-" is a recording on standard input.
-    Without `model`, the index's own model is opened. `branch` chooses the vector of
-    recordings if the model has two.
+    Without `model`, the index's own model is opened. `branch` chooses the vector of recordings if the model has two.
     """
     _check(audio, text, image, top, engine, branch)
     index = open_index(index)

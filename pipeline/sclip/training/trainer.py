@@ -1,8 +1,10 @@
 """One training step, the evaluation of the development split, and the state that a checkpoint holds."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from sclip import distributed
 from sclip.config import TrainingConfig
-from sclip.device import autocast, fp64
+from sclip.device import autocast, fp64, seed_generators
 from sclip.errors import UserError, counted
 from sclip.evaluation.retrieval import always_found
 from sclip.features.dataset import Dataset
@@ -87,17 +89,20 @@ class Trainer:
 
         Only some steps are logged, so the values are computed on demand. Losses are those of the last batch.
         """
-        torch.manual_seed(derived_seed(self.seed, "step", self.step) + distributed.rank())
+        seed_generators(derived_seed(self.seed, "step", self.step) + distributed.rank(), self.device)
         self.trained.train()
         rate = learning_rate(self.step, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
+        losses_of_batches = []
         for batch in batches:
             losses, output = self._accumulate_gradients(batch)
+            losses_of_batches.append(losses)
         distributed.average_([p.grad for p in self.parameters if p.grad is not None])
         self.scaler.unscale_(self.optimizer)
-        norm = self._clip_gradients()
+        norm, norms = self._clip_gradients()
+        self._watch(losses_of_batches, norms)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -111,29 +116,35 @@ class Trainer:
         with autocast(self.device, self.training.precision):
             output = self.model.head(batch.states, self.text_tower, self.step)
             losses = self.model.objective(output, batch.images, batch.image_ids, self.visual_words)
-        self._watch([self.zero if loss is None else loss.detach().float() for loss in vars(losses).values()], first=0)
         torch.autograd.backward(self.scaler.scale(losses.total / self.training.accumulate))
         return losses, output
 
-    def _clip_gradients(self) -> Tensor:
-        """Clip the gradients as torch.nn.utils.clip_grad_norm_ does, and return their norm before.
+    def _clip_gradients(self) -> tuple[Tensor, list[Tensor]]:
+        """Clip the gradients as torch.nn.utils.clip_grad_norm_ does.
 
-        The norm is made of one norm for each parameter, which say at no cost whose gradient is not finite. In fp16 an
-        overflow is usual: the scaler skips the step and lowers its scale.
+        Return their norm before clipping, and the norm of each parameter's gradient.
         """
         norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        if not self.scaler.is_enabled():
-            each = iter(norms)
-            norms_or_zeros = [self.zero if p.grad is None else next(each) for p in self.parameters]
-            self._watch(norms_or_zeros, first=len(self.watched) - len(self.parameters))
         nn.utils.clip_grads_with_norm_(self.parameters, self.training.gradient_clip, norm)
-        return norm
+        each = iter(norms)
+        return norm, [self.zero if p.grad is None else next(each) for p in self.parameters]
 
-    def _watch(self, values: Sequence[Tensor], first: int) -> None:
-        """Record which values are not finite for the first time. `first` is the place of the first one in `watched`."""
-        watched = self.failed_at[first : first + len(values)]
-        failed = ~torch.stack(list(values)).isfinite() & (watched == 0)
+    def _watch(self, losses_of_batches: Sequence[Losses], norms: Sequence[Tensor]) -> None:
+        """Record which losses and which norms of gradients are not finite for the first time.
+
+        In fp16 an overflow of gradients is usual: the scaler skips the step and lowers its scale.
+        """
+        # A sum of losses is not finite if one of them is not.
+        values = [
+            self.zero if of_batches[0] is None else reduce(operator.add, of_batches).detach().float()
+            for of_batches in zip(*(vars(losses).values() for losses in losses_of_batches), strict=True)
+        ]
+        if not self.scaler.is_enabled():
+            values += norms
+        watched, stacked = self.failed_at[: len(values)], torch.stack(values)
+        # The difference is NaN if the value is not finite. `isfinite` launches three more kernels on a GPU.
+        failed = (stacked - stacked != 0) & (watched == 0)
         watched.masked_fill_(failed, self.step + 1)
 
     def check_finite(self) -> None:

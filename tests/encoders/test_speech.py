@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small import SPEECH_CONFIG, speech_encoder, w2v_bert
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     Data2VecAudioConfig,
     Data2VecAudioModel,
@@ -19,6 +20,7 @@ from transformers import (
     WavLMModel,
 )
 
+from sclip.device import autocast, weights_cast_once
 from sclip.encoders.source import Source
 from sclip.encoders.speech import SpeechEncoder, samples_of_a_frame
 from sclip.errors import UserError
@@ -103,6 +105,40 @@ def test_convolutions_of_narrow_groups_are_computed_in_fp32_with_amx(monkeypatch
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     with torch.autocast("cpu", torch.bfloat16):
         assert convolution(frames).dtype == torch.bfloat16
+
+
+class CastsOfWeights(TorchDispatchMode):
+    """Count the conversions of a module's weights to another type."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.weights, self.count = {weight.data_ptr() for weight in module.parameters()}, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.weights
+        return operation(*args, **kwargs or {})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "w2v-bert"])
+def test_weights_that_are_cast_once_give_the_same_states(layout, precision, bf16):
+    speech = SpeechEncoder(w2v_bert(), Source(layout)) if layout == "w2v-bert" else encoder(layout)
+    before = {name: (weight.data_ptr(), weight.dtype) for name, weight in speech.named_parameters()}
+
+    def encoded():
+        with autocast("cpu", precision), CastsOfWeights(speech) as casts:
+            return speech(recordings(16000, 720)).values, casts.count
+
+    expected, casts_of_each_batch = encoded()
+    with pytest.raises(ZeroDivisionError), weights_cast_once(speech, "cpu", precision):
+        states, casts = encoded()
+        raise ZeroDivisionError
+    assert states.dtype == expected.dtype
+    assert torch.equal(states, expected)
+    assert casts <= 3  # those of positional convolutions and of embeddings of distances
+    assert casts_of_each_batch == 0 if precision == "fp32" else casts_of_each_batch > 30
+    assert {name: (weight.data_ptr(), weight.dtype) for name, weight in speech.named_parameters()} == before
 
 
 def test_only_layer_norm_models_normalise_the_waveform_by_default():

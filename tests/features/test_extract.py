@@ -270,6 +270,17 @@ def test_states_are_computed_in_the_precision_that_is_set(corpus, tmp_path, comp
     assert difference == 0 if compute == "fp32" else 1e-3 < difference < 0.1
 
 
+def test_weights_are_cast_once_for_an_extraction(corpus, tmp_path, bf16):
+    speech, types = encoder(), []
+    weight = speech.model.feature_projection.projection.weight
+    speech.register_forward_hook(lambda *_: types.append(weight.dtype))
+    extract(corpus, tmp_path / "out", speech, compute="bf16", components=2)
+    in_check, in_extraction = types[:2], types[2:]
+    assert set(in_check) == {torch.float32}
+    assert set(in_extraction) == {torch.bfloat16}
+    assert weight.dtype == torch.float32
+
+
 def test_a_precision_that_the_device_computes_wrongly_is_refused(corpus, tmp_path, bf16):
     speech = encoder()
 

@@ -18,7 +18,7 @@ from sclip.bench.timing import compare
 from sclip.concurrency import map_on_cores
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import write_manifest
-from sclip.device import autocast
+from sclip.device import autocast, weights_cast_once
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Problems
@@ -81,12 +81,14 @@ def _encoder_runs(
             encoder(batch)
 
     def in_batches() -> None:
-        for batch in batches:
-            encode(batch)
+        with weights_cast_once(encoder, device, config.compute):
+            for batch in batches:
+                encode(batch)
 
     def on_cores() -> None:
-        for _ in map_on_cores(encode, batches):
-            pass
+        with weights_cast_once(encoder, device, config.compute):
+            for _ in map_on_cores(encode, batches):
+                pass
 
     def one_at_a_time() -> None:
         for waveform in waveforms[:LOOP_RECORDINGS]:

@@ -26,6 +26,7 @@ from sclip.concurrency import map_in_threads
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import read_manifest
 from sclip.corpora.recordings import Recording, Recordings
+from sclip.device import weights_cast_once
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.directions import find_directions
@@ -100,12 +101,13 @@ def extract_features(
     FeatureEncoder(encoder, None, config, device).check_precision(recordings)
     if config.online:
         return _online(manifest, out, features, recordings, encoder, problems, began)
-    directions = None
-    if config.components is not None:
-        directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device, problems)
-        features |= {"directions": file_digest(out / DIRECTIONS_FILE)}
-    parts = list(_divide_into_parts(recordings, out, encoder, features, config.shard_megabytes))
-    computed = _compute_missing(parts, out, FeatureEncoder(encoder, directions, config, device), features, problems)
+    with weights_cast_once(encoder, device, config.compute):
+        directions = None
+        if config.components is not None:
+            directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device, problems)
+            features |= {"directions": file_digest(out / DIRECTIONS_FILE)}
+        parts = list(_divide_into_parts(recordings, out, encoder, features, config.shard_megabytes))
+        computed = _compute_missing(parts, out, FeatureEncoder(encoder, directions, config, device), features, problems)
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
         raise problems.nothing_left(f"{manifest}: none of {counted(len(rows), 'recordings')} can be used")

@@ -1,7 +1,7 @@
 """Compute and render what the demo shows for a recording: each model's keywords in time, and the pictures it finds."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -18,7 +18,6 @@ from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import UserError, printable
 from sclip.evaluation.examples import head_fields
 from sclip.files import walk_folder
-from sclip.heads.head import HeadOutput
 from sclip.model.loading import load
 from sclip.model.speechclip import SpeechCLIP
 from sclip.report.page import COLOURS, VIEW, templates
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 PLAYED_SUFFIXES = {".flac", ".mp3", ".ogg", ".wav"}  # of recordings that all browsers play
 SHOWN_PICTURES = 6
 PICTURE_BATCH = 64
-BRANCHES = {"cascaded": "its keywords", "parallel": "its utterance vector"}
+BRANCH_NAMES = {"cascaded": "its keywords", "parallel": "its utterance vector"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,10 @@ class Demo:
         model, seconds = compared.model, len(waveform) / SAMPLE_RATE
         output = model.head(model.speech([waveform]), model.text_tower)
         of_axis = timed_output(head_fields(model, output), set(), model.frame_seconds, seconds)
-        found = {BRANCHES[branch]: self._nearest(compared, vector) for branch, vector in _vectors(output)}
+        vectors = output.vectors
+        found = {
+            name: self._nearest(compared, vectors[branch]) for branch, name in BRANCH_NAMES.items() if branch in vectors
+        }
         axis = TimeAxis(compared.name, seconds, waveform_path(waveform), [TimedOutput(f"model-{number}", *of_axis)])
         return ModelAnswer(model.name, compared.name, axis, found)
 
@@ -119,13 +121,6 @@ class Demo:
             FoundPicture(printable(file.name), picture_url(file, MAX_PIXELS), score)
             for file, score in zip(files, best.values.tolist(), strict=True)
         ]
-
-
-def _vectors(output: HeadOutput) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and the vector (1, J) of each branch that the architecture has."""
-    for branch, vector in (("cascaded", output.sentence), ("parallel", output.utterance)):
-        if vector is not None:
-            yield branch, vector
 
 
 def open_demo(names: Sequence[str], folder: Path, device: str) -> Demo:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sclip.config import Architecture, Params
+from sclip.config import LOSSES, Architecture, Params
 from sclip.errors import UserError
 from sclip.files import write_json
 from sclip.fingerprints import stage_fingerprints
@@ -95,8 +95,7 @@ def list_archs(params: Params, preset: str) -> list[ArchRow]:
 def _arch_row(name: str, architecture: Architecture) -> ArchRow:
     head, keywords = architecture.head, architecture.head.keywords
     slots = None if keywords is None else "CIF" if keywords.cif else f"{keywords.slots} learned slots"
-    losses = ("parallel", "cascaded", "quantity", "visual_words", "token_balance")
-    weights = {loss: getattr(architecture.objective, loss) for loss in losses}
+    weights = {loss: getattr(architecture.objective, loss) for loss in LOSSES}
     return ArchRow(name, head.utterance, slots, head.attention.heads, {k: w for k, w in weights.items() if w})
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sclip.bench.timing import seconds_of
-from sclip.device import computes_bf16
+from sclip.device import PRECISIONS, computes_bf16
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Machine:
     name: str
     bandwidth: float  # bytes read or written per second
     fp32: float  # operations per second in a large matrix product
-    half: float  # the same in bf16, or in fp32 on a device without instructions for bf16
+    half: float  # the same in `half_type`
+    half_type: str  # bf16, or fp32 on a device without instructions for bf16
 
 
 def measure(device: torch.device) -> Machine:
@@ -24,9 +25,9 @@ def measure(device: torch.device) -> Machine:
     numbers = torch.randn(size * size, device=device)
     target = torch.empty_like(numbers)
     bandwidth = 2 * numbers.nbytes / _median(lambda: target.copy_(numbers), device)
-    half = torch.bfloat16 if computes_bf16(device) else torch.float32
-    rates = [_product_rate(size, kind, device) for kind in (torch.float32, half)]
-    return Machine(_name(device), bandwidth, *rates)
+    half = "bf16" if computes_bf16(device) else "fp32"
+    fp32_rate, half_rate = (_product_rate(size, PRECISIONS[precision], device) for precision in ("fp32", half))
+    return Machine(_name(device), bandwidth, fp32_rate, half_rate, half)
 
 
 def _product_rate(size: int, kind: torch.dtype, device: torch.device) -> float:

@@ -52,7 +52,7 @@ def run_bench(params: Params, device_name: str, only: Sequence[str], out: Path) 
 def describe(result: BenchResult) -> Iterator[str]:
     """Yield the lines that `sclip bench` prints."""
     machine = result.machine
-    rates = f"{machine.fp32 / 1e9:,.0f} (fp32) and {machine.half / 1e9:,.0f} (bf16) GFLOP/s"
+    rates = f"{machine.fp32 / 1e9:,.0f} (fp32) and {machine.half / 1e9:,.0f} ({machine.half_type}) GFLOP/s"
     yield f"{machine.name}: {machine.bandwidth / 1e9:,.1f} GB/s, {rates}"
     for case in result.cases:
         yield from _lines(case)

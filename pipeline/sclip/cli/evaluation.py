@@ -15,6 +15,7 @@ from sclip.cli.options import (
     seed_option,
 )
 from sclip.cli.output import json_option, print_json, print_table
+from sclip.config import BRANCHES
 from sclip.errors import Problems, UserError
 from sclip.parsing import read_json
 
@@ -134,7 +135,7 @@ def table(published_only: bool, form: str, as_json: bool) -> None:
 @click.option(
     "--branches",
     nargs=2,
-    type=click.Choice(["parallel", "cascaded"]),
+    type=click.Choice(BRANCHES),
     help="Compare retrieval by this branch of FIRST and this one of SECOND.  [default: every branch that both have, "
     "or else the only branch of each]",
 )

@@ -11,7 +11,7 @@ import click
 
 from sclip.cli.completion import complete_archs, complete_models, complete_presets
 from sclip.cli.group import CHOSEN_PRESET
-from sclip.config import LARGEST_SEED, Params, load_params
+from sclip.config import BRANCHES, LARGEST_SEED, Params, load_params
 from sclip.errors import Problems, UserError
 from sclip.parsing import shortened
 
@@ -84,7 +84,7 @@ def branch_option(default: str = "parallel") -> Callable[[Callable[..., None]], 
     """Return the option --branch. `default` says how recordings are encoded without it."""
     return click.option(
         "--branch",
-        type=click.Choice(["parallel", "cascaded"]),
+        type=click.Choice(BRANCHES),
         help="How a hybrid encodes recordings: by its utterance vector (parallel) or by its keywords (cascaded).  "
         f"[default: {default}]",
     )

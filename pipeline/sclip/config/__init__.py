@@ -1,6 +1,8 @@
 """The settings of params.yaml as types. Other packages import them from here."""
 
 from sclip.config.architecture import (
+    BRANCHES,
+    LOSSES,
     Architecture,
     AttentionConfig,
     CifConfig,
@@ -31,8 +33,10 @@ from sclip.config.pretraining import MiniClipConfig, MiniHubertConfig, Pretraini
 from sclip.config.training import TrainingConfig
 
 __all__ = [
+    "BRANCHES",
     "LANGUAGES",
     "LARGEST_SEED",
+    "LOSSES",
     "Architecture",
     "AttentionConfig",
     "CifConfig",

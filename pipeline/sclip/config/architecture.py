@@ -7,7 +7,7 @@ published code; they are off by default.
 
 from dataclasses import dataclass
 
-from sclip.config.checks import require, require_range
+from sclip.config.checks import require, require_dropout, require_range
 
 # The largest head. A model folder's config.json may come from anybody, and the head is built before its weights are
 # read, so a config.json without limits could fill the memory.
@@ -22,6 +22,10 @@ def _require_widths(name: str, widths: tuple[int, ...]) -> None:
         require_range(f"{name}[{i}]", width, 1, WIDEST_HIDDEN)
 
 
+BRANCHES = ("parallel", "cascaded")  # of a head: its utterance vector, and the sentence vector of its keywords
+LOSSES = (*BRANCHES, "quantity", "visual_words", "token_balance")  # the weights in ObjectiveConfig
+
+
 @dataclass(frozen=True)
 class AttentionConfig:
     """One post-norm self-attention layer over the learned tokens and the frames."""
@@ -33,7 +37,7 @@ class AttentionConfig:
     def __post_init__(self) -> None:
         require(self.heads >= 1, f"heads: expected at least 1, found {self.heads}")
         require_range("feed_forward", self.feed_forward, 0, WIDEST_FEED_FORWARD)
-        require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
+        require_dropout(self.dropout)
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,12 @@ class CifConfig:
         require_range("layers", self.layers, 1, MOST_LAYERS)
         require_range("kernel", self.kernel, 1, WIDEST_KERNEL)
         require(self.kernel % 2 == 1, f"kernel: expected an odd width, found {self.kernel}")
-        require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
+        require_dropout(self.dropout)
         require(self.threshold > 0, f"threshold: expected more than 0, found {self.threshold}")
-        require(0 < self.tail <= self.threshold, f"tail: expected up to the threshold, found {self.tail}")
+        require(
+            0 < self.tail <= self.threshold,
+            f"tail: expected more than 0 and at most the threshold {self.threshold}, found {self.tail}",
+        )
         require(self.max_slots >= 1, f"max_slots: expected at least 1, found {self.max_slots}")
         require(self.frames_per_slot >= 1, f"frames_per_slot: expected at least 1, found {self.frames_per_slot}")
 
@@ -78,7 +85,7 @@ class KeywordConfig:
         if self.slots is not None:
             require_range("slots", self.slots, 1, MOST_SLOTS)
         _require_widths("hidden", self.hidden)
-        require(0 <= self.dropout < 1, f"dropout: expected 0 to 1, found {self.dropout}")
+        require_dropout(self.dropout)
         require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
         require(
             not (self.norm_counts_padding and self.cif is None),
@@ -128,7 +135,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"temperature: expected more than 0, found {self.temperature}")
-        for name in ("parallel", "cascaded", "quantity", "visual_words", "token_balance"):
+        for name in LOSSES:
             require(getattr(self, name) >= 0, f"{name}: expected 0 or more, found {getattr(self, name)}")
         require(self.parallel + self.cascaded > 0, "expected a weight above 0 for parallel or cascaded")
 

@@ -12,6 +12,10 @@ def require_range(name: str, value: float, least: int, most: int) -> None:
     require(least <= value <= most, f"{name}: expected {least} to {most}, found {value}")
 
 
+def require_dropout(value: float) -> None:
+    require(0 <= value < 1, f"dropout: expected at least 0 and below 1, found {value}")
+
+
 def require_seed(name: str, value: int) -> None:
     require_range(name, value, 0, LARGEST_SEED)
 

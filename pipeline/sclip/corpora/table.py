@@ -42,7 +42,7 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
     for where, record in _records(path, problems):
         missing = [column for column in vars(config.columns).values() if column is not None and column not in record]
         if missing:
-            named = ", which the first line names," if path.suffix.lower() in (".csv", ".tsv") else ""
+            named = ", which the first line names," if path.suffix in (".csv", ".tsv") else ""
             raise UserError(f"{where}: no column {missing[0]!r}; the columns{named} are {', '.join(map(str, record))}")
         values = {key: record[column] for key, column in columns.items() if column is not None}
         cells = {key: str(value).strip() for key, value in values.items() if not is_empty_cell(value)}

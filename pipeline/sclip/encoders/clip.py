@@ -65,11 +65,16 @@ class TextTower:
     def context_length(self) -> int:
         return len(self.tower.positional_embedding)
 
+    @property
+    def most_keywords(self) -> int:
+        """Return how many keywords a sentence has room for, between its start and its end."""
+        return self.context_length - 2
+
     def __call__(self, keywords: Padded) -> Tensor:
         """Encode the sentences `start keywords end`: (B, S, W) -> (B, J)."""
         batch, slots, width = keywords.values.shape
-        if slots + 2 > self.context_length:
-            raise UserError(f"{slots} keywords: CLIP's text tower has room for {self.context_length - 2}")
+        if slots > self.most_keywords:
+            raise UserError(f"{slots} keywords: CLIP's text tower has room for {self.most_keywords}")
         start, end = self.table[self.start], self.table[self.end]
         x = torch.cat([start.expand(batch, 1, width), keywords.values, end.expand(batch, 1, width)], 1)
         last = keywords.lengths + 1  # where the sentence ends
@@ -225,6 +230,11 @@ class ClipEncoder(nn.Module):
         """Return each text's tokens, without start, end and padding, and without a limit."""
         assert self.tokens is not None
         return [self.tokens.encode(text) for text in texts]
+
+    @property
+    def most_tokens(self) -> int:
+        """Return how many tokens of a text are encoded, without its start and its end."""
+        return int(self.tokenizer.context_length) - 2
 
     def count_tokens(self, text: str) -> int | None:
         """Count a text's tokens. Some tokenizers have no call that neither pads nor cuts."""

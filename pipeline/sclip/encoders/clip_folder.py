@@ -16,13 +16,13 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, get_clean_f
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
 
+from sclip.encoders.sizes import WEIGHT_SUFFIXES
 from sclip.errors import UserError, one_line
 from sclip.parsing import as_table, read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-WEIGHT_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin"}
 # Only OpenAI's own files have tensors with these names, beside those of the weights.
 OPENAI_TENSORS = {"input_resolution", "context_length", "vocab_size"}
 

@@ -34,7 +34,7 @@ MOST = {
     "left_max_position_embeddings": 10_000,
     "right_max_position_embeddings": 10_000,
 }
-WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth"}
 
 Table = Mapping[str, Any]
 
@@ -158,7 +158,7 @@ def _sizes(table: Table, key: str, where: str, most: int = LARGEST) -> tuple[int
 
 def _compare(weights: int, folder: Path, where: str) -> None:
     """Refuse to build more weights than the weights files in the folder have bytes."""
-    held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in WEIGHTS)
+    held = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES)
     if held and weights > held:  # without a weights file nothing is built
         raise UserError(
             f"{where}: declares {weights:,} weights or more, but the weights files in its folder have only "

@@ -98,16 +98,7 @@ def evaluate(
     bootstrap = Bootstrap(len(dataset.images), SEED, device)
     retrieval, outcomes = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
     ranks = {branch: outcomes.groups["speech_to_image"][branch] for branch in model.branches}
-    metrics: dict[str, Any] = {
-        "about": {
-            **(about or {}),
-            **describe_run(model, dataset, annotations.language),
-            **({} if transcripts is None else {"transcripts": transcripts.source}),
-        },
-        "counts": _counts(dataset, transcripts),
-        "layers": {str(state): share for state, share in enumerate(model.head.weighting.weights().tolist())},
-        **retrieval,
-    }
+    metrics = _description(model, dataset, about or {}, annotations) | retrieval
     words: dict[str, Any] = {}
     counts: dict[str, Tensor] = {}
     lexicon = describe_vocabulary(model, annotations.language, annotations.synonyms)
@@ -129,6 +120,22 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, metrics, _rounded(shown), _rounded(words), outcomes)
     return metrics
+
+
+def _description(
+    model: SpeechCLIP, dataset: Dataset, about: Mapping[str, str | int], annotations: Annotations
+) -> dict[str, Any]:
+    """Return what was evaluated, on how much data, and the weights that the head gives to the hidden states."""
+    transcripts = annotations.transcripts
+    return {
+        "about": {
+            **about,
+            **describe_run(model, dataset, annotations.language),
+            **({} if transcripts is None else {"transcripts": transcripts.source}),
+        },
+        "counts": _counts(dataset, transcripts),
+        "layers": {str(state): share for state, share in enumerate(model.head.weighting.weights().tolist())},
+    }
 
 
 def _log_warnings(dataset: Dataset, truncated: int) -> None:

@@ -109,9 +109,8 @@ def _empty_vectors(model: SpeechCLIP, count: int) -> dict[str, Tensor]:
 
 def _copy_vectors(output: HeadOutput, indices: Tensor, vectors: dict[str, Tensor]) -> None:
     """Copy a batch's unit vectors into `vectors`."""
-    for branch, batch_vectors in (("parallel", output.utterance), ("cascaded", output.sentence)):
-        if batch_vectors is not None:
-            vectors[branch][indices] = F.normalize(batch_vectors, dim=-1).cpu()
+    for branch, batch_vectors in output.vectors.items():
+        vectors[branch][indices] = F.normalize(batch_vectors, dim=-1).cpu()
 
 
 def output_of(model: SpeechCLIP, states: Padded) -> HeadOutput:

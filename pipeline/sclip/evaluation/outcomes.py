@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sclip.config import BRANCHES
 from sclip.corpora.rows import Row
 from sclip.errors import UserError
 from sclip.evaluation.bootstrap import ratio
@@ -71,7 +72,7 @@ class Outcomes:
         """Check types and shapes, which a right digest does not promise."""
         if self.utterances.dtype != torch.int64 or self.utterances.ndim != 1 or not isinstance(self.pictures, int):
             return False
-        branches = self.groups.get("speech_to_image", {}).keys() & {"parallel", "cascaded"}
+        branches = self.groups.get("speech_to_image", {}).keys() & set(BRANCHES)
         return (
             bool(branches)
             and 0 < self.pictures <= len(self.utterances)

@@ -169,8 +169,8 @@ def _check_texts(rows: Sequence[Row], clip: ClipEncoder, skip: Callable[[Row, st
         tokens = None if row.text is None else clip.count_tokens(row.text)
         if tokens == 0:
             skip(row, "text: CLIP finds no token in it")
-        elif tokens is not None and tokens > clip.tokenizer.context_length - 2:
-            yield row.id, f"text: {tokens} tokens, cut to CLIP's {clip.tokenizer.context_length - 2}"
+        elif tokens is not None and tokens > clip.most_tokens:
+            yield row.id, f"text: {tokens} tokens, cut to CLIP's {clip.most_tokens}"
 
 
 def _embed_pictures(

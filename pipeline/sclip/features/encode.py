@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from torch import Tensor
 from sclip.concurrency import map_on_cores, prefetch, prefetch_count
 from sclip.config import FeaturesConfig
 from sclip.corpora.recordings import Decoded, Recording, decode, decode_all
-from sclip.device import PRECISIONS, autocast, pin, send
+from sclip.device import PRECISIONS, autocast, pin, send, weights_cast_once
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.errors import Fault, UserError
 from sclip.features.codes import Directions
@@ -76,6 +76,10 @@ class FeatureEncoder:
                 f"{self.config.compute} differ from those in fp32 by {float(largest):.0%}, and rounding explains a few "
                 "percent; set features.compute to fp32"
             )
+
+    def weights_cast_once(self) -> AbstractContextManager[None]:
+        """Cast the encoder's weights to the precision of the computation, until the end of the context."""
+        return weights_cast_once(self.encoder, self.device, self.config.compute)
 
     def encode(self, waveforms: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
         """Return each waveform's states (T, L, D) or codes (T, K) in the stored precision. `names` are for errors."""

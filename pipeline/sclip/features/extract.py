@@ -26,7 +26,6 @@ from sclip.concurrency import map_in_threads
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import read_manifest
 from sclip.corpora.recordings import Recording, Recordings
-from sclip.device import weights_cast_once
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.directions import find_directions
@@ -98,10 +97,11 @@ def extract_features(
         described = pool.submit(describe, encoder, config)
         recordings = inspect_corpus(rows, device, problems)
     features = described.result()
-    FeatureEncoder(encoder, None, config, device).check_precision(recordings)
+    state_encoder = FeatureEncoder(encoder, None, config, device)
+    state_encoder.check_precision(recordings)
     if config.online:
         return _online(manifest, out, features, recordings, encoder, problems, began)
-    with weights_cast_once(encoder, device, config.compute):
+    with state_encoder.weights_cast_once():
         directions = None
         if config.components is not None:
             directions = find_directions(recordings, out / DIRECTIONS_FILE, encoder, features, config, device, problems)

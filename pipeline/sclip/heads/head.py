@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sclip.config import HeadConfig
+from sclip.config import BRANCHES, HeadConfig
 from sclip.errors import UserError
 from sclip.heads.attention import AttentionLayer
 from sclip.heads.cif import Cif, CifOutput
@@ -43,6 +43,12 @@ class HeadOutput:
     keywords: Keywords | None = None
     cif: CifOutput | None = None
     slot_weights: Tensor | None = None  # (B, S, T): the weights of the frames in each keyword slot
+
+    @property
+    def vectors(self) -> dict[str, Tensor]:
+        """Return the vectors (B, J) of each branch that the architecture has."""
+        branches = zip(BRANCHES, (self.utterance, self.sentence), strict=True)
+        return {branch: vectors for branch, vectors in branches if vectors is not None}
 
     def slot_times(self, frame_seconds: float) -> SlotTimes:
         """Return where the keyword slots lie in time, on the CPU."""

@@ -76,8 +76,6 @@ class MtebModel:
         inputs: Iterable[dict[str, Any]],
         *,
         task_metadata: Any,
-        hf_split: str,
-        hf_subset: str,
         prompt_type: Any = None,
         **_: Any,
     ) -> Tensor:

@@ -97,7 +97,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         head = self.architecture.head
         if self.text_tower is None or head.keywords is None:
             return head
-        room = self.text_tower.context_length - 2
+        room = self.text_tower.most_keywords
         if head.keywords.cif is None:
             if (head.keywords.slots or 0) > room:
                 raise UserError(
@@ -146,10 +146,8 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         order: list[int] = []
         vectors: list[Tensor] = []
         for indices, _, output in self.run(audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress):
-            branch_vectors = output.utterance if branch == "parallel" else output.sentence
-            assert branch_vectors is not None
             order += indices
-            vectors.append(branch_vectors)
+            vectors.append(output.vectors[branch])
         return self._unit(vectors)[torch.tensor(order, dtype=torch.long).argsort()]
 
     @torch.no_grad()
@@ -172,15 +170,15 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
     def encode_text(self, texts: Iterable[str], *, batch_size: int = 256, progress: bool = False) -> Tensor:
         """Encode texts -> (B, J), unit length. A text that is too long for CLIP's context is cut, and logged."""
         check_several(texts, 0)
-        room = self.clip.tokenizer.context_length - 2
+        most_tokens = self.clip.most_tokens
 
         def checked() -> Iterator[str]:
             for i, text in enumerate(texts):
                 if not isinstance(text, str):
                     raise UserError(f"text {i}: expected text, found {type(text).__name__}")
                 tokens = self.clip.count_tokens(text)
-                if tokens is not None and tokens > room:
-                    log.warning("text %d: %d tokens, cut to CLIP's %d", i, tokens, room)
+                if tokens is not None and tokens > most_tokens:
+                    log.warning("text %d: %d tokens, cut to CLIP's %d", i, tokens, most_tokens)
                 yield text
 
         return self._encode(checked(), self.clip.encode_text, batch_size, total(texts), "text", progress)

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sclip.config import BRANCHES
 from sclip.errors import UserError
 from sclip.evaluation.bootstrap import RESAMPLES, SEED, Bootstrap, Estimate, estimate
 from sclip.evaluation.metrics_file import AGAIN, read_metrics
@@ -29,7 +30,6 @@ from sclip.evaluation.retrieval import AT
 from sclip.files import check_digest
 from sclip.parsing import as_table
 from sclip.paths import METRICS, OUTCOMES
-from sclip.report.results import BRANCHES
 
 DIRECTIONS = {
     "speech_to_image": "speech → image",

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sclip import paths
-from sclip.config import Params
+from sclip.config import BRANCHES, Params
 from sclip.encoders.source import is_random
 from sclip.errors import UserError
 from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.parsing import read_json, read_text, shortened
 from sclip.paths import EXAMPLES, METRICS, WORDS
 
-BRANCHES = ("parallel", "cascaded")
 Points = list[tuple[float, float]]  # (step, value)
 
 

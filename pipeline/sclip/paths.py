@@ -8,6 +8,7 @@ SHIPPED_MODELS = STARTER / "models"
 CODE = Path("code.json")  # the fingerprints of each stage's code, in a folder without the source files
 # Files in a results folder.
 METRICS, EXAMPLES, WORDS, OUTCOMES = "metrics.json", "examples.json", "words.json", "outcomes.safetensors"
+SUMMARY = "summary.json"  # of a report: numbers for `dvc metrics`
 
 
 def manifest(preset: str) -> Path:

@@ -103,7 +103,7 @@ def report(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
 
     files = write_report(params, name)
     if as_json:
-        print_json({"preset": name, "files": files, "summary": read_json(paths.report_folder(name) / "summary.json")})
+        print_json({"preset": name, "files": files, "summary": read_json(paths.report_folder(name) / paths.SUMMARY)})
         return
     for path in files:
         click.echo(path)

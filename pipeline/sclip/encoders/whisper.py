@@ -16,7 +16,7 @@ from sclip.concurrency import chunks
 from sclip.encoders.audio import SAMPLE_RATE, Samples
 from sclip.encoders.sizes import check_whisper_sizes
 from sclip.encoders.source import Source, find_folder
-from sclip.encoders.speech import configuration, declared_options, without_progress_bar
+from sclip.encoders.speech import WEIGHT_FILES, configuration, declared_options, without_progress_bar
 from sclip.encoders.windows import read_windows
 from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
@@ -34,9 +34,7 @@ FILES = [
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
+    *WEIGHT_FILES,
 ]
 FRAME = SAMPLE_RATE // 100
 WINDOWS_AT_ONCE = 16

@@ -129,5 +129,5 @@ def _read(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         check_digest(path, digest, INDEX_FILE)
     except UserError as error:
-        raise UserError(f"{error}; run `sclip embed-clip` again") from None
+        raise UserError(f"{error}; run `sclip {COMMAND}` again") from None
     return read_tensors_and_metadata(path)

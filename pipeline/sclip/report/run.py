@@ -28,7 +28,7 @@ def write_report(params: Params, preset: str) -> list[Path]:
     texts = {out / "table.md": "\n".join(sections), out / "report.html": render_page(results)}
     for path, text in texts.items():
         write_text(path, text)
-    data: dict[Path, Any] = {out / "summary.json": summary(results)}
+    data: dict[Path, Any] = {out / paths.SUMMARY: summary(results)}
     data |= {out / "plots" / f"{name}.json": rows for name, rows in plots(results).items()}
     (out / "plots").mkdir(exist_ok=True)
     for path, content in data.items():

@@ -28,7 +28,7 @@ from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import Problems, UserError
 from sclip.evaluation.metrics_file import check_other_files, read_metrics, write_results
 from sclip.features.settings import describe
-from sclip.files import no_file
+from sclip.files import missing_file_reason
 from sclip.parsing import read_text, read_yaml
 from sclip.tensors import write_tensors
 
@@ -103,7 +103,7 @@ def test_a_name_in_another_unicode_form_is_named(tmp_path):
 
 def test_a_name_that_is_too_long_for_a_file_is_no_file():
     for letter in "aé":
-        assert no_file(letter * 300) == "no such file"
+        assert missing_file_reason(letter * 300) == "no such file"
 
 
 def test_an_empty_recording_or_picture_is_called_empty(tmp_path):

@@ -85,7 +85,7 @@ def flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def check_system(path: Path, error: Exception) -> None:
+def raise_if_system_error(path: Path, error: Exception) -> None:
     """Raise an error of the machine, such as that of a disk or of too many open files: the file is not the cause.
 
     Whoever skips files that cannot be read calls this first. Otherwise a fault of the disk would drop good files.
@@ -100,7 +100,7 @@ def is_special(path: Path) -> bool:
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def no_file(path: str | Path, expected: str = "file") -> str:
+def missing_file_reason(path: str | Path, expected: str = "file") -> str:
     """Return why there is no file to read at a path, as the end of an error."""
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):  # as a Path, https://a is https:/a
         return "URLs are not read; download the file first, and give its path"
@@ -112,6 +112,9 @@ def no_file(path: str | Path, expected: str = "file") -> str:
     if twin is None:
         return f"no such {expected}"
     return f"no such {expected}; one whose name differs only in its Unicode form exists ({twin.name!a}); rename it"
+
+
+no_file = missing_file_reason  # the name that corpora/table.py imports
 
 
 def _unicode_twin(path: Path) -> Path | None:
@@ -147,9 +150,9 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise UserError(f"{path}: {no_file(path)}") from None
+        raise UserError(f"{path}: {missing_file_reason(path)}") from None
     except OSError as error:
-        check_system(path, error)
+        raise_if_system_error(path, error)
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 

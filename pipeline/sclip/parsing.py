@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from sclip.errors import UserError, one_line
-from sclip.files import no_file
+from sclip.files import missing_file_reason
 
 T = TypeVar("T")
 
@@ -76,13 +76,13 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: {no_file(path)}") from None
+        raise UserError(f"{path}: {missing_file_reason(path)}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: {not_utf8(error, f'line {line}')}") from None
+        raise UserError(f"{path}: {not_utf8_reason(error, f'line {line}')}") from None
 
 
-def not_utf8(error: UnicodeDecodeError, place: str) -> str:
+def not_utf8_reason(error: UnicodeDecodeError, place: str) -> str:
     """Return what a text is, probably, that is not UTF-8 at a place, and what to do, as the end of an error."""
     encoding = "UTF-16" if error.object.startswith((b"\xff\xfe", b"\xfe\xff")) else "Latin-1"
     byte = f"0x{error.object[error.start]:02x}"

@@ -67,14 +67,14 @@ def test_each_branch_ranks_the_pictures_as_the_python_interface_does(demo):
     recording = str(demo.examples[0])
     parts = sections(demo.answer(recording))
     assert len(parts) == 3
-    for compared, part in zip(demo.models, parts, strict=True):
-        head = compared.model.architecture.head
+    for demo_model, part in zip(demo.models, parts, strict=True):
+        head = demo_model.model.architecture.head
         branches = [*["cascaded"] * (head.keywords is not None), *["parallel"] * head.utterance]
         lists = re.findall(r'<ol class="pictures">(.*?)</ol>', part, re.DOTALL)
         assert len(lists) == len(branches)
         for branch, shown in zip(branches, lists, strict=True):
-            images = compared.model.encode_image(demo.pictures)
-            scores = compared.model.encode_speech([recording], branch=branch)[0] @ images.T
+            images = demo_model.model.encode_image(demo.pictures)
+            scores = demo_model.model.encode_speech([recording], branch=branch)[0] @ images.T
             best = scores.topk(demo_answer.SHOWN_PICTURES)
             names = [demo.pictures[i].name.replace("&", "&amp;") for i in best.indices.tolist()]
             assert re.findall(r'alt="Picture (.*?)"', shown) == names
@@ -85,8 +85,8 @@ def test_keywords_and_firings_are_those_of_the_model(demo):
     recording = str(demo.examples[0])
     parallel, cascaded, cif = sections(demo.answer(recording))
     assert "This architecture has no keywords." in parallel
-    for compared, part in ((demo.models[1], cascaded), (demo.models[2], cif)):
-        (slots,) = compared.model.keywords([recording])
+    for demo_model, part in ((demo.models[1], cascaded), (demo.models[2], cif)):
+        (slots,) = demo_model.model.keywords([recording])
         texts = [piece.text for slot in slots for piece in slot.pieces]
         assert re.findall(r'<span class="token">(\S+) <small>', part) == texts
     waveform = torch.from_numpy(soundfile.read(recording, dtype="float32")[0])

@@ -155,7 +155,7 @@ def word(start, end, token=1, text="dog", slot=0):
 def window(start, end, joint, *words, cif=True, silent=False):
     alpha = np.full(round((end - start) / 0.02), start + 1, np.float32) if cif else None
     firings = [w.end for w in words] if cif else []
-    return apps._Found("a.wav", 0, start, end, joint, silent, list(words), alpha, firings)
+    return apps._WindowKeywords("a.wav", 0, start, end, joint, silent, list(words), alpha, firings)
 
 
 def test_windows_are_joined_by_hand_made_examples():

@@ -14,7 +14,7 @@ import sclip
 from sclip.cli import main
 from sclip.interop.checkpoint import read_checkpoint
 from sclip.interop.fairseq import hubert_config
-from sclip.interop.importer import clip_config, find_rows, import_checkpoint
+from sclip.interop.importer import clip_config, find_vocabulary_rows, import_checkpoint
 
 
 def import_changed(tmp_path, change, name="base-hybrid-cif"):
@@ -164,9 +164,9 @@ def test_clip_config_of_published_sizes(name):
     assert clip_config(tensors, GOLDEN) == expected
 
 
-def test_find_rows_returns_indices_in_the_full_table():
+def test_find_vocabulary_rows_returns_indices_in_the_full_table():
     full = torch.randn(50, 4)
-    assert find_rows(full[[7, 3, 49]], full, GOLDEN) == (7, 3, 49)
+    assert find_vocabulary_rows(full[[7, 3, 49]], full, GOLDEN) == (7, 3, 49)
 
 
 def test_unusable_inputs_are_refused(tmp_path):

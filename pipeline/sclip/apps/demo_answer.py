@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip.apps.inputs import list_files
-from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio, too_short
+from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio, too_short_reason
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import UserError, printable
 from sclip.evaluation.examples import head_fields
@@ -87,9 +87,9 @@ class Demo:
 
     def _answer(self, recording: Path) -> str:
         waveform = torch.from_numpy(read_audio(recording))
-        shortest = max(compared.model.speech.shortest for compared in self.models)
+        shortest = max(demo_model.model.speech.shortest for demo_model in self.models)
         if len(waveform) < shortest:
-            raise UserError(f"audio {recording}: {too_short(len(waveform), shortest)}")
+            raise UserError(f"audio {recording}: {too_short_reason(len(waveform), shortest)}")
         note = "The recording is silent: what is found means nothing." if is_silent(waveform) else ""
         answers = [self._of_model(number, waveform) for number in range(len(self.models))]
         return _render(
@@ -101,20 +101,23 @@ class Demo:
 
     @torch.inference_mode()
     def _of_model(self, number: int, waveform: Tensor) -> ModelAnswer:
-        compared = self.models[number]
-        model, seconds = compared.model, len(waveform) / SAMPLE_RATE
+        demo_model = self.models[number]
+        model, seconds = demo_model.model, len(waveform) / SAMPLE_RATE
         output = model.head(model.speech([waveform]), model.text_tower)
-        of_axis = timed_output(head_fields(model, output), set(), model.frame_seconds, seconds)
+        fields = timed_output(head_fields(model, output), set(), model.frame_seconds, seconds)
+        outputs = [TimedOutput(f"model-{number}", *fields)]
+        axis = TimeAxis(demo_model.name, seconds, waveform_path(waveform), outputs)
         vectors = output.vectors
         found = {
-            name: self._nearest(compared, vectors[branch]) for branch, name in BRANCH_NAMES.items() if branch in vectors
+            name: self._nearest(demo_model, vectors[branch])
+            for branch, name in BRANCH_NAMES.items()
+            if branch in vectors
         }
-        axis = TimeAxis(compared.name, seconds, waveform_path(waveform), [TimedOutput(f"model-{number}", *of_axis)])
-        return ModelAnswer(model.name, compared.name, axis, found)
+        return ModelAnswer(model.name, demo_model.name, axis, found)
 
-    def _nearest(self, compared: DemoModel, vector: Tensor) -> list[FoundPicture]:
+    def _nearest(self, demo_model: DemoModel, vector: Tensor) -> list[FoundPicture]:
         """Return the pictures that are nearest to a vector (1, J), best first."""
-        scores = F.normalize(vector, dim=-1)[0] @ compared.vectors.T  # (N,)
+        scores = F.normalize(vector, dim=-1)[0] @ demo_model.vectors.T  # (N,)
         best = scores.topk(min(SHOWN_PICTURES, len(self.pictures)))
         files = [self.pictures[i] for i in best.indices.tolist()]
         return [

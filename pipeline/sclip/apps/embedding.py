@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sclip.apps.inputs import NEVER, Item
+from sclip.apps.inputs import UNKNOWN, Item
 from sclip.apps.models import OpenedModel
 from sclip.apps.table import DIGEST, Embedded, Table, read_block, read_table, write_block
 from sclip.concurrency import chunks, process_batches
@@ -178,7 +178,7 @@ class Store:
         for row, digest in enumerate(table.digests.numpy()):
             self.contents[digest.tobytes()] = (number, row)
         skipped = zip(table.skipped, table.skipped_stats.tolist(), table.reasons, strict=True)
-        self.faults |= {(name, size, mtime): reason for name, (size, mtime), reason in skipped if size != NEVER}
+        self.faults |= {(name, size, mtime): reason for name, (size, mtime), reason in skipped if size != UNKNOWN}
 
     def find(self, item: Item) -> tuple[int, int] | str | None:
         """Return an item's table and row, or why it cannot be used; None if it is new or has changed."""

@@ -56,9 +56,9 @@ class Destination:
         stem = "stdin" if name in (STANDARD_INPUT, STANDARD_INPUT_NAME) else printable(Path(name).stem)
         return self.path / f"{stem}{ENDINGS[self.form]}"
 
-    def write(self, found: Iterable[FoundKeywords], *, segments: bool = False) -> Iterator[Path]:
+    def write(self, recordings: Iterable[FoundKeywords], *, segments: bool = False) -> Iterator[Path]:
         """Write files, each of them atomically, and yield their paths. Those of a folder are written one by one."""
-        groups = ([recording] for recording in found) if self.is_folder else [list(found)]
+        groups = ([recording] for recording in recordings) if self.is_folder else [list(recordings)]
         for group in groups:
             path = self.file_of(group[0].name) if self.is_folder else self.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,13 +120,13 @@ def _refuse_equal(results: dict[str, str], verb: str, advice: str) -> None:
             raise UserError(f"{other} and {name} would both be {verb} {result}; {advice}")
 
 
-def export(found: Sequence[FoundKeywords], form: Format, *, segments: bool = False) -> str:
+def export(recordings: Sequence[FoundKeywords], form: Format, *, segments: bool = False) -> str:
     """Return the content of a file. `segments` takes CIF's segments, which do not overlap, instead of the keywords."""
     if form == "json":
-        return as_json(found, segments)
+        return as_json(recordings, segments)
     write: dict[str, Callable[..., str]] = {"textgrid": _textgrid, "vtt": _vtt, "ctm": _ctm, "csv": _csv}
     entries = []
-    for recording in found:
+    for recording in recordings:
         # Neighbours of CIF may share a frame, and the intervals of a TextGrid's tier must not overlap.
         apart = segments or (form == "textgrid" and recording.has_segments)
         entries.append((recording, recording.segments if apart else _within(recording)))
@@ -136,19 +136,19 @@ def export(found: Sequence[FoundKeywords], form: Format, *, segments: bool = Fal
     return write[form](entries)
 
 
-def as_json(found: Sequence[FoundKeywords], segments: bool = False) -> str:
+def as_json(recordings: Sequence[FoundKeywords], segments: bool = False) -> str:
     """Return a JSON document. All of its characters are plain ASCII, so that a terminal shows it as it is."""
     key = "segments" if segments else "keywords"
-    recordings = [
+    entries = [
         {
             "recording": recording.name,
             "seconds": round(recording.seconds, 4),
             key: [_fields(word) for word in (recording.segments if segments else recording.words)],
             **({"firings": [round(time, 4) for time in recording.firings]} if recording.has_segments else {}),
         }
-        for recording in found
+        for recording in recordings
     ]
-    return json.dumps({"recordings": recordings}, indent=1).replace("\x7f", "\\u007f") + "\n"
+    return json.dumps({"recordings": entries}, indent=1).replace("\x7f", "\\u007f") + "\n"
 
 
 def _fields(word: Word) -> dict[str, Any]:
@@ -277,8 +277,8 @@ def _csv(entries: list[tuple[FoundKeywords, list[Word]]]) -> str:
 def as_table(recording: FoundKeywords, *, segments: bool = False) -> str:
     """Return a table for a terminal."""
     words = recording.segments if segments else _within(recording)
-    found = counted(len(words), "segments" if segments else "keywords")
-    lines = [f"{printable(recording.name)}: {recording.seconds:.2f} s, {found}"]
+    count = counted(len(words), "segments" if segments else "keywords")
+    lines = [f"{printable(recording.name)}: {recording.seconds:.2f} s, {count}"]
     if words:
         width = max(8, *(len(printable(word.text)) for word in words))
         near = "also near" if any(len(word.pieces) > 1 for word in words) else ""

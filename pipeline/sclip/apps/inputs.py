@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sclip.errors import UserError, counted
-from sclip.files import no_file, walk_folder
+from sclip.files import missing_file_reason, walk_folder
 from sclip.parsing import read_text
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
 NOUNS: dict[str, str] = {"image": "pictures", "audio": "recordings", "text": "sentences"}
 
 
-NEVER = -1  # size and time of a file that is to be read again, such as one that does not exist
+UNKNOWN = -1  # size and time of a file that is to be read again, such as one that does not exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Item:
     """A file or a sentence, with what tells whether it has changed."""
 
     name: str
-    size: int = NEVER
-    mtime: int = NEVER  # in nanoseconds; for a sentence, a hash of its text
+    size: int = UNKNOWN
+    mtime: int = UNKNOWN  # in nanoseconds; for a sentence, a hash of its text
     text: str | None = None
 
 
@@ -118,7 +118,7 @@ def expand(argument: str | Path) -> Iterator[tuple[str, bool]]:
         yield from ((path, False) for path in walk_folder(name))
     elif os.path.lexists(name) or not glob.has_magic(name):
         if not os.path.exists(name):
-            raise UserError(f"{name}: {no_file(name, 'file or folder')}")
+            raise UserError(f"{name}: {missing_file_reason(name, 'file or folder')}")
         yield name, True
     else:
         matches = sorted(glob.glob(name, recursive=True))

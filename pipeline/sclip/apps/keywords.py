@@ -102,8 +102,8 @@ class _Part(AudioInput):
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Hold what the model found in a window. All times are in seconds of the recording."""
+class _WindowKeywords:
+    """Hold the keywords of one window. All times are in seconds of the recording."""
 
     recording: str
     place: int
@@ -177,8 +177,8 @@ def _stream(
     parts = _parts(model, given, window, failed, skip)
     with tqdm(unit=" s", unit_scale=True, disable=not progress) as bar:
         in_order = _in_order(model, parts, top, bar)
-        for place, found in groupby(in_order, lambda window: window.place):
-            windows = list(found)
+        for place, group in groupby(in_order, lambda window: window.place):
+            windows = list(group)
             if place in failed:
                 continue
             if all(window.is_silent for window in windows):  # a long recording; a short one was refused before
@@ -219,20 +219,20 @@ def _part(window: Window, recording: str, place: int) -> _Part:
     return _Part(window.waveform, SAMPLE_RATE, name, True, recording=recording, place=place, window=window)
 
 
-def _in_order(model: SpeechCLIP, parts: Iterator[_Part], top: int, bar: "tqdm[Any]") -> Iterator[_Found]:
+def _in_order(model: SpeechCLIP, parts: Iterator[_Part], top: int, bar: "tqdm[Any]") -> Iterator[_WindowKeywords]:
     """Yield what the model finds in each window, in the order of the windows, not in that of the batches."""
-    waiting: dict[int, _Found] = {}
+    waiting: dict[int, _WindowKeywords] = {}
     following = 0
     for indices, batch, output in model.run(parts, batch_size=BATCH_SIZE):
         waiting |= zip(indices, _of_batch(model, batch, output, top), strict=True)
         while following in waiting:
-            found = waiting.pop(following)
+            window = waiting.pop(following)
             following += 1
-            bar.update((found.end if found.joint is None else found.joint) - found.start)
-            yield found
+            bar.update((window.end if window.joint is None else window.joint) - window.start)
+            yield window
 
 
-def _of_batch(model: SpeechCLIP, batch: list[AudioInput], output: HeadOutput, top: int) -> Iterator[_Found]:
+def _of_batch(model: SpeechCLIP, batch: list[AudioInput], output: HeadOutput, top: int) -> Iterator[_WindowKeywords]:
     """Yield what the head's output says of each window of a batch."""
     seconds = model.frame_seconds
     spans = output.slot_times(seconds).spans.tolist()
@@ -255,27 +255,27 @@ def _of_batch(model: SpeechCLIP, batch: list[AudioInput], output: HeadOutput, to
             firings = [offset + (frame + 1) * seconds for frame in fired]
         joint = None if window.joint is None else window.joint / SAMPLE_RATE
         silent, end = is_silent(window.waveform), window.end / SAMPLE_RATE
-        yield _Found(part.recording, part.place, offset, end, joint, silent, words, alpha, firings)
+        yield _WindowKeywords(part.recording, part.place, offset, end, joint, silent, words, alpha, firings)
 
 
-def _join(windows: list[_Found], frame_seconds: float) -> FoundKeywords:
+def _join(windows: list[_WindowKeywords], frame_seconds: float) -> FoundKeywords:
     """Combine the windows of one recording."""
     first, end = windows[0], windows[-1].end
     has_cif = first.alpha is not None
     alpha = np.zeros(math.ceil(end / frame_seconds - 1e-6), np.float32) if has_cif else None
     words: list[Word] = []
     firings: set[float] = set()
-    spoken = [found for found in windows if len(windows) == 1 or not found.is_silent]
-    for found in spoken:
-        until = math.inf if found.joint is None else found.joint
-        near = [word for word in words if word.end > found.start]
-        own = [word for word in found.words if word.middle < until and not _is_repeated(word, near, has_cif)]
+    spoken = [window for window in windows if len(windows) == 1 or not window.is_silent]
+    for window in spoken:
+        until = math.inf if window.joint is None else window.joint
+        near = [word for word in words if word.end > window.start]
+        own = [word for word in window.words if word.middle < until and not _is_repeated(word, near, has_cif)]
         ends = {round(word.end, 6) for word in own}
         words += own
-        firings |= {time for time in found.firings if len(windows) == 1 or round(time, 6) in ends}
-        if alpha is not None and found.alpha is not None:
-            frame = round(found.start / frame_seconds)
-            alpha[frame : frame + len(found.alpha)] = found.alpha[: len(alpha) - frame]
+        firings |= {time for time in window.firings if len(windows) == 1 or round(time, 6) in ends}
+        if alpha is not None and window.alpha is not None:
+            frame = round(window.start / frame_seconds)
+            alpha[frame : frame + len(window.alpha)] = window.alpha[: len(alpha) - frame]
     if len(spoken) < len(windows):
         silent = len(windows) - len(spoken)
         log.warning("%s: %d of %d windows are silent and have no keywords", first.recording, silent, len(windows))

@@ -62,13 +62,13 @@ class Label:
 Shape = Box | Line | Label
 
 
-def plot(found: FoundKeywords, audio: Any, path: str | Path) -> None:
+def plot(recording: FoundKeywords, audio: Any, path: str | Path) -> None:
     """Draw the keywords of a recording to a .png or .svg file. `audio` is the recording; it is read again."""
     path = Path(path)
     check_plot(path)
-    recording = as_recording(audio, SAMPLE_RATE, found.name)
-    peaks = _peaks(read_pieces(recording.audio, recording.rate, recording.name))
-    shapes, height = _figure(found, peaks)
+    source = as_recording(audio, SAMPLE_RATE, recording.name)
+    peaks = _peaks(read_pieces(source.audio, source.rate, source.name))
+    shapes, height = _figure(recording, peaks)
     data = _svg(shapes, height).encode() if path.suffix.lower() == ".svg" else _png(shapes, height)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as unfinished:
@@ -94,26 +94,26 @@ def _peaks(pieces: Iterator[Samples]) -> Samples:
     return np.concatenate([*peaks, *last])
 
 
-def _figure(found: FoundKeywords, peaks: Samples) -> tuple[list[Shape], int]:
+def _figure(recording: FoundKeywords, peaks: Samples) -> tuple[list[Shape], int]:
     """Return the shapes of a figure, and its height."""
-    strip = max(STRIP_SECONDS, found.seconds / MOST_STRIPS)
-    strips = math.ceil(found.seconds / strip - 1e-6)  # the quotient may be a little more than a whole number
-    strip = min(strip, found.seconds)
-    title = f"{printable(found.name)}: {found.seconds:.2f} s, {counted(len(found.words), 'keywords')}"
-    title += " (grey: waveform; blue: CIF's weights; red: firings)" if found.has_segments else ""
+    strip = max(STRIP_SECONDS, recording.seconds / MOST_STRIPS)
+    strips = math.ceil(recording.seconds / strip - 1e-6)  # the quotient may be a little more than a whole number
+    strip = min(strip, recording.seconds)
+    title = f"{printable(recording.name)}: {recording.seconds:.2f} s, {counted(len(recording.words), 'keywords')}"
+    title += " (grey: waveform; blue: CIF's weights; red: firings)" if recording.has_segments else ""
     shapes: list[Shape] = [Label(MARGIN, 8, title, INK)]
     top = float(TITLE)
     loudest, heaviest = float(peaks.max(initial=1e-6)), 1e-6
-    if found.alpha is not None:
-        heaviest = float(found.alpha.max(initial=1e-6))
+    if recording.alpha is not None:
+        heaviest = float(recording.alpha.max(initial=1e-6))
     for number in range(strips):
         strip_of = _Strip(number * strip, strip, top)
         shapes += strip_of.wave(peaks, loudest)
-        if found.alpha is not None:
-            shapes += strip_of.weights(found, heaviest)
-        shapes += strip_of.words(found)
-        shapes += strip_of.axis(found)
-        top = strip_of.bottom(found) + GAP
+        if recording.alpha is not None:
+            shapes += strip_of.weights(recording, heaviest)
+        shapes += strip_of.words(recording)
+        shapes += strip_of.axis(recording)
+        top = strip_of.bottom(recording) + GAP
     return shapes, int(top) + GAP
 
 
@@ -145,26 +145,26 @@ class _Strip:
         lower = [(x, round(middle + height + 0.5, 1)) for x, height in points]
         return [Line([*upper, *reversed(lower)], GREY, filled=True)]
 
-    def weights(self, found: FoundKeywords, heaviest: float) -> list[Shape]:
+    def weights(self, recording: FoundKeywords, heaviest: float) -> list[Shape]:
         """Draw α as steps, and the firings through it and the waveform."""
-        assert found.alpha is not None
-        values, first = self.part(found.alpha, found.frame_seconds)
+        assert recording.alpha is not None
+        values, first = self.part(recording.alpha, recording.frame_seconds)
         base = self.top + WAVE + WEIGHTS
-        points = [(self.x(first * found.frame_seconds), base)]
+        points = [(self.x(first * recording.frame_seconds), base)]
         for i, value in enumerate(values.tolist(), first):
             y = round(base - value / heaviest * (WEIGHTS - 4), 1)
-            points += [(self.x(i * found.frame_seconds), y), (self.x((i + 1) * found.frame_seconds), y)]
+            points += [(self.x(i * recording.frame_seconds), y), (self.x((i + 1) * recording.frame_seconds), y)]
         points.append((points[-1][0], base))
-        here = [time for time in found.firings if self.start < time <= self.start + self.seconds]
+        here = [time for time in recording.firings if self.start < time <= self.start + self.seconds]
         firings: list[Shape] = [Line([(self.x(time), self.top), (self.x(time), base)], RED) for time in here]
         return [Line(points, BLUE, filled=True), *firings]
 
-    def words(self, found: FoundKeywords) -> list[Shape]:
+    def words(self, recording: FoundKeywords) -> list[Shape]:
         """Draw a bar for each keyword, and its label in the first row that has room."""
         shapes: list[Shape] = []
         ends = [float(MARGIN)] * LANES
-        base = self.top + WAVE + (WEIGHTS if found.alpha is not None else 0) + 4
-        for word in self._here(found):
+        base = self.top + WAVE + (WEIGHTS if recording.alpha is not None else 0) + 4
+        for word in self._here(recording):
             left, right = self.x(word.start), self.x(word.end)
             text = printable(word.text)
             width = LETTER * len(text) + 4
@@ -177,15 +177,15 @@ class _Strip:
             shapes += [Box(left, top, max(left + 1, right - 1), top + LANE - 2, PALE), Label(x + 2, top, text, INK)]
         return shapes
 
-    def _here(self, found: FoundKeywords) -> list[Word]:
-        words = found.segments if found.has_segments else found.words
+    def _here(self, recording: FoundKeywords) -> list[Word]:
+        words = recording.segments if recording.has_segments else recording.words
         return [word for word in words if self.start <= word.start < self.start + self.seconds]
 
-    def axis(self, found: FoundKeywords) -> list[Shape]:
+    def axis(self, recording: FoundKeywords) -> list[Shape]:
         """Draw the seconds below the strip."""
         room = (WIDTH - 2 * MARGIN) / self.seconds
         step = next((tick for tick in TICKS if tick * room >= TICK_DISTANCE), TICKS[-1])
-        y = self.bottom(found) - AXIS
+        y = self.bottom(recording) - AXIS
         shapes: list[Shape] = [Line([(MARGIN, y), (WIDTH - MARGIN, y)], GREY)]
         for count in range(int(np.ceil(self.start / step - 1e-6)), int((self.start + self.seconds) / step + 1e-6) + 1):
             x, text = self.x(count * step), f"{count * step:g} s"
@@ -193,8 +193,8 @@ class _Strip:
             shapes.append(Label(min(x + 2, WIDTH - MARGIN - LETTER * len(text)), y + 4, text, GREY))
         return shapes
 
-    def bottom(self, found: FoundKeywords) -> float:
-        weights = WEIGHTS if found.alpha is not None else 0
+    def bottom(self, recording: FoundKeywords) -> float:
+        weights = WEIGHTS if recording.alpha is not None else 0
         return self.top + WAVE + weights + LANES * LANE + 8 + AXIS
 
 

@@ -16,7 +16,7 @@ from sclip.apps.inputs import (
     read_standard_input,
 )
 from sclip.errors import UserError
-from sclip.files import no_file
+from sclip.files import missing_file_reason
 from sclip.startup import paused_collection
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _check_file(name: str, option: str) -> None:
     if not os.path.isfile(name):
         is_sentence = option == "audio" and not os.path.exists(name) and (" " in name or "." not in name)
         hint = f"; for a sentence use --text {shlex.quote(name)}" if is_sentence else ""
-        raise UserError(f"{name}: {no_file(name)}{hint}")
+        raise UserError(f"{name}: {missing_file_reason(name)}{hint}")
 
 
 def _existing_model(model: "str | Path | SpeechCLIP | OpenedModel | None", index: Path) -> Any:

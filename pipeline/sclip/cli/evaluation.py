@@ -70,13 +70,14 @@ def evaluate(
     from sclip.device import choose_device
     from sclip.evaluation.run import run_imported, run_trained
 
-    problems, where = Problems(skip=True), choose_device(device)
-    number = params.run.seeds[0] if seed is None else seed
-    with distributed.process_group(where):
+    problems = Problems(skip=True)
+    chosen_device = choose_device(device)
+    chosen_seed = params.run.seeds[0] if seed is None else seed
+    with distributed.process_group(chosen_device):
         if folder is not None:
-            result = run_imported(params, name, Path(folder), where, problems, exact=exact)
+            result = run_imported(params, name, Path(folder), chosen_device, problems, exact=exact)
         else:
-            result = run_trained(params, name, str(arch), number, where, problems, exact=exact)
+            result = run_trained(params, name, str(arch), chosen_seed, chosen_device, problems, exact=exact)
         if not distributed.is_main():
             return
     problems.report()

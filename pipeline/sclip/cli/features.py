@@ -38,14 +38,16 @@ def plan(
     from sclip.encoders.open import open_clip_encoder, open_speech
     from sclip.features.plan import as_data, describe_plan, make_plan
 
-    settings, where, manifest = params.preset(name), choose_device(device), paths.manifest(name)
+    settings = params.preset(name)
+    chosen_device = choose_device(device)
+    manifest = paths.manifest(name)
     rows, _ = find_rows(settings.corpus, manifest, Problems(skip=True))  # before encoders are downloaded
     speech, clip = open_speech(settings.encoders.speech), open_clip_encoder(settings.encoders.clip)
-    result = make_plan(settings, rows, manifest.parent, speech, clip, where)
+    result = make_plan(settings, rows, manifest.parent, speech, clip, chosen_device)
     if as_json:
-        print_json({"preset": name, "device": where, **as_data(result)})
+        print_json({"preset": name, "device": chosen_device, **as_data(result)})
     else:
-        for line in describe_plan(result, name, manifest.parent, where):
+        for line in describe_plan(result, name, manifest.parent, chosen_device):
             click.echo(line)
     if not result.fits:
         raise SystemExit(1)
@@ -79,10 +81,12 @@ def extract_features(
     from sclip.features.extract import extract_features
 
     problems = problems_of(params, name, on_error)
-    settings, out = params.preset(name), paths.features_folder(name)
-    encoder, where = open_speech(settings.encoders.speech), choose_device(device)
-    with distributed.process_group(where), distributed.locked_by_main(out):
-        result = extract_features(encoder, settings.features, paths.manifest(name), out, where, problems)
+    settings = params.preset(name)
+    out = paths.features_folder(name)
+    encoder = open_speech(settings.encoders.speech)
+    chosen_device = choose_device(device)
+    with distributed.process_group(chosen_device), distributed.locked_by_main(out):
+        result = extract_features(encoder, settings.features, paths.manifest(name), out, chosen_device, problems)
         if not distributed.is_main():
             return
     problems.report()

@@ -12,7 +12,7 @@ from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standar
 from sclip.cli.options import device_option, model_option
 from sclip.cli.output import json_option
 from sclip.errors import UserError, counted, printable
-from sclip.files import is_special, no_file
+from sclip.files import is_special, missing_file_reason
 
 if TYPE_CHECKING:
     from sclip.apps.keywords import FoundKeywords
@@ -119,38 +119,40 @@ def _run(
     options: Any = {"top": top, "window": window, "on_error": on_error, "progress": shows_progress}
     find = find_segments if segments else find_keywords
     given = [read_standard_input() if path == STANDARD_INPUT else path for path in audio]
-    found: Iterable[FoundKeywords] = _refuse_none(find(loaded, given, **options), len(given))
+    recordings: Iterable[FoundKeywords] = _refuse_none(find(loaded, given, **options), len(given))
     if plot is not None:
-        found = list(found)
-        _draw(found, given[0], plot)
-    _write(found, target, chosen, segments)
+        recordings = list(recordings)
+        _draw(recordings, given[0], plot)
+    _write(recordings, target, chosen, segments)
 
 
-def _draw(found: "Iterable[FoundKeywords]", audio: Any, path: Path) -> None:
+def _draw(recordings: "Iterable[FoundKeywords]", audio: Any, path: Path) -> None:
     """Draw the one recording that --plot allows."""
     from sclip.apps.plot import plot
 
-    for recording in found:
+    for recording in recordings:
         plot(recording, audio, path)
         click.echo(printable(str(path)), err=True)
 
 
-def _write(found: "Iterable[FoundKeywords]", target: exports.Destination | None, form: Any, segments: bool) -> None:
-    """Write what is found to files, or print it in a format or as tables."""
+def _write(
+    recordings: "Iterable[FoundKeywords]", target: exports.Destination | None, form: Any, segments: bool
+) -> None:
+    """Write the recordings' keywords to files, or print them in a format or as tables."""
     if target is not None:
-        for path in target.write(found, segments=segments):
+        for path in target.write(recordings, segments=segments):
             click.echo(printable(str(path)))
     elif form is not None:
-        click.echo(exports.export(list(found), form, segments=segments), nl=False)
+        click.echo(exports.export(list(recordings), form, segments=segments), nl=False)
     else:
-        for recording in found:
+        for recording in recordings:
             click.echo(exports.as_table(recording, segments=segments))
 
 
-def _refuse_none(found: "Iterator[FoundKeywords]", given: int) -> "Iterator[FoundKeywords]":
-    """Pass on what is found. If all recordings were left out, that is an error, as for `sclip index`."""
+def _refuse_none(recordings: "Iterator[FoundKeywords]", given: int) -> "Iterator[FoundKeywords]":
+    """Pass on each recording's keywords. If all recordings were left out, that is an error, as for `sclip index`."""
     is_empty = True
-    for recording in found:
+    for recording in recordings:
         is_empty = False
         yield recording
     if is_empty:
@@ -170,6 +172,6 @@ def _check(
     check_standard_input(audio)
     for path in audio:
         if on_error == "fail" and path != STANDARD_INPUT and not Path(path).exists():
-            raise UserError(f"{path}: {no_file(path)} (--on-error skip goes on without it)")
+            raise UserError(f"{path}: {missing_file_reason(path)} (--on-error skip goes on without it)")
         if is_special(Path(path)):  # reading a pipe could wait forever
             raise UserError(f"{path}: not a file; - is a recording on standard input")

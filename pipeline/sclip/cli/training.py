@@ -47,12 +47,14 @@ def train(
     from sclip.device import choose_device
     from sclip.training.run import run_training
 
-    number, where = params.run.seeds[0] if seed is None else seed, choose_device(device)
-    out, curves = paths.model_folder(name, arch, number), paths.curves_folder(name, arch, number)
-    for folder in (out.parent, paths.scratch_folder(name, arch, number), curves):
+    chosen_seed = params.run.seeds[0] if seed is None else seed
+    chosen_device = choose_device(device)
+    out = paths.model_folder(name, arch, chosen_seed)
+    curves = paths.curves_folder(name, arch, chosen_seed)
+    for folder in (out.parent, paths.scratch_folder(name, arch, chosen_seed), curves):
         check_writable(folder, folder)
-    with distributed.process_group(where):
-        result = run_training(params, name, arch, number, where, curves)
+    with distributed.process_group(chosen_device):
+        result = run_training(params, name, arch, chosen_seed, chosen_device, curves)
         if not distributed.is_main():
             return
     if as_json:

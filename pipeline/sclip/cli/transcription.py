@@ -49,11 +49,11 @@ def transcribe(
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.device import choose_device
-    from sclip.features.transcripts import find_rows, transcribe
+    from sclip.features.transcripts import find_test_rows, transcribe
     from sclip.files import locked
 
     problems, out = problems_of(params, name, on_error), paths.transcripts(name)
-    find_rows(paths.manifest(name), problems)  # refuses a corpus before Whisper is downloaded
+    find_test_rows(paths.manifest(name), problems)  # refuses a corpus before Whisper is downloaded
     from sclip.encoders.whisper import Recognizer
 
     recognizer = Recognizer.from_pretrained(str(whisper), revision, language).to(choose_device(device))

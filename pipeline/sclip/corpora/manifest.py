@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from sclip.corpora.rows import Draft, Row, check_row, to_row, valid_id
 from sclip.errors import Problems, UserError
-from sclip.files import atomic_file, no_file
+from sclip.files import atomic_file, missing_file_reason
 from sclip.index_file import read_index_file, write_index_file
-from sclip.parsing import not_utf8, parse_json
+from sclip.parsing import not_utf8_reason, parse_json
 
 FORMAT = "sclip manifest 1"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -67,7 +67,7 @@ def read_manifest(path: Path, problems: Problems) -> "Manifest":
     """Return the valid rows. Files that they name may be missing; the stage that opens a file reports that."""
     if not path.is_file():
         advice = "" if path.exists() else "; `sclip make-corpus` writes it"
-        raise UserError(f"{path}: {no_file(path)}{advice}")
+        raise UserError(f"{path}: {missing_file_reason(path)}{advice}")
     try:
         file, starts = _open(path)
         if starts is not None:
@@ -191,7 +191,7 @@ def _checked_id(path: Path, line: int, content: bytes, problems: Problems) -> st
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {not_utf8(error, f'row {line}')}") from None
+        raise UserError(f"{path}: {not_utf8_reason(error, f'row {line}')}") from None
     draft = _read(text, line, problems)
     row = None if draft is None else check_row(draft, path.parent, problems)
     return None if row is None else row.id

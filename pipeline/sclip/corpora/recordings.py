@@ -14,9 +14,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from sclip.encoders.audio import SAMPLE_RATE, Samples, check_length, is_silent, read_audio, too_short
+from sclip.encoders.audio import SAMPLE_RATE, Samples, check_length, is_silent, read_audio, too_short_reason
 from sclip.errors import Fault, UserError
-from sclip.files import EMPTY, check_system, no_file, read_bytes
+from sclip.files import EMPTY, missing_file_reason, raise_if_system_error, read_bytes
 
 if TYPE_CHECKING:
     from sclip.corpora.rows import Row
@@ -122,9 +122,9 @@ def inspect(row: "Row") -> Recording:
     try:
         data = read_bytes(row.audio)
     except FileNotFoundError:
-        return Recording(row, "", fault=Fault(f"{name}: {no_file(row.audio)}"))
+        return Recording(row, "", fault=Fault(f"{name}: {missing_file_reason(row.audio)}"))
     except OSError as error:
-        check_system(row.audio, error)
+        raise_if_system_error(row.audio, error)
         return Recording(row, "", fault=Fault(f"{name}: cannot be read: {error.strerror}"))
     digest = hashlib.sha256(data).hexdigest()
     if not data:
@@ -167,7 +167,7 @@ def decode(recording: Recording, shortest: int) -> Samples | Fault:
     except UserError as error:
         return Fault(str(error).replace(str(path), path.name))
     if len(waveform) < shortest:
-        return Fault(f"audio {path.name}: {too_short(len(waveform), shortest)}")
+        return Fault(f"audio {path.name}: {too_short_reason(len(waveform), shortest)}")
     if is_silent(waveform):
         return Fault(f"audio {path.name}: silent")
     return waveform

@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 
 from sclip.errors import Problems, UserError
-from sclip.files import no_file
+from sclip.files import missing_file_reason
 from sclip.parsing import parse, shortened
 
 SPLITS = ("train", "dev", "test")
@@ -113,7 +113,7 @@ def with_files(rows: Iterable[Row], problems: Problems) -> list[Row]:
     complete: list[Row] = []
     for row in rows:
         paths = (("audio", row.audio), ("image", row.image))
-        missing = {f"{kind} {path}": no_file(path) for kind, path in paths if not os.path.isfile(path)}
+        missing = {f"{kind} {path}": missing_file_reason(path) for kind, path in paths if not os.path.isfile(path)}
         if missing:
             problems.add(row.name, f"{' and '.join(missing)}: {'; '.join(dict.fromkeys(missing.values()))}")
         else:

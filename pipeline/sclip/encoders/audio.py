@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from sclip.errors import UserError, counted
-from sclip.files import EMPTY, no_file
+from sclip.files import EMPTY, missing_file_reason
 
 SAMPLE_RATE = 16_000
 HIGHEST_RATE = 384_000
@@ -53,7 +53,7 @@ def open_audio(file: AudioFile, name: str) -> Iterator[soundfile.SoundFile]:
     if isinstance(file, io.BytesIO):
         file.seek(0)
     elif not Path(file).exists() or Path(file).is_dir():
-        raise UserError(f"{name}: {'a folder, not a recording' if Path(file).is_dir() else no_file(file)}")
+        raise UserError(f"{name}: {'a folder, not a recording' if Path(file).is_dir() else missing_file_reason(file)}")
     elif Path(file).is_file() and not Path(file).stat().st_size:
         raise UserError(f"{name}: {EMPTY}")
     try:
@@ -101,7 +101,7 @@ def is_silent(waveform: ArrayLike) -> bool:
     return bool(np.ptp(np.asarray(waveform)) < SILENCE)
 
 
-def too_short(samples: int, shortest: int) -> str:
+def too_short_reason(samples: int, shortest: int) -> str:
     """Return why an encoder cannot take a recording, as the end of an error. `shortest` samples make one frame."""
     return (
         f"too short: {samples / SAMPLE_RATE:.4f} s, {counted(samples, 'samples')} at 16 kHz; expected at least "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sclip.device import send
-from sclip.encoders.audio import SAMPLE_RATE, too_short
+from sclip.encoders.audio import SAMPLE_RATE, too_short_reason
 from sclip.encoders.source import Source
 from sclip.errors import UserError, one_line
 from sclip.fingerprints import module_fingerprint
@@ -60,7 +60,7 @@ class MfccEncoder(nn.Module):
         """Encode 16 kHz waveforms (N,) -> (B, 1, T, D)."""
         for i, waveform in enumerate(waveforms):
             if len(waveform) < self.shortest:
-                raise UserError(f"utterance {i}: {too_short(len(waveform), self.shortest)}")
+                raise UserError(f"utterance {i}: {too_short_reason(len(waveform), self.shortest)}")
         device = self.mfcc.dct_mat.device
         samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
         batch = send(pad_sequence([w.float() for w in waveforms], batch_first=True), device)  # (B, N)

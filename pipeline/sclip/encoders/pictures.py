@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sclip.files import EMPTY, SPECIAL, check_system, is_special, no_file
+from sclip.files import EMPTY, SPECIAL, is_special, missing_file_reason, raise_if_system_error
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 2**26
@@ -80,9 +80,9 @@ def picture_fault(path: Path, error: Exception) -> str:
 
     An error of the machine is raised again, because it says nothing about the picture.
     """
-    check_system(path, error)
+    raise_if_system_error(path, error)
     if isinstance(error, FileNotFoundError):
-        return f"image {path.name}: {no_file(path)}"
+        return f"image {path.name}: {missing_file_reason(path)}"
     if path.is_file() and not path.stat().st_size:
         return f"image {path.name}: {EMPTY}"
     reason = "not a picture in a supported format" if isinstance(error, UnidentifiedImageError) else str(error)

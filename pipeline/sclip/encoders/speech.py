@@ -32,7 +32,7 @@ from transformers import (
 from transformers.utils import logging
 
 from sclip.device import send
-from sclip.encoders.audio import too_short
+from sclip.encoders.audio import too_short_reason
 from sclip.encoders.convolutions import avoid_wrong_convolutions, speed_up_convolutions
 from sclip.encoders.inputs import LogMelInput, WaveformInput, receptive_field
 from sclip.encoders.sizes import check_speech_sizes
@@ -177,7 +177,7 @@ class SpeechEncoder(nn.Module):
         """Encode 16 kHz waveforms (N,) -> (B, L, T, D): all hidden states, or the chosen ones."""
         for i, waveform in enumerate(waveforms):
             if len(waveform) < self.shortest:
-                raise UserError(f"utterance {i}: {too_short(len(waveform), self.shortest)}")
+                raise UserError(f"utterance {i}: {too_short_reason(len(waveform), self.shortest)}")
         samples = torch.tensor([len(waveform) for waveform in waveforms])
         longest = int(self.frames(samples.max()))
         arguments, lengths, first_lengths = self.input(self._received(waveforms), send(samples, self.model.device))

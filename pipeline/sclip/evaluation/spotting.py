@@ -46,7 +46,7 @@ FOLDER = "semantic_flickraudio"  # of Flickr8k's folder
 KEYWORDS, LABELS = "keywords.txt", "semantic_flickraudio_labels.csv"
 COLUMNS = ("utt_key", "transcription", "keywords")
 CHANCE = "chance"
-NEVER = -1.0  # the score of a keyword that is not in the vocabulary: the lowest cosine
+LOWEST_SCORE = -1.0  # the score of a keyword that is not in the vocabulary: the lowest cosine
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def keyword_spotting(
 def _slot_scores(model: SpeechCLIP, dataset: Dataset, rows: Tensor, places: list[list[int] | None]) -> Tensor:
     """Score keywords by the slots of utterances: (U, Q). `places` are the rows of each keyword in the vocabulary."""
     assert model.head.keywords is not None
-    scores = torch.full((len(rows), len(places)), NEVER)
+    scores = torch.full((len(rows), len(places)), LOWEST_SCORE)
     for batch in length_sorted_batches(dataset.frames[rows], BATCH_FRAMES["cpu"]):  # small: the cosines are (B, S, V)
         output = output_of(model, dataset.read(rows[batch]))
         assert output.keywords is not None
@@ -124,7 +124,7 @@ def _slot_scores(model: SpeechCLIP, dataset: Dataset, rows: Tensor, places: list
         best = cosines.masked_fill(~is_slot[..., None], -torch.inf).amax(1).cpu()  # (B, V)
         for query, place in enumerate(places):
             if place is not None:
-                scores[batch, query] = best[:, place].mean(1).clamp(min=NEVER)
+                scores[batch, query] = best[:, place].mean(1).clamp(min=LOWEST_SCORE)
     return scores
 
 

@@ -101,7 +101,7 @@ class TranscriptionResult:
 def transcribe(recognizer: "Recognizer", manifest: Path, out: Path, problems: Problems) -> TranscriptionResult:
     """Write the transcripts of the test split to the file `out`."""
     began = time.monotonic()
-    rows = find_rows(manifest, problems)
+    rows = find_test_rows(manifest, problems)
     source = recognizer.source
     origin = _Origin(source.name, source.revision, recognizer.fingerprint(), recognizer.language)
     known = _read(out, origin)
@@ -127,7 +127,7 @@ def transcribe(recognizer: "Recognizer", manifest: Path, out: Path, problems: Pr
     return TranscriptionResult(len(texts), computed, time.monotonic() - began)
 
 
-def find_rows(manifest: Path, problems: Problems) -> list[Row]:
+def find_test_rows(manifest: Path, problems: Problems) -> list[Row]:
     """Return the rows of the test split, and refuse a corpus that has no such row or has transcripts of its own."""
     rows = [row for row in read_manifest(manifest, problems) if row.split == SPLIT]
     if any(row.transcript is not None for row in rows):

@@ -208,7 +208,7 @@ def _clip_encoder(
     reduced, full = tensors[TABLE], tensors.get(FULL_TABLE, tensors[TABLE])
     clip["token_embedding.weight"] = full
     encoder = ClipEncoder.from_tensors(config or clip_config(clip, path), clip, f"{path}: open_clip's clip")
-    ids = find_rows(reduced, full, path)
+    ids = find_vocabulary_rows(reduced, full, path)
     return encoder, Vocabulary(ids, tuple(encoder.piece(i) for i in ids), BLOCKED_ROWS)
 
 
@@ -239,7 +239,7 @@ def clip_config(clip: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     }
 
 
-def find_rows(reduced: Tensor, full: Tensor, path: Path) -> tuple[int, ...]:
+def find_vocabulary_rows(reduced: Tensor, full: Tensor, path: Path) -> tuple[int, ...]:
     """Return the index in the full table of each row of the reduced table; equal rows have equal bits.
 
     (R, W), (V, W) -> R indices

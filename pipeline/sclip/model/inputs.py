@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, is_silent, too_short
+from sclip.encoders.audio import LONGEST_SECONDS, SAMPLE_RATE, is_silent, too_short_reason
 from sclip.encoders.pictures import read_rgb
 from sclip.encoders.waveforms import as_waveform, count_samples
 from sclip.errors import UserError
@@ -60,7 +60,7 @@ class AudioInput:
         if self.is_checked:
             return waveform
         if len(waveform) < shortest:
-            raise UserError(f"{self.name}: {too_short(len(waveform), shortest)}")
+            raise UserError(f"{self.name}: {too_short_reason(len(waveform), shortest)}")
         if len(waveform) < SHORT_SECONDS * SAMPLE_RATE:
             seconds = len(waveform) / SAMPLE_RATE
             log.warning("%s: only %.2f s long; its vectors and keywords mean little", self.name, seconds)

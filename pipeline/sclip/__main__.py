@@ -4,7 +4,10 @@ import sys
 
 
 def run() -> None:
-    """Run a command. Ctrl-C while its modules are imported ends it as click does later, without a traceback."""
+    """Run a command.
+
+    If Ctrl-C arrives while modules are imported, the command ends without a traceback, as click ends it later.
+    """
     try:
         from sclip.cli import main
     except KeyboardInterrupt:

@@ -114,9 +114,6 @@ def missing_file_reason(path: str | Path, expected: str = "file") -> str:
     return f"no such {expected}; one whose name differs only in its Unicode form exists ({twin.name!a}); rename it"
 
 
-no_file = missing_file_reason  # the name that corpora/table.py imports
-
-
 def _unicode_twin(path: Path) -> Path | None:
     """Return a file whose name looks the same. macOS writes é as e and an accent (NFD), most programs as one letter."""
     if str(path).isascii():

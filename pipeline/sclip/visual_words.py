@@ -7,8 +7,8 @@ to the mean of the training images. Tokens that fit every image equally have an 
 - Retrieval: the keywords of an utterance must tell its image from the other images of the batch. A slot that is the
   token v with probability p(v) has the evidence sum_v p(v) P(n | v) / P(n) for an image n. The slots of an utterance
   are treated as independent, so the score of an image is the sum of the logarithms of their evidence. The loss is the
-  contrastive loss of these scores. So each sound is mapped to the token that fits the same images, and a sound that
-  carries no information to a token that fits every image.
+  contrastive loss of these scores. So each sound is mapped to the token that fits the same images. A sound that carries
+  no information is mapped to a token that fits every image.
 - Balance: without it, several sounds become the same few tokens, such as singular and plural. The loss is the KL
   divergence of the mean distribution of a batch's slots from the square roots of the tokens' counts in the training
   captions, each plus 1. Counts say how common a word is. They do not say which utterance has it.

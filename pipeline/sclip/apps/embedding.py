@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE, RECORDINGS_AT_ONCE, TEXTS_AT_ONCE = 64, 64, 256
 RECORDED_BYTES = 2**25  # of the files of a batch of recordings, which are in memory together
-BLOCK_SECONDS, BLOCK_ROWS = 15.0, 2**16  # a block is written after so much work
+BLOCK_SECONDS, BLOCK_ROWS = 15.0, 2**16  # a block is written after this much work
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def list_files(arguments: Sequence[str | Path] | str | Path, kind: Kind | None =
 
 
 def file_items(files: Sequence[str]) -> list[Item]:
-    """Return files with their sizes and times. A file that does not exist is found out when it is read."""
+    """Return files with their sizes and times. A file that does not exist is reported when it is read."""
     return [_file_item(name) for name in files]
 
 

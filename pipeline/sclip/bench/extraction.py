@@ -27,7 +27,7 @@ from sclip.features.store import DIRECTIONS_FILE
 from sclip.padded import length_sorted_batches
 
 LOOP_RECORDINGS = 16  # recordings that the loop is timed on
-LOOP = "the bare encoder, one at a time"
+LOOP = "the encoder alone, one recording at a time"
 STATES, CODES = "extract-features, states", "extract-features, codes"
 WRITTEN_SHARDS = 4  # files that the disk is timed on
 
@@ -41,8 +41,8 @@ def extraction_case(workload: Workload, encoder: AnySpeechEncoder, folder: Path,
     coded = replace(states, components=workload.components)
     in_batches, on_cores, one_at_a_time = _encoder_runs(encoder, waveforms, states, device)
     alternatives = {
-        "the bare encoder": in_batches,
-        **({"the bare encoder, a batch a core": on_cores} if device.type == "cpu" else {}),
+        "the encoder alone": in_batches,
+        **({"the encoder alone, one batch on each core": on_cores} if device.type == "cpu" else {}),
         STATES: _extraction(encoder, folder, "states", states, device),
         CODES: _extraction(encoder, folder, "codes", coded, device),
         LOOP: one_at_a_time,

@@ -77,7 +77,9 @@ def cif_case(workload: Workload, width: int, machine: Machine, device: torch.dev
     small_batch = tuple(tensor[:LOOP_UTTERANCES] for tensor in batch)
     long_batch = _random_frames(workload.batch, 2 * frames, width, device)
     alternatives: dict[str, Callable[[], object]] = {
-        "one matrix product a batch row (ours)": partial(_forward_and_backward, integrate_and_fire_slots, *batch),
+        "one matrix product for each batch row (ours)": partial(
+            _forward_and_backward, integrate_and_fire_slots, *batch
+        ),
         "scattered into slots": partial(_forward_and_backward, scatter_into_slots, *batch),
         "a loop over frames": partial(_forward_and_backward, loop_over_frames, *small_batch),
         "ours, utterances twice as long": partial(_forward_and_backward, integrate_and_fire_slots, *long_batch),
@@ -176,9 +178,9 @@ def vocabulary_case(workload: Workload, words: int, width: int, machine: Machine
 
     alternatives: dict[str, Callable[[], object]] = {
         "one product with a normalised table (ours)": lambda: torch.autograd.grad(ours().sum(), slots),
-        "a cosine a token": lambda: torch.autograd.grad(token_by_token().sum(), slots),
+        "a cosine for each token": lambda: torch.autograd.grad(token_by_token().sum(), slots),
     }
     operations = 2 * workload.batch * slot_count * words * width * 4  # two products in each direction
-    times = compare(alternatives, device, parts={"a cosine a token": min(1.0, PIECE / words)})
+    times = compare(alternatives, device, parts={"a cosine for each token": min(1.0, PIECE / words)})
     question = f"Keywords, forward and backward: {workload.batch} x {slot_count} slots among {words} tokens of {width}"
     return Case("vocabulary", question, [Measurement(times[0], floor=operations / machine.fp32), Measurement(times[1])])

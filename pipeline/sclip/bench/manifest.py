@@ -22,7 +22,7 @@ OURS, PARSER = "compared with its digest (ours)", "parsed one by one, all kept"
 
 
 def manifest_case(folder: Path, device: torch.device) -> Case:
-    """Time our reader and the parser of params.yaml, which read the manifest before."""
+    """Time our reader and the parser of params.yaml, which earlier versions used for the manifest."""
     folder.mkdir(parents=True)
     plain, timed, given, part = (folder / f"{name}.jsonl" for name in ("plain", "timed", "given", "part"))
     for path, count, has_words in ((plain, ROWS, False), (timed, ROWS, True), (part, PARSED, False)):

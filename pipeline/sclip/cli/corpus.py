@@ -92,8 +92,8 @@ def check_corpus(preset: str | None, params_file: Path, overrides: tuple[str, ..
 
     Reads presets.PRESET.corpus and the files that it names; for scenes, what make-corpus made. A recording is too short
     if the preset's speech encoder makes no frame of it. Writes nothing, except that a hub data set is unpacked into
-    data/PRESET/unpacked. Exit status 1 if a file is missing or damaged, if a
-    picture occurs twice or in two splits, if word times do not fit, or if a published corpus is not complete.
+    data/PRESET/unpacked. Exit status 1 if a file is missing or damaged, if a picture occurs twice or in two splits, if
+    word times do not fit, or if a published corpus is not complete.
     """
     params, name = preset_settings(params_file, overrides, preset)
     from sclip.corpora.check import as_data, check_corpus, report

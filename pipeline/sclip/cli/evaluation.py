@@ -137,8 +137,8 @@ def table(published_only: bool, form: str, as_json: bool) -> None:
     "--branches",
     nargs=2,
     type=click.Choice(BRANCHES),
-    help="Compare retrieval by this branch of FIRST and this one of SECOND.  [default: every branch that both have, "
-    "or else the only branch of each]",
+    help="Compare only the retrieval of two branches: one of FIRST, then one of SECOND.  [default: every branch that "
+    "both have, or else the only branch of each]",
 )
 @json_option
 def compare(first: Path, second: Path, branches: tuple[str, str] | None, as_json: bool) -> None:

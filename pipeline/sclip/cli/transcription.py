@@ -23,7 +23,7 @@ from sclip.errors import counted
 @click.option("--revision", help="Of the hub repo: a branch, a tag or a commit.")
 @click.option(
     "--language",
-    help="The language that is spoken, such as en. Without it, a multilingual Whisper finds it out.",
+    help="The language that is spoken, such as en. Without it, a multilingual Whisper detects it.",
 )
 @preset_or_argument
 @device_option

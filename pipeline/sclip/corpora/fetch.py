@@ -41,7 +41,7 @@ class _ArchiveFailed(UserError):
 def fetch(archives: Iterable[Archive], folder: Path) -> Iterator[str]:
     """Download and unpack the archives that `folder` does not have yet. Yield one line about each archive.
 
-    An archive that cannot be had does not stop the others. The error at the end names all of them.
+    An archive that cannot be downloaded does not stop the others. The error at the end names all of them.
     """
     failures = []
     for archive in archives:

@@ -152,7 +152,9 @@ class Manifest(Sequence[Row]):
         content = os.pread(self._file.fileno(), end - start, start)
         try:
             data: dict[str, Any] = orjson.loads(content)
-        except orjson.JSONDecodeError:  # a NaN under a key that comes again; Python's parser reads over it
+        except orjson.JSONDecodeError:
+            # orjson refuses NaN. A checked row has one only under a repeated key, of which Python's parser keeps the
+            # last value.
             data = parse_json(content.decode())
         return data
 

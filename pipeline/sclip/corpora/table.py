@@ -24,7 +24,7 @@ from sclip.corpora.listing import (
 )
 from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError
-from sclip.files import no_file
+from sclip.files import missing_file_reason
 from sclip.parsing import csv_errors, parse_json, read_text, shortened
 
 NO_SPLIT = "rows without a split, which a hash of their picture's name has chosen"
@@ -35,7 +35,7 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
     """Read the table's rows, and report those without a recording or a picture."""
     path = Path(config.path).resolve()
     if not path.is_file():
-        raise UserError(f"{path}: {no_file(config.path)}")
+        raise UserError(f"{path}: {missing_file_reason(config.path)}")
     listing, columns = Listing(), {key: column for key, column in vars(config.columns).items() if key != "words"}
     files = AlignmentFiles(path.parent, config.alignments) if config.alignments else None
     seen: dict[str, str] = {}

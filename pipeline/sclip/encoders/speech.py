@@ -2,8 +2,8 @@
 
 It can be any encoder of transformers' wav2vec 2.0 family, or W2V-BERT 2.0. inputs.py describes what each of them reads.
 
-**An utterance's states do not depend on its batch.** transformers applies the attention mask, and this module mends two
-other places that read padding:
+**An utterance's states do not depend on its batch.** transformers applies the attention mask, and this module corrects
+two other places that read padding:
 - the first norm of group-norm models, whose statistics run over time (`ValidGroupNorm`)
 - positional convolutions, which would read what a convolution (data2vec) or a BatchNorm (some HuBERTs) before them
   wrote into the padding

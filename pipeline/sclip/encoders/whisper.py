@@ -44,7 +44,7 @@ class Recognizer(nn.Module):
     model: Any
 
     def __init__(self, model: Any, extractor: Any, tokenizer: Any, source: Source, language: str | None = None):
-        """`language` is that of the speech; without it, a multilingual Whisper finds out for each window."""
+        """`language` is that of the speech; without it, a multilingual Whisper detects the language of each window."""
         super().__init__()
         self.model, self.source, self.language = model.eval().requires_grad_(False), source, language
         self.extractor, self.tokenizer = extractor, tokenizer

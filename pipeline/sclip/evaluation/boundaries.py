@@ -13,9 +13,9 @@ speech count as errors. CIF's last slot, which ends with the recording, is not a
   first and the last. `cif_starts_and_ends` are CIF's figures for these boundaries, to compare with theirs.
 - Two baselines have the same number of firings in each utterance: evenly spaced, and random (the mean of 10 draws).
 - CIF may fire a constant time before or after the ends of words. In `cif_shifted` and `even_shifted` all firings are
-  moved by the time with the highest F1. The utterances of one half of the pictures choose it for those of the other, of
-  a large test split only the first 4,000.
-  `shifts` has the time, in seconds, by which each half was moved.
+  moved by the time with the highest F1. For each half of the pictures, the time is chosen on the utterances of the
+  other half. Of a large test split, only the first 4,000 utterances take part in the choice. `shifts` has the time, in
+  seconds, by which each half was moved.
 
 The duration of an utterance is that of its encoder frames, which can be 25 ms less than that of the recording. A later
 firing counts as one at the end.

@@ -5,8 +5,8 @@ pictures. The correct answers are given as pairs of indices. The rank of an answ
 that are ranked before it. These are counted over blocks of queries, so memory stays bounded and nothing is sorted.
 
 Candidates with equal scores stay in their order, as in a stable sort. Scores that differ by less than 1e-6, the
-rounding of different batches, are equal.
-So a model that gives all inputs the same vector scores at chance, whatever the batches were.
+rounding of different batches, are equal. So a model that gives all inputs the same vector scores at chance, whatever
+the batches were.
 """
 
 import torch

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sclip.config import AttentionConfig
 from sclip.padded import Padded
 
-WIDEST_FUSED = 256  # numbers of a head; torch's fast kernels for a GPU are made for at most so many
+WIDEST_FUSED = 256  # numbers of a head; torch's fast GPU kernels support at most this many
 
 
 class AttentionLayer(nn.Module):

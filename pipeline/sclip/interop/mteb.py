@@ -24,7 +24,7 @@ from sclip.model.speechclip import SpeechCLIP
 
 MODALITIES = ("audio", "image", "text")
 LANGUAGES = {"en": "eng-Latn"}  # as MTEB writes them
-# Tasks whose data a head has met in training, by the kind of its corpus. Both spoken corpora have COCO's pictures.
+# Tasks whose data a head was trained on, by the kind of its corpus. Both spoken corpora have COCO's pictures.
 SPOKEN_TASKS = {f"{corpus}{way}Retrieval" for corpus in ("SpokenCOCO", "SpeechCoco") for way in ("A2I", "I2A")}
 COCO_TASKS = SPOKEN_TASKS | {"MSCOCOI2TRetrieval", "MSCOCOT2IRetrieval"}
 TRAINING_TASKS: dict[str, set[str]] = {

@@ -11,7 +11,7 @@ MAX_SLOT_COLUMNS = 12
 SYNONYMS_AS_ONE = "content, synonyms as one"  # a key of metrics.json
 LISTED_GROUPS = 20  # speakers or languages
 TOPLINE = "ASR → CLIP text (uses text)"  # retrieval with what a speech recogniser wrote
-COMMON, LISTED = 10, 8  # a listed word occurs in at least so many captions; the length of each list
+COMMON, LISTED = 10, 8  # a listed word occurs in at least this many captions; the length of each list
 
 
 def tables(results: Results) -> list[Table]:

@@ -66,9 +66,9 @@ def _is_lowered(device: torch.device, precision: str) -> bool:
 def weights_cast_once(module: nn.Module, device: str | torch.device, precision: str) -> Iterator[None]:
     """Cast the weights of a frozen module's linear layers and convolutions to what `autocast` computes with.
 
-    The results are the same, but `autocast` casts every weight again in every batch. For HuBERT base on a GPU, these
-    are a fifth of a batch's kernels. At the end the module has its own weights again. Convolutions with several groups
-    keep theirs, because encoders/convolutions.py computes some of them in fp32.
+    The results are the same. Without this, `autocast` casts every weight again in every batch, and for HuBERT base on a
+    GPU a fifth of a batch's kernels are such casts. At the end the module has its own weights again. Convolutions with
+    several groups keep theirs, because encoders/convolutions.py computes some of them in fp32.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv1d)]
     ungrouped = [layer for layer in layers if getattr(layer, "groups", 1) == 1]
@@ -103,8 +103,8 @@ def computes_bf16(device: torch.device) -> bool:
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the random numbers of the CPU and of a device.
 
-    torch.manual_seed does so too. For every other kind of device it formats a stack trace, which takes longer than
-    launching ten kernels, so in a training step a GPU would wait for it.
+    torch.manual_seed does so too, but it also formats a stack trace for each kind of device that is not in use. That
+    takes as long as launching ten kernels, and in a training step the GPU would wait for it.
     """
     if device.type == "cuda":
         torch.default_generator.manual_seed(seed)

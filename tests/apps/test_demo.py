@@ -205,4 +205,4 @@ def test_the_demo_without_gradio_says_what_to_install(monkeypatch):
         port = server.getsockname()[1]
     result = CliRunner().invoke(main, ["demo", "--port", str(port)])
     assert result.exit_code == 1
-    assert result.output == "Error: the demo needs Gradio; run pip install 'sclip[demo]'\n"
+    assert result.output == "Error: the demo needs Gradio; run `make demo` in a clone of sclip, or pip install gradio\n"

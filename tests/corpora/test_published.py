@@ -271,18 +271,32 @@ def test_usual_names_of_splits_need_no_setting_and_others_get_advice(tmp_path):
     path.write_text("\n".join(["clip,photo,part", *lines]) + "\n")
     rows = read_listing(TableConfig("table", str(path), columns), Problems()).rows
     assert [row.data["split"] for row in rows] == [*names.values(), "held-out"]
-    with pytest.raises(UserError, match=r"found 'held-out'; .* corpus.splits .* splits: {'held-out': train}"):
+    with pytest.raises(UserError, match=r"found 'held-out'; .* corpus.splits .* splits: {'held-out': test}"):
         check_rows(rows, tmp_path, Problems())
     translated = TableConfig("table", str(path), columns, splits={"Held-Out": "test", "val": "test"})
     splits = [row.data["split"] for row in read_listing(translated, Problems()).rows]
     assert splits == ["train", "dev", "dev", "test", "dev", "test", "test"]
 
 
-@pytest.mark.parametrize("row", ["a.wav,a.png,a dog, running", "a.wav,a.png"])
-def test_rows_with_too_many_or_too_few_cells_are_named(row, tmp_path):
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [("a.wav,a.png,a dog, running", "4; write a cell that has a comma in quotes \\("), ("a.wav,a.png", "2 \\(")],
+)
+def test_rows_with_too_many_or_too_few_cells_are_named(row, found, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text(f"clip,photo,caption\n{row}\n")
-    with pytest.raises(UserError, match=r"mine\.csv line 2: expected 3 cells, as in the first line"):
+    with pytest.raises(UserError, match=rf"mine\.csv line 2: expected 3 cells, as in the first line, found {found}"):
+        read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo", text="caption")), Problems())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is empty"), ("clip,photo,caption\n", "only its first line, with the names of columns")],
+)
+def test_a_table_without_rows_is_refused(content, message, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"mine\.csv: {message}"):
         read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo", text="caption")), Problems())
 
 

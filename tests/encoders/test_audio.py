@@ -1,5 +1,6 @@
 """Whatever a recording comes as, it is heard as 16 kHz mono."""
 
+import io
 import time
 import tracemalloc
 
@@ -90,17 +91,29 @@ def test_headers_that_claim_the_impossible_are_refused_undecoded(rate, seconds, 
             read(tmp_path / "odd.wav")
 
 
+@pytest.mark.parametrize("form", ["mp3", "wav"])
 @pytest.mark.parametrize("seconds", [1, 20])
-def test_a_file_that_is_cut_off_is_refused(seconds, tmp_path):
+def test_a_file_that_is_cut_off_is_refused(seconds, form, tmp_path):
     noise = np.random.default_rng(0).standard_normal(16000 * seconds) / 10
-    soundfile.write(tmp_path / "complete.mp3", noise, 16000)
-    data = (tmp_path / "complete.mp3").read_bytes()
-    assert len(read_audio(tmp_path / "complete.mp3")) == len(noise)
-    (tmp_path / "cut.mp3").write_bytes(data[: len(data) // 2])
-    with pytest.raises(
-        UserError, match=rf"cut\.mp3: the file is damaged or cut off: its header says {seconds}\.0 s, and"
-    ):
-        read_audio(tmp_path / "cut.mp3")
+    soundfile.write(tmp_path / f"complete.{form}", noise, 16000)
+    data = (tmp_path / f"complete.{form}").read_bytes()
+    assert len(read_audio(tmp_path / f"complete.{form}")) == len(noise)
+    (tmp_path / f"cut.{form}").write_bytes(data[: len(data) // 2])
+    message = rf"the file is damaged or cut off: its header says {seconds}\.0 s, and it ends after"
+    with pytest.raises(UserError, match=rf"cut\.{form}: {message}"):
+        read_audio(tmp_path / f"cut.{form}")
+    with pytest.raises(UserError, match=message):
+        read_audio(io.BytesIO(data[: len(data) // 2]), "a file in memory")
+
+
+@pytest.mark.parametrize("stated", [2**31 - 1, 2**32 - 1])
+def test_a_wav_file_whose_writer_did_not_know_its_size_is_read(stated):
+    file = io.BytesIO()
+    soundfile.write(file, TONE, 16000, format="WAV")
+    data = bytearray(file.getvalue())
+    for place in (4, 40):  # the sizes of the file and of its samples
+        data[place : place + 4] = stated.to_bytes(4, "little")
+    assert np.array_equal(read_audio(io.BytesIO(bytes(data))), read_audio(file))
 
 
 def test_long_files_are_decoded_to_their_last_sample(tmp_path):

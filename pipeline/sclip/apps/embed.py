@@ -87,7 +87,7 @@ def _writer(out: Path, items: Sequence[Item]) -> "Callable[[list[str], Tensor], 
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise UserError(f"{out}: Parquet needs pyarrow; install it by pip install 'sclip[parquet]'") from None
+            raise UserError(f"{out}: Parquet needs pyarrow; run pip install pyarrow") from None
     if out.suffix == ".safetensors" and sum(len(json.dumps(item.name)) + 2 for item in items) > LARGEST_HEADER:
         raise UserError(f"{out}: {len(items):,} ids are too many for a safetensors file; choose .parquet or .npy")
     writers = {".npy": _write_npy, ".parquet": _write_parquet, ".safetensors": _write_safetensors}

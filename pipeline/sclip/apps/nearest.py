@@ -85,9 +85,7 @@ def _import_faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise UserError(
-            "--engine faiss needs the package faiss-cpu; install it by pip install 'sclip[faiss]'"
-        ) from None
+        raise UserError("--engine faiss needs the package faiss-cpu; run pip install faiss-cpu") from None
     return faiss
 
 

@@ -25,5 +25,5 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError:
-        raise UserError("the demo needs Gradio; run pip install 'sclip[demo]'") from None
+        raise UserError("the demo needs Gradio; run `make demo` in a clone of sclip, or pip install gradio") from None
     return gradio

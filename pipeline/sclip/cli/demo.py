@@ -23,7 +23,7 @@ def demo(model: tuple[str, ...], images: Path, port: int, in_browser: bool, devi
     """Try models with a microphone, on a page in the browser.
 
     The page shows the pictures that a spoken caption finds, and the keywords in time. It is served to this machine
-    alone, and needs no network. It needs Gradio: pip install 'sclip[demo]'.
+    alone, and needs no network. It needs Gradio, which `make demo` in a clone of sclip installs.
     """
     from sclip.apps.serving import check_port, import_gradio
 

@@ -62,7 +62,7 @@ def evaluate(
     reads that folder, and writes results/PRESET/runs/ARCH/imported.
     """
     if (arch is None) == (folder is None):
-        raise UserError("expected one of --arch and --model")
+        raise UserError(f"expected one of --arch and --model, found {'neither' if arch is None else 'both'}")
     if folder is not None and seed is not None:
         raise UserError(f"--seed {seed}: chooses a model of --arch, and a model folder has none; leave it out")
     params, name = preset_settings(params_file, overrides, preset, arch=arch)

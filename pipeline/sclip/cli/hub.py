@@ -79,7 +79,7 @@ def benchmark_mteb(
     """Evaluate a model with MTEB on some of its tasks. MTEB downloads their data.
 
     TASKS are MTEB's names, such as SpokenCOCOA2IRetrieval. MTEB's hit_rate_at_K is R@K of `sclip evaluate`. Needs
-    pip install 'sclip[mteb]'.
+    pip install 'mteb[audio,image]'.
     """
     from sclip.device import choose_device
     from sclip.interop.mteb import SHOWN_SCORES, run_mteb

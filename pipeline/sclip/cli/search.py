@@ -72,7 +72,7 @@ def index(
     type=click.Choice(["exact", "faiss"]),
     default="exact",
     show_default=True,
-    help="faiss searches approximately, for many millions of files; pip install 'sclip[faiss]'.",
+    help="faiss searches approximately, for many millions of files; pip install faiss-cpu.",
 )
 @device_option
 @json_option

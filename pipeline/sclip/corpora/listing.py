@@ -133,7 +133,7 @@ def parquet_errors(path: object) -> Iterator[None]:
     try:
         from pyarrow import ArrowException
     except ImportError:
-        raise UserError(f"{path}: reading Parquet needs pyarrow; run pip install 'sclip[parquet]'") from None
+        raise UserError(f"{path}: reading Parquet needs pyarrow; run pip install pyarrow") from None
     try:
         yield
     except (ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:  # pyarrow raises all of them

@@ -188,7 +188,7 @@ def _faults(row: Row) -> Iterator[str]:
     if row.split not in SPLITS:
         yield (
             f"expected a split of {', '.join(SPLITS)}, found {shortened(row.split)}; correct it, or translate it in "
-            f"corpus.splits of a table or a hub data set, such as splits: {{{shortened(row.split)}: train}}"
+            f"corpus.splits of a table or a hub data set, such as splits: {{{shortened(row.split)}: test}}"
         )
     if row.text is not None and not row.text.strip():
         yield "text: empty; remove the key if there is no caption"

@@ -24,7 +24,7 @@ from sclip.corpora.listing import (
 )
 from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError
-from sclip.files import missing_file_reason
+from sclip.files import EMPTY, missing_file_reason
 from sclip.parsing import csv_errors, parse_json, read_text, shortened
 
 NO_SPLIT = "rows without a split, which a hash of their picture's name has chosen"
@@ -120,10 +120,17 @@ def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]
         _check_separator(path, reader.fieldnames or ())
         for record in reader:
             where = f"{path.name} line {reader.line_num}"
-            if None in record or None in record.values():
-                problems.add(where, f"expected {len(reader.fieldnames or [])} cells, as in the first line")
+            extra, missing = len(record.get(None, ())), list(record.values()).count(None)
+            if extra or missing:
+                columns = len(reader.fieldnames or ())
+                quoting = "; write a cell that has a comma in quotes" if extra and path.suffix == ".csv" else ""
+                problems.add(
+                    where, f"expected {columns} cells, as in the first line, found {columns + extra - missing}{quoting}"
+                )
             else:
                 yield where, record
+    if reader.line_num < 2:
+        raise UserError(f"{path}: {'only its first line, with the names of columns' if reader.line_num else EMPTY}")
 
 
 def _check_separator(path: Path, columns: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ HIGHEST_RATE = 384_000
 LONGEST_SECONDS = 360.0
 MISSING_SECONDS = 0.1  # a header may be wrong by this much
 UNKNOWN_LENGTH = 2**40  # samples; a header with a larger number means that the writer did not know the length
+UNKNOWN_BYTES = 0x7FFF_0000  # the same for the number of bytes in the header of a wav file
 SILENCE = 1e-4  # between the highest and the lowest sample
 BLOCK = 2**16  # samples of each channel that are decoded at a time
 # The interpolating filter is torchaudio's default: a sinc with a Hann window over this number of zero crossings on each
@@ -59,10 +60,32 @@ def open_audio(file: AudioFile, name: str) -> Iterator[soundfile.SoundFile]:
     try:
         # As bytes, a name may be any that the file system has, also one that is not UTF-8.
         with soundfile.SoundFile(file if isinstance(file, io.BytesIO) else os.fsencode(file)) as opened:
+            _check_bytes(file, opened, name)
             yield opened
     except (OSError, RuntimeError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
         reason = getattr(error, "error_string", error)  # libsndfile's own words, without the name of the file
         raise UserError(f"{name}: cannot be read: {str(reason).rstrip('.')}") from None
+
+
+def _check_bytes(file: AudioFile, opened: soundfile.SoundFile, name: str) -> None:
+    """Refuse a wav file that is shorter than its header says. libsndfile reads what is there, without an error."""
+    if not opened.format.startswith("WAV") or not opened.frames:
+        return
+    if isinstance(file, io.BytesIO):
+        start, size = bytes(file.getbuffer()[:8]), file.getbuffer().nbytes
+    else:
+        with open(file, "rb") as raw:
+            start, size = raw.read(8), os.fstat(raw.fileno()).st_size
+    stated, seconds = 8 + int.from_bytes(start[4:], "little"), opened.frames / opened.samplerate
+    missing = (stated - size) * seconds / size  # seconds
+    if start[:4] == b"RIFF" and stated < UNKNOWN_BYTES and missing > MISSING_SECONDS:
+        raise _cut_off(name, seconds + missing, seconds)
+
+
+def _cut_off(name: str, stated: float, found: float) -> UserError:
+    return UserError(
+        f"{name}: the file is damaged or cut off: its header says {stated:.1f} s, and it ends after {found:.1f} s"
+    )
 
 
 def read_blocks(file: soundfile.SoundFile, size: int, name: str) -> Iterator[Samples]:
@@ -73,10 +96,7 @@ def read_blocks(file: soundfile.SoundFile, size: int, name: str) -> Iterator[Sam
         count += len(block)
         yield block.mean(1)
     if file.frames - count > MISSING_SECONDS * rate:
-        raise UserError(
-            f"{name}: the file is damaged or cut off: its header says {file.frames / rate:.1f} s, and it ends after "
-            f"{count / rate:.1f} s"
-        )
+        raise _cut_off(name, file.frames / rate, count / rate)
 
 
 def check_length(samples: int, rate: int, name: str) -> None:

@@ -33,7 +33,7 @@ from sclip.encoders.clip_folder import (
     warn_without_quick_gelu,
 )
 from sclip.encoders.pictures import as_rgb, picture_fault, read_rgb
-from sclip.encoders.sizes import check_clip_sizes
+from sclip.encoders.sizes import WEIGHT_SUFFIXES, check_clip_sizes
 from sclip.encoders.source import Source, check_kind, fetch_repo, shipped_folder, without_network
 from sclip.encoders.tokens import PADDING, ClipTokens, Tokens, tokens_of
 from sclip.errors import UserError
@@ -145,6 +145,8 @@ class ClipEncoder(nn.Module):
         check_model_config(config["model_cfg"], where)
         check_clip_sizes(config["model_cfg"], folder, where)
         warn_without_quick_gelu(source.name, config["model_cfg"], folder)
+        if not any(file.suffix in WEIGHT_SUFFIXES for file in folder.iterdir()):
+            raise UserError(f"CLIP {source.name}: {folder / WEIGHTS_FILE}: no such file; copy the folder again")
         with one_line_errors(source.name):
             model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
         tokenizer = open_tokenizer(config["model_cfg"]["text_cfg"], folder, source.name)

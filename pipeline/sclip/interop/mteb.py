@@ -192,5 +192,5 @@ def _mteb() -> Any:
     try:
         import mteb
     except ImportError as error:
-        raise UserError(f"MTEB cannot be imported ({error}); install it with pip install 'sclip[mteb]'") from None
+        raise UserError(f"MTEB cannot be imported ({error}); run pip install 'mteb[audio,image]'") from None
     return mteb

@@ -1,6 +1,7 @@
 """The losses equal a computation by hand."""
 
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -70,3 +71,22 @@ def test_the_total_is_the_weighted_sum():
     losses = Objective(ObjectiveConfig(parallel=0.5, cascaded=1.5))(output, images, ids)
     torch.testing.assert_close(losses.total, 0.5 * losses.parallel + 1.5 * losses.cascaded)
     assert losses.quantity is None
+
+
+def test_both_contrastive_losses_have_the_margin():
+    speech, sentences, images = torch.randn(4, 3), torch.randn(4, 3), torch.randn(4, 3)
+    ids = torch.arange(4)
+    objective = Objective(ObjectiveConfig(parallel=1, cascaded=1, margin=0.5))
+    losses, scale = objective(HeadOutput(speech, sentences), images, ids), objective.log_scale.exp()
+    torch.testing.assert_close(losses.parallel, contrastive_loss(speech, images, ids, scale, 0.5))
+    torch.testing.assert_close(losses.cascaded, contrastive_loss(sentences, images, ids, scale, 0.5))
+
+
+def test_losses_of_visual_words_have_their_weights():
+    output, images = HeadOutput(torch.randn(4, 3), keywords=Mock()), torch.randn(4, 3)
+    visual_words = Mock()
+    visual_words.retrieval_loss.return_value = torch.tensor(5.0)
+    visual_words.balance_loss.return_value = torch.tensor(7.0)
+    config = ObjectiveConfig(parallel=1, visual_words=2, token_balance=3)
+    losses = Objective(config)(output, images, torch.arange(4), visual_words)
+    assert (losses.total - losses.parallel).item() == pytest.approx(2 * 5 + 3 * 7)

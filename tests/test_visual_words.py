@@ -62,6 +62,15 @@ def test_retrieval_loss_equals_the_loop(words):
     torch.testing.assert_close(loss, expected)
 
 
+def test_retrieval_loss_under_autocast_is_the_one_of_full_precision(words):
+    visual_words, images = words
+    probabilities = torch.randn(4, 3, len(visual_words.prior), generator=torch.Generator().manual_seed(2)).softmax(-1)
+    output, ids = keywords(probabilities, [2, 1, 3, 3]), torch.arange(4)
+    full = visual_words.retrieval_loss(output, images[:4], ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(visual_words.retrieval_loss(output, images[:4], ids), full)
+
+
 def test_balance_loss_is_zero_when_tokens_are_used_as_often_as_the_roots_of_their_counts(words):
     visual_words, _ = words
     use = visual_words.prior.expand(3, 2, -1).clone()

@@ -8,7 +8,7 @@ from miniature import PICTURES, flickr8k, jpg, spokencoco, wav
 
 from sclip.config import Columns, Flickr8kConfig, ManifestConfig, SpokenCocoConfig, TableConfig
 from sclip.corpora.check import check_corpus
-from sclip.corpora.listing import find_split
+from sclip.corpora.listing import find_split, split_by_hash
 from sclip.corpora.make import SHARED_PICTURES, make_corpus, read_listing
 from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.corpora.rows import check_rows
@@ -212,6 +212,13 @@ def test_cells_of_spaces_are_empty(tmp_path):
     }
 
 
+def test_spaces_around_a_cell_are_no_part_of_a_name(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("clip,photo\na.wav , a.png\n")
+    (row,) = read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems()).rows
+    assert (row.data["audio"], row.data["image"]) == (f"{tmp_path}/a.wav", f"{tmp_path}/a.png")
+
+
 def test_quotation_marks_are_ordinary_characters_in_tsv(tmp_path):
     path = tmp_path / "mine.tsv"
     path.write_text(
@@ -246,6 +253,14 @@ def test_rows_of_a_table_without_splits_get_one(tmp_path):
     write_table(path)
     listing = read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems(skip=True))
     assert all(row.data["split"] in PICTURES for row in listing.rows)
+
+
+def test_a_picture_is_in_one_split_only(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("clip,photo\n" + "".join(f"{i}.wav,a.png\n" for i in range(30)))
+    rows = read_listing(TableConfig("table", str(path), Columns(audio="clip", image="photo")), Problems()).rows
+    assert len(rows) == 30
+    assert {row.data["split"] for row in rows} == {split_by_hash("a.png")}
 
 
 def test_rows_with_an_empty_split_and_pictures_in_several_splits_are_noted(tmp_path):

@@ -12,6 +12,7 @@ from sclip.errors import Fault, UserError
 from sclip.features.codes import Coded, Directions
 from sclip.features.directions import _sample
 from sclip.heads.weighting import LayerWeighting
+from sclip.tensors import write_tensors
 
 FAULTS = (None, None, Fault("silent"))
 
@@ -25,6 +26,10 @@ def frames(count: int, seed: int, noise: float = 0.0) -> torch.Tensor:
     states = torch.einsum("nk,kld->nld", torch.randn(count, TRUE, generator=generator), mixing)
     states += noise * torch.randn(states.shape, generator=generator)
     return (states + 20) * torch.tensor([0.01, 1.0, 3.0, 100.0])[:, None]
+
+
+def seeded(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def fitted(components: int = TRUE, normalized: bool = False) -> Directions:
@@ -48,6 +53,46 @@ def test_codes_lose_only_the_variance_of_the_missing_components():
         error = directions.decode(directions.encode(states)) - states
         lost = (error / directions.spread[:, None]).square().sum()
         assert lost / x.square().sum() == pytest.approx(float(variances[components:].sum() / variances.sum()), abs=2e-3)
+
+
+def test_outliers_have_the_largest_code_of_their_sign():
+    directions = Directions.fit([seeded(500, 1, 3)], 3, normalized=False)
+    outliers = 100 * directions.unit.view(3, 1, 3)
+    for sign in (1, -1):
+        codes = directions.encode(directions.mean + sign * outliers)
+        assert codes.diagonal().tolist() == [sign * 127] * 3
+
+
+def test_mean_and_spread_are_of_all_frames_although_the_first_utterance_is_unusual():
+    states = seeded(600, 2, 5)
+    states[:50] += 30
+    directions = Directions.fit(states.split(50), 3, normalized=False)
+    torch.testing.assert_close(directions.mean, states.mean(0), rtol=1e-4, atol=1e-4)
+    expected = states.var(0, correction=0).mean(-1).sqrt()
+    torch.testing.assert_close(directions.spread, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_spread_of_states_far_from_zero_is_exact():
+    states = seeded(600, 2, 5)
+    near, far = (Directions.fit(x.split(50), 3, normalized=False).spread for x in (states, states + 1e4))
+    torch.testing.assert_close(far, near, rtol=1e-2, atol=0)
+
+
+def test_a_state_that_never_changes_is_decoded():
+    states = seeded(300, 2, 3)
+    states[:, 1] = 5
+    directions = Directions.fit([states], 3, normalized=False)
+    decoded = directions.decode(directions.encode(states))
+    torch.testing.assert_close(decoded, states, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_stored_directions_are_read_as_they_were_fitted(normalized, tmp_path):
+    fit, path = fitted(normalized=normalized), tmp_path / "directions.safetensors"
+    write_tensors(path, fit.tensors(), {})
+    stored, states = Directions.load(path, normalized), frames(20, seed=2)
+    assert stored.normalized == normalized
+    assert torch.equal(stored.encode(states), fit.encode(states))
 
 
 @pytest.mark.parametrize("normalized", [False, True])

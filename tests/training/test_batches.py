@@ -1,5 +1,7 @@
 """Test that batches depend only on seed and step, cover an epoch, and contain utterances of similar length."""
 
+import itertools
+
 import pytest
 import torch
 from stored_corpus import open_split, write_corpus
@@ -28,6 +30,13 @@ def test_epoch_uses_each_utterance_once_in_batches_of_similar_length():
     mean_lengths = torch.tensor([float(lengths[batch].float().mean()) for batch in batches])
     correlation = torch.corrcoef(torch.stack([mean_lengths, torch.arange(100.0)]))[0, 1]
     assert abs(float(correlation)) < 0.3  # batches are not ordered by length
+
+
+def test_batches_of_similar_length_are_not_in_order_of_length():
+    lengths = torch.arange(1000) + 20
+    means = [float(lengths[batch].float().mean()) for batch in epoch_batches(lengths, 10, True, seed=1, epoch=0)]
+    rising = sum(second > first for first, second in itertools.pairwise(means))
+    assert rising / (len(means) - 1) < 0.7  # the batches of one pool, in order of length, all rise
 
 
 def test_uniform_batches_are_a_shuffled_epoch_in_pieces():
@@ -66,6 +75,18 @@ def test_batches_have_random_crops_and_the_right_pictures(tmp_path):
     starts = torch.stack([batches.starts(step, torch.tensor([40, 41, 60, 30])) for step in range(200)])
     assert starts.amin(0).tolist() == [0, 0, 0, 0]
     assert starts.amax(0).tolist() == [0, 1, 20, 0]
+
+
+def test_only_batches_by_length_have_utterances_of_similar_length(tmp_path):
+    data = open_split(write_corpus(tmp_path, train=64, dev=1), "train")
+
+    def spans(kind: str) -> int:
+        training = TrainingConfig(batch=4, crop_frames=100, warmup_steps=0, batches=kind)
+        batches = TrainingBatches(data, training, seed=0, pin=False)
+        frames = [data.frames[batches.indices(number)] for number in range(batches.batches_per_epoch)]
+        return sum(int(lengths.max() - lengths.min()) for lengths in frames)
+
+    assert spans("by_length") < spans("uniform") / 2
 
 
 def test_corpus_smaller_than_a_batch_gives_one_batch_of_all_utterances(tmp_path):

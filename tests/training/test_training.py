@@ -342,6 +342,10 @@ def test_development_split_is_evaluated_after_each_epoch_by_default(corpus, tmp_
     assert [row["step"] for row in history if "dev/parallel" in row] == [3, 6, 8]
 
 
+def test_the_history_has_the_temperature_and_not_its_inverse(corpus):
+    assert first_row(corpus, "parallel", "fp32")["train/temperature"] == pytest.approx(0.07, rel=0.05)
+
+
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, *WITH_VISUAL_WORDS])
 def test_bf16_step_is_close_to_fp32(corpus, arch, bf16):
     full, half = first_row(corpus, arch, "fp32"), first_row(corpus, arch, "bf16")

@@ -5,27 +5,10 @@ import torch
 from small import clip_encoder
 
 from sclip.evaluation.bootstrap import Bootstrap
-from sclip.evaluation.localization import TimedTokens, firing_positions, localization
-from sclip.heads.slot_times import SlotTimes, find_slot_times
+from sclip.evaluation.localization import FIGURES, TimedTokens, firing_positions, localization
+from sclip.heads.slot_times import SlotTimes
 
 INF = float("inf")
-
-
-def test_peak_and_span_of_a_slot():
-    weights = torch.tensor([[[0.0, 0.2, 1.0, 0.6, 0.4, 0.9, 0.0]]])
-    attended = find_slot_times(weights, is_cif=False, frame_seconds=0.1)
-    assert attended.peaks.tolist() == [[pytest.approx(0.25)]]
-    assert attended.spans[0, 0].tolist() == pytest.approx([0.2, 0.4])  # at least half of the peak, without a gap
-    cif = find_slot_times(weights, is_cif=True, frame_seconds=0.1)
-    assert cif.peaks.tolist() == attended.peaks.tolist()
-    assert cif.spans[0, 0].tolist() == pytest.approx([0.1, 0.6])
-    everything = find_slot_times(torch.ones(1, 1, 4), is_cif=True, frame_seconds=0.5)
-    assert everything.spans[0, 0].tolist() == [0.0, 2.0]
-    quiet_frame = find_slot_times(torch.tensor([[[0.5, 0.4, 1e-7, 0.1]]]), is_cif=True, frame_seconds=0.5)
-    assert quiet_frame.spans[0, 0].tolist() == [0.0, 2.0]  # all frames of the slot
-    for is_cif in (True, False):
-        empty = find_slot_times(torch.zeros(1, 1, 4), is_cif, frame_seconds=0.5)
-        assert empty.spans[0, 0, 1] <= 0.5  # padding is not a span
 
 
 def test_figures_by_hand():
@@ -62,23 +45,42 @@ def test_figures_by_hand():
     assert figures["content"]["chance"]["value"] == pytest.approx(100 * (0.4 + 0.2) / 0.8)
 
 
-def test_the_only_keyword_of_an_utterance_lies_in_its_middle_by_order():
+def figures_of_dogs(words, slots, duration, valid=None) -> dict[str, float]:
+    """Return the figures of an utterance whose keywords are all "dog": each slot is its peak, start and end."""
     clip = clip_encoder()
-    timed = TimedTokens.of([(("dog", 0.9, 1.1), ("cat", 1.1, 2.0))], clip)
     (dog,) = clip.token_ids(["dog"])[0]
-    slot = SlotTimes(torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, 1, 2, dtype=torch.float64))
+    times = torch.tensor([slots], dtype=torch.float64)  # (1, S, 3)
     figures, _ = localization(
-        torch.tensor([[dog]]),
-        torch.ones(1, 1, dtype=torch.bool),
-        slot,
-        timed,
-        torch.tensor([2.0], dtype=torch.float64),
+        torch.full((1, len(slots)), dog),
+        torch.tensor([valid or [True] * len(slots)]),
+        SlotTimes(times[..., 0], times[..., 1:]),
+        TimedTokens.of([words], clip),
+        torch.tensor([duration], dtype=torch.float64),
         torch.ones(len(clip.text_tower.table), dtype=torch.bool),
         torch.tensor([0]),
         Bootstrap(2, seed=0),
     )
-    assert figures["all"]["in_order"]["value"] == 100  # at 1.0
-    assert figures["all"]["located"]["value"] == 0  # at 0.0
+    return {name: figures["all"][name]["value"] for name in FIGURES}
+
+
+@pytest.mark.parametrize("valid", [[True], [True, False]])
+def test_the_only_keyword_of_an_utterance_lies_in_its_middle_by_order(valid):
+    words = (("dog", 0.9, 1.1), ("cat", 1.1, 2.0))
+    figures = figures_of_dogs(words, [(0.0, 0.0, 0.0)] * len(valid), 2.0, valid)
+    assert figures["in_order"] == 100  # at 1.0
+    assert figures["located"] == 0  # at 0.0
+
+
+def test_a_span_over_two_occurrences_of_its_word_overlaps_the_better_one():
+    assert figures_of_dogs((("dog", 0.0, 0.5), ("dog", 0.5, 1.0)), [(0.2, 0.0, 1.0)], 1.0)["overlap"] == 50
+
+
+def test_the_chance_of_a_word_is_at_most_100():
+    assert figures_of_dogs((("dog", 0.0, 1.0), ("dog", 0.0, 1.0)), [(0.5, 0.0, 1.0)], 1.0)["chance"] == 100
+
+
+def test_peaks_at_the_start_and_at_the_end_of_a_word_are_located():
+    assert figures_of_dogs((("dog", 0.5, 1.0),), [(0.5, 0.4, 0.6), (1.0, 0.9, 1.1)], 2.0)["located"] == 100
 
 
 def test_words_without_tokens_and_words_that_repeat_a_token():
@@ -95,3 +97,10 @@ def test_positions_of_firings():
     assert positions["cif"] == pytest.approx(expected)
     assert positions["even"]["third quarter"] == pytest.approx(40)  # 0.27 and 0.8
     assert positions["even"]["between words"] == pytest.approx(60)  # 0.53, 1.07 and 1.33
+
+
+def test_firings_at_the_edges_of_words_may_be_rounded():
+    words = ((("one", 0.0, 0.4), ("two", 0.6, 1.0)),)
+    firings = torch.tensor([[0.4 + 1e-9, 0.6 - 1e-9]], dtype=torch.float64)
+    positions = firing_positions(firings, words, torch.tensor([1.6], dtype=torch.float64))["cif"]
+    assert {name: share for name, share in positions.items() if share} == {"first quarter": 50, "last quarter": 50}

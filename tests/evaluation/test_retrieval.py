@@ -37,6 +37,12 @@ def test_candidates_with_equal_scores_stay_in_order():
         assert recalls(ranks) == {1: 2.0, 5: 10.0, 10: 20.0}
 
 
+def test_the_first_of_the_best_answers_counts_if_their_scores_differ_by_rounding():
+    candidates = torch.tensor([[0.5], [0.5 + 1e-7], [0.5 + 2e-7]])
+    ranks, _ = pair_ranks(torch.ones(1, 1), candidates, torch.tensor([0, 0]), torch.tensor([0, 2]))
+    assert ranks.tolist() == [1]
+
+
 def test_first_ranks_equal_ranks_by_sorting():
     """Use ids with several, one and no correct answers, and more queries than one block has."""
     generator = torch.Generator().manual_seed(0)

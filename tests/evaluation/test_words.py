@@ -69,6 +69,21 @@ def test_scores_and_table_equal_figures_by_hand(clip, lexicon):
     assert [row["word"] for row in words.table()][:2] == ["a", "beach"]
 
 
+def test_a_word_is_found_only_in_utterances_that_speak_it(clip, lexicon):
+    words = WordComparison(keywords(lexicon, clip, "dog", "dog"), ["a dog", "the snow"], lexicon, clip)
+    (dog,) = (row for row in words.table() if row["word"] == "dog")
+    assert (dog["spoken"], dog["found"], dog["said"]) == (1, 1, 2)
+
+
+def test_a_word_belongs_to_one_band_of_frequency(clip, lexicon):
+    words = [{"word": str(spoken), "spoken": spoken, "found": 0, "content": True} for spoken in (1, 2, 5, 400)]
+    hit = torch.zeros(1, 1, dtype=torch.bool)
+    bands = study(keywords(lexicon, clip, "dog"), hit, words, torch.arange(1), Bootstrap(1, seed=0))["by_frequency"]
+    assert [(row["from"], row["below"], row["words"]) for row in bands] == [
+        (1, 2, 1), (2, 5, 1), (5, 10, 1), (300, None, 1),
+    ]  # fmt: skip
+
+
 def test_word_is_contained_only_if_its_tokens_are_in_order_and_complete(clip, lexicon):
     decoded = keywords(lexicon, clip, "cockatoo")
     reversed_tokens = DecodedKeywords(decoded.rows.flip(1), decoded.lengths)

@@ -1,11 +1,13 @@
 """`at_tokens` gives the same token outputs as the full layer, and costs a fraction of it."""
 
+import math
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sclip.config import AttentionConfig
-from sclip.heads.attention import AttentionLayer, attend_by_products, attend_with_mask
+from sclip.heads.attention import AttentionLayer, FeedForward, attend_by_products, attend_with_mask
 from sclip.padded import Padded, valid_mask
 
 LENGTHS = torch.tensor([30, 1, 17])
@@ -67,6 +69,41 @@ def test_dropout_has_the_same_statistics():
     for statistic in (torch.mean, torch.std):
         a, b = statistic(tokens_only, 0), statistic(full, 0)
         assert (a - b).abs().max() < 0.05 * b.abs().max()
+
+
+@pytest.mark.parametrize("run", [AttentionLayer.forward, AttentionLayer.at_tokens])
+def test_training_drops_outputs_of_the_attention_before_the_feed_forward_part(run):
+    torch.manual_seed(0)
+    layer = AttentionLayer(50, AttentionConfig(heads=1, feed_forward=1.0, dropout=0.5))
+    layer.norm = layer.feed_forward.norm = layer.feed_forward.last_norm = torch.nn.Identity()
+    for parameter in layer.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.ones_(layer.out.bias)
+    tokens, _ = run(layer, torch.zeros(40, 50), Padded(torch.zeros(3, 2, 50), torch.tensor([2, 2, 2])))
+    assert tokens.unique().tolist() == [0, 2]
+    assert float((tokens != 0).double().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_training_drops_numbers_inside_and_after_the_feed_forward_part():
+    torch.manual_seed(0)
+    part = FeedForward(50, AttentionConfig(heads=1, feed_forward=1.0, dropout=0.5))
+    part.norm = part.last_norm = torch.nn.Identity()
+    for parameter in part.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.constant_(part.up.bias, 9)
+    torch.nn.init.eye_(part.down.weight)
+    outputs = part(torch.zeros(200, 50))
+    assert outputs.unique().tolist() == [0, 4 * 9]
+    assert float((outputs != 0).double().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+def test_attention_starts_with_the_published_distribution():
+    """As in torch's MultiheadAttention, queries, keys and values are drawn together, and biases are zero."""
+    torch.manual_seed(0)
+    layer = AttentionLayer(64, AttentionConfig(heads=4))
+    bound = math.sqrt(6 / (64 + 3 * 64))
+    assert 0.99 * bound < layer.qkv.weight.abs().max() <= bound
+    assert not layer.qkv.bias.any() and not layer.out.bias.any()
 
 
 @pytest.mark.parametrize(("tokens", "heads", "feed_forward"), [(1, 8, 4.0), (8, 1, 0.0), (9, 1, 0.0)])

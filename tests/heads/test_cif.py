@@ -202,6 +202,19 @@ def test_scaling_reaches_every_target(threshold):
     torch.testing.assert_close(unscaled.firing.alpha.sum(1), unscaled.quantity)
 
 
+def test_dropout_in_training_comes_once_between_layers_and_twice_before_the_score():
+    torch.manual_seed(0)
+    cif = Cif(8, CifConfig(layers=2, dropout=0.5)).train()
+    for convolution in cif.convolutions:
+        torch.nn.init.zeros_(convolution.weight)
+        torch.nn.init.ones_(convolution.bias)
+    shares = []  # of numbers that are kept
+    for module in (cif.convolutions[1], cif.score):
+        module.register_forward_pre_hook(lambda _, inputs: shares.append(float((inputs[0] != 0).double().mean())))
+    cif.alpha(Padded(torch.zeros(4, 1000, 8), torch.full((4,), 1000)))
+    assert shares == pytest.approx([0.5, 0.25], abs=0.02)
+
+
 def test_only_convolves_padding_lets_padding_change_weights():
     """If the option is on, as in the published code, the weights of the last frames depend on the padding."""
     torch.manual_seed(0)

@@ -27,3 +27,15 @@ def test_the_sum_and_its_gradient_are_exact_for_every_stored_precision(monkeypat
     assert summed.dtype == torch.float32
     torch.testing.assert_close(summed.double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(layers.logits.grad.double(), logits.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_all_states_have_the_same_weight_at_the_start():
+    assert LayerWeighting(4, normalize=False).weights().tolist() == [0.25] * 4
+
+
+def test_pooling_averages_neighbouring_frames_of_the_sum():
+    states = torch.randn(2, 4, 5, 8, generator=torch.Generator().manual_seed(0))
+    layers = LayerWeighting(4, normalize=False)
+    pooled = layers(Padded(states, torch.tensor([5, 3])), pool=2)
+    assert pooled.lengths.tolist() == [3, 2]
+    torch.testing.assert_close(pooled.values[:, 0], states[:, :, :2].mean((1, 2)))

@@ -95,6 +95,14 @@ def test_files_that_cannot_be_used_are_named_and_left_out(folder, model, embedde
     assert result.count == 2  # with the content of 1.png
 
 
+def test_a_listed_file_that_is_damaged_later_is_skipped_and_not_dropped(folder, model):
+    write_pictures("a/1.png", "a/2.png")
+    sclip.index("a", "index", model=model)
+    Path("a/2.png").write_text("not a picture")
+    result = sclip.index("a", "index", model=model)
+    assert (result.count, result.dropped, len(result.skipped)) == (1, 0, 1)
+
+
 def test_recordings_that_cannot_be_used_are_named_and_left_out(folder, model):
     write_recordings("a/1.wav")
     write_recordings("a/one.wav", samples=1)

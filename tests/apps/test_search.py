@@ -26,7 +26,7 @@ from sclip.apps import nearest as engine
 from sclip.apps import search as search_module
 from sclip.apps.index_config import read_config, write_config
 from sclip.apps.nearest import nearest, nearest_by_faiss
-from sclip.apps.search import open_index
+from sclip.apps.search import _check, open_index
 from sclip.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -178,6 +178,19 @@ def test_mistakes_are_one_line(index, model, other_model):
         assert message in result.output, (command, result.output)
         assert result.output.count("\n") == 1, (command, result.output)
     assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    ("queries", "top", "message"),
+    [
+        ({"text": ["a dog"]}, 0, "top: expected at least 1, found 0"),
+        ({"audio": ["dog"]}, 1, "dog: no such file; for a sentence use --text dog"),
+        ({"text": "a dog"}, 1, "text: expected a list, found a single str"),
+    ],
+)
+def test_mistakes_are_named_before_the_index_is_opened(queries, top, message):
+    with pytest.raises(UserError, match=message):
+        _check(**{"audio": [], "text": [], "image": []} | queries, top=top, engine="exact", branch=None)
 
 
 def update_at(function, monkeypatch, module, model):

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from miniature import flickr8k, jpg, spokencoco, spread, textgrid, wav
 
 from sclip.config import Columns, Flickr8kConfig, SpokenCocoConfig, TableConfig
-from sclip.corpora.alignments import AlignmentFiles, agrees, read_ctm, read_text_alignment, read_word_tier, read_words
+from sclip.corpora.alignments import (
+    AlignmentFiles,
+    agrees,
+    read_ctm,
+    read_text_alignment,
+    read_word_tier,
+    read_words,
+    timed_words,
+)
 from sclip.corpora.check import check_corpus
 from sclip.corpora.make import make_corpus, read_listing
 from sclip.corpora.textgrid import read_textgrid
@@ -78,6 +86,25 @@ def test_words_of_several_speakers_and_of_a_single_tier(tmp_path):
     textgrid(path, {"orthography": list(WORDS), "phones": [("AH", 0, 1)]})
     with pytest.raises(UserError, match="expected a tier called words, found orthography, phones; rename"):
         read_word_tier(path)
+
+
+@pytest.mark.parametrize("name", ["Words", "word", "Mary - WORDS"])
+def test_the_tier_of_words_has_any_of_the_usual_names(name, tmp_path):
+    textgrid(tmp_path / "a.TextGrid", {"phones": [("AH", 0, 1)], name: list(WORDS)})
+    assert read_word_tier(tmp_path / "a.TextGrid") == WORDS
+
+
+def test_times_have_steps_of_a_tenth_of_a_millisecond():
+    assert timed_words([("a", 0.12344, 0.45678)]) == (("a", 0.1234, 0.4568),)
+
+
+def test_negative_times_are_read_and_numbers_within_words_are_comments(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(
+        '"ooTextFile" "TextGrid" -0.5 1 <exists> 1 3rd tier: "IntervalTier" "words" -0.5 1 1 xmin = -0.5 0.25 "a"\n'
+    )
+    (tier,) = read_textgrid(path)
+    assert tier.intervals == (("a", -0.5, 0.25),)
 
 
 def test_points_are_skipped_and_comments_ignored(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pytest
 import soundfile
+from file_examples import write_files
 from PIL import Image
 from pyarrow import parquet
 
@@ -135,6 +136,21 @@ def test_pairs_have_the_split_of_their_folder(tmp_path):
     assert len(listing.rows) == 7
     with pytest.raises(UserError, match="nowhere: no such folder"):
         read_listing(PairsConfig("pairs", "nowhere"), Problems())
+
+
+@pytest.mark.parametrize("recording", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("picture", ["jpg", "jpeg", "png", "webp"])
+def test_recordings_and_pictures_of_every_format_are_pairs(recording, picture, tmp_path):
+    write_files(f"{tmp_path}/a.{recording}", f"{tmp_path}/a.{picture}")
+    (row,) = read_listing(PairsConfig("pairs", str(tmp_path)), Problems()).rows
+    assert (row.data["audio"], row.data["image"]) == (f"{tmp_path}/a.{recording}", f"{tmp_path}/a.{picture}")
+
+
+def test_the_outermost_folder_decides_the_split_of_a_pair_and_its_own_name_does_not(tmp_path):
+    for name in ("train/test/a", "train/b", "test"):
+        write_files(f"{tmp_path}/{name}.wav", f"{tmp_path}/{name}.png")
+    rows = read_listing(PairsConfig("pairs", str(tmp_path)), Problems()).rows
+    assert {row.data["id"]: row.data["split"] for row in rows} == {"train/test/a": "train", "train/b": "train"}
 
 
 def test_faults_of_pairs_are_found(tmp_path):

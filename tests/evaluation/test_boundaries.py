@@ -73,6 +73,12 @@ def test_counts_match_counts_by_hand():
     close = References.of([(("a", 0.0, 0.03), ("dog", 0.03, 0.5))])
     assert count_pairs(seconds([0.02]), close, 0.05).tolist() == [[1, 1, 1]]
     assert count_pairs(seconds([]), close, 0.05).tolist() == [[0, 0, 1]]
+    assert count_pairs(seconds([0.02, 0.3]), close, 0.05).tolist() == [[1, 2, 1]]
+
+
+def test_a_firing_near_both_edges_is_ignored_once():
+    short = References.of([(("go", 0.1, 0.15),)])
+    assert count_pairs(seconds([0.12]), short, 0.05).tolist() == [[0, 0, 0]]
 
 
 def test_starts_and_ends_are_boundaries_as_in_vg_hubert():

@@ -1,11 +1,16 @@
 """Test keyword figures by hand, in edge cases, and for keywords that are the same for every utterance."""
 
+import dataclasses
+
 import pytest
 import torch
+from small import CAPTIONS as TEXTS
+from small import clip_encoder, vocabulary_of
 
+from sclip.evaluation import keywords
 from sclip.evaluation.bootstrap import Bootstrap
 from sclip.evaluation.inference import DecodedKeywords
-from sclip.evaluation.keywords import NO_TOKEN, Lexicon, caption_tokens, matches, usage
+from sclip.evaluation.keywords import NO_TOKEN, Lexicon, caption_tokens, count_matches, matches, usage
 
 # Rows 0 and 1 are blocked; rows 2 to 6 are tokens 12 to 16, 12 and 13 are not content words. No row has token 19.
 CONTENT = torch.ones(20, dtype=torch.bool)
@@ -70,16 +75,15 @@ def test_the_baseline_of_content_words_leaves_out_all_other_tokens():
     assert LEXICON.commonest(two, content=True).rows.tolist() == [[4, 5]] * 3
 
 
+def unit_table(vocabulary, clip) -> torch.Tensor:
+    return torch.nn.functional.normalize(clip.text_tower.table[list(vocabulary.ids)], dim=-1)
+
+
 def test_function_words_and_full_stops_are_not_content_words(monkeypatch):
     """Use captions of CLIP's tokenizer. The size of the blocks must not change the scores."""
-    from small import CAPTIONS as TEXTS
-    from small import clip_encoder, vocabulary_of
-
-    from sclip.evaluation import keywords
-
     clip = clip_encoder()
     vocabulary = vocabulary_of(TEXTS, clip)
-    table = torch.nn.functional.normalize(clip.text_tower.table[list(vocabulary.ids)], dim=-1)
+    table = unit_table(vocabulary, clip)
     lexicon = Lexicon.of(vocabulary, clip, table, "en")
     assert torch.equal(lexicon.nearest[:, 0], lexicon.ids)
     rows = {piece: row for row, piece in enumerate(vocabulary.pieces)}
@@ -96,3 +100,38 @@ def test_function_words_and_full_stops_are_not_content_words(monkeypatch):
     monkeypatch.setattr(keywords, "BLOCK", 3)
     assert matches(*arguments) == scores
     assert torch.equal(Lexicon.of(vocabulary, clip, table, "en").nearest, lexicon.nearest)
+
+
+def count_with_synonyms(row: int, caption: list[int]) -> list[list[int]]:
+    """Count one keyword, a row, and one caption, where token 15 means the same as token 14."""
+    synonym = torch.arange(20)
+    synonym[15] = 14
+    lexicon = dataclasses.replace(LEXICON, synonym=synonym)
+    counts = count_matches(DecodedKeywords(torch.tensor([[row]]), torch.tensor([1])), torch.tensor([caption]), lexicon)
+    return counts["content, synonyms as one"].tolist()
+
+
+def test_a_keyword_that_is_a_synonym_of_a_spoken_word_is_correct():
+    assert count_with_synonyms(5, [14, NO_TOKEN, NO_TOKEN]) == [[1, 1, 1]]
+
+
+def test_with_synonyms_as_one_only_content_words_count():
+    assert count_with_synonyms(2, [12, 14]) == [[0, 0, 1]]
+
+
+def test_words_of_several_tokens_have_no_synonym():
+    clip = clip_encoder()
+    vocabulary = vocabulary_of(TEXTS, clip)
+    group = ["small", "cockatoo", "little"]
+    first = Lexicon.of(vocabulary, clip, unit_table(vocabulary, clip), "en", [group]).synonym
+    (small,), (part, *others), (little,) = clip.token_ids(group)
+    assert others
+    assert first[[small, part, little]].tolist() == [small, part, small]
+
+
+def test_five_tokens_count_as_near_and_punctuation_never_as_content():
+    clip = clip_encoder()
+    vocabulary = vocabulary_of(TEXTS, clip)
+    lexicon = Lexicon.of(vocabulary, clip, unit_table(vocabulary, clip), None)
+    assert lexicon.nearest.shape == (len(vocabulary), 5)
+    assert not lexicon.content[[token for (token,) in clip.token_ids([".", ",", "&"])]].any()

@@ -125,6 +125,24 @@ def test_padding_is_no_keyword_slot(tmp_path):
     assert len(set(infer(tested, data).keywords.lengths.tolist())) > 1
 
 
+def test_the_score_of_several_tokens_is_their_mean_and_without_a_possible_token_the_lowest(tmp_path):
+    """Row 0 of the vocabulary is blocked; None stands for a keyword that is not in the vocabulary."""
+    data, tested = corpus(tmp_path), model("cascaded-cif")
+    one, other, both, blocked, absent = _slot_scores(
+        tested, data, torch.arange(UTTERANCES), [[5], [6], [5, 6], [0, 5], None]
+    ).T
+    torch.testing.assert_close(both, (one + other) / 2)
+    assert blocked.tolist() == absent.tolist() == [-1] * UTTERANCES
+
+
+def test_a_keyword_is_in_the_vocabulary_if_all_its_tokens_are(tmp_path):
+    data, tested = corpus(tmp_path), model("cascaded-cif")
+    said = {f"u{i}": frozenset({"dog"}) for i in range(UTTERANCES)}
+    labels = KeywordLabels(("dog", "dog surfing"), said, said)
+    found = keyword_spotting(tested, data, infer(tested, data).vectors, labels)
+    assert found["keywords_in_vocabulary"] == 1
+
+
 @pytest.mark.parametrize("system", ["parallel", "cascaded", "slots"])
 def test_labels_of_a_model_s_own_scores_are_found(system, tmp_path):
     """Give each keyword as relevant utterances those that the model's scores, computed here, rank first."""

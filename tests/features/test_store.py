@@ -1,13 +1,15 @@
 """The feature store: reads return what was written, and verification finds every kind of damage."""
 
 import shutil
+import struct
 
 import pytest
 import torch
 
 from sclip.errors import UserError
-from sclip.features.store import FeatureStore, Shard, write_index, write_shard
+from sclip.features.store import INDEX_FILE, FeatureStore, Shard, read_index, write_index, write_shard
 from sclip.features.verify import verify
+from sclip.index_file import write_index_file
 
 LENGTHS = (5, 1, 9, 3, 7, 4)
 FEATURES = {"precision": "fp16", "states": 2, "width": 6, "frame_seconds": 0.02, "encoder": "none"}
@@ -111,6 +113,14 @@ DAMAGE = {
         "not the shard that index.json lists",
         True,
     ),
+    "swapped lengths": (
+        lambda f: rewrite(
+            f / "2.safetensors", lambda data: replace(data, struct.pack("<2q", 7, 4), struct.pack("<2q", 4, 7))
+        ),
+        "2.safetensors",
+        "not the shard that index.json lists",
+        True,
+    ),
     "a truncated shard": (
         lambda f: rewrite(f / "2.safetensors", lambda data: data.__delitem__(slice(-5, None))),
         "2.safetensors",
@@ -166,3 +176,12 @@ def test_differences_between_store_and_manifest_are_found(folder):
         ("new", "in the manifest, not in the store"),
         ("u5", "in the store, not in the manifest"),
     ]
+
+
+@pytest.mark.parametrize("name", ["../0.safetensors", "/tmp/x", "a/b", ".hidden"])
+def test_an_index_cannot_name_shards_outside_its_folder(name, folder):
+    index = read_index(folder)
+    index["shards"][0]["file"] = name
+    write_index_file(folder / INDEX_FILE, index)
+    with pytest.raises(UserError, match="`shards` with the names of files in this folder"):
+        read_index(folder)

@@ -167,6 +167,7 @@ def test_clip_config_of_published_sizes(name):
 def test_find_vocabulary_rows_returns_indices_in_the_full_table():
     full = torch.randn(50, 4)
     assert find_vocabulary_rows(full[[7, 3, 49]], full, GOLDEN) == (7, 3, 49)
+    assert find_vocabulary_rows(torch.ones(1, 2), torch.ones(3, 2), GOLDEN) == (0,)  # the first of equal rows
 
 
 def test_unusable_inputs_are_refused(tmp_path):

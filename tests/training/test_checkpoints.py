@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from sclip.training.checkpoints import Checkpoint
+from sclip.training.checkpoints import Checkpoint, _differences
 
 STATE = {"step": 3, "weights": torch.arange(1000.0), "optimizer": {"state": {0: torch.ones(5)}}}
 
@@ -62,3 +62,15 @@ def test_full_disk_error_names_the_checkpoint(tmp_path):
         checkpoint.save(STATE)
     assert error.value.errno == errno.ENOSPC
     assert str(error.value) == f"[Errno 28] No space left on device: '{checkpoint.path}'"
+
+
+def test_a_checkpoint_that_was_moved_aside_comes_back_for_its_own_training(checkpoint, tmp_path):
+    assert Checkpoint(checkpoint.path, {"seed": 1}).load() is None
+    assert not checkpoint.path.exists()
+    assert checkpoint.load()["step"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_number_of_another_type_and_a_missing_key_are_differences():
+    assert list(_differences({"a": 1, "b": None}, {"a": 1.0})) == ["a (1, now 1.0)", "b"]
+    assert list(_differences({}, {"b": None})) == ["b"]

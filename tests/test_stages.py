@@ -77,7 +77,7 @@ README_PRESET = f"  of-readme:{README_PRESET}"
             ["      captions: {train: 1, dev: 1, test: 1} # for each picture, each spoken once"],
             ["      captions: {train: 2, dev: 1, test: 1} # for each picture, each spoken once"],
         ),
-        ("presets.of-readme.training.steps=100", ["    training: {steps: 2000,"], ["    training: {steps: 100,"]),
+        ("presets.of-readme.training.steps=100", ["      steps: 2000"], ["      steps: 100"]),
     ],
 )
 def test_dvc_changes_no_other_line_of_params(override, removed, added, tmp_path):

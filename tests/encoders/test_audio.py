@@ -1,8 +1,10 @@
 """Whatever a recording comes as, it is heard as 16 kHz mono."""
 
 import io
+import os
 import time
 import tracemalloc
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -104,6 +106,15 @@ def test_a_file_that_is_cut_off_is_refused(seconds, form, tmp_path):
         read_audio(tmp_path / f"cut.{form}")
     with pytest.raises(UserError, match=message):
         read_audio(io.BytesIO(data[: len(data) // 2]), "a file in memory")
+
+
+def test_a_wav_file_is_read_from_a_pipe(tmp_path):
+    soundfile.write(tmp_path / "complete.wav", TONE, 16000)
+    os.mkfifo(tmp_path / "pipe.wav")
+    writer = Thread(target=lambda: (tmp_path / "pipe.wav").write_bytes((tmp_path / "complete.wav").read_bytes()))
+    writer.start()
+    assert np.array_equal(read_audio(tmp_path / "pipe.wav"), read_audio(tmp_path / "complete.wav"))
+    writer.join()
 
 
 @pytest.mark.parametrize("stated", [2**31 - 1, 2**32 - 1])

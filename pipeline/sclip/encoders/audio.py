@@ -73,6 +73,8 @@ def _check_bytes(file: AudioFile, opened: soundfile.SoundFile, name: str) -> Non
         return
     if isinstance(file, io.BytesIO):
         start, size = bytes(file.getbuffer()[:8]), file.getbuffer().nbytes
+    elif not Path(file).is_file():  # a pipe cannot be read twice
+        return
     else:
         with open(file, "rb") as raw:
             start, size = raw.read(8), os.fstat(raw.fileno()).st_size

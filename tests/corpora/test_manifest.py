@@ -87,7 +87,10 @@ def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
     problems = Problems(skip=True)
     assert make_corpus(config, manifest, problems) == 1
     assert list(problems.skipped) == ["manifest row 2 (b)", "manifest row 3 (c)"]
-    assert problems.notes == {"splits without a row; commands that need these splits will fail": ["dev", "test"]}
+    assert problems.notes == {
+        "splits without a row; commands that need these splits will fail": ["dev", "test"],
+        "splits without a caption; architectures with keywords cannot be trained": ["train"],
+    }
     (row,) = read_manifest(manifest, Problems())
     manifest.with_name("a.wav").unlink()  # later stages may read only the cache, so the recording may be missing
     assert list(read_manifest(manifest, Problems())) == [row]

@@ -466,3 +466,18 @@ def test_check_corpus_names_splits_without_a_row_as_make_corpus_does(tmp_path):
     check = check_corpus(config, tmp_path / "manifest.jsonl")
     kind = "splits without a row; commands that need these splits will fail"
     assert check.notes[kind] == problems.notes[kind] == ["test"]
+
+
+def test_captions_that_keywords_need_are_missed_before_anything_is_computed(tmp_path):
+    miniature.pairs(tmp_path / "mine")
+    config = PairsConfig("pairs", str(tmp_path / "mine"), {"validation": "dev"})
+    kind = "splits without a caption; architectures with keywords cannot be trained"
+    train = list((tmp_path / "mine/train").rglob("*.txt"))
+    for text in train[1:]:
+        text.unlink()
+    assert kind not in check_corpus(config, tmp_path / "manifest.jsonl").notes
+    train[0].unlink()
+    problems = Problems()
+    make_corpus(config, tmp_path / "manifest.jsonl", problems)
+    check = check_corpus(config, tmp_path / "manifest.jsonl")
+    assert check.notes[kind] == problems.notes[kind] == ["train"]

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import CorpusConfig
 from sclip.corpora.listing import PublishedCounts
-from sclip.corpora.make import EMPTY_SPLITS, empty_splits, find_rows
+from sclip.corpora.make import find_rows, unfit_splits
 from sclip.corpora.recordings import CONVERTED, decode, inspect
 from sclip.corpora.rows import SPLITS, Row
 from sclip.encoders.audio import SAMPLE_RATE
@@ -70,8 +70,8 @@ def check_corpus(config: CorpusConfig, manifest: Path, shortest: int = SHORTEST)
     _find_duplicates(check, rows, recordings, pictures)
     seconds = {row.id: file.seconds for row, file in recordings if file.seconds is not None}
     check.splits = {split: _count([row for row in rows if row.split == split], seconds) for split in SPLITS}
-    for split in empty_splits(rows):
-        _add(check.notes, EMPTY_SPLITS, split)
+    for kind, split in unfit_splits(rows):
+        _add(check.notes, kind, split)
     for difference in _compare_counts(check):
         _add(check.faults, "counts that differ from the published ones", difference)
     return check

@@ -1,7 +1,7 @@
 """Write the manifest of a preset's corpus, for every kind of corpus."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from sclip.errors import Problems, UserError
 SourceConfig = Flickr8kConfig | SpokenCocoConfig | PlacesConfig | SpeechCocoConfig | PairsConfig | TableConfig
 
 EMPTY_SPLITS = "splits without a row; commands that need these splits will fail"
+NO_CAPTIONS = "splits without a caption; architectures with keywords cannot be trained"
 SHARED_PICTURES = "pictures in several splits, so that a model is tested on what it has seen; give each one split"
 
 
@@ -57,8 +58,8 @@ def make_corpus(config: CorpusConfig, manifest: Path, problems: Problems) -> int
     for kind, cases in (*listing.notes.items(), *listing.faults.items()):
         for case in cases:
             problems.note(kind, case)
-    for split in empty_splits(rows):
-        problems.note(EMPTY_SPLITS, split)
+    for kind, split in unfit_splits(rows):
+        problems.note(kind, split)
     for picture in shared_pictures(rows):
         problems.note(SHARED_PICTURES, picture)
     manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +86,13 @@ def find_rows(config: CorpusConfig, manifest: Path, problems: Problems) -> tuple
     return (rows if isinstance(config, ScenesConfig) else add_words(rows, listing)), listing
 
 
-def empty_splits(rows: Sequence[Row]) -> list[str]:
-    """Return the splits that have no row."""
-    return sorted(set(SPLITS) - {row.split for row in rows})
+def unfit_splits(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Yield each split that some command cannot use, after the reason."""
+    for split in sorted(set(SPLITS) - {row.split for row in rows}):
+        yield EMPTY_SPLITS, split
+    train = [row for row in rows if row.split == "train"]
+    if train and all(row.text is None for row in train):
+        yield NO_CAPTIONS, "train"
 
 
 def shared_pictures(rows: Sequence[Row]) -> list[str]:

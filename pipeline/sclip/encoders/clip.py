@@ -291,6 +291,9 @@ def sizes_of_tag(name: str) -> dict[str, Any]:
         raise UserError(
             f"CLIP {name}: expected a folder, hf-hub:ORG/NAME or MODEL/TAG such as ViT-B-32-quickgelu/openai"
         )
+    if not open_clip.get_pretrained_cfg(architecture, tag) and not Path(tag).is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise UserError(f"CLIP {name}: expected one of open_clip's tags for {architecture} ({tags}), found {tag!r}")
     return model_cfg
 
 

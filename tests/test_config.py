@@ -10,7 +10,7 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 from shipped import PARAMS, ROOT
 
-from sclip.config import Architecture, ManifestConfig, SpeechEncoderConfig, TableConfig, load_params
+from sclip.config import Architecture, ManifestConfig, SpeechEncoderConfig, TableConfig, TrainingConfig, load_params
 from sclip.config.params import BASES
 from sclip.errors import UserError
 from sclip.parsing import parse
@@ -249,3 +249,9 @@ def test_a_preset_is_not_called_as_the_folder_of_checkpoints(tmp_path):
     load_params(tmp_path / "unfinished-2.yaml")
     with pytest.raises(UserError, match=r"presets: unfinished: models/unfinished has checkpoints; choose another name"):
         load_params(tmp_path / "unfinished.yaml")
+
+
+def test_a_description_of_a_training_counts_the_utterances_of_its_steps():
+    training = TrainingConfig(steps=2000, warmup_steps=200, learning_rate=1e-3, batch=256)
+    assert training.describe(100_000).startswith("2,000 steps of 256 utterances, fp16, learning rate 0.001, ")
+    assert training.describe(40).startswith("2,000 steps of 40 utterances, ")

@@ -24,8 +24,11 @@ class TrainingConfig:
     precision: Literal["fp16", "bf16", "fp32"] = "fp16"
     dev_every: int | None = None  # steps between two evaluations on the development split; None: once an epoch
 
-    def describe(self) -> str:
-        """Return the settings as one line: four that are always named, and others that differ from their defaults."""
+    def describe(self, utterances: int) -> str:
+        """Return the settings of a training with so many utterances as one line.
+
+        Four settings are always named, and the others if they differ from their defaults.
+        """
         usual = {"steps", "batch", "precision", "learning_rate"}
         others = [
             f"{field.name} {getattr(self, field.name)}".replace("_", " ")
@@ -33,7 +36,7 @@ class TrainingConfig:
             if field.name not in usual and getattr(self, field.name) != field.default
         ]
         first = [
-            f"{self.steps:,} steps of {self.batch:,} utterances",
+            f"{self.steps:,} steps of {min(self.batch, utterances):,} utterances",
             self.precision,
             f"learning rate {self.learning_rate}",
         ]

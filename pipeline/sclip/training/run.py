@@ -41,7 +41,7 @@ def run_training(
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
     if preset.corpus.language is not None:
         origin["language"] = preset.corpus.language
-    origin[TRAINING] = experiment.training.describe()
+    origin[TRAINING] = experiment.training.describe(len(train_set))
     origin[STATES] = describe_states(train_set.store.features)
     if copy_encoders:  # the copies do not record what they were copied from
         origin |= {SPEECH: speech.source.name, CLIP: clip.source.name}

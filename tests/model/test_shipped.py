@@ -1,5 +1,7 @@
 """The trained models that ship with the project work on recordings and pictures that they have never met."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,16 @@ def test_an_encoder_elsewhere_in_the_file_system_is_refused(name, tmp_path):
         (tmp_path / file.name).write_bytes(text)
     with pytest.raises(UserError, match="expected the name of a folder next to a local model folder"):
         sclip.load(tmp_path)
+
+
+def test_a_model_without_its_encoders_says_which_folder_is_missing(tmp_path):
+    """A model that was moved away from the encoders beside it, and one that was copied without its subfolders."""
+    moved = shutil.copytree(SHIPPED, tmp_path / "moved")
+    beside = f"{tmp_path.resolve()}/mini-hubert, which is missing; move this encoder together with the model"
+    with pytest.raises(UserError, match=re.escape(f"{moved}/config.json: names an encoder in the folder {beside}")):
+        sclip.load(moved)
+    copy = sclip.load(SHIPPED).save(tmp_path / "copy")
+    shutil.rmtree(copy / "clip")
+    inside = f"{copy}/config.json: names an encoder in the folder {copy}/clip, which is missing; copy the model again"
+    with pytest.raises(UserError, match=re.escape(inside)):
+        sclip.load(copy)

@@ -110,7 +110,7 @@ def written_files(folder: Path) -> dict[str, str]:
 def encoder_path(name: str | None, inside: str, folder: Path, *, from_hub: bool) -> str | None:
     """Return the path of an encoder that lies in or next to a model folder, or None if `name` says where it is."""
     if name is None:
-        return str(folder / inside)
+        return _existing(folder / inside, folder, "copy the model again, with all its folders")
     path = Path(name.removeprefix("local-dir:"))
     if from_hub and not path.is_absolute() and ".." not in path.parts:
         return None
@@ -121,7 +121,14 @@ def encoder_path(name: str | None, inside: str, folder: Path, *, from_hub: bool)
             f"{folder / CONFIG_FILE}: encoder {name!r}: expected the name of a folder next to a local model folder, "
             "such as ../mini-clip"
         )
-    return str(folder.resolve().parent / name.removeprefix("../"))
+    beside = folder.resolve().parent / name.removeprefix("../")
+    return _existing(beside, folder, "move this encoder together with the model, or copy it there")
+
+
+def _existing(encoder: Path, folder: Path, advice: str) -> str:
+    if not encoder.is_dir():
+        raise UserError(f"{folder / CONFIG_FILE}: names an encoder in the folder {encoder}, which is missing; {advice}")
+    return str(encoder)
 
 
 def check_files(folder: Path, config: ModelConfig) -> None:

@@ -56,7 +56,10 @@ def test_pictures_and_recordings_of_a_folder_are_found(demo, folder, caplog):
     open_demo([str(folder / "parallel")], folder / "pictures", "cpu")
     assert [path.name for path in demo.pictures] == [f"{i}&.png" for i in (0, 2, 4, 6, 8, 1, 3, 5, 7)]
     assert [path.name for path in demo.examples] == ["example.wav"]
-    assert caplog.messages == ["image broken.png: cannot be read: not a picture in a supported format; left out"]
+    assert caplog.messages == [
+        "image broken.png: cannot be read: not a picture in a supported format "
+        "(BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP); left out"
+    ]
 
 
 def test_models_with_the_same_clip_share_its_vectors(demo):

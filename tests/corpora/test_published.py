@@ -83,7 +83,7 @@ def test_each_fault_is_found_once_and_named_by_its_file(tmp_path):
         wav(tmp_path / f"{i}.wav")
         jpg(tmp_path / f"{i}.jpg")
         files = {"audio": f"{i}.wav", "image": f"{i}.jpg", "image_id": f"p{i}"}
-        rows.append({"id": f"u{i}", "split": split, **files})
+        rows.append({"id": f"u{i}", "split": split, "text": f"a dog {i}", **files})
     for i in (0, 1):
         (tmp_path / f"{i}.wav").write_bytes(b"")
     (tmp_path / "2.jpg").write_bytes((tmp_path / "0.jpg").read_bytes())
@@ -95,7 +95,8 @@ def test_each_fault_is_found_once_and_named_by_its_file(tmp_path):
         "files that cannot be used": [
             "manifest row 1 (u0): audio 0.wav: is empty (0 bytes)",
             "manifest row 2 (u1): audio 1.wav: is empty (0 bytes)",
-            "manifest row 4 (u3): image 3.jpg: cannot be read: not a picture in a supported format",
+            "manifest row 4 (u3): image 3.jpg: cannot be read: not a picture in a supported format "
+            "(BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP)",
         ],
         "pictures in two splits": ["0.jpg (train), 2.jpg (dev)"],
     }

@@ -210,7 +210,7 @@ def test_faults_name_the_item(hybrid, tmp_path):
         hybrid.encode_speech([tmp_path / "none.wav"])
     with pytest.raises(sclip.UserError, match="a folder, not a recording"):
         hybrid.encode_speech([tmp_path])
-    with pytest.raises(sclip.UserError, match="recording 1: cannot be read: Format not recognised"):
+    with pytest.raises(sclip.UserError, match="recording 1: cannot be read: Format not recognised; expected a wav"):
         hybrid.encode_speech([RECORDINGS[0], b"not a recording"])
     with (tmp_path / "text.wav").open() as text, pytest.raises(sclip.UserError, match="open it with mode 'rb'"):
         hybrid.encode_speech([text])

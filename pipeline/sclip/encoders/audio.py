@@ -29,6 +29,7 @@ LONGEST_SECONDS = 360.0
 MISSING_SECONDS = 0.1  # a header may be wrong by this much
 UNKNOWN_LENGTH = 2**40  # samples; a header with a larger number means that the writer did not know the length
 UNKNOWN_BYTES = 0x7FFF_0000  # the same for the number of bytes in the header of a wav file
+UNKNOWN_FORMAT = 1  # libsndfile's code for a file that is not in one of its formats
 SILENCE = 1e-4  # between the highest and the lowest sample
 BLOCK = 2**16  # samples of each channel that are decoded at a time
 # The interpolating filter is torchaudio's default: a sinc with a Hann window over this number of zero crossings on each
@@ -64,7 +65,8 @@ def open_audio(file: AudioFile, name: str) -> Iterator[soundfile.SoundFile]:
             yield opened
     except (OSError, RuntimeError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
         reason = getattr(error, "error_string", error)  # libsndfile's own words, without the name of the file
-        raise UserError(f"{name}: cannot be read: {str(reason).rstrip('.')}") from None
+        expected = "; expected a wav, flac, ogg or mp3 file" if getattr(error, "code", None) == UNKNOWN_FORMAT else ""
+        raise UserError(f"{name}: cannot be read: {str(reason).rstrip('.')}{expected}") from None
 
 
 def _check_bytes(file: AudioFile, opened: soundfile.SoundFile, name: str) -> None:

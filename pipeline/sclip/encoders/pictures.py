@@ -23,6 +23,7 @@ ORIENTATION = 0x0112  # the Exif tag
 # CLIP scales the shorter side to its input size, so a line of pixels would become a picture of gigabytes.
 MOST_ELONGATED = 100
 FEWER_PIXELS = f"expected at most {MOST_PIXELS / 1e6:.0f} million; scale it down"
+UNSUPPORTED = f"not a picture in a supported format ({', '.join(FORMATS)})"
 FLAT = "pictures of a single colour"
 # Pillow warns of a picture of more than 89 million pixels. This module refuses it, with a message of its own.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -85,5 +86,5 @@ def picture_fault(path: Path, error: Exception) -> str:
         return f"image {path.name}: {missing_file_reason(path)}"
     if path.is_file() and not path.stat().st_size:
         return f"image {path.name}: {EMPTY}"
-    reason = "not a picture in a supported format" if isinstance(error, UnidentifiedImageError) else str(error)
+    reason = UNSUPPORTED if isinstance(error, UnidentifiedImageError) else str(error)
     return f"image {path.name}: cannot be read: {reason}".replace(str(path), path.name)

@@ -81,6 +81,12 @@ assert not {{"torch", "transformers", "open_clip"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_training_without_an_architecture_says_how_to_list_them():
+    result = CliRunner().invoke(main, ["train"])
+    assert result.exit_code == 2
+    assert "Missing option '--arch'. `sclip list archs` lists the architectures of a preset" in result.output
+
+
 def _commands(group, name=""):
     for own, command in group.commands.items():
         if isinstance(command, click.Group):

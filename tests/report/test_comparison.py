@@ -257,6 +257,7 @@ def test_folders_without_results_are_refused(results):
     for name in ("empty", "missing", "cascaded/metrics.json"):
         output = run_sclip("compare", "cascaded", name, status=1)
         assert f"Error: {name}: no results folder, since it has no metrics.json; expected" in output
+    assert "that `sclip evaluate` writes, such as cascaded\n" in run_sclip("compare", ".", "hybrid", status=1)
 
 
 def test_damaged_outcomes_are_refused(results):

@@ -95,6 +95,13 @@ def folder_or_repo(_context: click.Context, _parameter: click.Parameter, name: s
     return Path(name) if name is not None and Path(name).exists() else name
 
 
+class _Architecture(click.types.StringParamType):
+    """Any text. If it is missing, the error says how to list the architectures."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "`sclip list archs` lists the architectures of a preset"
+
+
 preset_option = click.option(
     "--preset",
     shell_complete=complete_presets,
@@ -109,6 +116,7 @@ device_option = click.option(
 )
 arch_option = click.option(
     "--arch",
+    type=_Architecture(),
     required=True,
     shell_complete=complete_archs,
     help="An architecture of the preset's recipe in params.yaml, such as cascaded-cif.",

@@ -54,7 +54,7 @@ class EvaluatedModel:
         if not path.is_file():
             raise UserError(
                 f"{folder}: no results folder, since it has no {METRICS}; expected a folder that `sclip evaluate` "
-                "writes, such as results/scenes/runs/parallel/seed-0"
+                f"writes, such as {_example_below(folder)}"
             )
         metrics = as_table(read_metrics(path), str(path))
         files, about = (as_table(metrics.get(key, {}), f"{path}: {key}") for key in ("files", "about"))
@@ -93,6 +93,12 @@ class Comparison:
     left_out: dict[str, str]  # figures that one or both models have, and why they are not compared
     resamples: int = RESAMPLES
     seed: int = SEED
+
+
+def _example_below(folder: Path) -> Path:
+    """Return a results folder at most three folders below this one, or an example if there is none."""
+    found = (path.parent for depth in (1, 2, 3) for path in sorted(folder.glob(f"{'*/' * depth}{METRICS}")))
+    return next(found, Path("results/scenes/runs/parallel/seed-0"))
 
 
 def compare(first_folder: Path, second_folder: Path, branches: tuple[str, str] | None = None) -> Comparison:

@@ -143,7 +143,7 @@ def _floor(trainer: Trainer, batch: Batch, machine: Machine) -> float:
 def _operators(trainer: Trainer, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
     """Return the share of a step's time, in %, of each of the eight slowest operators."""
     on_gpu = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU], acc_events=True) as profiler:
         _train_on(trainer, batches)
     times = {
         event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total

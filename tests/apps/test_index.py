@@ -101,6 +101,7 @@ def test_a_listed_file_that_is_damaged_later_is_skipped_and_not_dropped(folder, 
     Path("a/2.png").write_text("not a picture")
     result = sclip.index("a", "index", model=model)
     assert (result.count, result.dropped, len(result.skipped)) == (1, 0, 1)
+    assert (open_index("index").config.count, open_index("index").config.skipped) == (1, 1)
 
 
 def test_recordings_that_cannot_be_used_are_named_and_left_out(folder, model):

@@ -74,3 +74,11 @@ def test_a_checkpoint_that_was_moved_aside_comes_back_for_its_own_training(check
 def test_a_number_of_another_type_and_a_missing_key_are_differences():
     assert list(_differences({"a": 1, "b": None}, {"a": 1.0})) == ["a (1, now 1.0)", "b"]
     assert list(_differences({}, {"b": None})) == ["b"]
+
+
+def test_a_difference_in_a_table_has_the_full_key():
+    saved = {"head": {"slots": 8, "kernel": 3, "cif": {"bias": "x"}}}
+    assert list(_differences(saved, {"head": {"slots": 4, "kernel": 3, "cif": {"bias": "y"}}})) == [
+        "head.slots (8, now 4)",
+        "head.cif.bias",
+    ]

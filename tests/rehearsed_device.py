@@ -3,11 +3,11 @@
 - An operation on tensors of both devices raises an error, as CUDA does. Numbers (tensors without dimensions) may mix.
 - `waits` counts what makes the CPU wait for the device: reading a number, a copy to the CPU, and results whose size
   depends on values.
-- Without `has_fp64` it refuses numbers in fp64, as Apple's GPUs do.
 - `blocking_copies` counts copies to the device that the CPU waits for, because they are not pinned or not
   `non_blocking`.
+- Without `has_fp64` it refuses numbers in fp64, as Apple's GPUs do.
 
-Both name the function of the package that did it, or `backward`.
+`waits` and `blocking_copies` name the function of the package that did it, or `backward`.
 """
 
 import collections

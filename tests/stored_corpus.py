@@ -9,8 +9,12 @@ import torch.nn.functional as F
 from small import CAPTIONS, clip_encoder, small_vocabulary
 
 from sclip.bench.stored import write_dataset
+from sclip.features.codes import Directions
 from sclip.features.dataset import Dataset
+from sclip.features.store import CODES, DIRECTIONS_FILE
 from sclip.features.vectors import TokenVectors
+from sclip.files import file_digest
+from sclip.tensors import write_tensors
 
 STATES, WIDTH, JOINT = 3, 32, 20  # as in the encoders of small.py
 FEATURES = {
@@ -32,13 +36,14 @@ def write_corpus(
     captions: int = 1,
     encoders: Sequence[str] = ("", ""),
     text: str | None = CAPTIONS[0],
+    components: int | None = None,
 ) -> Path:
     """Write `train` and `dev` utterances to `folder`, and return the folder.
 
     The hidden states of an utterance are its picture's states plus noise, so a head can learn which picture it belongs
     to. Each picture has `captions` captions. Picture i has the same vector in both splits. `encoders` are the hashes of
     the speech encoder and of CLIP that the stored states and vectors name. Every caption is `text`, and tokens have
-    random vectors.
+    random vectors. With `components`, codes are stored instead of states.
     """
     generator = torch.Generator().manual_seed(0)
     rows, utterances = [], {}
@@ -54,15 +59,29 @@ def write_corpus(
             image_id = f"{split}-picture-{picture}"
             images[image_id] = picture_vectors[picture]
             rows.append({"id": name, "split": split, "image_id": image_id, "text": text})
+    features = FEATURES | {"hash": encoders[0]}
+    if components is not None:
+        features, utterances = encode_states(folder / "features", features, utterances, components)
     half = len(utterances) // 2
     shards = [dict(list(utterances.items())[part]) for part in (slice(half), slice(half, None))]
     vectors = (list(images), torch.stack(list(images.values())))
     captioned = [] if text is None else list(utterances)
     caption_vectors = (captioned, F.normalize(torch.randn(len(captioned), JOINT, generator=generator), dim=-1))
-    features = FEATURES | {"hash": encoders[0]}
     tokens = None if text is None else random_tokens(text, generator)
     write_dataset(folder, rows, features, shards, vectors, caption_vectors, encoders[1], tokens)
     return folder
+
+
+def encode_states(
+    folder: Path, features: Mapping[str, Any], utterances: Mapping[str, torch.Tensor], components: int
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Write the principal directions of the states of utterances, and return the settings of codes and the codes."""
+    folder.mkdir(parents=True)
+    directions = Directions.fit(utterances.values(), components, normalized=False)
+    write_tensors(folder / DIRECTIONS_FILE, directions.tensors(), {"key": ""})
+    coded = {"precision": CODES, "components": components, "normalized": False}
+    coded |= {"directions": file_digest(folder / DIRECTIONS_FILE)}
+    return {**features, **coded}, {name: directions.encode(states) for name, states in utterances.items()}
 
 
 def random_tokens(text: str, generator: torch.Generator) -> TokenVectors:

@@ -34,6 +34,11 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
+@pytest.fixture(scope="module")
+def coded_corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("coded"), components=40)
+
+
 def trainer_and_batches(corpus, arch, device):
     data, trained_model = open_split(corpus, "train"), model(arch)
     trainer = Trainer(trained_model, TRAINING, 0, device, open_visual_words(data, trained_model))
@@ -45,13 +50,21 @@ def listed_waits(arch):
     return CIF_WAITS if keywords is not None and keywords.cif is not None else {}
 
 
-@pytest.mark.parametrize("arch", [*ARCHITECTURES, *WITH_VISUAL_WORDS])
-def test_a_step_waits_for_the_device_only_where_listed(corpus, arch, monkeypatch):
+@pytest.mark.parametrize(
+    ("stored", "arch"),
+    [
+        *(("corpus", arch) for arch in (*ARCHITECTURES, *WITH_VISUAL_WORDS)),
+        *(("coded_corpus", arch) for arch in ("parallel", "hybrid-cif")),
+    ],
+)
+def test_a_step_waits_for_the_device_only_where_listed(stored, arch, monkeypatch, request):
+    corpus = request.getfixturevalue(stored)
     trainer, batches = trainer_and_batches(corpus, arch, torch.device("cpu"))
     on_cpu = trainer.train_step([batches.read(0)])()
     with rehearsal(monkeypatch) as device:
         trainer, batches = trainer_and_batches(corpus, arch, DEVICE)
         batch = batches.read(0)
+        batch.to(DEVICE)  # copies the directions of codes, once
         device.waits.clear()
         device.blocking_copies.clear()
         measure = trainer.train_step([batch.to(DEVICE)])
@@ -98,8 +111,9 @@ def test_log_mel_features_need_no_fp64_on_the_device(monkeypatch):
         assert torch.equal(features.cpu(), expected)
 
 
-def test_resident_frames_give_the_same_batches(corpus, monkeypatch):
-    data = open_split(corpus, "train")
+@pytest.mark.parametrize("stored", ["corpus", "coded_corpus"])
+def test_resident_frames_give_the_same_batches(stored, monkeypatch, request):
+    data = open_split(request.getfixturevalue(stored), "train")
     stored = TrainingBatches(data, TRAINING, 0, pin=False)
     with rehearsal(monkeypatch) as device:
         store = ResidentStore.copy(data.store, data.store_rows, DEVICE)

@@ -23,9 +23,12 @@ from sclip.device import autocast
 from sclip.encoders.convolutions import speed_up_convolutions
 from sclip.encoders.open import open_speech
 from sclip.evaluation.bootstrap import Bootstrap
+from sclip.evaluation.metrics_file import read_metrics
 from sclip.evaluation.scores import scores
+from sclip.features.store import DIRECTIONS_FILE, FeatureStore
 from sclip.heads.attention import AttentionLayer, attend_by_sequences, attend_with_mask
 from sclip.padded import Padded
+from sclip.paths import features_folder
 from sclip.training.batches import TrainingBatches
 from sclip.training.graphs import GraphedTextTower
 from sclip.training.loop import open_visual_words
@@ -238,21 +241,59 @@ def test_intervals_are_those_of_the_cpu():
         assert actual[name] == pytest.approx(estimate, rel=1e-9)
 
 
+@pytest.mark.parametrize("features", [{"precision": "fp32"}, {"components": 40}], ids=["states", "codes"])
+def test_extracted_frames_are_those_of_the_cpu(features, tmp_path, monkeypatch):
+    """Many small batches and shards, so that the memory to which a GPU copies its results is used again and again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sclip.features.extract.MEGABYTE", 20_000)
+    write_encoders(tmp_path)
+    preset = write_preset("tiny", features={"shard_megabytes": 1, "batch_seconds": 6.0, "compute": "fp32"} | features)
+    run_sclip("make-corpus", *preset)
+    folder, frames = features_folder("tiny"), []
+    for device in ("cpu", CUDA.type):
+        run_sclip("extract-features", *preset, "--device", device)
+        store = FeatureStore.open(folder)
+        frames.append([utterance.float() for utterance in store.read(torch.arange(len(store)))])
+        shards = [path for path in folder.glob("*.safetensors") if path.name != DIRECTIONS_FILE]
+        assert len(shards) > 3
+        for path in shards:  # the directions of codes stay
+            path.unlink()
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if "precision" in features else {"rtol": 0, "atol": 1}
+    for on_gpu, expected in zip(*reversed(frames), strict=True):
+        torch.testing.assert_close(on_gpu, expected, **tolerance)
+    changed = torch.cat([(a != b).flatten() for a, b in zip(*frames, strict=True)]).float().mean()
+    assert "precision" in features or float(changed) < 0.01  # of the codes
+
+
+def make_project(folder, monkeypatch, **features):
+    """Write the caches of a small preset in `folder`, and return the options that choose it."""
+    monkeypatch.chdir(folder)
+    write_encoders(folder)
+    settings = {"training": TINY["training"] | {"precision": "fp16"}, "features": TINY["features"] | features}
+    preset = write_preset("tiny", **settings)
+    for command in ("make-corpus", "extract-features", "embed-clip"):
+        run_sclip(command, *preset, *(() if command == "make-corpus" else ("--device", CUDA.type)))
+    return preset
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_encoders(tmp_path)
-    preset = write_preset("tiny", training=TINY["training"] | {"precision": "fp16"})
-    for command in ("make-corpus", "extract-features", "embed-clip"):
-        run_sclip(command, *preset, *(() if command == "make-corpus" else ("--device", "cuda")))
-    return preset
+    return make_project(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_stages_run(project, arch):
-    run_sclip("train", "--arch", arch, *project, "--device", "cuda")
-    run_sclip("evaluate", "--arch", arch, *project, "--device", "cuda")
+    run_sclip("train", "--arch", arch, *project, "--device", CUDA.type)
+    run_sclip("evaluate", "--arch", arch, *project, "--device", CUDA.type)
     assert Path(f"results/tiny/runs/{arch}/seed-0/metrics.json").is_file()
+
+
+@pytest.mark.parametrize("features", [{"components": 40}, {"online": True}], ids=["codes", "online"])
+def test_a_training_on_codes_and_one_without_a_cache_run(features, tmp_path, monkeypatch):
+    preset = make_project(tmp_path, monkeypatch, **features)
+    for command in ("train", "evaluate"):
+        run_sclip(command, "--arch", "hybrid-cif", *preset, "--device", CUDA.type)
+    assert read_metrics(Path("results/tiny/runs/hybrid-cif/seed-0/metrics.json"))["counts"]["utterances"] == 12
 
 
 def test_torchrun_with_nccl_gives_the_same_weights(project):

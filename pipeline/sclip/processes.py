@@ -138,8 +138,8 @@ _idle: list[_Readers] = []
 def _without_interrupts() -> Iterator[None]:
     """Start processes without SIGINT: Ctrl+C goes to all processes of a terminal, and the parent handles it.
 
-    The parent handles it when the processes have started. It is blocked in this thread only, and another thread may
-    receive it. So its handler is replaced too.
+    SIGINT is blocked in this thread, and the processes inherit this. Another thread may still receive it. So until the
+    processes have started, the handler only records it; then it is raised again.
     """
     resource_tracker.ensure_running()  # starting it would let SIGINT through again
     received: list[int] = []

@@ -15,6 +15,7 @@ import soundfile
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from shipped import ROOT
 from small import model, recordings
 
 from sclip.apps import exports, plot
@@ -297,6 +298,22 @@ def test_models_without_keywords_or_cif_are_refused(models):
             keywords(models[CIF], [], window=seconds)
 
 
+def test_times_lie_within_the_recording():
+    """The last of the pooled frames may end after the last sample."""
+    samples, _ = soundfile.read(ROOT / "data/examples/dog.wav", dtype="float32")
+    cut = [samples[:length] for length in range(len(samples) - 1600, len(samples), 160)]
+    ends = []
+    for found in keywords(ROOT / "models/scenes-hybrid-cif", cut):
+        ends.append(max(found.firings[-1], max(word.end for word in found.words)) - found.seconds)
+        assert min(word.end - word.start for word in found.words) >= 0
+    assert max(ends) == 0
+
+
+def test_a_wrong_value_of_on_error_is_refused(models):
+    with pytest.raises(UserError, match="on_error: expected fail or skip, found 'ignore'"):
+        keywords(models[CIF], recordings(16_000), on_error="ignore")
+
+
 # The formats
 
 
@@ -305,7 +322,7 @@ PLAIN = 'a "b"\\n<i>\\x1b[31m&, c\\x7f\\u202e'
 
 
 def nasty(cif: bool = True) -> FoundKeywords:
-    words = [word(0.1, 0.5, text=NASTY), word(0.48, 0.9, text="--> cat"), word(0.9, 1.03, text="")]
+    words = [word(0.1, 0.5, text=NASTY), word(0.48, 0.9, text="--> cat"), word(0.9, 1.0, text="")]
     alpha = np.linspace(0, 1, 50, dtype=np.float32) if cif else None
     return FoundKeywords("=x\x1b[2J y.wav", 1.0, words, 0.02, alpha, [0.5, 0.9] if cif else [])
 
@@ -510,6 +527,32 @@ def test_plot_is_written(folder, wavs, tmp_path):
         result = run("keywords", wavs[0], "--model", folder, "--plot", tmp_path / name)
         assert (tmp_path / name).stat().st_size > 1000
         assert "one.wav" in result.stdout
+
+
+def test_a_plot_needs_the_recording_that_was_searched(models, tmp_path):
+    samples = np.repeat(speechlike(1), 3)  # at 48 kHz
+    (found,) = keywords(models[CIF], [samples], sample_rate=48_000)
+    plot.plot(found, samples, tmp_path / "a.svg", sample_rate=48_000)
+    with pytest.raises(UserError, match=r"recording 0: 1\.00 s long, and the audio to draw 3\.00 s; give the same"):
+        plot.plot(found, samples, tmp_path / "b.svg")
+    (tmp_path / "folder.svg").mkdir()
+    with pytest.raises(UserError, match=r"folder\.svg: is a folder; expected the name of a file to write"):
+        plot.plot(found, samples, tmp_path / "folder.svg", sample_rate=48_000)
+
+
+def test_json_in_a_file_prints_the_name_of_the_file_as_json(folder, wavs, tmp_path):
+    options = ("--model", folder, "--json")
+    document = json.loads(run("keywords", *wavs, *options, "--out", tmp_path / "a.json").stdout)
+    assert document == {"files": [str(tmp_path / "a.json")]}
+    assert (tmp_path / "a.json").read_text() == run("keywords", *wavs, *options).stdout
+
+
+def test_what_a_format_cannot_hold_is_refused(models):
+    found = list(keywords(models[CIF], [speechlike(1)] * 2))
+    with pytest.raises(UserError, match="vtt: a file has one recording, found 2; call export for each"):
+        exports.export(found, "vtt")
+    with pytest.raises(UserError, match=r"format: expected one of textgrid, .*, found 'xml'"):
+        exports.export(found, "xml")
 
 
 def test_segments_end_where_cif_fires(folder, wavs, models, tmp_path):

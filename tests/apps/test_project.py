@@ -181,6 +181,16 @@ def test_names_are_completed(line, expected, folder, monkeypatch):
     assert [value for kind, value in kinds if kind == "plain"] == expected
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["keywords data/ex", "search an.index data/ex", "index data/ex", "embed audio data/ex", "segment a.wav data/ex"],
+)
+def test_names_of_recordings_and_pictures_are_completed_by_the_shell(line):
+    words = ["sclip", *line.split()]
+    env = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_SCLIP_COMPLETE": "bash_complete"}
+    assert CliRunner().invoke(main, [], prog_name="sclip", env=env).stdout == "file,data/ex\n"
+
+
 def test_every_option_for_a_model_is_completed():
     def options(group):
         for command in group.commands.values():

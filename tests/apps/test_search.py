@@ -128,8 +128,8 @@ def test_a_recording_comes_from_standard_input(index, model, size):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "standard input: found nothing; expected a wav"),
-        (b"hello", "standard input: found 5 bytes that are not a recording; expected a wav, flac, ogg or mp3 file"),
+        (b"", "standard input: found nothing; expected a recording, such as wav, flac, ogg or mp3"),
+        (b"hello", "standard input: cannot be read: Format not recognised; expected a recording, such as wav"),
     ],
 )
 def test_standard_input_without_a_recording_is_refused(index, data, message):
@@ -138,10 +138,17 @@ def test_standard_input_without_a_recording_is_refused(index, data, message):
     assert message in result.output
 
 
+def test_a_recording_that_is_cut_off_on_standard_input_is_refused(index):
+    write_recordings("1.wav")
+    result = CliRunner().invoke(main, ["search", index, "-"], input=Path("1.wav").read_bytes()[:8_000])
+    message = "standard input: the file is damaged or cut off: its header says 0.5 s, and it ends after 0.2 s"
+    assert (result.exit_code, result.output) == (1, f"Error: {message}\n")
+
+
 def test_a_closed_standard_input_is_one_line(index):
     command = f"{shlex.quote(sys.executable)} -m sclip search {index} - <&-"
     result = subprocess.run(command, shell=True, text=True, capture_output=True)
-    message = "Error: standard input: found nothing; expected a wav, flac, ogg or mp3 file\n"
+    message = "Error: standard input: found nothing; expected a recording, such as wav, flac, ogg or mp3\n"
     assert (result.returncode, result.stderr) == (1, message)
 
 
@@ -156,6 +163,8 @@ def test_mistakes_are_one_line(index, model, other_model):
         "search index missing.wav": "missing.wav: no such file",
         "search index empty": "empty: is a folder; expected a file",
         "search index pipe": "pipe: a pipe or a device, not a file",
+        "search index index": "index: an index; expected a recording, after the index",
+        "search text.wav --text dog": "text.wav: a file; expected an index, which is a folder, before the recordings",
         "search index text.wav": "audio text.wav: cannot be read",
         "search index one.wav": "one.wav: only 0.0001 s long; expected at least 0.1 s",
         "search index silent.wav": "silent.wav: silent; expected a recording with speech",
@@ -351,6 +360,16 @@ def test_a_search_by_faiss_ranks_as_the_exact_one_and_follows_the_index(index, m
         write_pictures("a/new.png", first=20)
         sclip.index("a", "index", model=model)
     assert not list(Path("index").glob("vectors-1.*"))
+
+
+def test_faiss_searches_an_index_that_cannot_be_written(tmp_path, caplog):
+    """A missing folder stands for a lack of permission, which root does not know."""
+    pytest.importorskip("faiss")
+    vectors = F.normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    file = tmp_path / "missing/vectors-1.faiss"
+    assert torch.equal(nearest_by_faiss(vectors, vectors[:3], 1, file)[1][:, 0], torch.arange(3))
+    (message,) = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert message.startswith(f"{file}: cannot be written, so the next search builds it again: ")
 
 
 def test_without_faiss_the_error_says_what_to_install(index, monkeypatch):

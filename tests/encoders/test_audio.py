@@ -1,4 +1,4 @@
-"""Whatever a recording comes as, it is heard as 16 kHz mono."""
+"""Recordings of every format, rate and number of channels are decoded to 16 kHz mono."""
 
 import io
 import os
@@ -106,6 +106,21 @@ def test_a_file_that_is_cut_off_is_refused(seconds, form, tmp_path):
         read_audio(tmp_path / f"cut.{form}")
     with pytest.raises(UserError, match=message):
         read_audio(io.BytesIO(data[: len(data) // 2]), "a file in memory")
+
+
+@pytest.mark.parametrize("size", [0, 40, 2_000_000])
+def test_only_the_samples_of_a_wav_file_must_be_complete(size):
+    """Other chunks may lie before and after the samples, the size of the whole file may be wrong, and tags cut off."""
+    file = io.BytesIO()
+    soundfile.write(file, TONE, 16000, format="WAV")
+    data = file.getvalue()
+    assert data[36:40] == b"data"
+    before = b"JUNK" + (9).to_bytes(4, "little") + bytes(10)  # an odd number of bytes is padded
+    after = b"LIST" + (10_000).to_bytes(4, "little") + b"INFO"
+    tagged = data[:4] + size.to_bytes(4, "little") + data[8:36] + before + data[36:] + after
+    assert np.array_equal(read_audio(io.BytesIO(tagged)), read_audio(file))
+    with pytest.raises(UserError, match=r"its header says 1\.0 s, and it ends after 0\.5 s"):
+        read_audio(io.BytesIO(tagged[: len(data) // 2]), "cut")
 
 
 def test_a_wav_file_is_read_from_a_pipe(tmp_path):

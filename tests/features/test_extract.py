@@ -9,7 +9,7 @@ import sys
 import time
 from hashlib import sha256
 from pathlib import Path
-from threading import Barrier, get_ident
+from threading import Event, get_ident
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ import torch
 from features.conftest import LENGTHS
 from small import speech_encoder
 
-from sclip.concurrency import map_in_threads
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import read_manifest
 from sclip.device import pin
 from sclip.encoders.audio import read_audio
 from sclip.encoders.mfcc import MfccEncoder
+from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import Problems, UserError
 from sclip.features.encode import _Encoding
 from sclip.features.extract import WRITERS, extract_features
@@ -214,31 +214,35 @@ def test_reading_in_processes_and_writing_in_threads_gives_the_same_files(corpus
     """Simulate a GPU, with which processes read, and threads pin and write, while the main thread encodes."""
     cores(1)
     extract(corpus, tmp_path / "expected")
-    for module in ("sclip.features.encode", "sclip.features.inspection"):
-        monkeypatch.setattr(f"{module}.prefetch_count", lambda device, count: count)
-    monkeypatch.setattr(
-        "sclip.features.extract.map_in_threads",
-        lambda compute, items, threads, count: map_in_threads(compute, items, WRITERS, count),
-    )
+    for module in ("encode", "inspection", "extract"):
+        monkeypatch.setattr(f"sclip.features.{module}.prefetch_count", lambda device, count: count)
     writers, encoders, takers, pinning = set(), set(), set(), set()
-    first_writes, both = iter(range(WRITERS)), Barrier(WRITERS, timeout=60)
+    first_writes, encoded_meanwhile = [], Event()
 
-    def write_together(*arguments):
-        """Let the first writes wait for each other."""
-        if next(first_writes, None) is not None:
-            both.wait()
+    def write_slowly(*arguments):
+        """Let the first two writes wait until the encoder computes another batch."""
+        if len(first_writes) < WRITERS:
+            first_writes.append(get_ident())
+            assert encoded_meanwhile.wait(60)
         return write_shard(*arguments)
+
+    def encode(*arguments):
+        if len(first_writes) == WRITERS:
+            encoded_meanwhile.set()
+        elif first_writes:
+            time.sleep(0.05)  # gives the second write the time to start
+        return SpeechEncoder.forward(speech, *arguments)
 
     def recording_thread(threads, function):
         return lambda *arguments: threads.add(get_ident()) or function(*arguments)
 
     for name in ("read_bytes", "read_audio"):
         monkeypatch.setattr(f"sclip.corpora.recordings.{name}", lambda *_: pytest.fail("read in this process"))
-    monkeypatch.setattr("sclip.features.extract.write_shard", recording_thread(writers, write_together))
+    monkeypatch.setattr("sclip.features.extract.write_shard", recording_thread(writers, write_slowly))
     monkeypatch.setattr("sclip.features.encode.pin", recording_thread(pinning, pin))
     monkeypatch.setattr(_Encoding, "finish", recording_thread(takers, _Encoding.finish))
     speech = encoder()
-    speech.forward = recording_thread(encoders, speech.forward)
+    speech.forward = recording_thread(encoders, encode)
     extract(corpus, tmp_path / "out", speech)
     assert encoders == {get_ident()}
     assert len(writers) == WRITERS

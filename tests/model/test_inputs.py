@@ -70,6 +70,24 @@ def test_each_recording_has_its_own_sample_rate(hybrid):
     assert (wrong - found[0]).abs().max() > 0.02
 
 
+def test_a_rate_may_be_a_number_of_numpy_or_a_whole_float(hybrid):
+    expected = hybrid.encode_speech([tone(48000)], sample_rate=48000)
+    for rate in (np.int64(48000), np.float32(48000), 48000.0):
+        assert torch.equal(hybrid.encode_speech([tone(48000)], sample_rate=rate), expected)
+    with pytest.raises(sclip.UserError, match=r"sample rate: expected a whole number from 1 to 384000, found 48000\.5"):
+        hybrid.encode_speech([tone(48000)], sample_rate=48000.5)
+
+
+def test_samples_with_their_rate_or_of_transposed_channels_are_refused_with_advice(hybrid):
+    pair = (tone(16000), 16000)  # as soundfile.read returns them
+    with pytest.raises(
+        sclip.UserError, match=r"found \(samples, 16000\); give the samples alone, and sample_rate=16000"
+    ):
+        hybrid.encode_speech([pair])
+    with pytest.raises(sclip.UserError, match=r"expected .*\(channels, samples\), found \(16000, 2\); transpose it"):
+        hybrid.encode_speech([np.stack([tone(16000)] * 2, 1)])
+
+
 def tone(rate: int) -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)).astype(np.float32)
 
@@ -210,7 +228,7 @@ def test_faults_name_the_item(hybrid, tmp_path):
         hybrid.encode_speech([tmp_path / "none.wav"])
     with pytest.raises(sclip.UserError, match="a folder, not a recording"):
         hybrid.encode_speech([tmp_path])
-    with pytest.raises(sclip.UserError, match="recording 1: cannot be read: Format not recognised; expected a wav"):
+    with pytest.raises(sclip.UserError, match="recording 1: cannot be read: Format not recognised; expected a rec"):
         hybrid.encode_speech([RECORDINGS[0], b"not a recording"])
     with (tmp_path / "text.wav").open() as text, pytest.raises(sclip.UserError, match="open it with mode 'rb'"):
         hybrid.encode_speech([text])

@@ -140,6 +140,18 @@ def test_recordings_with_little_in_them_are_named(folder, caplog):
     ]
 
 
+def test_quiet_recordings_are_named_if_the_encoder_does_not_adjust_the_level(folder, caplog):
+    loaded, loud = sclip.load(folder), recordings(16000)[0]
+    quiet = 0.04 * loud / loud.abs().max()
+    loaded.encode_speech([loud, quiet])
+    (message,) = caplog.messages
+    assert message.startswith("recording 1: quiet: its loudest sample is 4.0 % of full scale, and this model's speech ")
+    caplog.clear()
+    loaded.speech.input.normalize = True
+    loaded.encode_speech([quiet])
+    assert not caplog.messages
+
+
 def test_texts_that_do_not_fit_are_named(folder, caplog):
     sclip.load(folder).encode_text(["a dog", "dog " * 100])
     assert caplog.messages == ["text 1: 100 tokens, cut to CLIP's 75"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sclip.apps.inputs import NOUNS, Item, file_items, list_files, sentence_items
-from sclip.apps.outputs import check_unicode, check_writable
+from sclip.apps.outputs import check_file, check_unicode
 from sclip.errors import UserError
 from sclip.files import atomic_file, locked, write_json
 from sclip.startup import paused_collection
@@ -55,7 +55,7 @@ def embed(
     if out.suffix not in FORMATS:
         raise UserError(f"{out}: expected a name that ends with one of {', '.join(FORMATS)}")
     check_unicode(out)
-    check_writable(out.parent, out)
+    check_file(out)
     items = sentence_items(files) if kind == "text" else file_items(list_files(files, kind).files)
     write = _writer(out, items)
     with paused_collection():

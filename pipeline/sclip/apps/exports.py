@@ -17,7 +17,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,6 +122,10 @@ def _refuse_equal(results: dict[str, str], verb: str, advice: str) -> None:
 
 def export(recordings: Sequence[FoundKeywords], form: Format, *, segments: bool = False) -> str:
     """Return the content of a file. `segments` takes CIF's segments, which do not overlap, instead of the keywords."""
+    if form not in ENDINGS:
+        raise UserError(f"format: expected one of {', '.join(ENDINGS)}, found {form!r}")
+    if form in SINGLE and len(recordings) != 1:
+        raise UserError(f"{form}: a file has one recording, found {len(recordings)}; call export for each")
     if form == "json":
         return as_json(recordings, segments)
     write: dict[str, Callable[..., str]] = {"textgrid": _textgrid, "vtt": _vtt, "ctm": _ctm, "csv": _csv}
@@ -129,9 +133,8 @@ def export(recordings: Sequence[FoundKeywords], form: Format, *, segments: bool 
     for recording in recordings:
         # Neighbours of CIF may share a frame, and the intervals of a TextGrid's tier must not overlap.
         apart = segments or (form == "textgrid" and recording.has_segments)
-        entries.append((recording, recording.segments if apart else _within(recording)))
+        entries.append((recording, recording.segments if apart else recording.words))
     if form in SINGLE:
-        assert len(entries) == 1
         return write[form](*entries[0], "segments" if segments else "keywords")
     return write[form](entries)
 
@@ -158,15 +161,6 @@ def _fields(word: Word) -> dict[str, Any]:
     ]
     times = {"start": round(word.start, 4), "end": round(word.end, 4)}
     return {"word": word.text, "score": round(word.score, 4), **times, "pieces": pieces}
-
-
-def _within(recording: FoundKeywords) -> list[Word]:
-    """Return the keywords in order of time. The last frame may end after the recording; no format allows that."""
-    clipped = []
-    for word in recording.words:
-        end = min(word.end, recording.seconds)
-        clipped.append(replace(word, start=min(word.start, end), end=end))
-    return clipped
 
 
 def _textgrid(recording: FoundKeywords, words: list[Word], title: str) -> str:
@@ -276,7 +270,7 @@ def _csv(entries: list[tuple[FoundKeywords, list[Word]]]) -> str:
 
 def as_table(recording: FoundKeywords, *, segments: bool = False) -> str:
     """Return a table for a terminal."""
-    words = recording.segments if segments else _within(recording)
+    words = recording.segments if segments else recording.words
     count = counted(len(words), "segments" if segments else "keywords")
     lines = [f"{printable(recording.name)}: {recording.seconds:.2f} s, {count}"]
     if words:

@@ -175,4 +175,4 @@ def _write_config(folder: Path, config: IndexConfig) -> None:
     write_config(folder, config)
     for old in folder.glob("vectors-*"):
         if old.name not in (config.file, faiss_file(config)):
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)  # a search may remove its own

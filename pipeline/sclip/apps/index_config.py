@@ -35,6 +35,8 @@ class IndexConfig:
 def read_config(folder: Path) -> IndexConfig:
     """Read the configuration of an index, and refuse a folder that has none or one of another format."""
     path = folder / CONFIG_FILE
+    if folder.is_file():
+        raise UserError(f"{folder}: a file; expected an index, which is a folder, before the recordings")
     if not path.is_file() and has_other_files(folder):
         raise UserError(f"{folder}: not an index; name the folder that `sclip index FILES --out FOLDER` has written")
     if not path.is_file():
@@ -48,6 +50,10 @@ def read_config(folder: Path) -> IndexConfig:
     if not re.fullmatch(r"vectors-[0-9]{1,18}\.safetensors", config.file):
         raise UserError(f"{path}: file: expected vectors-NUMBER.safetensors, found {config.file!r}; {AGAIN}")
     return config
+
+
+def is_index(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file()
 
 
 def has_other_files(folder: Path) -> bool:

@@ -178,16 +178,17 @@ def check_standard_input(items: Sequence[object]) -> None:
 
 def read_standard_input() -> "AudioInput":
     """Decode the recording on standard input. A pipe's wav file need not say how long it is."""
-    import soundfile
+    import numpy as np
 
+    from sclip.encoders.audio import BLOCK, check_header, open_audio, read_blocks
     from sclip.model.inputs import AudioInput
 
     data = b"" if sys.stdin is None else sys.stdin.buffer.read(MOST_BYTES + 1)  # None: the shell has closed it
     if len(data) > MOST_BYTES:
         raise UserError(f"standard input: expected at most {MOST_BYTES / 2**20:.0f} MiB of a recording")
-    try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # (N, channels)
-    except (OSError, RuntimeError, TypeError):
-        what = f"{len(data):,} bytes that are not a recording" if data else "nothing"
-        raise UserError(f"standard input: found {what}; expected a wav, flac, ogg or mp3 file") from None
-    return AudioInput(samples.mean(1), rate, STANDARD_INPUT_NAME)
+    if not data:
+        raise UserError("standard input: found nothing; expected a recording, such as wav, flac, ogg or mp3")
+    with open_audio(io.BytesIO(data), STANDARD_INPUT_NAME) as opened:
+        check_header(opened.frames, opened.samplerate, STANDARD_INPUT_NAME)
+        blocks = list(read_blocks(opened, BLOCK, STANDARD_INPUT_NAME))
+        return AudioInput(np.concatenate([np.empty(0, np.float32), *blocks]), opened.samplerate, STANDARD_INPUT_NAME)

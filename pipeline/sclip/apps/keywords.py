@@ -11,7 +11,7 @@ these.
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +70,7 @@ class FoundKeywords:
 
     name: str
     seconds: float  # the recording's duration
-    words: list[Word]  # in order of time
+    words: list[Word]  # in order of time, within the recording
     frame_seconds: float
     alpha: NDArray[np.float32] | None  # (T,): CIF's weight of each frame; None without CIF
     firings: list[float]  # the times at which CIF fires; empty without CIF
@@ -85,10 +85,10 @@ class FoundKeywords:
         """Return the keywords without overlap. A frame that two of them share belongs to the earlier one."""
         apart, end = [], 0.0
         for word in self.words:
-            start, stop = max(end, word.start), min(word.end, self.seconds)
-            if start < stop:
-                apart.append(Word(start, stop, word.slot, word.pieces))
-                end = stop
+            start = max(end, word.start)
+            if start < word.end:
+                apart.append(replace(word, start=start))
+                end = word.end
         return apart
 
 
@@ -135,6 +135,8 @@ def keywords(
     out. `progress` shows a bar.
     """
     check_several(audio, 1)
+    if on_error not in ("fail", "skip"):
+        raise UserError(f"on_error: expected fail or skip, found {on_error!r}")
     model = _opened(model)
     model.check_keywords(top)
     check_window(window)
@@ -203,7 +205,7 @@ def _parts(
         try:
             count, rate = measure(recording.audio, recording.rate, recording.name)
             if count <= max(window, WHOLE_SECONDS) * rate:
-                windows: Iterable[Window] = [Window(0, recording.usable(model.speech.shortest).audio, None)]
+                windows: Iterable[Window] = [Window(0, recording.usable(model.speech).audio, None)]
             else:
                 windows = read_windows(recording.audio, recording.rate, recording.name, size, frame)
             for part in windows:
@@ -279,8 +281,10 @@ def _join(windows: list[_WindowKeywords], frame_seconds: float) -> FoundKeywords
     if len(spoken) < len(windows):
         silent = len(windows) - len(spoken)
         log.warning("%s: %d of %d windows are silent and have no keywords", first.recording, silent, len(windows))
-    words.sort(key=lambda word: (word.start, word.end))
-    return FoundKeywords(first.recording, end, words, frame_seconds, alpha, sorted(firings))
+    # The last frame may end after the recording.
+    within = [replace(word, start=min(word.start, end), end=min(word.end, end)) for word in words]
+    within.sort(key=lambda word: (word.start, word.end))
+    return FoundKeywords(first.recording, end, within, frame_seconds, alpha, sorted(min(time, end) for time in firings))
 
 
 def _is_repeated(word: Word, earlier: list[Word], has_cif: bool) -> bool:

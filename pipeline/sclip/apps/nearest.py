@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclip.errors import UserError
+from sclip.errors import UserError, one_line
 from sclip.files import atomic_file
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,12 @@ def nearest_by_faiss(vectors: Tensor, queries: Tensor, top: int, file: Path) -> 
     Each query gets `top` rows, or all if there are fewer. They do not depend on the other queries.
     """
     faiss = _import_faiss()
-    if not file.exists():
-        _build(faiss, vectors, file)
     try:
-        approximate = faiss.read_index(str(file))
+        approximate = faiss.read_index(str(file)) if file.exists() else _build(faiss, vectors, file)
     except RuntimeError:
-        raise UserError(f"{file}: damaged; delete it, and the next search builds it again") from None
+        if file.exists():
+            raise UserError(f"{file}: damaged; delete it, and the next search builds it again") from None
+        approximate = _build(faiss, vectors, file)  # `sclip index` has removed it meanwhile
     if (approximate.ntotal, approximate.d) != tuple(vectors.shape):
         raise UserError(f"{file}: not of these vectors; delete it, and the next search builds it again")
     wanted, queries = min(top, len(vectors)), queries.float().cpu()
@@ -89,8 +89,8 @@ def _import_faiss() -> Any:
     return faiss
 
 
-def _build(faiss: Any, vectors: Tensor, file: Path) -> None:
-    """Build a faiss index of vectors (N, J) and write it atomically."""
+def _build(faiss: Any, vectors: Tensor, file: Path) -> Any:
+    """Build a faiss index of vectors (N, J), and write it atomically for the next search, if that is possible."""
     count, width = vectors.shape
     lists = 4 * math.isqrt(count)
     kind = "Flat" if count < FLAT_BELOW else f"IVF{lists},SQ8"
@@ -101,5 +101,9 @@ def _build(faiss: Any, vectors: Tensor, file: Path) -> None:
         index.train(vectors[sample.sort().values].numpy())
     for block in torch.split(vectors, max(1, BLOCK_BYTES // (4 * width))):
         index.add(block.contiguous().numpy())
-    with atomic_file(file) as unfinished:
-        faiss.write_index(index, str(unfinished))
+    try:
+        with atomic_file(file) as unfinished:
+            faiss.write_index(index, str(unfinished))
+    except (OSError, RuntimeError) as error:  # no permission, a full disk, or `sclip index` has replaced the vectors
+        log.warning(f"{file}: cannot be written, so the next search builds it again: {one_line(error)}")
+    return index

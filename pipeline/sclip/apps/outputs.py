@@ -6,6 +6,13 @@ from pathlib import Path
 from sclip.errors import UserError
 
 
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything is computed."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected the name of a file to write")
+    check_writable(path.parent, path)
+
+
 def check_writable(folder: Path, out: str | Path) -> None:
     """Refuse a folder that cannot be made or written, before anything is computed."""
     nearest = next(place for place in (folder, *folder.parents) if place.exists())

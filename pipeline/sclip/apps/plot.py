@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sclip.apps.keywords import FoundKeywords, Word
-from sclip.apps.outputs import check_writable
+from sclip.apps.outputs import check_file
 from sclip.encoders.audio import SAMPLE_RATE, Samples
 from sclip.encoders.windows import read_pieces
 from sclip.errors import UserError, counted, printable
@@ -62,12 +62,21 @@ class Label:
 Shape = Box | Line | Label
 
 
-def plot(recording: FoundKeywords, audio: Any, path: str | Path) -> None:
-    """Draw the keywords of a recording to a .png or .svg file. `audio` is the recording; it is read again."""
+def plot(recording: FoundKeywords, audio: Any, path: str | Path, *, sample_rate: int = SAMPLE_RATE) -> None:
+    """Draw the keywords of a recording to a .png or .svg file.
+
+    `audio` is the recording, which is read again; `sample_rate` is that of samples that come without one.
+    """
     path = Path(path)
     check_plot(path)
-    source = as_recording(audio, SAMPLE_RATE, recording.name)
+    source = as_recording(audio, sample_rate, recording.name)
     peaks = _peaks(read_pieces(source.audio, source.rate, source.name))
+    seconds = len(peaks) * HOP / SAMPLE_RATE
+    if abs(seconds - recording.seconds) > HOP / SAMPLE_RATE:
+        raise UserError(
+            f"{recording.name}: {recording.seconds:.2f} s long, and the audio to draw {seconds:.2f} s; give the same "
+            "recording, and the sample_rate of samples"
+        )
     shapes, height = _figure(recording, peaks)
     data = _svg(shapes, height).encode() if path.suffix.lower() == ".svg" else _png(shapes, height)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +88,7 @@ def check_plot(path: Path) -> None:
     """Refuse a file of another kind than the two that can be written, or in a folder that cannot be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
-    check_writable(path.parent, path)
+    check_file(path)
 
 
 def _peaks(pieces: Iterator[Samples]) -> Samples:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sclip.apps.index_config import IndexConfig, faiss_file, read_config
+from sclip.apps.index_config import IndexConfig, faiss_file, is_index, read_config
 from sclip.apps.inputs import (
     STANDARD_INPUT,
     STANDARD_INPUT_NAME,
@@ -116,7 +116,7 @@ def _check(
 ) -> None:
     """Refuse mistakes before anything that takes seconds."""
     for option, items in (("audio", audio), ("text", text), ("image", image)):
-        if isinstance(items, str | Path):
+        if isinstance(items, str | bytes) or not isinstance(items, Sequence):
             raise UserError(f"{option}: expected a list, found a single {type(items).__name__}")
         for item in items if option != "text" else ():
             if isinstance(item, str | Path) and str(item) != STANDARD_INPUT:
@@ -126,8 +126,9 @@ def _check(
     if branch is not None and not len(audio):
         raise UserError(f"--branch {branch}: only recordings are encoded by a branch; leave it out")
     check_standard_input(audio)
-    if not all(isinstance(sentence, str) and sentence.strip() for sentence in text):
-        raise UserError("text: expected a sentence, found an empty one")
+    for sentence in text:
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise UserError(f"text: expected sentences, found {sentence!r}")
     if top < 1:
         raise UserError(f"top: expected at least 1, found {top}")
     if engine not in ("exact", "faiss"):
@@ -141,6 +142,8 @@ def _check_file(name: str, option: str) -> None:
     if not os.path.isfile(name):
         is_sentence = option == "audio" and not os.path.exists(name) and (" " in name or "." not in name)
         hint = f"; for a sentence use --text {shlex.quote(name)}" if is_sentence else ""
+        if is_index(Path(name)):
+            raise UserError(f"{name}: an index; expected a recording, after the index")
         raise UserError(f"{name}: {missing_file_reason(name)}{hint}")
 
 
@@ -187,7 +190,7 @@ def _encode(
     model = opened.model
     branch = opened.branch(branch) if audio else None
     given = (read_standard_input() if isinstance(item, str) and item == STANDARD_INPUT else item for item in audio)
-    spoken = [recording.usable(model.speech.shortest) for recording in recordings(given, SAMPLE_RATE)]
+    spoken = [recording.usable(model.speech) for recording in recordings(given, SAMPLE_RATE)]
     parts = [model.encode_speech(spoken, branch=branch)] if spoken else []
     parts += [model.encode_text(list(text))] if text else []
     parts += [model.encode_image(list(image))] if image else []

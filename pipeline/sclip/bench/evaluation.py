@@ -43,7 +43,7 @@ def evaluation_case(device: torch.device) -> Case:
         "evaluation",
         f"{UTTERANCES:,} utterances and {PICTURES:,} pictures, both ways, with 1,000 resamplings",
         [Measurement(timed) for timed in times],
-        {"the same recalls": expected == actual, "memory above the vectors, GB": round(memory / 1e9, 2)},
+        {"the same recalls": expected == actual, "memory of the CPU above the vectors, GB": round(memory / 1e9, 2)},
     )
 
 

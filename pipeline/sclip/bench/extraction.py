@@ -91,8 +91,9 @@ def _encoder_runs(
                 pass
 
     def one_at_a_time() -> None:
-        for waveform in waveforms[:LOOP_RECORDINGS]:
-            encode([waveform])
+        with weights_cast_once(encoder, device, config.compute):
+            for waveform in waveforms[:LOOP_RECORDINGS]:
+                encode([waveform])
 
     return in_batches, on_cores, one_at_a_time
 

@@ -55,6 +55,9 @@ def attention_case(workload: Workload, width: int, device: torch.device) -> Case
     query, key, value = split.unbind()
     if flash_attention_computes(query, key, value, DROPOUT):
         alternatives["8 heads, sequences"] = partial(_attend, attend_by_sequences, split, attended)
+        with torch.no_grad():
+            rounded = attend_by_sequences(query, key, value, attended, 0.0).float()
+        differences[f"largest difference of sequences in {workload.precision}"] = (rounded - fused).abs().max().item()
     with plain_attention(device):
         times = compare(alternatives, device)
     return Case(

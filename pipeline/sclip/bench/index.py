@@ -71,7 +71,7 @@ def _search_case(device: torch.device) -> Case:
         return nearest(vectors, queries[:1], TOP, device)
 
     def sort() -> Tensor:
-        return (queries[:1] @ vectors.T).argsort(descending=True)[:, :TOP]
+        return (queries[:1].to(device) @ vectors.to(device).T).argsort(descending=True)[:, :TOP].cpu()
 
     def several() -> None:
         nearest(vectors, queries, TOP, device)

@@ -31,6 +31,11 @@ def complete_models(_context: Context, _parameter: Parameter, incomplete: str) -
     return [CompletionItem(incomplete, type="dir"), *_items(names, incomplete)]
 
 
+def complete_files(_context: Context, _parameter: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete names of files and folders."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 def _items(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 

@@ -9,8 +9,9 @@ import click
 
 from sclip.apps import exports
 from sclip.apps.inputs import STANDARD_INPUT, check_standard_input, read_standard_input
+from sclip.cli.completion import complete_files
 from sclip.cli.options import device_option, model_option
-from sclip.cli.output import json_option
+from sclip.cli.output import json_option, print_json
 from sclip.errors import UserError, counted, printable
 from sclip.files import is_special, missing_file_reason
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the recordings and the options that both commands have."""
     options = (
-        click.argument("audio", nargs=-1, required=True),
+        click.argument("audio", nargs=-1, required=True, shell_complete=complete_files),
         model_option(),
         click.option(
             "--format",
@@ -32,6 +33,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         json_option,
         click.option(
             "--out",
+            shell_complete=complete_files,
             help="The file to write. Its ending says the format if --format does not. For several recordings a folder, "
             "NAME/: each gets a file of its name. CTM, CSV and JSON can also put all of them into one file.",
         ),
@@ -123,7 +125,13 @@ def _run(
     if plot is not None:
         recordings = list(recordings)
         _draw(recordings, given[0], plot)
-    _write(recordings, target, chosen, segments)
+    if target is not None:
+        _write(recordings, target, segments, as_json)
+    elif chosen is not None:
+        click.echo(exports.export(list(recordings), chosen, segments=segments), nl=False)
+    else:
+        for recording in recordings:
+            click.echo(exports.as_table(recording, segments=segments))
 
 
 def _draw(recordings: "Iterable[FoundKeywords]", audio: Any, path: Path) -> None:
@@ -135,18 +143,15 @@ def _draw(recordings: "Iterable[FoundKeywords]", audio: Any, path: Path) -> None
         click.echo(printable(str(path)), err=True)
 
 
-def _write(
-    recordings: "Iterable[FoundKeywords]", target: exports.Destination | None, form: Any, segments: bool
-) -> None:
-    """Write the recordings' keywords to files, or print them in a format or as tables."""
-    if target is not None:
-        for path in target.write(recordings, segments=segments):
+def _write(recordings: "Iterable[FoundKeywords]", target: exports.Destination, segments: bool, as_json: bool) -> None:
+    """Write the recordings' keywords to files, and print the names of the files."""
+    files = []
+    for path in target.write(recordings, segments=segments):
+        files.append(path)
+        if not as_json:
             click.echo(printable(str(path)))
-    elif form is not None:
-        click.echo(exports.export(list(recordings), form, segments=segments), nl=False)
-    else:
-        for recording in recordings:
-            click.echo(exports.as_table(recording, segments=segments))
+    if as_json:
+        print_json({"files": files})
 
 
 def _refuse_none(recordings: "Iterator[FoundKeywords]", given: int) -> "Iterator[FoundKeywords]":

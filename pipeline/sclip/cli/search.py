@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from sclip.apps.inputs import NOUNS
+from sclip.cli.completion import complete_files
 from sclip.cli.options import branch_option, device_option, model_option
 from sclip.cli.output import json_option, print_json
 from sclip.errors import counted, list_findings, printable
@@ -24,7 +25,7 @@ kind_option = click.option(
 
 
 @click.command("index", short_help="Make or update an index of pictures or recordings.")
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, shell_complete=complete_files)
 @model_option()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The index, a folder.")
 @kind_option
@@ -61,9 +62,15 @@ def index(
 
 @click.command("search", short_help="Search an index by recordings, text or pictures.")
 @click.argument("index", type=click.Path(path_type=Path))
-@click.argument("audio", nargs=-1)
+@click.argument("audio", nargs=-1, shell_complete=complete_files)
 @click.option("--text", multiple=True, help="A sentence to search for. May be repeated.")
-@click.option("--image", multiple=True, metavar="PICTURE", help="A picture to search for. May be repeated.")
+@click.option(
+    "--image",
+    multiple=True,
+    metavar="PICTURE",
+    shell_complete=complete_files,
+    help="A picture to search for. May be repeated.",
+)
 @model_option(default=None, more="  [default: the model of the index]")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many files to show.")
 @branch_option("that of an index of recordings, else parallel")
@@ -109,7 +116,7 @@ def search(
 
 @click.command("embed", short_help="Write vectors to a file, with an id for each.")
 @click.argument("kind", metavar="audio|image|text", type=click.Choice(["audio", "image", "text"]))
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, shell_complete=complete_files)
 @model_option()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A .npy, .parquet or .safetensors file.")
 @branch_option()

@@ -25,7 +25,7 @@ class TrainingConfig:
     dev_every: int | None = None  # steps between two evaluations on the development split; None: once an epoch
 
     def describe(self, utterances: int) -> str:
-        """Return the settings of a training with so many utterances as one line.
+        """Describe the training on a split of `utterances` in one line.
 
         Four settings are always named, and the others if they differ from their defaults.
         """

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from sclip.encoders.audio import SAMPLE_RATE, Samples, check_length, is_silent, read_audio, too_short_reason
+from sclip.encoders.audio import SAMPLE_RATE, Samples, check_length, is_silent, open_audio, read_audio, too_short_reason
 from sclip.errors import Fault, UserError
 from sclip.files import EMPTY, missing_file_reason, raise_if_system_error, read_bytes
 
@@ -130,14 +130,12 @@ def inspect(row: "Row") -> Recording:
     if not data:
         return Recording(row, digest, fault=Fault(f"{name}: {EMPTY}"))
     try:
-        info = soundfile.info(io.BytesIO(data))
-        check_length(info.frames, info.samplerate, name)
-    except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2]  # the text before it describes the buffer, not the file
-        return Recording(row, digest, fault=Fault(f"{name}: cannot be read: {reason}"))
+        with open_audio(io.BytesIO(data), name) as opened:
+            check_length(opened.frames, opened.samplerate, name)
+            samples = opened.frames * SAMPLE_RATE // opened.samplerate
+            return Recording(row, digest, samples, _conversion(opened))
     except UserError as error:
         return Recording(row, digest, fault=Fault(str(error)))
-    return Recording(row, digest, info.frames * SAMPLE_RATE // info.samplerate, _conversion(info))
 
 
 def decode_all(batch: Iterable[Recording], shortest: int) -> Decoded:
@@ -173,8 +171,8 @@ def decode(recording: Recording, shortest: int) -> Samples | Fault:
     return waveform
 
 
-def _conversion(info: soundfile._SoundFileInfo) -> str | None:
+def _conversion(file: soundfile.SoundFile) -> str | None:
     """Describe how decoding converts a file; return None if the file is 16 kHz mono."""
-    steps = ["mixed down"] * (info.channels > 1) + ["resampled to 16 kHz"] * (info.samplerate != SAMPLE_RATE)
-    channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")
-    return f"{info.samplerate / 1000:g} kHz {channels}, {' and '.join(steps)}" if steps else None
+    steps = ["mixed down"] * (file.channels > 1) + ["resampled to 16 kHz"] * (file.samplerate != SAMPLE_RATE)
+    channels = {1: "mono", 2: "stereo"}.get(file.channels, f"{file.channels} channels")
+    return f"{file.samplerate / 1000:g} kHz {channels}, {' and '.join(steps)}" if steps else None

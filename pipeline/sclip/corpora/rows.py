@@ -194,4 +194,4 @@ def _faults(row: Row) -> Iterator[str]:
         yield "text: empty; remove the key if there is no caption"
     times = [time for _, start, end in row.words or () for time in (start, end)]
     if times != sorted(times):
-        yield "words: expected times in ascending order"
+        yield "words: expected times in ascending order, without overlap"

@@ -5,6 +5,7 @@ Threads that prefetch recordings do not start torch's own threads, which would t
 that only decodes recordings need not import torch.
 """
 
+import errno
 import io
 import math
 import os
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -28,7 +30,8 @@ HIGHEST_RATE = 384_000
 LONGEST_SECONDS = 360.0
 MISSING_SECONDS = 0.1  # a header may be wrong by this much
 UNKNOWN_LENGTH = 2**40  # samples; a header with a larger number means that the writer did not know the length
-UNKNOWN_BYTES = 0x7FFF_0000  # the same for the number of bytes in the header of a wav file
+UNKNOWN_BYTES = 0x7FFF_0000  # the same for the number of bytes of samples in the header of a wav file
+MOST_CHUNKS = 1_000  # before the samples of a wav file
 UNKNOWN_FORMAT = 1  # libsndfile's code for a file that is not in one of its formats
 SILENCE = 1e-4  # between the highest and the lowest sample
 BLOCK = 2**16  # samples of each channel that are decoded at a time
@@ -58,32 +61,56 @@ def open_audio(file: AudioFile, name: str) -> Iterator[soundfile.SoundFile]:
         raise UserError(f"{name}: {'a folder, not a recording' if Path(file).is_dir() else missing_file_reason(file)}")
     elif Path(file).is_file() and not Path(file).stat().st_size:
         raise UserError(f"{name}: {EMPTY}")
+    elif not os.access(file, os.R_OK):
+        raise UserError(f"{name}: cannot be read: {os.strerror(errno.EACCES)}")
     try:
         # As bytes, a name may be any that the file system has, also one that is not UTF-8.
         with soundfile.SoundFile(file if isinstance(file, io.BytesIO) else os.fsencode(file)) as opened:
             _check_bytes(file, opened, name)
             yield opened
     except (OSError, RuntimeError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
-        reason = getattr(error, "error_string", error)  # libsndfile's own words, without the name of the file
-        expected = "; expected a wav, flac, ogg or mp3 file" if getattr(error, "code", None) == UNKNOWN_FORMAT else ""
-        raise UserError(f"{name}: cannot be read: {str(reason).rstrip('.')}{expected}") from None
+        reason = str(getattr(error, "error_string", error)).rstrip(".")  # libsndfile's words, without the file's name
+        if getattr(error, "code", None) == UNKNOWN_FORMAT:
+            reason += "; expected a recording, such as wav, flac, ogg or mp3"
+        raise UserError(f"{name}: cannot be read: {reason}") from None
 
 
 def _check_bytes(file: AudioFile, opened: soundfile.SoundFile, name: str) -> None:
-    """Refuse a wav file that is shorter than its header says. libsndfile reads what is there, without an error."""
+    """Refuse a wav file that has fewer samples than its header says. libsndfile reads those that are there."""
     if not opened.format.startswith("WAV") or not opened.frames:
         return
     if isinstance(file, io.BytesIO):
-        start, size = bytes(file.getbuffer()[:8]), file.getbuffer().nbytes
+        position = file.tell()
+        stated, found = _sample_bytes(file)
+        file.seek(position)
     elif not Path(file).is_file():  # a pipe cannot be read twice
         return
     else:
         with open(file, "rb") as raw:
-            start, size = raw.read(8), os.fstat(raw.fileno()).st_size
-    stated, seconds = 8 + int.from_bytes(start[4:], "little"), opened.frames / opened.samplerate
-    missing = (stated - size) * seconds / size  # seconds
-    if start[:4] == b"RIFF" and stated < UNKNOWN_BYTES and missing > MISSING_SECONDS:
+            stated, found = _sample_bytes(raw)
+    seconds = opened.frames / opened.samplerate
+    missing = (stated - found) * seconds / max(found, 1)  # seconds
+    if missing > MISSING_SECONDS:
         raise _cut_off(name, seconds + missing, seconds)
+
+
+def _sample_bytes(file: BinaryIO) -> tuple[int, int]:
+    """Return how many bytes of samples a wav file has by its header, and how many there are.
+
+    Both are 0 if the header does not say it. Other chunks, such as tags, may follow the samples.
+    """
+    size, start = file.seek(0, io.SEEK_END), 12
+    file.seek(0)
+    if file.read(4) != b"RIFF":
+        return 0, 0
+    for _ in range(MOST_CHUNKS):
+        file.seek(start)
+        header = file.read(8)
+        length = int.from_bytes(header[4:], "little")
+        if header[:4] == b"data":
+            return (length, min(length, size - start - 8)) if length < UNKNOWN_BYTES else (0, 0)
+        start += 8 + length + length % 2
+    return 0, 0
 
 
 def _cut_off(name: str, stated: float, found: float) -> UserError:

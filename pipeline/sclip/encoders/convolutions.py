@@ -28,7 +28,7 @@ def avoid_wrong_convolutions(model: nn.Module) -> None:
 def speed_up_convolutions(model: nn.Module) -> None:
     """Compute convolutions with several groups as matrix products on a GPU, where cuDNN is slow.
 
-    In bf16, cuDNN's positional convolution takes more time than all the rest of HuBERT base.
+    In bf16, cuDNN's positional convolution takes as long as all the rest of HuBERT base.
     """
     for convolution in _grouped(model):
         if convolution.stride == convolution.dilation == (1,) and isinstance(convolution.padding, tuple):

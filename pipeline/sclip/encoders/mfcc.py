@@ -39,7 +39,7 @@ class MfccEncoder(nn.Module):
     width = STACKED * 3 * COEFFICIENTS
     frame_seconds = STACKED * HOP / SAMPLE_RATE
     shortest = WINDOW + (STACKED - 1) * HOP
-    normalize_waveform = False
+    normalize_waveform = depends_on_loudness = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MfccEncoder(nn.Module):
             if len(waveform) < self.shortest:
                 raise UserError(f"utterance {i}: {too_short_reason(len(waveform), self.shortest)}")
         device = self.mfcc.dct_mat.device
-        samples = torch.tensor([len(waveform) for waveform in waveforms], device=device)
+        samples = send(torch.tensor([len(waveform) for waveform in waveforms]), device)
         batch = send(pad_sequence([w.float() for w in waveforms], batch_first=True), device)  # (B, N)
         with torch.autocast(device.type, enabled=False):
             cepstra = self.mfcc(batch)  # (B, C, 10-ms frames)

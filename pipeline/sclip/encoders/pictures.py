@@ -86,5 +86,8 @@ def picture_fault(path: Path, error: Exception) -> str:
         return f"image {path.name}: {missing_file_reason(path)}"
     if path.is_file() and not path.stat().st_size:
         return f"image {path.name}: {EMPTY}"
-    reason = UNSUPPORTED if isinstance(error, UnidentifiedImageError) else str(error)
+    if isinstance(error, UnidentifiedImageError):
+        reason = UNSUPPORTED
+    else:
+        reason = getattr(error, "strerror", None) or str(error)
     return f"image {path.name}: cannot be read: {reason}".replace(str(path), path.name)

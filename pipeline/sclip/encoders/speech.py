@@ -161,6 +161,11 @@ class SpeechEncoder(nn.Module):
         return self.input.normalize
 
     @property
+    def depends_on_loudness(self) -> bool:
+        """Return whether quiet speech gives other hidden states than loud speech."""
+        return isinstance(self.input, WaveformInput) and not self.input.normalize
+
+    @property
     def frame_seconds(self) -> float:
         return self.input.frame_seconds
 

@@ -57,6 +57,8 @@ def _file_name(audio: Any, name: str) -> str:
 
 def as_floats(audio: Any, name: str) -> Samples:
     """Return samples (N,) or (channels, N) of a list, an array or a tensor: floats as they are, integers as -1..1."""
+    if isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[0]) and not np.ndim(audio[1]):
+        raise UserError(f"{name}: found (samples, {audio[1]}); give the samples alone, and sample_rate={audio[1]}")
     try:
         array = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
     except (TypeError, ValueError) as error:  # bf16, ragged lists
@@ -66,6 +68,7 @@ def as_floats(audio: Any, name: str) -> Samples:
         kind = f"{type(audio).__name__} of {array.dtype}"
         raise UserError(f"{name}: expected a path, or samples as floats, int16 or int32; found {kind}")
     if array.ndim not in (1, 2) or (array.ndim == 2 and len(array) > array.shape[1]):
-        raise UserError(f"{name}: expected (samples,) or (channels, samples), found {array.shape}")
+        advice = "; transpose it" if array.ndim == 2 else ""
+        raise UserError(f"{name}: expected (samples,) or (channels, samples), found {array.shape}{advice}")
     full_scale = 2 ** (8 * array.dtype.itemsize - 1) if is_integer else 1
     return np.ascontiguousarray(array if full_scale == 1 else array / full_scale, np.float32)

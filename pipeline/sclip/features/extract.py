@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sclip import distributed
-from sclip.concurrency import map_in_threads
+from sclip.concurrency import map_in_threads, prefetch_count
 from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import read_manifest
 from sclip.corpora.recordings import Recording, Recordings
@@ -46,7 +46,7 @@ from sclip.files import file_digest, remove_unfinished
 from sclip.fingerprints import data_fingerprint
 
 MEGABYTE = 1_000_000
-WRITERS = 2  # threads that write shards while a GPU encodes; up to four shards are in memory, with their copies
+WRITERS = 2  # threads that write shards while a GPU encodes the next one; up to five are in memory, with their copies
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,6 @@ def _compute(parts: Sequence[Part], encoder: FeatureEncoder, features: dict[str,
         write_shard(part.path, features, states, faults)
 
     with tqdm(None, "hidden states", total, unit="", disable=distributed.bar_disabled()) as bar, closing(stream):
-        writers = 1 if torch.device(encoder.device).type == "cpu" else WRITERS
-        for _ in map_in_threads(write, complete_parts(), threads=writers, count=1):
+        writers = prefetch_count(encoder.device, WRITERS) or 1
+        for _ in map_in_threads(write, complete_parts(), threads=writers, count=writers):
             pass

@@ -22,7 +22,7 @@ from sclip.concurrency import chunks, prefetch_batches
 from sclip.config import FeaturesConfig, Preset
 from sclip.corpora.recordings import Recording, decode, inspect
 from sclip.corpora.rows import Row
-from sclip.device import PRECISIONS, autocast
+from sclip.device import PRECISIONS, autocast, weights_cast_once
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
@@ -186,7 +186,8 @@ def _speech_speed(
         with autocast(device, config.compute):
             speech(batch)
 
-    return _speed("recordings", waveforms, encode, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
+    with weights_cast_once(speech, device, config.compute):  # as an extraction does
+        return _speed("recordings", waveforms, encode, _seconds, config.batch_seconds, SPEECH_SECONDS, device)
 
 
 def _seconds(waveform: Tensor) -> float:

@@ -20,8 +20,9 @@ from sclip.padded import Padded
 
 log = logging.getLogger(__name__)
 
-# Memory for training: the head's activations, prefetched batches and graphs. With codes, the published heads need about
-# 13 GB. With states they need more, but states fit only on GPUs with much memory.
+# Memory for training: the head's activations, prefetched batches and graphs. By an estimate that was made on a CPU, the
+# published heads need up to 13 GB with codes; on an H200 they took half of it. With states they need more, but states
+# fit only on GPUs with much memory.
 RESERVED_BYTES, RESERVED_SHARE = 16e9, 0.4
 SMALL_SHARE = 0.1  # of the free memory; frames that take no more are copied in any case
 BLOCK = 256  # utterances that are copied together

@@ -106,7 +106,7 @@ def attend_with_mask(query: Tensor, key: Tensor, value: Tensor, attended: Tensor
 
 def attend_by_products(query: Tensor, key: Tensor, value: Tensor, attended: Tensor, dropout: float) -> Tensor:
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # each (B, H, N, D/H)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])  # (B, H, N, N)
+    scores = query / math.sqrt(query.shape[-1]) @ key.mT  # (B, H, N, N); unscaled products may overflow in fp16
     attention = scores.masked_fill(~attended[:, None, None], -math.inf).softmax(-1)
     return (F.dropout(attention, dropout) @ value).transpose(1, 2)
 

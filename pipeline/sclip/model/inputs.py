@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +28,16 @@ from sclip.encoders.waveforms import as_waveform, count_samples
 from sclip.errors import UserError
 from sclip.padded import length_sorted_batches
 
+if TYPE_CHECKING:
+    from sclip.encoders.open import AnySpeechEncoder
+
 log = logging.getLogger(__name__)
 
 SHORT_SECONDS = 0.1  # less than any word takes
+# Of full scale. HuBERT's first norm adds a constant to the variance. With the models that ship, the vector of a
+# recording with a peak of 0.44 has a cosine of 0.97 to that of the same recording with a peak of 0.09, 0.77 with a peak
+# of 0.04, and 0.3 with 0.02.
+QUIET_PEAK = 0.05
 # The limits of a group of recordings that is sorted by length: their number, and their total length in multiples of the
 # longest possible one.
 SORTED_RECORDINGS, SORTED_DURATIONS = 1024, 4
@@ -51,35 +58,45 @@ class AudioInput:
         """Return the number of samples at 16 kHz. For a file, it comes from the header."""
         return count_samples(self.audio, self.rate, self.name)
 
-    def decode(self, shortest: int) -> Tensor:
-        """Return the waveform (N,), and log a warning if it is silent or very short.
-
-        `shortest` is the number of samples that make one frame.
-        """
+    def decode(self, speech: "AnySpeechEncoder") -> Tensor:
+        """Return the waveform (N,) for a speech encoder, and log a warning if it is silent, quiet or very short."""
         waveform = as_waveform(self.audio, self.rate, self.name)
         if self.is_checked:
             return waveform
-        if len(waveform) < shortest:
-            raise UserError(f"{self.name}: {too_short_reason(len(waveform), shortest)}")
+        if len(waveform) < speech.shortest:
+            raise UserError(f"{self.name}: {too_short_reason(len(waveform), speech.shortest)}")
         if len(waveform) < SHORT_SECONDS * SAMPLE_RATE:
             seconds = len(waveform) / SAMPLE_RATE
             log.warning("%s: only %.2f s long; its vectors and keywords mean little", self.name, seconds)
         elif is_silent(waveform):
             log.warning("%s: silent; its vectors and keywords mean nothing", self.name)
+        else:
+            self._warn_if_quiet(waveform, speech)
         return waveform
 
-    def usable(self, shortest: int) -> "AudioInput":
-        """Return the recording, decoded. Refuse one that is silent or shorter than any word, as `index` and `embed` do.
+    def usable(self, speech: "AnySpeechEncoder") -> "AudioInput":
+        """Return the recording, decoded, and log a warning if it is quiet.
 
-        `shortest` is the number of samples that make one frame.
+        Refuse one that is silent or shorter than any word, as `index` and `embed` do.
         """
         waveform = as_waveform(self.audio, self.rate, self.name)
-        if len(waveform) < max(shortest, SHORT_SECONDS * SAMPLE_RATE):
+        if len(waveform) < max(speech.shortest, SHORT_SECONDS * SAMPLE_RATE):
             seconds = len(waveform) / SAMPLE_RATE
             raise UserError(f"{self.name}: only {seconds:.4f} s long; expected at least {SHORT_SECONDS} s")
         if is_silent(waveform):
             raise UserError(f"{self.name}: silent; expected a recording with speech")
+        self._warn_if_quiet(waveform, speech)
         return AudioInput(waveform, SAMPLE_RATE, self.name, True)
+
+    def _warn_if_quiet(self, waveform: Tensor, speech: "AnySpeechEncoder") -> None:
+        peak = float(waveform.abs().max())
+        if speech.depends_on_loudness and peak < QUIET_PEAK:
+            log.warning(
+                "%s: quiet: its loudest sample is %.1f %% of full scale, and this model's speech encoder does not "
+                "adjust the level; make it louder if the results are poor",
+                self.name,
+                100 * peak,
+            )
 
 
 def check_several(items: Any, dimensions: int) -> None:
@@ -103,7 +120,7 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def recordings(items: Iterable[Any], rate: int) -> Iterator[AudioInput]:
     """Yield recordings of any kind. `rate` is that of samples that come without one."""
     for i, item in enumerate(items):
-        yield as_recording(item, rate, f"recording {i}")
+        yield as_recording(item, _plain(rate), f"recording {i}")
 
 
 def as_recording(item: Any, rate: int, name: str) -> AudioInput:
@@ -153,8 +170,9 @@ def _as_file(item: Any, name: str, expected: str) -> tuple[Path | io.BytesIO | N
 
 
 def _plain(number: Any) -> Any:
-    """Return a number of numpy as one of Python."""
-    return number.item() if isinstance(number, np.generic) else number
+    """Return a number of numpy as one of Python, and a whole number as an int."""
+    number = number.item() if isinstance(number, np.generic) else number
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def batches(items: Iterable[AudioInput], size: int) -> Iterator[list[tuple[int, AudioInput]]]:

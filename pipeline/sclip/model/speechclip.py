@@ -288,7 +288,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         with tqdm(total=count, unit="recording", disable=not progress) as bar:
             for batch in batches(audio, batch_size):
                 indices, of_batch = [i for i, _ in batch], [recording for _, recording in batch]
-                waveforms = [recording.decode(self.speech.shortest) for recording in of_batch]
+                waveforms = [recording.decode(self.speech) for recording in of_batch]
                 output = self.head(self.speech(waveforms), self.text_tower)
                 if output.cif is not None:
                     for i in output.cif.firing.truncated.nonzero().flatten().tolist():

@@ -215,14 +215,18 @@ def test_a_caption_number_that_is_none_is_refused(tmp_path, number):
 OUTSIDE = ("../../outside", "/outside", "a/b", "..", "", "\x1b[31mred")
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+# DVC or the shell would take these apart.
+DIVIDED = ("my corpus", "a.b", "it's", "a$b", "a;b", "a@b", "-a")
+
+
+@pytest.mark.parametrize("name", (*OUTSIDE, *DIVIDED))
 def test_a_preset_or_an_architecture_names_one_folder(tmp_path, name):
     """`make-corpus` wrote outside the project for a params.yaml with a preset named ../../outside."""
     params = yaml.safe_load(PARAMS.read_text())
     for key, table in (("presets", params["presets"]), ("recipes.sclip", params["recipes"]["sclip"])):
         table[name] = next(iter(table.values()))
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-        with pytest.raises(UserError, match=rf"params.yaml: {key}: expected a name for a folder"):
+        with pytest.raises(UserError, match=rf"params.yaml: {key}: expected a name of letters, digits, _ and -"):
             load_params(tmp_path / "params.yaml")
         del table[name]
 

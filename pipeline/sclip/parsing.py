@@ -14,7 +14,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -97,14 +97,24 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON: {error}") from None
 
 
-@contextmanager
-def csv_errors(path: Path, reader: Any) -> Iterator[None]:
-    """Raise an error with the file's name and the line's number if the csv module cannot read a record."""
-    try:
-        yield
-    except csv.Error as error:
-        advice = "; is a quotation mark missing?" if "field larger" in str(error) else ""
-        raise UserError(f"{path.name} line {reader.line_num}: {error}{advice}") from None
+def csv_records(path: Path, **form: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield the records of a CSV file, each with the number of its last line. `form`: arguments of csv.reader.
+
+    An error has the number of the record's first line. A missing quotation mark is there, and the csv module notices it
+    many lines later.
+    """
+    reader = csv.reader(StringIO(read_text(path)), **form)
+    while True:
+        first = reader.line_num + 1
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            quotes = any(part in str(error) for part in ("field larger", "expected after", "end of data"))
+            advice = "; is a quotation mark missing, or one too many?" if quotes else ""
+            raise UserError(f"{path.name} line {first}: {error}{advice}") from None
+        if record is None:
+            return
+        yield reader.line_num, record
 
 
 def read_table(path: Path) -> dict[str, object]:

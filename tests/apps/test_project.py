@@ -116,6 +116,7 @@ def test_a_folder_with_something_in_it_is_refused_and_one_of_git_is_not(tmp_path
     (tmp_path / "full/notes.txt").touch()
     assert "full: is not empty; choose a new or an empty folder" in run_sclip("init", str(tmp_path / "full"), status=1)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+    assert f"Next: cd '{tmp_path}/my project' && dvc repro" in run_sclip("init", str(tmp_path / "my project"))
     (tmp_path / "repo/.git").mkdir(parents=True)
     written = json.loads(run_sclip("init", str(tmp_path / "repo"), "--json"))["written"]
     assert {"params.yaml", "dvc.yaml", "models", "results"} <= set(written)

@@ -4,11 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small import clip_encoder, speech_encoder
 
+from sclip.config import FeaturesConfig
 from sclip.corpora.manifest import write_manifest
-from sclip.errors import UserError
+from sclip.errors import Problems, UserError
 from sclip.features import dataset as datasets
 from sclip.features.dataset import Dataset
+from sclip.features.embed import embed_clip
+from sclip.features.extract import extract_features
 from sclip.features.resident import fits
 from sclip.features.store import write_index, write_shard
 from sclip.features.vectors import write_vectors
@@ -39,7 +43,7 @@ def folder(tmp_path):
     write_index(tmp_path / "features", FEATURES, shards)
     index = {"fingerprint": "f", "content": "c", "clip": CLIP, "skipped": {"d": "damaged"}, "notes": {}}
     images, captions = (
-        (["x", "y"], torch.tensor([[1.0], [2.0]])),
+        (["x", "y"], {"vectors": torch.tensor([[1.0], [2.0]])}),
         (["a", "b", "e"], torch.tensor([[97.0], [98], [101]])),
     )
     write_vectors(tmp_path / "vectors", index, images, captions, None)
@@ -94,6 +98,23 @@ def test_rows_that_were_not_computed_are_named(folder):
     write_rows(folder, [ROWS[0], ("c", "train", "w")])
     with pytest.raises(UserError, match=r"row 2 \(c\) is not in .*vectors; run `sclip embed-clip` again"):
         open_split(folder)
+
+
+def test_vectors_of_other_rows_are_refused(corpus, tmp_path):
+    """A changed caption or split leaves every id where it was."""
+    torch.manual_seed(0)
+    speech, problems = speech_encoder(), Problems()
+    extract_features(speech, FeaturesConfig(compute="fp32"), corpus.path, tmp_path / "f", "cpu", problems)
+    embed_clip(clip_encoder(), corpus.path, tmp_path / "v", "cpu", problems)
+    Dataset.open(corpus.path, tmp_path / "f", tmp_path / "v", "train")
+    row = corpus.rows[0]
+    for change in ({"text": "another caption"}, {"split": "dev"}, {"image_id": corpus.rows[-1]["image_id"]}):
+        corpus.rows[0] = row | change
+        corpus.write()
+        with pytest.raises(
+            UserError, match=r"manifest\.jsonl: its rows have changed since .*v was written .* embed-clip"
+        ):
+            Dataset.open(corpus.path, tmp_path / "f", tmp_path / "v", "train")
 
 
 def test_the_fingerprint_is_that_of_the_rows_and_their_pictures(folder):

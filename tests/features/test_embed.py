@@ -99,6 +99,30 @@ def test_damaged_vectors_are_refused_and_computed_again(corpus, tmp_path, clip, 
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_only_new_pictures_are_embedded_again(corpus, tmp_path, clip, monkeypatch):
+    Image.new("RGB", (20, 16), "red").save(corpus.folder / "3.png")
+    embed(corpus, tmp_path / "out", clip)
+    Image.new("RGB", (20, 16), "blue").save(corpus.folder / "2.png")
+    (corpus.folder / "0.png").rename(corpus.folder / "renamed.png")
+    for row in corpus.rows:
+        row["image"] = row["image"].replace("0.png", "renamed.png")
+    corpus.rows[0]["text"] = "another caption"
+    corpus.write()
+    read = []
+    monkeypatch.setattr("sclip.features.embed.read_picture", lambda *a: (read.append(a[0].name), read_picture(*a))[1])
+    summary, problems = embed(corpus, tmp_path / "out", clip)
+    assert (read, summary.images_computed, summary.reused) == (["2.png"], 1, False)
+    assert [note.split(":")[1] for note in problems.notes[FLAT]] == [" image 2.png", " image 3.png"]
+    embed(corpus, tmp_path / "fresh", clip)
+    updated, fresh = ClipVectors.open(tmp_path / "out"), ClipVectors.open(tmp_path / "fresh")
+    assert updated.image_ids == fresh.image_ids
+    torch.testing.assert_close(updated.images, fresh.images)
+    assert torch.equal(updated.captions, fresh.captions)
+    with torch.no_grad():
+        clip.model.logit_scale += 1  # another CLIP
+    assert embed(corpus, tmp_path / "out", clip)[0].images_computed == 5
+
+
 def test_bad_rows_are_named_and_skipped(corpus, tmp_path, clip):
     (corpus.folder / "1.png").write_bytes(b"not a picture")
     complete = (corpus.folder / "2.png").read_bytes()

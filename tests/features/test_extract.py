@@ -25,9 +25,10 @@ from sclip.encoders.audio import read_audio
 from sclip.encoders.mfcc import MfccEncoder
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import Problems, UserError
-from sclip.features.encode import _Encoding
+from sclip.features.encode import FeatureEncoder, _Encoding
 from sclip.features.extract import WRITERS, extract_features
-from sclip.features.store import FeatureStore, write_shard
+from sclip.features.online import OnlineStore
+from sclip.features.store import FeatureStore, read_index, write_shard
 from sclip.features.verify import verify
 
 
@@ -186,6 +187,18 @@ def test_damaged_index_is_refused_and_written_again(corpus, tmp_path, online):
             verify(tmp_path / "out")
         assert extract(corpus, tmp_path / "out", online=online)[0].shards_computed == 0
         assert path.read_text() == before
+
+
+def test_a_recording_that_changes_after_it_was_listed_for_online_features_is_refused(corpus, tmp_path):
+    speech, config = encoder(), FeaturesConfig(online=True, compute="fp32")
+    extract(corpus, tmp_path / "out", speech, online=True)
+    rows = read_manifest(corpus.path, Problems())
+    store = OnlineStore(read_index(tmp_path / "out"), rows, FeatureEncoder(speech, None, config, "cpu"))
+    assert store.read(torch.arange(2)).lengths.tolist() == store.lengths[:2].tolist()
+    corpus.record("1.wav", 3000)
+    message = r"u1: \d+ frames, and \d+ when the recordings were listed: the file has changed; run `sclip extract-feat"
+    with pytest.raises(UserError, match=message):
+        store.read(torch.arange(2))
 
 
 def test_directions_are_reused_when_the_corpus_grows(corpus, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def write_dataset(
     write_index(folder / "features", features, written)
     clip = {"name": "random", "revision": None, "hash": clip_hash}
     index = {"clip": clip, "fingerprint": "", "skipped": {}, "notes": {}}
-    write_vectors(folder / "vectors", index, images, captions, tokens)
+    write_vectors(folder / "vectors", index, (images[0], {"vectors": images[1]}), captions, tokens)
 
 
 def _random_shards(

@@ -134,6 +134,7 @@ def embed_clip(
     if as_json:
         print_json({"folder": out, **vars(result), "skipped": problems.skipped})
         return
-    source = "reused" if result.reused else "computed"
+    old = result.images - result.images_computed
+    source = "reused" if result.reused else f"computed, but {old:,} pictures reused" if old else "computed"
     counts = f"{counted(result.images, 'pictures')}, {counted(result.captions, 'captions')}"
     click.echo(f"{out}: {counts}; {source}; {result.seconds:.0f} s")

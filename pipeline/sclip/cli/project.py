@@ -1,5 +1,6 @@
 """Commands about a project folder: make one, list what it has, and check its files."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -27,7 +28,9 @@ def init(folder: Path, as_json: bool) -> None:
         return
     name = printable(str(folder))
     click.echo(f"{name}: {', '.join(names)}")
-    click.echo(f"Next: cd {name} && dvc repro, or edit params.yaml first; `sclip list presets` lists what it has")
+    click.echo(
+        f"Next: cd {shlex.quote(name)} && dvc repro, or edit params.yaml first; `sclip list presets` lists what it has"
+    )
 
 
 @click.command("fingerprint-code", hidden=True)

@@ -1,5 +1,7 @@
 """Checks of values, for the `__post_init__` of settings."""
 
+import re
+
 LARGEST_SEED = 2**32 - 1
 
 
@@ -18,6 +20,12 @@ def require_dropout(value: float) -> None:
 
 def require_seed(name: str, value: int) -> None:
     require_range(name, value, 0, LARGEST_SEED)
+
+
+def require_stage_name(key: str, name: str) -> None:
+    """Refuse a name that DVC or the shell would take apart, in the name or the command of a stage."""
+    usable = re.fullmatch(r"\w[\w-]{0,99}", name) is not None
+    require(usable, f"{key}: expected a name of letters, digits, _ and -, and no - at its start, found {name!r}")
 
 
 def require_folder_name(key: str, name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sclip import paths
 from sclip.config.architecture import Architecture, HeadConfig, ObjectiveConfig
-from sclip.config.checks import require, require_folder_name, require_seed
+from sclip.config.checks import require, require_seed, require_stage_name
 from sclip.config.corpora import CorpusConfig, ManifestConfig
 from sclip.config.encoders import Encoders
 from sclip.config.features import FeaturesConfig
@@ -83,13 +83,13 @@ class _ParamsFile:
 
     def __post_init__(self) -> None:
         for preset in self.presets:
-            require_folder_name("presets", preset)
+            require_stage_name("presets", preset)
             require(
                 preset != "unfinished", "presets: unfinished: models/unfinished has checkpoints; choose another name"
             )
         for recipe, architectures in self.recipes.items():
             for arch in architectures:
-                require_folder_name(f"recipes.{recipe}", arch)
+                require_stage_name(f"recipes.{recipe}", arch)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ FOLDER/Flickr_8k.ctm                            NAME.jpg_#N CHANNEL START DURATI
                                                 also as flickr_8k.ctm, and in flickr_audio/
 """
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 
 from sclip.config import Flickr8kConfig
@@ -30,7 +28,7 @@ from sclip.corpora.listing import (
 )
 from sclip.corpora.rows import SPLITS, Draft, TimedWords
 from sclip.errors import UserError
-from sclip.parsing import csv_errors, read_text
+from sclip.parsing import csv_records
 
 PUBLISHED = PublishedCounts(
     pictures={"train": 6_000, "dev": 1_000, "test": 1_000},
@@ -111,16 +109,14 @@ def _captions(folder: Path) -> Iterator[tuple[Caption, str]]:
 
 def _captions_of_csv(path: Path) -> Iterator[tuple[Caption, str]]:
     counts: Counter[str] = Counter()
-    reader = csv.reader(StringIO(read_text(path)))
-    with csv_errors(path, reader):
-        for fields in reader:
-            if reader.line_num == 1 or not fields:
-                continue  # the header, or an empty line
-            if len(fields) != 2:
-                raise UserError(f"{path.name} line {reader.line_num}: expected a picture and a caption, found {fields}")
-            picture, text = fields
-            yield (picture, counts[picture]), text.strip()
-            counts[picture] += 1
+    for number, fields in csv_records(path):
+        if number == 1 or not fields:
+            continue  # the header, or an empty line
+        if len(fields) != 2:
+            raise UserError(f"{path.name} line {number}: expected a picture and a caption, found {fields}")
+        picture, text = fields
+        yield (picture, counts[picture]), text.strip()
+        counts[picture] += 1
 
 
 def _captions_of_tokens(path: Path) -> Iterator[tuple[Caption, str]]:

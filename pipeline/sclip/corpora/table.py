@@ -7,7 +7,6 @@ the picture's name assigns a tenth of the pictures to development and a tenth to
 
 import csv
 from collections.abc import Iterator, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from sclip.corpora.listing import (
 from sclip.corpora.rows import Draft
 from sclip.errors import Problems, UserError
 from sclip.files import EMPTY, missing_file_reason
-from sclip.parsing import csv_errors, parse_json, read_text, shortened
+from sclip.parsing import csv_records, parse_json, shortened
 
 NO_SPLIT = "rows without a split, which a hash of their picture's name has chosen"
 SUFFIXES = ".csv, .tsv, .jsonl, .parquet"
@@ -42,8 +41,10 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
     for where, record in _records(path, problems):
         missing = [column for column in vars(config.columns).values() if column is not None and column not in record]
         if missing:
-            named = ", which the first line names," if path.suffix in (".csv", ".tsv") else ""
-            raise UserError(f"{where}: no column {missing[0]!r}; the columns{named} are {', '.join(map(str, record))}")
+            named = ", which the first line names," if path.suffix.lower() in (".csv", ".tsv") else ""
+            columns_here = f"the columns{named} are {', '.join(map(str, record))}"
+            advice = "; write null for what a row does not have" if path.suffix.lower() == ".jsonl" else ""
+            raise UserError(f"{where}: no column {missing[0]!r}; {columns_here}{advice}")
         values = {key: record[column] for key, column in columns.items() if column is not None}
         cells = {key: str(value).strip() for key, value in values.items() if not is_empty_cell(value)}
         empty = [columns[key] for key in ("audio", "image") if key not in cells]
@@ -104,44 +105,45 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
 
 def _records(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     """Return an iterator over the rows of a table: the place of each in the file, and its cells by column."""
-    if path.suffix in (".csv", ".tsv"):
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
         return _csv(path, problems)
-    if path.suffix == ".jsonl":
+    if suffix == ".jsonl":
         return _json_lines(path)
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _parquet(path)
     raise UserError(f"{path}: expected one of {SUFFIXES}")
 
 
 def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    reader = csv.DictReader(StringIO(read_text(path)), **form)
-    with csv_errors(path, reader.reader):
-        _check_separator(path, reader.fieldnames or ())
-        for record in reader:
-            where = f"{path.name} line {reader.line_num}"
-            extra, missing = len(record.get(None, ())), list(record.values()).count(None)
-            if extra or missing:
-                columns = len(reader.fieldnames or ())
-                quoting = "; write a cell that has a comma in quotes" if extra and path.suffix == ".csv" else ""
-                problems.add(
-                    where, f"expected {columns} cells, as in the first line, found {columns + extra - missing}{quoting}"
-                )
-            else:
-                yield where, record
-    if reader.line_num < 2:
-        raise UserError(f"{path}: {'only its first line, with the names of columns' if reader.line_num else EMPTY}")
+    is_tsv = path.suffix.lower() == ".tsv"
+    # Without `strict`, a quotation mark that nothing closes would make one cell of many rows.
+    records = csv_records(path, **({"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}))
+    number, columns = next(records, (0, []))
+    _check_columns(path, columns)
+    for number, cells in records:
+        where = f"{path.name} line {number}"
+        if len(cells) == len(columns):
+            yield where, dict(zip(columns, cells, strict=True))
+        elif cells:  # not an empty line
+            quoting = "; write a cell that has a comma in quotes" if len(cells) > len(columns) and not is_tsv else ""
+            problems.add(where, f"expected {len(columns)} cells, as in the first line, found {len(cells)}{quoting}")
+    if number < 2:
+        raise UserError(f"{path}: {'only its first line, with the names of columns' if number else EMPTY}")
 
 
-def _check_separator(path: Path, columns: Sequence[str]) -> None:
-    """Refuse a table whose first line is a single column, because its columns are separated by another character."""
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse repeated names, and a first line of a single column, because another character separates the columns."""
+    for column in columns:
+        if columns.count(column) > 1:
+            raise UserError(f"{path}: {columns.count(column)} columns are named {column!r}; rename all but one")
     if len(columns) != 1:
         return
     advice = {
         ".csv": {";": "save it with commas, or as .tsv with tabs", "\t": "save it with commas, or name it .tsv"},
         ".tsv": {",": "save it with tabs, or name it .csv", ";": "save it with tabs, or as .csv with commas"},
     }
-    for separator, what_to_do in advice[path.suffix].items():
+    for separator, what_to_do in advice[path.suffix.lower()].items():
         if separator in columns[0]:
             name = "tabs" if separator == "\t" else f"'{separator}'"
             raise UserError(f"{path}: its columns are separated by {name}; {what_to_do}")
@@ -152,7 +154,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             yield where, dict(parse_json(line))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{where}: not a JSON object: {error}") from None
+            array = "; write each object on a line of its own, without brackets around all" if line[0] == "[" else ""
+            raise UserError(f"{where}: not a JSON object: {error}{array}") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -23,10 +23,8 @@ says of no utterance that it is relevant.
     mAP         average precision of each keyword
 """
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,7 @@ from sclip.evaluation.inference import BATCH_FRAMES, output_of
 from sclip.features.dataset import Dataset
 from sclip.model.speechclip import SpeechCLIP
 from sclip.padded import length_sorted_batches
-from sclip.parsing import csv_errors, read_text
+from sclip.parsing import csv_records, read_text
 
 FOLDER = "semantic_flickraudio"  # of Flickr8k's folder
 KEYWORDS, LABELS = "keywords.txt", "semantic_flickraudio_labels.csv"
@@ -71,18 +69,20 @@ class KeywordLabels:
         keywords = tuple(dict.fromkeys(read_text(folder / KEYWORDS).split()))
         exact: dict[str, frozenset[str]] = {}
         semantic: dict[str, frozenset[str]] = {}
-        reader = csv.DictReader(StringIO(read_text(folder / LABELS)))
-        with csv_errors(folder / LABELS, reader.reader):
-            for record in reader:
-                where = f"{folder / LABELS} line {reader.line_num}"
-                try:
-                    name, transcription, labels = (record[column] for column in COLUMNS)
-                    found = frozenset(labels.split("|")) - {""}
-                except (KeyError, AttributeError):
-                    raise UserError(f"{where}: expected utt_key, transcription and keywords, found {record}") from None
-                if unknown := found - set(keywords):
-                    raise UserError(f"{where}: {min(unknown)!r} is not in {KEYWORDS}; fetch the labels again")
-                semantic[name], exact[name] = found, frozenset(transcription.split()) & set(keywords)
+        records = csv_records(folder / LABELS)
+        _, columns = next(records, (0, []))
+        for number, cells in records:
+            if not cells:  # an empty line
+                continue
+            where, record = f"{folder / LABELS} line {number}", dict(zip(columns, cells, strict=False))
+            try:
+                name, transcription, labels = (record[column] for column in COLUMNS)
+            except KeyError:
+                raise UserError(f"{where}: expected utt_key, transcription and keywords, found {record}") from None
+            found = frozenset(labels.split("|")) - {""}
+            if unknown := found - set(keywords):
+                raise UserError(f"{where}: {min(unknown)!r} is not in {KEYWORDS}; fetch the labels again")
+            semantic[name], exact[name] = found, frozenset(transcription.split()) & set(keywords)
         return cls(keywords, exact, semantic)
 
 

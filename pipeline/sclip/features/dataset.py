@@ -28,7 +28,7 @@ from sclip.features.online import OnlineStore, online_index
 from sclip.features.resident import ResidentStore, fits
 from sclip.features.settings import describe
 from sclip.features.store import FeatureStore, read_index
-from sclip.features.vectors import ClipVectors, TokenVectors
+from sclip.features.vectors import ClipVectors, TokenVectors, rows_fingerprint
 from sclip.padded import Padded
 
 
@@ -110,7 +110,7 @@ class Dataset:
             store = OnlineStore(index, all_rows, encoder)
         else:
             store = FeatureStore.open(features)
-        clip = ClipVectors.open(vectors)
+        clip = _open_vectors(vectors, all_rows, manifest)
         members = _join(all_rows, store, index["skipped"], clip, (manifest, features, vectors))
         text = json.dumps(index)
         return [cls._of_split(split, members, all_rows, store, text, clip, (manifest, vectors)) for split in splits]
@@ -126,7 +126,7 @@ class Dataset:
         features = describe(encoder.encoder, encoder.config)
         index = online_index(features, recordings, encoder.encoder, f"{manifest}: split {split}", problems)
         store = OnlineStore(index, rows, encoder)
-        clip = ClipVectors.open(vectors)
+        clip = _open_vectors(vectors, all_rows, manifest)
         members = _join(rows, store, index["skipped"], clip, (manifest, manifest, vectors))
         return cls._of_split(split, members, rows, store, json.dumps(index), clip, (manifest, vectors))
 
@@ -237,6 +237,17 @@ class Dataset:
                 )
             if not bool(self.images[self.image_index[index]].isfinite().all()):
                 raise UserError(f"{row.name}: its picture's vector is not finite; run `sclip embed-clip` again")
+
+
+def _open_vectors(vectors: Path, rows: Manifest, manifest: Path) -> ClipVectors:
+    """Open the vectors of the manifest's rows. The others, for a changed caption, could have the same ids."""
+    clip = ClipVectors.open(vectors)
+    if clip.rows is not None and clip.rows != rows_fingerprint(rows.values("id", "split", "image_id", "text")):
+        raise UserError(
+            f"{manifest}: its rows have changed since {vectors} was written (an id, a split, a picture's name or a "
+            "caption); run `sclip embed-clip` again"
+        )
+    return clip
 
 
 def _join(

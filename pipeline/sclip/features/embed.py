@@ -19,7 +19,15 @@ from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.pictures import FLAT, picture_fault, read_rgb
 from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.tokens import embed_tokens
-from sclip.features.vectors import FORMAT, ClipVectors, write_vectors
+from sclip.features.vectors import (
+    FORMAT,
+    ClipVectors,
+    EmbeddedPicture,
+    picture_tensors,
+    read_pictures,
+    rows_fingerprint,
+    write_vectors,
+)
 from sclip.files import file_digest, remove_unfinished
 from sclip.fingerprints import VECTORS, code_fingerprint, data_fingerprint
 
@@ -31,7 +39,8 @@ NOT_FINITE = "CLIP's vector of it is not finite; check CLIP's weights"
 class EmbeddingResult:
     images: int
     captions: int
-    reused: bool  # the vectors existed already
+    images_computed: int  # the others existed already
+    reused: bool  # everything existed already
     seconds: float
 
 
@@ -46,21 +55,16 @@ def embed_clip(
     encoder = {"name": clip.source.name, "revision": clip.source.revision, "hash": clip.fingerprint()}
     hashes = hash_pictures(rows)
     content = content_fingerprint(rows, hashes)
-    fingerprint = data_fingerprint([FORMAT, encoder, code_fingerprint(VECTORS), content])
-    reused = _is_written(out, fingerprint)
+    embedder = data_fingerprint([FORMAT, encoder, code_fingerprint(VECTORS)])
+    fingerprint = data_fingerprint([embedder, content])
+    own_rows = rows_fingerprint((row.id, row.split, row.image_id, row.text) for row in rows)
+    reused, computed = _is_written(out, fingerprint), 0
     if not reused:
-        _embed(
-            rows,
-            hashes,
-            out,
-            {"fingerprint": fingerprint, "content": content, "clip": encoder},
-            clip.to(device),
-            device,
-            problems,
-        )
+        origin = {"fingerprint": fingerprint, "content": content, "rows": own_rows, "embedder": embedder}
+        computed = _embed(rows, hashes, out, {**origin, "clip": encoder}, clip.to(device), device, problems)
     vectors = ClipVectors.open(out)
     _report(vectors, rows, reused, problems)
-    return EmbeddingResult(len(vectors.images), len(vectors.captions), reused, time.monotonic() - began)
+    return EmbeddingResult(len(vectors.images), len(vectors.captions), computed, reused, time.monotonic() - began)
 
 
 def _report(vectors: ClipVectors, rows: Sequence[Row], reused: bool, problems: Problems) -> None:
@@ -110,8 +114,11 @@ def _embed(
     clip: ClipEncoder,
     device: str | torch.device,
     problems: Problems,
-) -> None:
-    """Embed pictures and captions, and write the vectors. `origin` is the part of the index that is known before."""
+) -> int:
+    """Embed pictures and captions, write the vectors, and return how many pictures were not there before.
+
+    `origin` is the part of the index that is known before.
+    """
     skipped: dict[str, str] = {}
 
     def skip(row: Row, reason: str) -> None:
@@ -121,8 +128,11 @@ def _embed(
     groups = _group_by_picture(rows, hashes, skip)
     cut = dict(_check_texts(rows, clip, skip))
     pictures = {name: group[0].image for name, group in groups.items()}
-    embedded, flat = _embed_pictures(pictures, clip, device)
-    images = {name: result for name, result in embedded.items() if isinstance(result, Tensor)}
+    digests = {name: hashes[path] for name, path in pictures.items()}
+    known = read_pictures(out, origin["embedder"])
+    new = _embed_pictures({name: pictures[name] for name in pictures if digests[name] not in known}, clip, device)
+    embedded = {name: new[name] if name in new else known[digests[name]] for name in pictures}
+    images = {name: result for name, result in embedded.items() if isinstance(result, EmbeddedPicture)}
     for name, result in embedded.items():
         if isinstance(result, Fault):
             for row in groups[name]:
@@ -131,10 +141,10 @@ def _embed(
     usable = [row for row in rows if row.id not in skipped]
     if not images:
         raise problems.nothing_left(f"none of {counted(len(pictures), 'pictures')} can be used")
-    vectors = torch.stack(list(images.values()))  # (I, J)
+    tensors = picture_tensors(list(images.values()), [digests[name] for name in images])
     training = {row.image_id for row in usable if row.split == "train"}
     seen = [i for i, name in enumerate(images) if name in training]
-    tokens = embed_tokens(usable, vectors[seen], clip, device)
+    tokens = embed_tokens(usable, tensors["vectors"][seen], clip, device)
     index = {
         **origin,
         "images": len(images),
@@ -143,10 +153,15 @@ def _embed(
         "skipped": skipped,
         "notes": {
             "captions that are cut": cut,
-            FLAT: {groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour" for name in flat},
+            FLAT: {
+                groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour"
+                for name, picture in images.items()
+                if picture.one_colour
+            },
         },
     }
-    write_vectors(out, index, (list(images), vectors), (captions, texts), tokens)
+    write_vectors(out, index, (list(images), tensors), (captions, texts), tokens)
+    return len(new)
 
 
 def _group_by_picture(
@@ -175,32 +190,33 @@ def _check_texts(rows: Sequence[Row], clip: ClipEncoder, skip: Callable[[Row, st
 
 def _embed_pictures(
     pictures: Mapping[str, Path], clip: ClipEncoder, device: str | torch.device
-) -> tuple[dict[str, Tensor | Fault], list[str]]:
-    """Return each picture's vector (J,) or its fault, and the names of pictures of a single colour."""
-    images: dict[str, Tensor | Fault] = {}
-    flat: list[str] = []
+) -> dict[str, EmbeddedPicture | Fault]:
+    """Return each picture's vector or its fault."""
+    images: dict[str, EmbeddedPicture | Fault] = {}
 
     # Threads may run this for several batches at once, so it returns everything and changes nothing outside.
     @torch.inference_mode()
-    def embed(names: Sequence[str], decoded: Sequence[Tensor | Fault]) -> tuple[dict[str, Tensor | Fault], list[str]]:
-        results = dict(zip(names, decoded, strict=True))
-        usable = {name: pixels for name, pixels in results.items() if isinstance(pixels, Tensor)}
-        one_colour = [name for name, pixels in usable.items() if _is_one_colour(pixels)]
+    def embed(names: Sequence[str], decoded: Sequence[Tensor | Fault]) -> dict[str, EmbeddedPicture | Fault]:
+        read = dict(zip(names, decoded, strict=True))
+        results: dict[str, EmbeddedPicture | Fault] = {
+            n: fault for n, fault in read.items() if isinstance(fault, Fault)
+        }
+        usable = {name: pixels for name, pixels in read.items() if isinstance(pixels, Tensor)}
         if usable:
             with autocast(device, "fp32"):
                 vectors = F.normalize(clip.encode_image(list(usable.values())).float(), dim=-1).cpu()
             for name, vector, finite in zip(usable, vectors, vectors.isfinite().all(1).tolist(), strict=True):
-                results[name] = vector if finite else Fault(f"image {pictures[name].name}: {NOT_FINITE}")
-        return results, one_colour
+                fault = Fault(f"image {pictures[name].name}: {NOT_FINITE}")
+                results[name] = EmbeddedPicture(vector, _is_one_colour(usable[name])) if finite else fault
+        return results
 
     batches = chunks(list(pictures), IMAGES_AT_ONCE)
     with tqdm(None, "pictures", len(pictures), unit="", disable=None) as bar:
         embedded = process_batches(batches, lambda name: read_picture(pictures[name], clip), embed, device)
-        for results, one_colour in embedded:
+        for results in embedded:
             images |= results
-            flat += one_colour
             bar.update(len(results))
-    return images, flat
+    return images
 
 
 def _is_one_colour(pixels: Tensor) -> bool:

@@ -17,7 +17,7 @@ from sclip.corpora.recordings import Recording, decode
 from sclip.corpora.rows import Row
 from sclip.encoders.audio import read_audio
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.errors import Fault, Problems, counted
+from sclip.errors import Fault, Problems, UserError, counted
 from sclip.features.encode import FeatureEncoder
 from sclip.features.store import FORMAT, INDEX_FILE
 from sclip.fingerprints import data_fingerprint
@@ -95,7 +95,12 @@ class OnlineStore:
         for group in length_sorted_batches(self.lengths[rows], frames):
             names = [self.ids[int(rows[i])] for i in group]
             states = self._encoder.encode([torch.from_numpy(read_audio(self._audio[name])) for name in names], names)
-            for i, utterance in zip(group.tolist(), states, strict=True):
+            for name, i, utterance in zip(names, group.tolist(), states, strict=True):
+                if len(utterance) != self.lengths[rows[i]]:
+                    raise UserError(
+                        f"{name}: {len(utterance)} frames, and {self.lengths[rows[i]]} when the recordings were "
+                        "listed: the file has changed; run `sclip extract-features` again"
+                    )
                 windows[i] = utterance[int(starts[i]) :][:limit].transpose(0, 1)
         batch = Padded.stack([windows[i] for i in range(len(rows))])
         return Padded(F.pad(batch.values, (0, 0, 0, -batch.values.shape[2] % multiple)), batch.lengths)

@@ -1,7 +1,8 @@
 """CLIP's vectors of a corpus, of unit length: of each picture, each caption and each token. They fit in memory."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,17 @@ class _Index:
     notes: dict[str, dict[str, str]]  # kind: utterance id: what a user should know
     files: dict[str, str]  # name: SHA-256
     content: str | None = None  # fingerprint of the rows, pictures and captions
+    rows: str | None = None  # fingerprint of the rows alone, which costs little to compare
+    embedder: str | None = None  # fingerprint of CLIP and the code
+
+
+def rows_fingerprint(rows: Iterable[Sequence[str | None]]) -> str:
+    """Return the SHA-256 of the id, split, picture's name and caption of each row."""
+    digest = hashlib.sha256()
+    for row in rows:
+        for value in row:
+            digest.update(b"-" if value is None else b"%d:" % len(value) + value.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 class ClipVectors:
@@ -72,7 +84,12 @@ class ClipVectors:
         captions: tuple[list[str], Tensor],
         tokens: TokenVectors | None,
     ):
-        self.fingerprint, self.content, self.clip = index.fingerprint, index.content, index.clip
+        self.fingerprint, self.content, self.rows, self.clip = (
+            index.fingerprint,
+            index.content,
+            index.rows,
+            index.clip,
+        )
         self.skipped, self.notes = index.skipped, index.notes
         self.image_ids, self.images = images  # (I, J), in the order of first appearance
         self.caption_ids, self.captions = captions  # utterance ids; (C, J)
@@ -108,16 +125,47 @@ def _read_index(path: Path) -> _Index:
     return index
 
 
+@dataclass(frozen=True)
+class EmbeddedPicture:
+    """What is stored of a picture, besides its name."""
+
+    vector: Tensor  # (J,)
+    one_colour: bool
+
+
+def read_pictures(folder: Path, embedder: str) -> dict[str, EmbeddedPicture]:
+    """Return the pictures of a folder by the SHA-256 of their files, if `embedder` has computed their vectors."""
+    try:
+        index = _read_index(folder / INDEX_FILE)
+        tensors, _ = _read(folder / IMAGES_FILE, index.files[IMAGES_FILE])
+    except UserError:  # nothing is there, or something else or damaged
+        return {}
+    if index.embedder != embedder:
+        return {}
+    hashes = (bytes(row).hex() for row in tensors["hashes"].tolist())
+    rows = zip(hashes, tensors["vectors"], tensors["one_colour"].tolist(), strict=True)
+    return {digest: EmbeddedPicture(vector, one_colour) for digest, vector, one_colour in rows}
+
+
+def picture_tensors(pictures: Sequence[EmbeddedPicture], hashes: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors of images.safetensors, from which `read_pictures` reads."""
+    return {
+        "vectors": torch.stack([picture.vector for picture in pictures]),  # (I, J)
+        "one_colour": torch.tensor([picture.one_colour for picture in pictures]),  # (I,)
+        "hashes": torch.tensor([list(bytes.fromhex(digest)) for digest in hashes], dtype=torch.uint8),  # (I, 32)
+    }
+
+
 def write_vectors(
     folder: Path,
     index: dict[str, Any],
-    images: tuple[list[str], Tensor],
+    images: tuple[list[str], dict[str, Tensor]],
     captions: tuple[list[str], Tensor],
     tokens: TokenVectors | None,
 ) -> None:
-    """Write the three files, then the index, which has their digests."""
-    for name, (ids, vectors) in ((IMAGES_FILE, images), (CAPTIONS_FILE, captions)):
-        write_tensors(folder / name, {"vectors": vectors}, {"ids": ids})
+    """Write the three files, then the index, which has their digests. `images` has the tensor `vectors`, or more."""
+    for name, (ids, tensors) in ((IMAGES_FILE, images), (CAPTIONS_FILE, (captions[0], {"vectors": captions[1]}))):
+        write_tensors(folder / name, tensors, {"ids": ids})
     fields = {} if tokens is None else vars(tokens)
     tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
     write_tensors(folder / TOKENS_FILE, tensors, {name: value for name, value in fields.items() if name not in tensors})

@@ -110,7 +110,7 @@ def csv_records(path: Path, **form: Any) -> Iterator[tuple[int, list[str]]]:
             record = next(reader, None)
         except csv.Error as error:
             quotes = any(part in str(error) for part in ("field larger", "expected after", "end of data"))
-            advice = "; is a quotation mark missing, or one too many?" if quotes else ""
+            advice = "; is a quotation mark missing, or too many, or before a space?" if quotes else ""
             raise UserError(f"{path.name} line {first}: {error}{advice}") from None
         if record is None:
             return

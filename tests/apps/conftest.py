@@ -6,6 +6,7 @@ import pytest
 import small
 
 from sclip.apps import embedding
+from sclip.encoders import waveforms
 
 
 @pytest.fixture(scope="session")
@@ -29,12 +30,12 @@ def folder(tmp_path, monkeypatch) -> Path:
 def embedded(monkeypatch) -> list[str]:
     """Return the names of the files that are read to be embedded, as they are read."""
     names: list[str] = []
-    for name in ("read_rgb", "read_audio"):
-        original = getattr(embedding, name)
+    for module, name in ((embedding, "read_rgb"), (waveforms, "read_audio")):
+        original = getattr(module, name)
 
-        def read(path, original=original):
+        def read(path, *names_in_messages, original=original):
             names.append(Path(path).name)
-            return original(path)
+            return original(path, *names_in_messages)
 
-        monkeypatch.setattr(embedding, name, read)
+        monkeypatch.setattr(module, name, read)
     return names

@@ -309,6 +309,12 @@ def test_times_lie_within_the_recording():
     assert max(ends) == 0
 
 
+def test_a_long_quiet_recording_is_named_once(models, caplog):
+    (loud,) = recordings(30 * 16_000)
+    list(keywords(models[CIF], [0.04 * loud / loud.abs().max()]))
+    assert [message[:20] for message in caplog.messages] == ["recording 0: quiet: "]
+
+
 def test_a_wrong_value_of_on_error_is_refused(models):
     with pytest.raises(UserError, match="on_error: expected fail or skip, found 'ignore'"):
         keywords(models[CIF], recordings(16_000), on_error="ignore")

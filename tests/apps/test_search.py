@@ -164,6 +164,8 @@ def test_mistakes_are_one_line(index, model, other_model):
         "search index empty": "empty: is a folder; expected a file",
         "search index pipe": "pipe: a pipe or a device, not a file",
         "search index index": "index: an index; expected a recording, after the index",
+        "search index --image index": "index: an index; expected a picture, after the index",
+        f"search index {'a-dog-' * 60}": "no such file; for a sentence use --text",
         "search text.wav --text dog": "text.wav: a file; expected an index, which is a folder, before the recordings",
         "search index text.wav": "audio text.wav: cannot be read",
         "search index one.wav": "one.wav: only 0.0001 s long; expected at least 0.1 s",

@@ -11,6 +11,7 @@ from small import clip_encoder
 
 from sclip.encoders.pictures import FLAT
 from sclip.errors import Problems, UserError
+from sclip.features import embed as embed_module
 from sclip.features.embed import embed_clip, read_picture
 from sclip.features.vectors import ClipVectors
 
@@ -123,6 +124,14 @@ def test_only_new_pictures_are_embedded_again(corpus, tmp_path, clip, monkeypatc
     assert embed(corpus, tmp_path / "out", clip)[0].images_computed == 5
 
 
+def test_a_picture_that_another_program_was_still_writing_is_skipped(corpus, tmp_path, clip, monkeypatch):
+    hashed = embed_module._hash
+    monkeypatch.setattr(embed_module, "_hash", lambda path: "" if path.name == "2.png" else hashed(path))
+    summary, problems = embed(corpus, tmp_path / "out", clip, skip=True)
+    assert summary.images == 4
+    assert {reason.split(";")[0] for reason in problems.skipped.values()} == {"image 2.png: could not be read at first"}
+
+
 def test_bad_rows_are_named_and_skipped(corpus, tmp_path, clip):
     (corpus.folder / "1.png").write_bytes(b"not a picture")
     complete = (corpus.folder / "2.png").read_bytes()
@@ -137,7 +146,7 @@ def test_bad_rows_are_named_and_skipped(corpus, tmp_path, clip):
         embed(corpus, tmp_path / "out", clip)
     for reused in (False, True):
         summary, problems = embed(corpus, tmp_path / "out", clip, skip=True)
-        assert summary.reused == reused
+        assert (summary.images, summary.images_computed, summary.reused) == (3, 3 * (not reused), reused)
         case = "manifest row 9 (u8): text: 100 tokens, cut to CLIP's 75"
         assert problems.notes == {"captions that are cut": [case]}
         assert {row: message.split(":")[0] for row, message in problems.skipped.items()} == {

@@ -230,20 +230,20 @@ def test_reading_in_processes_and_writing_in_threads_gives_the_same_files(corpus
     for module in ("encode", "inspection", "extract"):
         monkeypatch.setattr(f"sclip.features.{module}.prefetch_count", lambda device, count: count)
     writers, encoders, takers, pinning = set(), set(), set(), set()
-    first_writes, encoded_meanwhile = [], Event()
+    first_writes, both_write, encoded_meanwhile = [], Event(), Event()
 
     def write_slowly(*arguments):
         """Let the first two writes wait until the encoder computes another batch."""
         if len(first_writes) < WRITERS:
             first_writes.append(get_ident())
+            if len(first_writes) == WRITERS:
+                both_write.set()
             assert encoded_meanwhile.wait(60)
         return write_shard(*arguments)
 
     def encode(*arguments):
-        if len(first_writes) == WRITERS:
+        if first_writes and both_write.wait(1):  # a second is enough for the second write to start
             encoded_meanwhile.set()
-        elif first_writes:
-            time.sleep(0.05)  # gives the second write the time to start
         return SpeechEncoder.forward(speech, *arguments)
 
     def recording_thread(threads, function):

@@ -74,6 +74,7 @@ def test_a_rate_may_be_a_number_of_numpy_or_a_whole_float(hybrid):
     expected = hybrid.encode_speech([tone(48000)], sample_rate=48000)
     for rate in (np.int64(48000), np.float32(48000), 48000.0):
         assert torch.equal(hybrid.encode_speech([tone(48000)], sample_rate=rate), expected)
+    assert inputs.as_recording(tone(48000), 48000.0, "tone").rate == 48000
     with pytest.raises(sclip.UserError, match=r"sample rate: expected a whole number from 1 to 384000, found 48000\.5"):
         hybrid.encode_speech([tone(48000)], sample_rate=48000.5)
 

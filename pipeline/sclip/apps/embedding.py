@@ -23,11 +23,11 @@ from sclip.apps.inputs import UNKNOWN, Item
 from sclip.apps.models import OpenedModel
 from sclip.apps.table import DIGEST, Embedded, Table, read_block, read_table, write_block
 from sclip.concurrency import chunks, process_batches
-from sclip.encoders.audio import SAMPLE_RATE, is_silent, read_audio
+from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import Fault, UserError, counted
 from sclip.files import atomic_file, file_digest, remove_unfinished
-from sclip.model.inputs import SHORT_SECONDS
+from sclip.model.inputs import AudioInput
 from sclip.model.speechclip import SpeechCLIP
 
 log = logging.getLogger(__name__)
@@ -73,17 +73,14 @@ def _picture_embedder(model: SpeechCLIP, key: str) -> Embedder:
 
 
 def _recording_embedder(model: SpeechCLIP, key: str, branch: str | None) -> Embedder:
-    def read(item: Item) -> Tensor | Fault:
+    def read(item: Item) -> AudioInput | Fault:
         try:
-            waveform = torch.from_numpy(read_audio(item.name))
+            return AudioInput(item.name, SAMPLE_RATE, item.name).usable(model.speech)
         except UserError as error:
-            return Fault(str(error).removeprefix(f"audio {item.name}: "))
-        if len(waveform) < max(model.speech.shortest, SHORT_SECONDS * SAMPLE_RATE):
-            return Fault(f"only {len(waveform) / SAMPLE_RATE:.4f} s long; expected at least {SHORT_SECONDS} s")
-        return Fault("silent") if is_silent(waveform) else waveform
+            return Fault(str(error).removeprefix("audio ").removeprefix(f"{item.name}: "))
 
-    def encode(waveforms: list[Tensor]) -> Tensor:
-        return model.encode_speech(waveforms, branch=branch)
+    def encode(recordings: list[AudioInput]) -> Tensor:
+        return model.encode_speech(recordings, branch=branch)
 
     return Embedder("audio", key, model.device, _recording_batches, _file_digest, read, encode)
 

@@ -1,6 +1,7 @@
 """The small JSON file of an index, which says what is in it. docs/search.md describes the format."""
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_config(folder: Path) -> IndexConfig:
 
 
 def is_index(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file()
+    return os.path.isfile(folder / CONFIG_FILE)  # unlike Path's function, it takes a name that is too long for a file
 
 
 def has_other_files(folder: Path) -> bool:

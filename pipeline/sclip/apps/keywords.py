@@ -205,11 +205,13 @@ def _parts(
         try:
             count, rate = measure(recording.audio, recording.rate, recording.name)
             if count <= max(window, WHOLE_SECONDS) * rate:
-                windows: Iterable[Window] = [Window(0, recording.usable(model.speech).audio, None)]
-            else:
-                windows = read_windows(recording.audio, recording.rate, recording.name, size, frame)
-            for part in windows:
+                yield _part(Window(0, recording.usable(model.speech).audio, None), recording.name, place)
+                continue
+            peak = 0.0
+            for part in read_windows(recording.audio, recording.rate, recording.name, size, frame):
+                peak = max(peak, float(part.waveform.abs().max()))
                 yield _part(part, recording.name, place)
+            recording.warn_if_quiet(peak, model.speech)
         except UserError as error:
             _refuse(error, skip)
             failed.add(place)

@@ -116,8 +116,9 @@ def _check(
 ) -> None:
     """Refuse mistakes before anything that takes seconds."""
     for option, items in (("audio", audio), ("text", text), ("image", image)):
-        if isinstance(items, str | bytes) or not isinstance(items, Sequence):
-            raise UserError(f"{option}: expected a list, found a single {type(items).__name__}")
+        is_single = isinstance(items, str | bytes | Path)
+        if is_single or not isinstance(items, Sequence):
+            raise UserError(f"{option}: expected a list, found {'a single ' * is_single}{type(items).__name__}")
         for item in items if option != "text" else ():
             if isinstance(item, str | Path) and str(item) != STANDARD_INPUT:
                 _check_file(str(item), option)
@@ -143,7 +144,8 @@ def _check_file(name: str, option: str) -> None:
         is_sentence = option == "audio" and not os.path.exists(name) and (" " in name or "." not in name)
         hint = f"; for a sentence use --text {shlex.quote(name)}" if is_sentence else ""
         if is_index(Path(name)):
-            raise UserError(f"{name}: an index; expected a recording, after the index")
+            what = "picture" if option == "image" else "recording"
+            raise UserError(f"{name}: an index; expected a {what}, after the index")
         raise UserError(f"{name}: {missing_file_reason(name)}{hint}")
 
 

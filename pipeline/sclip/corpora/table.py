@@ -38,7 +38,7 @@ def list_table(config: TableConfig, problems: Problems) -> Listing:
     listing, columns = Listing(), {key: column for key, column in vars(config.columns).items() if key != "words"}
     files = AlignmentFiles(path.parent, config.alignments) if config.alignments else None
     seen: dict[str, str] = {}
-    for where, record in _records(path, problems):
+    for where, record in _records(path, config, problems):
         missing = [column for column in vars(config.columns).values() if column is not None and column not in record]
         if missing:
             named = ", which the first line names," if path.suffix.lower() in (".csv", ".tsv") else ""
@@ -103,11 +103,11 @@ def _row(cells: dict[str, str], config: TableConfig, folder: Path) -> dict[str, 
     }
 
 
-def _records(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(path: Path, config: TableConfig, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     """Return an iterator over the rows of a table: the place of each in the file, and its cells by column."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        return _csv(path, problems)
+        return _csv(path, config, problems)
     if suffix == ".jsonl":
         return _json_lines(path)
     if suffix == ".parquet":
@@ -115,12 +115,12 @@ def _records(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, An
     raise UserError(f"{path}: expected one of {SUFFIXES}")
 
 
-def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv(path: Path, config: TableConfig, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     is_tsv = path.suffix.lower() == ".tsv"
     # Without `strict`, a quotation mark that nothing closes would make one cell of many rows.
     records = csv_records(path, **({"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}))
     number, columns = next(records, (0, []))
-    _check_columns(path, columns)
+    _check_columns(path, columns, config)
     for number, cells in records:
         where = f"{path.name} line {number}"
         if len(cells) == len(columns):
@@ -132,9 +132,9 @@ def _csv(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]
         raise UserError(f"{path}: {'only its first line, with the names of columns' if number else EMPTY}")
 
 
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    """Refuse repeated names, and a first line of a single column, because another character separates the columns."""
-    for column in columns:
+def _check_columns(path: Path, columns: Sequence[str], config: TableConfig) -> None:
+    """Refuse a name that two columns have, and a single column, because another character separates the columns."""
+    for column in vars(config.columns).values():
         if columns.count(column) > 1:
             raise UserError(f"{path}: {columns.count(column)} columns are named {column!r}; rename all but one")
     if len(columns) != 1:
@@ -152,10 +152,13 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for where, line in numbered_lines(path):
         try:
-            yield where, dict(parse_json(line))
-        except (ValueError, TypeError) as error:
+            record = parse_json(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"found {shortened(record)}")
+        except ValueError as error:
             array = "; write each object on a line of its own, without brackets around all" if line[0] == "[" else ""
             raise UserError(f"{where}: not a JSON object: {error}{array}") from None
+        yield where, record
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -240,12 +240,12 @@ class Dataset:
 
 
 def _open_vectors(vectors: Path, rows: Manifest, manifest: Path) -> ClipVectors:
-    """Open the vectors of the manifest's rows. The others, for a changed caption, could have the same ids."""
+    """Open CLIP's vectors of the manifest's rows. A changed caption does not change an id, so ids show no change."""
     clip = ClipVectors.open(vectors)
     if clip.rows is not None and clip.rows != rows_fingerprint(rows.values("id", "split", "image_id", "text")):
         raise UserError(
-            f"{manifest}: its rows have changed since {vectors} was written (an id, a split, a picture's name or a "
-            "caption); run `sclip embed-clip` again"
+            f"{manifest}: its rows have changed since {vectors} was written (their order, an id, a split, a picture's "
+            "name or a caption); run `sclip embed-clip` again"
         )
     return clip
 

@@ -131,6 +131,9 @@ def _embed(
     digests = {name: hashes[path] for name, path in pictures.items()}
     known = read_pictures(out, origin["embedder"])
     new = _embed_pictures({name: pictures[name] for name in pictures if digests[name] not in known}, clip, device)
+    for name, digest in digests.items():
+        if not digest and isinstance(new[name], EmbeddedPicture):  # another program was still writing the file
+            new[name] = Fault(f"image {pictures[name].name}: could not be read at first; run the command again")
     embedded = {name: new[name] if name in new else known[digests[name]] for name in pictures}
     images = {name: result for name, result in embedded.items() if isinstance(result, EmbeddedPicture)}
     for name, result in embedded.items():
@@ -161,7 +164,7 @@ def _embed(
         },
     }
     write_vectors(out, index, (list(images), tensors), (captions, texts), tokens)
-    return len(new)
+    return sum(name in images for name in new)
 
 
 def _group_by_picture(

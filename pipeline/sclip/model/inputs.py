@@ -71,7 +71,7 @@ class AudioInput:
         elif is_silent(waveform):
             log.warning("%s: silent; its vectors and keywords mean nothing", self.name)
         else:
-            self._warn_if_quiet(waveform, speech)
+            self.warn_if_quiet(float(waveform.abs().max()), speech)
         return waveform
 
     def usable(self, speech: "AnySpeechEncoder") -> "AudioInput":
@@ -85,11 +85,11 @@ class AudioInput:
             raise UserError(f"{self.name}: only {seconds:.4f} s long; expected at least {SHORT_SECONDS} s")
         if is_silent(waveform):
             raise UserError(f"{self.name}: silent; expected a recording with speech")
-        self._warn_if_quiet(waveform, speech)
+        self.warn_if_quiet(float(waveform.abs().max()), speech)
         return AudioInput(waveform, SAMPLE_RATE, self.name, True)
 
-    def _warn_if_quiet(self, waveform: Tensor, speech: "AnySpeechEncoder") -> None:
-        peak = float(waveform.abs().max())
+    def warn_if_quiet(self, peak: float, speech: "AnySpeechEncoder") -> None:
+        """Log a warning if the loudest sample, `peak`, is too quiet for a speech encoder."""
         if speech.depends_on_loudness and peak < QUIET_PEAK:
             log.warning(
                 "%s: quiet: its loudest sample is %.1f %% of full scale, and this model's speech encoder does not "
@@ -120,7 +120,7 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def recordings(items: Iterable[Any], rate: int) -> Iterator[AudioInput]:
     """Yield recordings of any kind. `rate` is that of samples that come without one."""
     for i, item in enumerate(items):
-        yield as_recording(item, _plain(rate), f"recording {i}")
+        yield as_recording(item, rate, f"recording {i}")
 
 
 def as_recording(item: Any, rate: int, name: str) -> AudioInput:
@@ -128,12 +128,12 @@ def as_recording(item: Any, rate: int, name: str) -> AudioInput:
     if isinstance(item, AudioInput):
         return item
     if isinstance(item, Mapping) and item.get("array") is not None:
-        return AudioInput(item["array"], _plain(item.get("sampling_rate", rate)), name)
+        return AudioInput(item["array"], _plain_rate(item.get("sampling_rate", rate)), name)
     if hasattr(item, "get_all_samples"):
         decoded = item.get_all_samples()
         return AudioInput(decoded.data, decoded.sample_rate, name)
     file, name = _as_file(item, name, '"array" and "sampling_rate"')
-    return AudioInput(item if file is None else file, rate, name)
+    return AudioInput(item if file is None else file, _plain_rate(rate), name)
 
 
 def as_picture(item: Any, name: str) -> Any:
@@ -169,10 +169,10 @@ def _as_file(item: Any, name: str, expected: str) -> tuple[Path | io.BytesIO | N
     return None, name
 
 
-def _plain(number: Any) -> Any:
-    """Return a number of numpy as one of Python, and a whole number as an int."""
-    number = number.item() if isinstance(number, np.generic) else number
-    return int(number) if isinstance(number, float) and number.is_integer() else number
+def _plain_rate(rate: Any) -> Any:
+    """Return a number of numpy as one of Python, and a whole number as an int. Other values are refused later."""
+    rate = rate.item() if isinstance(rate, np.generic) else rate
+    return int(rate) if isinstance(rate, float) and rate.is_integer() else rate
 
 
 def batches(items: Iterable[AudioInput], size: int) -> Iterator[list[tuple[int, AudioInput]]]:

@@ -127,7 +127,7 @@ def _read_index(path: Path) -> _Index:
 
 @dataclass(frozen=True)
 class EmbeddedPicture:
-    """What is stored of a picture, besides its name."""
+    """Hold what is stored of a picture, besides its name."""
 
     vector: Tensor  # (J,)
     one_colour: bool

@@ -226,7 +226,9 @@ def test_a_preset_or_an_architecture_names_one_folder(tmp_path, name):
     for key, table in (("presets", params["presets"]), ("recipes.sclip", params["recipes"]["sclip"])):
         table[name] = next(iter(table.values()))
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-        with pytest.raises(UserError, match=rf"params.yaml: {key}: expected a name of letters, digits, _ and -"):
+        with pytest.raises(
+            UserError, match=rf"params.yaml: {key}: expected a name of at most 100 letters, digits, _ and -"
+        ):
             load_params(tmp_path / "params.yaml")
         del table[name]
 

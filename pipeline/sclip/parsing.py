@@ -100,8 +100,8 @@ def read_json(path: Path) -> Any:
 def csv_records(path: Path, **form: Any) -> Iterator[tuple[int, list[str]]]:
     """Yield the records of a CSV file, each with the number of its last line. `form`: arguments of csv.reader.
 
-    An error has the number of the record's first line. A missing quotation mark is there, and the csv module notices it
-    many lines later.
+    An error names the record's first line. If a quotation mark is missing there, the csv module notices it many lines
+    later.
     """
     reader = csv.reader(StringIO(read_text(path)), **form)
     while True:
@@ -110,8 +110,8 @@ def csv_records(path: Path, **form: Any) -> Iterator[tuple[int, list[str]]]:
             record = next(reader, None)
         except csv.Error as error:
             quotes = any(part in str(error) for part in ("field larger", "expected after", "end of data"))
-            advice = "; is a quotation mark missing, or too many, or before a space?" if quotes else ""
-            raise UserError(f"{path.name} line {first}: {error}{advice}") from None
+            advice = "; check the row's quotation marks: is one missing or too many, or does a space follow one?"
+            raise UserError(f"{path.name} line {first}: {error}{advice if quotes else ''}") from None
         if record is None:
             return
         yield reader.line_num, record

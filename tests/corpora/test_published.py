@@ -253,7 +253,7 @@ def test_a_quotation_mark_that_nothing_closes_is_found_at_its_row(quoted, messag
     captions = [f'"a dog {i}' if i in quoted else f"a dog {i}" for i in range(6)]
     path.write_text("clip,photo,caption\n" + "".join(f"{i}.wav,{i}.png,{text}\n" for i, text in enumerate(captions)))
     config = TableConfig("table", str(path), Columns(audio="clip", image="photo", text="caption"))
-    with pytest.raises(UserError, match=f"mine.csv line 4: {message}; is a quotation mark missing, or too many"):
+    with pytest.raises(UserError, match=f"mine.csv line 4: {message}; check the row's quotation marks: is one missing"):
         read_listing(config, Problems(skip=True))
 
 

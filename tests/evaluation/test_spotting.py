@@ -97,7 +97,7 @@ def test_labels_are_read_in_the_authors_format(tmp_path):
     [
         ('u1,"a dog","cat"', "line 2: 'cat' is not in keywords.txt"),
         ("u1,a dog", "line 2: expected utt_key, transc"),
-        ('u1,"' + "a" * 200_000, "line 2: field larger than field limit .* is a quotation mark missing"),
+        ('u1,"' + "a" * 200_000, "line 2: field larger than field limit .* check the row's quotation marks"),
     ],
 )
 def test_faults_of_labels_are_named(line, message, tmp_path):

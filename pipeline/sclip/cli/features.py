@@ -118,7 +118,8 @@ def embed_clip(
 ) -> None:
     """Cache CLIP's vectors of every picture and caption.
 
-    Reads data/PRESET/manifest.jsonl and the pictures. Writes data/PRESET/vectors.
+    Reads data/PRESET/manifest.jsonl and the pictures. Writes data/PRESET/vectors. After a change of the corpus, only
+    the new pictures are embedded, and all captions.
     """
     params, name = preset_settings(params_file, overrides, preset, random)
     from sclip.device import choose_device

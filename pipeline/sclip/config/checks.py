@@ -25,7 +25,7 @@ def require_seed(name: str, value: int) -> None:
 def require_stage_name(key: str, name: str) -> None:
     """Refuse a name that DVC or the shell would take apart, in the name or the command of a stage."""
     usable = re.fullmatch(r"\w[\w-]{0,99}", name) is not None
-    expected = "a name of letters, digits, _ and -, without - at its start, and of at most 100"
+    expected = "a name of at most 100 letters, digits, _ and -, without - at its start"
     require(usable, f"{key}: expected {expected}, found {name!r}")
 
 

@@ -172,6 +172,10 @@ def test_keywords_that_do_not_fit_are_named(folder, caplog):
         assert [len(slots) for slots in found] == [min(24, most), most]
         named = [f"recording {i}: more than {most} keywords" for i in (0, 1) if i or most < 24]
         assert sorted(record.getMessage().split(";")[0] for record in caplog.records) == named
+        for branch, lost in (("cascaded", len(named)), ("parallel", 0)):  # the utterance vector needs no keywords
+            caplog.clear()
+            built.encode_speech(recordings(8000, 32000), branch=branch)
+            assert len(caplog.messages) == lost
     with pytest.raises(sclip.UserError, match=r"head\.keywords\.slots: expected at most 10, .*; found 12"):
         config = ARCHITECTURES["cascaded"]
         twelve = dataclasses.replace(config.head, keywords=dataclasses.replace(config.head.keywords, slots=12))

@@ -28,7 +28,7 @@ from sclip.errors import UserError
 from sclip.heads.head import HeadOutput
 from sclip.model.inputs import AudioInput, check_several, recordings
 from sclip.model.loading import load
-from sclip.model.speechclip import Piece, SpeechCLIP
+from sclip.model.speechclip import Piece, SpeechCLIP, warn_of_lost_keywords
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +228,7 @@ def _in_order(model: SpeechCLIP, parts: Iterator[_Part], top: int, bar: "tqdm[An
     waiting: dict[int, _WindowKeywords] = {}
     following = 0
     for indices, batch, output in model.run(parts, batch_size=BATCH_SIZE):
+        warn_of_lost_keywords(batch, output)
         waiting |= zip(indices, _of_batch(model, batch, output, top), strict=True)
         while following in waiting:
             window = waiting.pop(following)

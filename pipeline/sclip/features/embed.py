@@ -130,41 +130,35 @@ def _embed(
     pictures = {name: group[0].image for name, group in groups.items()}
     digests = {name: hashes[path] for name, path in pictures.items()}
     known = read_pictures(out, origin["embedder"])
-    new = _embed_pictures({name: pictures[name] for name in pictures if digests[name] not in known}, clip, device)
+    new = {name for name, digest in digests.items() if digest not in known}
+    computed = _embed_pictures({name: pictures[name] for name in pictures if name in new}, clip, device)
+    images: dict[str, EmbeddedPicture] = {}
     for name, digest in digests.items():
-        if not digest and isinstance(new[name], EmbeddedPicture):  # another program was still writing the file
-            new[name] = Fault(f"image {pictures[name].name}: could not be read at first; run the command again")
-    embedded = {name: new[name] if name in new else known[digests[name]] for name in pictures}
-    images = {name: result for name, result in embedded.items() if isinstance(result, EmbeddedPicture)}
-    for name, result in embedded.items():
-        if isinstance(result, Fault):
-            for row in groups[name]:
-                skip(row, result.reason)
+        result = computed[name] if name in new else known[digest]
+        if isinstance(result, EmbeddedPicture) and not digest:  # another program was still writing the file
+            result = Fault(f"image {pictures[name].name}: could not be read at first; run the command again")
+        if isinstance(result, EmbeddedPicture):
+            images[name] = result
+            continue
+        for row in groups[name]:
+            skip(row, result.reason)
     captions, texts = _embed_captions([row for row in rows if row.id not in skipped], clip, device, skip)
-    usable = [row for row in rows if row.id not in skipped]
     if not images:
         raise problems.nothing_left(f"none of {counted(len(pictures), 'pictures')} can be used")
+    usable = [row for row in rows if row.id not in skipped]
     tensors = picture_tensors(list(images.values()), [digests[name] for name in images])
     training = {row.image_id for row in usable if row.split == "train"}
     seen = [i for i, name in enumerate(images) if name in training]
     tokens = embed_tokens(usable, tensors["vectors"][seen], clip, device)
-    index = {
-        **origin,
-        "images": len(images),
-        "captions": len(captions),
-        "width": clip.joint_width,
-        "skipped": skipped,
-        "notes": {
-            "captions that are cut": cut,
-            FLAT: {
-                groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour"
-                for name, picture in images.items()
-                if picture.one_colour
-            },
-        },
+    flat = {
+        groups[name][0].id: f"image {pictures[name].name}: CLIP sees a single colour"
+        for name, picture in images.items()
+        if picture.one_colour
     }
+    counts = {"images": len(images), "captions": len(captions), "width": clip.joint_width}
+    index = {**origin, **counts, "skipped": skipped, "notes": {"captions that are cut": cut, FLAT: flat}}
     write_vectors(out, index, (list(images), tensors), (captions, texts), tokens)
-    return sum(name in images for name in new)
+    return len(new & images.keys())
 
 
 def _group_by_picture(

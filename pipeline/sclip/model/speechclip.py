@@ -6,7 +6,7 @@ revision and the hash of their weights.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,11 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
             raise UserError(f"architecture {self.name}: no branch {branch!r}; expected {expected}")
         order: list[int] = []
         vectors: list[Tensor] = []
-        for indices, _, output in self.run(audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress):
+        for indices, batch, output in self.run(
+            audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress
+        ):
+            if branch == "cascaded":
+                warn_of_lost_keywords(batch, output)
             order += indices
             vectors.append(output.vectors[branch])
         return self._unit(vectors)[torch.tensor(order, dtype=torch.long).argsort()]
@@ -236,7 +240,10 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         """
         self.check_keywords(top)
         keywords_by_index: dict[int, list[Keyword]] = {}
-        for indices, _, output in self.run(audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress):
+        for indices, batch, output in self.run(
+            audio, sample_rate=sample_rate, batch_size=batch_size, progress=progress
+        ):
+            warn_of_lost_keywords(batch, output)
             keywords_by_index |= zip(indices, self.keywords_of(output, top), strict=True)
         return [keywords_by_index[i] for i in range(len(keywords_by_index))]
 
@@ -290,10 +297,6 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
                 indices, of_batch = [i for i, _ in batch], [recording for _, recording in batch]
                 waveforms = [recording.decode(self.speech) for recording in of_batch]
                 output = self.head(self.speech(waveforms), self.text_tower)
-                if output.cif is not None:
-                    for i in output.cif.firing.truncated.nonzero().flatten().tolist():
-                        slots = output.cif.firing.weights.shape[1]
-                        log.warning("%s: more than %d keywords; the last ones are left out", of_batch[i].name, slots)
                 yield indices, of_batch, output
                 bar.update(len(batch))
 
@@ -354,6 +357,14 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         from sclip.model.loading import load  # which imports this module
 
         return load(name, revision=revision, **download)
+
+
+def warn_of_lost_keywords(batch: Sequence[AudioInput], output: HeadOutput) -> None:
+    """Log which recordings of a batch have more keywords than CLIP's text tower has room for."""
+    if output.cif is not None:
+        for i in output.cif.firing.truncated.nonzero().flatten().tolist():
+            slots = output.cif.firing.weights.shape[1]
+            log.warning("%s: more than %d keywords; the last ones are left out", batch[i].name, slots)
 
 
 def _check_batch_size(size: int) -> None:

@@ -42,7 +42,7 @@ def changed(path: str, value) -> dict:
         ("head.attention.heads", "8", "arch: head.attention.heads: expected a whole number, found '8'"),
         ("head.attention.heads", 8.0, "arch: head.attention.heads: expected a whole number, found 8.0"),
         ("head.attention.heads", True, "arch: head.attention.heads: expected a whole number, found True"),
-        ("head.attention", {}, "arch: head.attention.heads: missing"),
+        ("head.attention", {}, "arch: head.attention.heads: missing; expected a whole number"),
         ("head.utterance", 1, "arch: head.utterance: expected true or false, found 1"),
         ("head.keywords.hidden", 1024, "arch: head.keywords.hidden: expected a list, found 1024"),
         ("head.keywords.hidden", [1024, "x"], "arch: head.keywords.hidden[1]: expected a whole number, found 'x'"),

@@ -37,9 +37,9 @@ def test_skipped_rows_are_grouped_by_reason(caplog):
     problems.add("row 9", "image 9.png: no such file")
     assert printed(problems, caplog) == [
         "skipped  3 rows: audio: silent",
-        "         - row 0: audio 0.wav: silent",
-        "         - row 1: audio 1.wav: silent",
-        "         - row 2: audio 2.wav: silent",
+        "         - row 0: audio 0.wav",
+        "         - row 1: audio 1.wav",
+        "         - row 2: audio 2.wav",
         "skipped  2 rows: other reasons",
         "         - row 8: audio 8.wav: no samples",
         "         - row 9: image 9.png: no such file",

@@ -66,7 +66,7 @@ class Problems:
     def add(self, row: str, message: str) -> None:
         """Record a row that cannot be used."""
         if not self.skip:
-            raise UserError(f"{row}: {message} (--on-error skip goes on without it)")
+            raise UserError(f"{row}: {message} (--on-error skip, or on_error: skip in the preset, goes on without it)")
         self.skipped[row] = message
 
     def note(self, kind: str, case: str, *, brief: bool = False) -> None:
@@ -89,14 +89,17 @@ class Problems:
 
     def _by_reason(self) -> Findings:
         """Return the skipped rows: the commonest repeated reasons first, all other rows in one last group."""
-        groups: Findings = {}
+        groups: dict[str, list[tuple[str, str]]] = {}  # reason: rows, each with the name of its file
         for row, message in self.skipped.items():
-            reason = re.sub(r"^(audio|image) .*?: ", r"\1: ", message)  # without the file's name
-            groups.setdefault(f"rows: {reason}", []).append(f"{row}: {message}")
-        repeated = sorted((kind for kind in groups if len(groups[kind]) > 1), key=lambda kind: -len(groups[kind]))
-        findings = {kind: groups.pop(kind) for kind in repeated[:MAX_CASES]}
+            file = re.match(r"(audio|image) .*?: ", message)
+            reason = f"{file[1]}: {message[file.end() :]}" if file else message
+            groups.setdefault(reason, []).append((row, f": {file[0][:-2]}" if file else ""))
+        repeated = sorted((reason for reason in groups if len(groups[reason]) > 1), key=lambda kind: -len(groups[kind]))
+        findings = {
+            f"rows: {reason}": [f"{row}{file}" for row, file in groups.pop(reason)] for reason in repeated[:MAX_CASES]
+        }
         if groups:
-            others = [case for cases in groups.values() for case in cases]
+            others = [f"{row}: {self.skipped[row]}" for rows in groups.values() for row, _ in rows]
             number = "1 row" if len(others) == 1 else "rows"  # `list_findings` counts several
             findings[f"{number}: other reasons" if findings else number] = others
         return findings

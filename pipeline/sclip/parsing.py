@@ -29,6 +29,7 @@ LARGEST_INT = 2**63 - 1  # the limit of torch and numpy
 MOST_NODES = 100_000  # in a YAML text with all aliases expanded; params.yaml has about 2,000
 MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key <<, which takes over the values of other tables
 _UNNAMED = '"<unicode string>"'  # how PyYAML's errors call a text
+_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 MAX_CHARACTERS = 200  # the most characters of a value in an error
 
 
@@ -217,13 +218,12 @@ def parse(kind: Any, data: Any, where: str) -> Any:
         return _parse_dataclass(kind, data, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        choices = f"one of {', '.join(map(str, arguments))}"
-        _expect(data in arguments, choices, data, where)
+        _expect(data in arguments, _description(kind), data, where)
         return data
     if origin in (types.UnionType, typing.Union):
         return _parse_union(arguments, data, where)
     if origin is tuple:
-        _expect(isinstance(data, list | tuple), "a list", data, where)
+        _expect(isinstance(data, list | tuple), _description(kind), data, where)
         return tuple(parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin is dict:
         for key in as_table(data, where):
@@ -242,17 +242,16 @@ def _parse_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
 
 def _parse_float(data: Any, where: str) -> float:
     data = _number(data)
-    _expect(isinstance(data, int | float) and not isinstance(data, bool), "a number", data, where)
+    _expect(isinstance(data, int | float) and not isinstance(data, bool), _NAMES[float], data, where)
     _expect(abs(data) < 1e308, "a finite number below 1e308", data, where)
     return float(data)
 
 
 def _parse_scalar(kind: Any, data: Any, where: str) -> Any:
-    names = {int: "a whole number", bool: "true or false", str: "text"}
     if kind is int and isinstance(data, str):
         number = _number(data)  # such as 1e3
         data = int(number) if isinstance(number, float) and number.is_integer() else data
-    _expect(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), names[kind], data, where)
+    _expect(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), _NAMES[kind], data, where)
     if kind is int:
         _expect(abs(data) <= LARGEST_INT, f"a whole number up to {LARGEST_INT}", data, where)
     return data
@@ -263,6 +262,18 @@ def _number(data: Any) -> Any:
     if isinstance(data, str) and re.fullmatch(r"[-+]?(\d+(\.\d*)?|\.\d+)e[-+]?\d+", data, re.IGNORECASE):
         return float(data)
     return data
+
+
+def _description(kind: Any) -> str:
+    """Return what a value of a type looks like, for errors."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (types.UnionType, typing.Union):
+        return _description(next(argument for argument in arguments if argument is not types.NoneType))
+    if origin is tuple:
+        return "a list"
+    return _NAMES.get(kind, "a table")
 
 
 def key_path(where: str, key: str) -> str:
@@ -324,7 +335,7 @@ def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
     values = {key: parse(hints[key], value, key_path(where, key)) for key, value in data.items()}
     for name in required:
         if name not in values:
-            raise UserError(f"{key_path(where, name)}: missing")
+            raise UserError(f"{key_path(where, name)}: missing; expected {_description(hints[name])}")
     try:
         return kind(**values)
     except UserError:

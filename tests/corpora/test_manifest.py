@@ -88,7 +88,7 @@ def test_rows_with_missing_files_are_left_out_of_a_corpus(manifest):
     assert make_corpus(config, manifest, problems) == 1
     assert list(problems.skipped) == ["manifest row 2 (b)", "manifest row 3 (c)"]
     assert problems.notes == {
-        "splits without a row; commands that need these splits will fail": ["dev", "test"],
+        "splits without a row; `train` needs train and dev, and `evaluate` needs test": ["dev", "test"],
         "splits without a caption; architectures with keywords cannot be trained": ["train"],
     }
     (row,) = read_manifest(manifest, Problems())

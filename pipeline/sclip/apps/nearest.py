@@ -94,7 +94,7 @@ def _build(faiss: Any, vectors: Tensor, file: Path) -> Any:
     count, width = vectors.shape
     lists = 4 * math.isqrt(count)
     kind = "Flat" if count < FLAT_BELOW else f"IVF{lists},SQ8"
-    log.info(f"building the faiss index {kind} of {count:,} vectors")
+    log.info(f"building a faiss index ({kind}) of {count:,} vectors")
     index = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         sample = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: TRAINED_PER_LIST * lists]

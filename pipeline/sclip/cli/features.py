@@ -136,6 +136,6 @@ def embed_clip(
         print_json({"folder": out, **vars(result), "skipped": problems.skipped})
         return
     old = result.images - result.images_computed
-    source = "reused" if result.reused else f"computed, but {old:,} pictures reused" if old else "computed"
-    counts = f"{counted(result.images, 'pictures')}, {counted(result.captions, 'captions')}"
-    click.echo(f"{out}: {counts}; {source}; {result.seconds:.0f} s")
+    known = f" ({old:,} of them reused)" if old and not result.reused else ""
+    counts = f"{counted(result.images, 'pictures')}{known}, {counted(result.captions, 'captions')}"
+    click.echo(f"{out}: {counts}; {'reused' if result.reused else 'computed'}; {result.seconds:.0f} s")

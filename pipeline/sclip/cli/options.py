@@ -125,7 +125,7 @@ seed_option = click.option(
     "--seed",
     type=int,
     callback=_check_seed,
-    help=f"The seed of weights and batches, 0 to {LARGEST_SEED}.  [default: the first of run.seeds]",
+    help=f"The training's seed, 0 to {LARGEST_SEED}; its folder is seed-N.  [default: the first of run.seeds]",
 )
 on_error_option = click.option(
     "--on-error",

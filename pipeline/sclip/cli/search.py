@@ -79,7 +79,7 @@ def index(
     type=click.Choice(["exact", "faiss"]),
     default="exact",
     show_default=True,
-    help="faiss searches approximately, for many millions of files; pip install faiss-cpu.",
+    help="faiss is for millions of files: from 25,000 on it searches approximately. It needs pip install faiss-cpu.",
 )
 @device_option
 @json_option

@@ -35,7 +35,7 @@ from sclip.errors import Problems, UserError
 
 SourceConfig = Flickr8kConfig | SpokenCocoConfig | PlacesConfig | SpeechCocoConfig | PairsConfig | TableConfig
 
-EMPTY_SPLITS = "splits without a row; commands that need these splits will fail"
+EMPTY_SPLITS = "splits without a row; `train` needs train and dev, and `evaluate` needs test"
 NO_CAPTIONS = "splits without a caption; architectures with keywords cannot be trained"
 SHARED_PICTURES = "pictures in several splits, so that a model is tested on what it has seen; give each one split"
 

@@ -100,7 +100,9 @@ class SpeechEncoder(nn.Module):
         if config.model_type not in FAMILY:
             raise UserError(f"speech encoder {source.name}: a {config.model_type}; expected one of {', '.join(FAMILY)}")
         if getattr(config, "add_adapter", False):
-            raise UserError(f"speech encoder {source.name}: has an adapter, which changes lengths")
+            raise UserError(
+                f"speech encoder {source.name}: has an adapter, which changes lengths; use a model without one"
+            )
         layer_norms = getattr(config, "feat_extract_norm", "layer") == "layer"
         self.model, self.source = model.eval().requires_grad_(False), source
         self.input: WaveformInput | LogMelInput

@@ -38,8 +38,9 @@ def run_trained(
     model = load(folder, device=device)
     if model.architecture != params.experiment(preset, arch).architecture:
         raise UserError(
-            f"{folder}: was trained with another architecture than {params.where} and -S describe; train it again with "
-            f"`sclip train --preset {preset} --arch {arch} --seed {seed}`, or set the keys of {arch} back"
+            f"{folder}: was trained with another architecture than {params.where} and -S describe; give the -S options "
+            f"of its training, set the keys of {arch} back, or train it again with `sclip train --preset {preset} "
+            f"--arch {arch} --seed {seed}`"
         )
     dataset = _dataset(params, preset, model, problems, exact)
     return _evaluate(params, preset, model, dataset, paths.results_folder(preset, arch, seed, exact), {"seed": seed})

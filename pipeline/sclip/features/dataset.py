@@ -144,7 +144,9 @@ class Dataset:
         """Collect the members of a split. `origin` is the manifest and the folder of vectors, for messages."""
         manifest, vectors = origin
         if split not in members:
-            raise UserError(f"{manifest}: no row is of split {split}")
+            raise UserError(
+                f"{manifest}: no row is of split {split}; give this split to some rows of the corpus, and make it again"
+            )
         if not members[split].columns[0]:
             raise UserError(f"{manifest}: no row of split {split} has hidden states and a picture in {vectors}")
         rows, store_rows, pictures, captions = members[split].tensors()

@@ -301,7 +301,7 @@ def _read_speeds(plan: Plan) -> str:
     names = {"fp16": "fp16", CODES: f"{plan.components} components", ONLINE: "online"}
     speeds = {storage: plan.read_speed(storage) for storage in names}
     return "; ".join(
-        f"{names[storage]}: {'no limit (from memory)' if speed == math.inf else f'{speed:,.0f}'}"
+        f"{names[storage]}: {'from memory, without a limit' if speed == math.inf else f'{speed:,.0f}'}"
         for storage, speed in speeds.items()
     )
 

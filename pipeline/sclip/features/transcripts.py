@@ -133,7 +133,9 @@ def find_test_rows(manifest: Path, problems: Problems) -> list[Row]:
     if any(row.transcript is not None for row in rows):
         raise UserError(f"{manifest}: has transcripts already; leave the column `transcript` out to replace them")
     if not rows:
-        raise UserError(f"{manifest}: no row is of split {SPLIT}")
+        raise UserError(
+            f"{manifest}: no row is of split {SPLIT}; give this split to some rows of the corpus, and make it again"
+        )
     return rows
 
 

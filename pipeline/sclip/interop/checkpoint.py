@@ -60,7 +60,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # zip, pickle and torch each raise their own errors for damaged files
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         first_sentence = first_line.split(". ")[0]
-        raise UserError(f"{path}: not a complete checkpoint in torch.save's zip format: {first_sentence}") from None
+        raise UserError(
+            f"{path}: not a complete checkpoint in torch.save's zip format: {first_sentence}; download it again"
+        ) from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a checkpoint with a state_dict, found a {type(data).__name__}")
     return data

@@ -78,5 +78,8 @@ def _checked(encoder: Encoder, reference: EncoderReference) -> Encoder:
     found = encoder.fingerprint()
     if found != reference.hash:
         hashes = f"expected hash {reference.hash[:12]}…, found {found[:12]}…"
-        raise UserError(f"encoder {encoder.source.name}: not the one that the head was trained with: {hashes}")
+        raise UserError(
+            f"encoder {encoder.source.name}: not the one that the head was trained with: {hashes}; "
+            "use the encoder of its training"
+        )
     return encoder

@@ -311,7 +311,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         """Write a model folder atomically. The folder must not exist."""
         folder = Path(folder)
         if folder.exists():
-            raise UserError(f"{folder}: already exists")
+            raise UserError(f"{folder}: already exists; choose another folder or remove it")
         with atomic_folder(folder) as unfinished:
             self.save_pretrained(unfinished)
         return folder

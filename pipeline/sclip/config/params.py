@@ -144,7 +144,7 @@ def _with_base(presets: Mapping[str, Any], name: str, path: str) -> Mapping[str,
     if name in BASES:
         raise UserError(f"{where}: expected none, because other presets inherit from {name}; found {preset['base']!r}")
     if "recipe" not in preset:
-        raise UserError(f"{path}: presets.{name}.recipe: missing; the base's is {base.get('recipe')}")
+        raise UserError(f"{path}: presets.{name}.recipe: missing; the base has {base.get('recipe')}")
     if preset["recipe"] != base.get("recipe"):
         base = {**base, "arch": {}}
     return _inherited(base, preset)

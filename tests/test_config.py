@@ -88,6 +88,10 @@ def test_files(tmp_path):
     (tmp_path / "params.yaml").write_bytes("# Bäume".encode("latin-1"))
     with pytest.raises(UserError, match=r"params\.yaml: not UTF-8"):
         load_params(tmp_path / "params.yaml")
+    for presets in ("", " [1]"):
+        (tmp_path / "params.yaml").write_text(f"presets:{presets}\nrun: {{}}\n")
+        with pytest.raises(UserError, match=r"override presets\.mine\.training\.steps: presets: expected a table"):
+            load_params(tmp_path / "params.yaml", ["presets.mine.training.steps=3"])
     for override, message in (
         (
             "presets.scene.training.steps=3",

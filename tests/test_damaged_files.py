@@ -107,7 +107,7 @@ def test_a_damaged_feature_store_is_refused(corpus, name):
 
     def read() -> tuple[Any, ...]:
         store = FeatureStore.open(folder)
-        return store.features, store.ids, store.lengths.tolist(), store.read(torch.arange(len(store))).values
+        return store.features, store.ids, store.lengths.tolist(), store.read(torch.arange(len(store.ids))).values
 
     def same(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
         # Opening does not read the states; verify does.

@@ -15,7 +15,6 @@ import torch
 import yaml
 from pyarrow import parquet
 from shipped import PARAMS
-from stored_corpus import write_corpus
 
 import sclip
 from sclip.config import (
@@ -42,8 +41,6 @@ from sclip.corpora.unpack import DamagedArchive, unpack
 from sclip.encoders.pictures import picture_fault, read_rgb
 from sclip.errors import Fault, Problems, UserError
 from sclip.features.embed import hash_pictures
-from sclip.features.store import read_index
-from sclip.index_file import write_index_file
 from sclip.model.folder import read_config, settings_digest
 from sclip.parsing import parse_json
 from sclip.tensors import read_tensors, write_tensors
@@ -278,12 +275,3 @@ def test_the_folder_of_a_preset_may_be_a_link_to_another_disk(tmp_path):
         assert len(rows) == 3
         assert all(row.audio.is_file() and row.image.is_file() for row in rows)
     assert next(rows.values("audio"))[0].startswith("../scenes-")
-
-
-@pytest.mark.parametrize("shards", [[{"file": "../../other.safetensors"}], [{"file": 3}], ["a"], None])
-def test_an_index_of_features_names_only_files_of_its_folder(tmp_path, shards):
-    corpus = write_corpus(tmp_path, train=2, dev=1)
-    index = read_index(corpus / "features")
-    write_index_file(corpus / "features/index.json", index | {"shards": shards})
-    with pytest.raises(UserError, match=r"index\.json: expected tables .* names of files in this folder"):
-        read_index(corpus / "features")

@@ -1,7 +1,6 @@
 """The formats of files: each file names its own, such as `sclip features 2`, and the version of sclip that wrote it."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,18 @@ VERSION = "version"  # the key of the version in a JSON file
 MODEL_KIND = "sclip model "  # how the format of a model folder begins
 
 
-def check_format(path: Path, data: Any, accepted: Sequence[str], advice: str = "") -> None:
-    """Refuse the content of a JSON file if its format is not accepted. The first accepted format is the newest.
+def check_format(path: Path, data: Any, expected: str, advice: str = "") -> None:
+    """Refuse the content of a JSON file if its format is not the expected one.
 
     `advice` says what to do with an older file. For a newer one, the error names the version that can read it.
     """
     found = data.get("format") if isinstance(data, dict) else None
-    if found in accepted:
+    if found == expected:
         return
-    problem = f"{path}: format: expected {accepted[0]!r}, found {found!r}"
+    problem = f"{path}: format: expected {expected!r}, found {found!r}"
     version = data.get(VERSION) if isinstance(data, dict) else None
     named = isinstance(version, str) and re.fullmatch(r"[\w.+-]{1,40}", version) and version != __version__
-    if _is_newer(found, accepted[0]) and named:
+    if _is_newer(found, expected) and named:
         raise UserError(f"{problem}, written by sclip {version}, and this is sclip {__version__}; install {version}")
     raise UserError(problem + (f"; {advice}" if advice else ""))
 

@@ -33,13 +33,8 @@ def read_checked(path: Path, expected: str, advice: str) -> dict[str, Any]:
         index = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {advice}") from None
-    check_format(path, index, [expected], advice)
-    check_own_digest(path, index, index.pop(DIGEST, None), advice)
+    check_format(path, index, expected, advice)
     content: dict[str, Any] = index
-    return content
-
-
-def check_own_digest(path: Path, index: Mapping[str, Any], digest: object, advice: str) -> None:
-    """Refuse a file whose content, without the digest, is not that of its digest. `advice` says what to do."""
-    if digest != data_fingerprint(index):
+    if content.pop(DIGEST, None) != data_fingerprint(content):
         raise UserError(f"{path}: damaged: its content does not match its digest; {advice}")
+    return content

@@ -62,16 +62,6 @@ def _suggestion(name: str, valid: Collection[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(valid) or 'none'}"
 
 
-def check_keys(kind: Any, data: Any, where: str) -> None:
-    """Check that `kind` has every key of a partial table `data`; keys may be missing."""
-    fields = typing.get_type_hints(kind)
-    for key, value in as_table(data, where).items():
-        _expect_key(key, fields, where)
-        tables = [k for k in (fields[key], *typing.get_args(fields[key])) if dataclasses.is_dataclass(k)]
-        if tables and value is not None:
-            check_keys(tables[0], value, key_path(where, key))
-
-
 def read_text(path: Path) -> str:
     """Read UTF-8 text with or without a byte order mark, and with any line endings."""
     try:
@@ -338,8 +328,6 @@ def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
             raise UserError(f"{key_path(where, name)}: missing; expected {_description(hints[name])}")
     try:
         return kind(**values)
-    except UserError:
-        raise
     except ValueError as error:  # from __post_init__; its message may begin with the name of a field
         names_field = re.split(r"\W", str(error), maxsplit=1)[0] in hints
         raise UserError(key_path(where, str(error)) if names_field else f"{where}: {error}") from None

@@ -220,6 +220,18 @@ def test_alignments_of_spokencoco_are_in_the_captions_or_in_other_files(tmp_path
     assert len(rows["m070-dev_2"]["words"]) == 6
 
 
+def test_an_alignment_of_spokencoco_that_is_no_text_is_refused(tmp_path):
+    spokencoco(tmp_path)
+    path = tmp_path / "SpokenCOCO/SpokenCOCO_ksplit_val.json"
+    data = json.loads(path.read_text())
+    data["data"][0]["captions"][0]["text_alignment"] = [["a", 0, 1]]
+    path.write_text(json.dumps(data))
+    with pytest.raises(
+        UserError, match=r"SpokenCOCO_ksplit_val\.json data\[0\]: .*text_alignment is \[\['a', 0, 1\]\]"
+    ):
+        read_listing(SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), Problems())
+
+
 def test_karpathy_s_split_may_have_the_names_of_vg_hubert(tmp_path):
     spokencoco(tmp_path)
     config, folder = SpokenCocoConfig("spokencoco", str(tmp_path), "karpathy"), tmp_path / "SpokenCOCO"

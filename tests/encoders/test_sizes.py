@@ -8,7 +8,7 @@ import torch
 from small import clip_encoder, speech_encoder
 from transformers import AutoConfig, AutoModel
 
-from sclip.encoders.clip import ClipEncoder
+from sclip.encoders.clip import ClipEncoder, empty_clip
 from sclip.encoders.sizes import check_clip_sizes, check_speech_sizes
 from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
@@ -85,5 +85,7 @@ def test_a_speech_encoder_of_real_size_has_as_many_weights_as_it_declares(kind, 
 def test_a_clip_of_real_size_has_as_many_weights_as_it_declares(name, tmp_path):
     config = open_clip.get_model_config(name)
     with torch.device("meta"):
-        write_weights(tmp_path, open_clip.create_model(name, device="meta", load_weights=False))
+        model = open_clip.create_model(name, device="meta", load_weights=False)
+        write_weights(tmp_path, model)
+        assert type(empty_clip(config)) is type(model)
     check_clip_sizes(config, tmp_path, "model_cfg")

@@ -1,5 +1,6 @@
 """Test the stage `evaluate` with a small model, from a feature store and vectors to its JSON files."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from small import ARCHITECTURES, CAPTIONS, model
 from stored_corpus import write_test_split
 
+import sclip
 from sclip.errors import UserError
 from sclip.evaluation import examples, inference
 from sclip.evaluation.bootstrap import Bootstrap
@@ -112,6 +114,17 @@ def test_metrics_and_examples_are_complete_and_independent_of_batches(arch, data
         assert utterance["rank"] == example["rank"]
         words = [slot["pieces"][0]["text"] for slot in example.get("keywords", [])]
         assert utterance["keywords"] == list(dict.fromkeys(words))
+
+
+def test_arrays_have_room_for_the_keywords_that_the_head_can_find(dataset):
+    """A model from elsewhere may say that CIF finds any number. CLIP's text tower limits it."""
+    small = model("cascaded-cif")
+    keywords = small.architecture.head.keywords
+    cif = dataclasses.replace(keywords.cif, max_slots=2**40)
+    head = dataclasses.replace(small.architecture.head, keywords=dataclasses.replace(keywords, cif=cif))
+    architecture = dataclasses.replace(small.architecture, head=head)
+    built = sclip.SpeechCLIP("cascaded-cif", architecture, small.speech, small.clip, small.vocabulary)
+    assert infer(built, dataset).firings.shape[1] == small.text_tower.most_keywords
 
 
 def test_utterances_of_the_report_are_a_sample_of_a_large_split(dataset, tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ def test_stored_states_equal_those_of_the_encoder(corpus, tmp_path, precision):
     assert (
         len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     )  # all files have the same access rights
-    batch = store.read(torch.arange(len(store)))
+    batch = store.read(torch.arange(len(store.ids)))
     tolerance = {"fp16": 1e-3, "bf16": 8e-3, "fp32": 1e-5}[precision]
     for row, states in zip(read_manifest(corpus.path, Problems()), batch, strict=True):
         expected = speech([torch.from_numpy(read_audio(row.audio))]).values[0]
@@ -89,7 +89,7 @@ def test_codes_approximate_the_states_and_are_small(corpus, tmp_path):
     store = FeatureStore.open(tmp_path / "out")
     assert store.frame_shape == (60,)
     assert summary.frames * 60 < summary.gigabytes * 1e9 < summary.frames * 64 * 2
-    coded = store.read(torch.arange(len(store)))
+    coded = store.read(torch.arange(len(store.ids)))
     for row, codes in zip(read_manifest(corpus.path, Problems()), coded, strict=True):
         exact = speech([torch.from_numpy(read_audio(row.audio))]).values[0].transpose(0, 1)  # (T, L, D)
         assert (coded.directions.decode(codes) - exact).square().mean() < 0.05 * exact.var()
@@ -436,7 +436,7 @@ def test_bad_recordings_are_named_and_skipped(corpus, tmp_path, message):
         assert summary.utterances == 9
         assert (summary.shards_computed == 0) == reused
     store = FeatureStore.open(out)
-    assert "u4" not in store.ids and len(store) == 9
+    assert "u4" not in store.ids and len(store.ids) == 9
     assert verify(out, [row["id"] for row in corpus.rows]) == []
     with pytest.raises(UserError, match=r"manifest row 5 \(u4\)"):
         extract(corpus, out)

@@ -178,10 +178,11 @@ def test_differences_between_store_and_manifest_are_found(folder):
     ]
 
 
-@pytest.mark.parametrize("name", ["../0.safetensors", "/tmp/x", "a/b", ".hidden"])
-def test_an_index_cannot_name_shards_outside_its_folder(name, folder):
-    index = read_index(folder)
-    index["shards"][0]["file"] = name
-    write_index_file(folder / INDEX_FILE, index)
+NAMES = ["../0.safetensors", "/tmp/x", "a/b", ".hidden", 3]
+
+
+@pytest.mark.parametrize("shards", [*([{"file": name}] for name in NAMES), ["a"], None])
+def test_an_index_names_only_files_of_its_folder(shards, folder):
+    write_index_file(folder / INDEX_FILE, read_index(folder) | {"shards": shards})
     with pytest.raises(UserError, match="`shards` with the names of files in this folder"):
         read_index(folder)

@@ -104,10 +104,12 @@ def test_a_file_of_other_types_is_refused_and_written_again(content, manifest):
     assert len(Transcripts.find(rows, out).texts) == 5
 
 
-def test_faulty_recordings_are_named_and_left_out(manifest):
-    manifest.with_name("1.wav").write_bytes(b"no recording")
-    out = manifest.with_name("transcripts.json")
-    with pytest.raises(UserError, match=r"manifest row 2 \(u1\): audio 1.wav: cannot be read"):
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_faulty_recordings_are_named_and_left_out(fault, manifest):
+    recording, out = manifest.with_name("1.wav"), manifest.with_name("transcripts.json")
+    recording.unlink() if fault == "missing" else recording.write_bytes(b"no recording")
+    message = {"damaged": "cannot be read", "missing": "no such file"}[fault]
+    with pytest.raises(UserError, match=rf"manifest row 2 \(u1\): audio 1.wav: {message}"):
         transcribe(Counter(), manifest, out, Problems())
     problems = Problems(skip=True)
     assert transcribe(Counter(), manifest, out, problems).transcripts == 4

@@ -253,7 +253,7 @@ def test_extracted_frames_are_those_of_the_cpu(features, tmp_path, monkeypatch):
     for device in ("cpu", CUDA.type):
         run_sclip("extract-features", *preset, "--device", device)
         store = FeatureStore.open(folder)
-        frames.append([utterance.float() for utterance in store.read(torch.arange(len(store)))])
+        frames.append([utterance.float() for utterance in store.read(torch.arange(len(store.ids)))])
         shards = [path for path in folder.glob("*.safetensors") if path.name != DIRECTIONS_FILE]
         assert len(shards) > 3
         for path in shards:  # the directions of codes stay

@@ -375,16 +375,6 @@ def test_damaged_folders_give_one_line_errors(folder, tmp_path, damage, message)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_of_the_format_without_digests_loads(folder, tmp_path):
-    """Load a folder that an earlier version wrote."""
-    older = tmp_path / "model"
-    shutil.copytree(folder, older)
-    config = json.loads((older / "config.json").read_text())
-    del config["files"], config["digest"]
-    (older / "config.json").write_text(json.dumps(config | {"format": "sclip model 1"}))
-    assert torch.equal(sclip.load(older).encode_speech(RECORDINGS), sclip.load(folder).encode_speech(RECORDINGS))
-
-
 def test_invalid_inputs_are_user_errors(folder, tmp_path):
     loaded = sclip.load(folder)
     with pytest.raises(

@@ -189,6 +189,14 @@ def test_a_column_that_no_model_can_have_is_refused(key, message, tmp_path):
         read_paper(tmp_path / "paper.yaml")
 
 
+def test_a_column_that_names_a_table_of_the_metrics_is_refused(paper):
+    paper.tables["test"].columns["R@1"] = "speech_to_image.{branch}"
+    write_results("seed-0", 28.0)
+    message = "the column speech_to_image.parallel of the papers' tables: expected a figure, found a table; add one of"
+    with pytest.raises(UserError, match=re.escape(message)):
+        as_markdown(paper, True)
+
+
 def test_command_prints_every_published_number(monkeypatch):
     monkeypatch.chdir(PAPER.parents[1])
     printed = CliRunner().invoke(main, ["table", "--paper", "--format", "csv"])

@@ -137,8 +137,8 @@ def open_demo(names: Sequence[str], folder: Path, device: str) -> Demo:
         clip = model.clip.fingerprint()
         if clip not in vectors:
             vectors[clip], pictures = _encode(model, pictures)
-    if not pictures:
-        raise UserError(f"{folder}: none of its pictures can be read; give another folder with --images")
+        if not pictures:
+            raise UserError(f"{folder}: none of its pictures can be read; give another folder with --images")
     return Demo(
         [DemoModel(name, model, vectors[model.clip.fingerprint()]) for name, model in zip(names, models, strict=True)],
         pictures,

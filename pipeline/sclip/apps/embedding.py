@@ -88,7 +88,7 @@ def _recording_embedder(model: SpeechCLIP, key: str, branch: str | None) -> Embe
 def _text_embedder(model: SpeechCLIP, key: str) -> Embedder:
     def read(item: Item) -> str | Fault:
         assert item.text is not None
-        tokens = model.clip.count_tokens(item.text) if item.text else 0
+        tokens = model.clip.count_tokens(item.text)
         if tokens is not None and tokens > model.clip.most_tokens:
             log.warning("%s: %d tokens, cut to CLIP's %d", item.name, tokens, model.clip.most_tokens)
         return Fault("CLIP finds no token in it") if tokens == 0 else item.text

@@ -84,9 +84,8 @@ def _find_metrics(config: ModelConfig, given: Path | None) -> tuple[Path | None,
     if file is None:
         return None, None
     metrics = read_metrics(file)
-    about = metrics.get("about") if isinstance(metrics, dict) else None
-    if not isinstance(about, dict) or about.get("arch") != config.arch:
-        found = about.get("arch") if isinstance(about, dict) else None
+    found = metrics.get("about", {}).get("arch")
+    if found != config.arch:
         raise UserError(
             f"{file}: about.arch: expected {config.arch!r}, found {found!r}; give the model's own {METRICS}"
         )
@@ -96,7 +95,7 @@ def _find_metrics(config: ModelConfig, given: Path | None) -> tuple[Path | None,
 def _own_metrics(config: ModelConfig) -> Path | None:
     """Return the metrics.json of a model that was trained in this folder and has still the same weights."""
     preset, seed = config.origin.get("preset", ""), config.origin.get("seed", "")
-    if not preset or not seed.isdigit():
+    if not preset or not seed.isdecimal():
         return None
     trained = paths.model_folder(preset, config.arch, int(seed))
     file = paths.results_folder(preset, config.arch, int(seed)) / METRICS

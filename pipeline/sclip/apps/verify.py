@@ -216,7 +216,5 @@ def _check_checkpoint(path: Path) -> list[Finding]:
 
 
 def _check_results(path: Path) -> list[Finding]:
-    metrics = read_metrics(path)
-    if isinstance(metrics, dict):
-        check_other_files(path.parent, metrics)
+    check_other_files(path.parent, read_metrics(path))
     return []

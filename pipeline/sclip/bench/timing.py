@@ -18,8 +18,6 @@ WARM_UP = 1  # rounds that do not count
 class Timed:
     name: str
     seconds: float  # median
-    slowest: float
-    fastest: float
     ratio: float  # speed relative to the first alternative: median over rounds
     ratio_low: float  # lowest of all rounds
     ratio_high: float
@@ -65,6 +63,4 @@ def synchronize(device: str | torch.device) -> None:
 
 def _timed(name: str, times: list[float], first: list[float]) -> Timed:
     ratios = [base / own for base, own in zip(first, times, strict=True)]
-    return Timed(
-        name, statistics.median(times), max(times), min(times), statistics.median(ratios), min(ratios), max(ratios)
-    )
+    return Timed(name, statistics.median(times), statistics.median(ratios), min(ratios), max(ratios))

@@ -110,6 +110,7 @@ def _run(
     from sclip.apps.keywords import keywords as find_keywords
     from sclip.apps.keywords import segment as find_segments
     from sclip.apps.plot import check_plot
+    from sclip.apps.plot import plot as draw
     from sclip.device import choose_device
     from sclip.model.loading import load
 
@@ -124,7 +125,8 @@ def _run(
     recordings: Iterable[FoundKeywords] = _refuse_none(find(loaded, given, **options), len(given))
     if plot is not None:
         recordings = list(recordings)
-        _draw(recordings, given[0], plot)
+        draw(recordings[0], given[0], plot)  # --plot allows one recording
+        click.echo(printable(str(plot)), err=True)
     if target is not None:
         _write(recordings, target, segments, as_json)
     elif chosen is not None:
@@ -132,15 +134,6 @@ def _run(
     else:
         for recording in recordings:
             click.echo(exports.as_table(recording, segments=segments))
-
-
-def _draw(recordings: "Iterable[FoundKeywords]", audio: Any, path: Path) -> None:
-    """Draw the one recording that --plot allows."""
-    from sclip.apps.plot import plot
-
-    for recording in recordings:
-        plot(recording, audio, path)
-        click.echo(printable(str(path)), err=True)
 
 
 def _write(recordings: "Iterable[FoundKeywords]", target: exports.Destination, segments: bool, as_json: bool) -> None:

@@ -21,7 +21,7 @@ from sclip.config.features import FeaturesConfig
 from sclip.config.pretraining import Pretraining
 from sclip.config.training import TrainingConfig
 from sclip.errors import UserError
-from sclip.parsing import as_table, check_keys, entry, merged, parse, parse_yaml, read_yaml
+from sclip.parsing import as_table, entry, merged, parse, parse_yaml, read_yaml
 
 BASES = ("scenes", "scenes-study", "flickr8k-base", "flickr8k-large", "spokencoco-large")  # as in dvc.yaml
 NO_BASE = "none"
@@ -199,7 +199,6 @@ def _experiment(architecture: Mapping[str, Any], preset: Mapping[str, Any], arch
     """Combine an architecture of a recipe with a preset: its training, and its exceptions for the architecture."""
     where = f"{where}.arch.{arch}"
     exceptions = preset.get("arch", {}).get(arch, {})
-    check_keys(Experiment, exceptions, where)
     experiment: Experiment = parse(
         Experiment, merged({**architecture, "training": preset["training"]}, exceptions), where
     )
@@ -216,7 +215,8 @@ def _override(data: Any, override: str) -> Any:
     if table not in _keys(_ParamsFile) and table in _keys(Preset):
         raise UserError(f"override {override!r}: give the full key, presets.PRESET.{key}")
     if len(names) > 1 and table in ("presets", "recipes"):  # an override of a part must not create a new preset
-        entry(as_table(data, key).get(table, {}), names[0], f"override {key}: {table}")
+        where = f"override {key}: {table}"
+        entry(as_table(as_table(data, key).get(table, {}), where), names[0], where)
     if nested == {} and _table_at(data, key.split(".")):
         raise UserError(
             f"override {override}: an empty table changes nothing, because tables are merged; set the keys in it, or "

@@ -128,4 +128,4 @@ def _text(data: dict[str, Any], key: str) -> str:
 
 def _alignment(data: dict[str, Any]) -> dict[str, str]:
     """Return the alignment of a caption as a table, which is empty if there is none."""
-    return {ALIGNMENT: data[ALIGNMENT]} if data.get(ALIGNMENT) else {}
+    return {ALIGNMENT: _text(data, ALIGNMENT)} if data.get(ALIGNMENT) else {}

@@ -263,7 +263,9 @@ class ClipEncoder(nn.Module):
 def empty_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
     """Return a CLIP of these sizes, of the class that open_clip would choose, without trained weights."""
     sizes = copy.deepcopy(dict(model_cfg))
-    kind = open_clip.CustomTextCLIP if sizes.pop("custom_text", False) else open_clip.CLIP
+    custom_text = sizes.pop("custom_text", False)
+    with_decoder = "multimodal_cfg" in sizes
+    kind = open_clip.CoCa if with_decoder else open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     model: nn.Module = kind(**sizes)
     return model
 

@@ -4,7 +4,6 @@ With `random_seed`, all weights are random, initialized as the library does befo
 with such an encoder shows how much the pre-training contributes.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,10 +100,8 @@ def open_clip_encoder(config: ClipEncoderConfig) -> ClipEncoder:
             sizes, tensors, Source(config.name).with_random_weights(config.random_seed).name
         )
     clip = ClipEncoder.from_pretrained(config.name, config.revision)
-    sizes = copy.deepcopy(clip.config["model_cfg"])
-    sizes.pop("custom_text", None)  # chose the class
     with _seeded(config.random_seed):
-        model = type(clip.model)(**sizes)
+        model = empty_clip(clip.config["model_cfg"])
     set_model_preprocess_cfg(model, clip.model.visual.preprocess_cfg)
     return ClipEncoder(model, clip.config, clip.tokenizer, clip.source.with_random_weights(config.random_seed))
 

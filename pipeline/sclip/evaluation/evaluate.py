@@ -47,7 +47,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclip import distributed
+from sclip import distributed, paths
 from sclip.evaluation.bootstrap import SEED, Bootstrap
 from sclip.evaluation.directions import score_retrieval
 from sclip.evaluation.examples import examples
@@ -118,7 +118,8 @@ def evaluate(
     if distributed.is_main():
         _log_warnings(dataset, predictions.truncated)
         out.mkdir(parents=True, exist_ok=True)
-        write_results(out, metrics, _rounded(shown), _rounded(words), outcomes)
+        outcomes.save(out / paths.OUTCOMES)
+        write_results(out, metrics, _rounded(shown), _rounded(words))
     return metrics
 
 

@@ -147,7 +147,7 @@ def _gather(batches: Sequence[Tensor], results: Sequence[Tensor]) -> None:
 
 
 def _max_slots(model: SpeechCLIP) -> int:
-    keywords = model.architecture.head.keywords
+    keywords = model.head.config.keywords
     if keywords is None:
         return 0
     return keywords.cif.max_slots if keywords.cif else keywords.slots or 0

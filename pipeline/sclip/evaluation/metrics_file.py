@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, write_json
 from sclip.index_file import read_checked, write_index_file
 from sclip.parsing import parse
 from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
-
-if TYPE_CHECKING:
-    from sclip.evaluation.outcomes import Outcomes
 
 FORMAT = "sclip metrics 1"
 AGAIN = "run `sclip evaluate` again"
@@ -25,11 +22,10 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words: Any, outcomes: "Outcomes") -> None:
-    """Write the files of a results folder, metrics.json last."""
+def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words: Any) -> None:
+    """Write the files of a results folder, metrics.json last. The outcomes are there already."""
     write_json(folder / EXAMPLES, examples)
     write_json(folder / WORDS, words)
-    outcomes.save(folder / OUTCOMES)
     files = {name: file_digest(folder / name) for name in (EXAMPLES, WORDS, OUTCOMES)}
     write_index_file(folder / METRICS, {"format": FORMAT, **metrics, "files": files})
 

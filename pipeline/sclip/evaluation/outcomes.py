@@ -57,7 +57,7 @@ class Outcomes:
     @classmethod
     def read(cls, path: Path) -> "Outcomes":
         tensors, metadata = read_tensors_and_metadata(path)
-        check_format(path, metadata, [FORMAT], AGAIN)
+        check_format(path, metadata, FORMAT, AGAIN)
         groups: Groups = {}
         for name, tensor in tensors.items():
             group, _, column = name.partition("/")

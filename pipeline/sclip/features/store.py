@@ -230,9 +230,6 @@ class FeatureStore:
         features = index["features"]
         return cls(features, shards, read_directions(folder, features) if "components" in features else None)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def read(self, rows: Tensor, starts: Tensor | None = None, limit: int | None = None, multiple: int = 1) -> Padded:
         """Read at most `limit` frames of each row, from `starts` (B,) on: (B, L, T, D) as stored, or codes (B, T, K).
 
@@ -312,10 +309,7 @@ def _open_listed(folder: Path, entry: dict[str, Any], fingerprint: str) -> Shard
 def read_directions(folder: Path, features: Mapping[str, Any]) -> Directions:
     """Read the directions of a store's codes, and check the file against the index."""
     path = folder / DIRECTIONS_FILE
-    try:
-        check_digest(path, features["directions"], INDEX_FILE)
-    except UserError as error:
-        raise UserError(f"{error}; run `sclip extract-features` again") from None
+    check_digest(path, features["directions"], INDEX_FILE, "run `sclip extract-features` again")
     return Directions.load(path, features["normalized"])
 
 

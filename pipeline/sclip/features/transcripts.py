@@ -110,7 +110,7 @@ def transcribe(recognizer: "Recognizer", manifest: Path, out: Path, problems: Pr
     computed = 0
     with tqdm(total=len(rows), desc="transcripts", unit="", disable=None) as bar:
         for batch, recordings in prefetch_batches(chunks(rows, SAVED_TOGETHER), inspect):
-            new = [recording for recording in recordings if known.get(recording.row.id, ("",))[0] != recording.hash]
+            new = [recording for recording in recordings if known.get(recording.row.id, (None,))[0] != recording.hash]
             written = _recognize(recognizer, new, skipped, problems)
             same = {recording.row.id for recording in recordings} - {recording.row.id for recording in new}
             texts |= {row.id: known[row.id] for row in batch if row.id in same} | written

@@ -174,8 +174,5 @@ def write_vectors(
 
 
 def _read(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        check_digest(path, digest, INDEX_FILE)
-    except UserError as error:
-        raise UserError(f"{error}; run `sclip {COMMAND}` again") from None
+    check_digest(path, digest, INDEX_FILE, f"run `sclip {COMMAND}` again")
     return read_tensors_and_metadata(path)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from sclip.model.listing import CONFIG_FILE, find_models
 from sclip.parsing import parse, read_json, read_table
 
 FORMAT = "sclip model 2"
-FORMAT_1 = "sclip model 1"  # the format before, which is still read
 SPEECH, CLIP = "speech encoder", "CLIP"  # the keys of `origin` with the names of encoders that were copied
 STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 TRAINING = "training"  # the key of `origin` that says with which settings the head was trained
@@ -53,7 +52,7 @@ class ModelConfig:
     speech_encoder: EncoderReference
     clip_encoder: EncoderReference
     origin: dict[str, str]  # where the weights come from
-    files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of files in the folder
+    files: dict[str, str]  # the SHA-256 of files in the folder
     version: str | None = None  # of sclip
     digest: str | None = None  # of what decides results; see `settings_digest`
 
@@ -71,7 +70,7 @@ def read_config(folder: Path) -> ModelConfig:
     data = read_json(path) if path.is_file() else {}
     if isinstance(data, dict) and "format" not in data:
         raise _not_a_model(folder)
-    check_format(path, data, [FORMAT, FORMAT_1])
+    check_format(path, data, FORMAT)
     config = parse(ModelConfig, data, str(path))
     if config.digest is not None and config.digest != settings_digest(data):
         raise UserError(
@@ -133,8 +132,6 @@ def _existing(encoder: Path, folder: Path, advice: str) -> str:
 
 def check_files(folder: Path, config: ModelConfig) -> None:
     """Refuse files that are not those of config.json. Only weights and vocabulary must exist."""
-    if config.format == FORMAT_1:
-        return
     names = [WEIGHTS_FILE] if config.head.keywords is None else [WEIGHTS_FILE, VOCABULARY_FILE]
     # Not any name: a model from elsewhere must not make this read all files of the machine.
     others = rf"({'|'.join(ENCODERS)})/\w[\w.-]*"

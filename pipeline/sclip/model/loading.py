@@ -43,12 +43,14 @@ def load(
     folder, commit = find_folder(str(name), revision, REPO_FILES, **download)
     config = read_config(folder)
     check_files(folder, config)
-    speech = _open_speech(config.speech_encoder, folder, from_hub=commit is not None)
-    clip = _open_clip(config.clip_encoder, folder, from_hub=commit is not None)
+    speech_path, clip_path = (
+        encoder_path(reference.name, inside, folder, from_hub=commit is not None)
+        for reference, inside in ((config.speech_encoder, "speech"), (config.clip_encoder, "clip"))
+    )
+    speech, clip = _open_speech(config.speech_encoder, speech_path), _open_clip(config.clip_encoder, clip_path)
     vocabulary = Vocabulary.load(folder / VOCABULARY_FILE) if config.head.keywords else None
     # A copy of the model must not depend on the folders around this one.
-    references = (config.speech_encoder.name, config.clip_encoder.name)
-    inside = any(encoder_path(name, "", folder, from_hub=commit is not None) for name in references)
+    inside = bool(speech_path or clip_path)
     try:
         model = SpeechCLIP(config.arch, config.architecture, speech, clip, vocabulary, config.origin, inside)
     except UserError as error:
@@ -61,15 +63,12 @@ def load(
     return model.to(device)
 
 
-def _open_speech(reference: EncoderReference, folder: Path, *, from_hub: bool) -> AnySpeechEncoder:
-    path = encoder_path(reference.name, "speech", folder, from_hub=from_hub)
-    name = path or str(reference.name)
-    config = SpeechEncoderConfig(name, reference.revision, reference.normalize_waveform)
+def _open_speech(reference: EncoderReference, path: str | None) -> AnySpeechEncoder:
+    config = SpeechEncoderConfig(path or str(reference.name), reference.revision, reference.normalize_waveform)
     return _checked(open_speech(config), reference)
 
 
-def _open_clip(reference: EncoderReference, folder: Path, *, from_hub: bool) -> ClipEncoder:
-    path = encoder_path(reference.name, "clip", folder, from_hub=from_hub)
+def _open_clip(reference: EncoderReference, path: str | None) -> ClipEncoder:
     name = str(reference.name) if path is None else f"local-dir:{path}"
     return _checked(ClipEncoder.from_pretrained(name, reference.revision), reference)
 

@@ -24,11 +24,9 @@ from torch import Tensor
 from sclip.config import BRANCHES
 from sclip.errors import UserError
 from sclip.evaluation.bootstrap import RESAMPLES, SEED, Bootstrap, Estimate, estimate
-from sclip.evaluation.metrics_file import AGAIN, read_metrics
+from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.evaluation.outcomes import HITS, PICTURES, Outcomes, hit_rates, matching_rates
 from sclip.evaluation.retrieval import AT
-from sclip.files import check_digest
-from sclip.parsing import as_table
 from sclip.paths import METRICS, OUTCOMES
 
 DIRECTIONS = {
@@ -56,10 +54,9 @@ class EvaluatedModel:
                 f"{folder}: no results folder, since it has no {METRICS}; expected a folder that `sclip evaluate` "
                 f"writes, such as {_example_below(folder)}"
             )
-        metrics = as_table(read_metrics(path), str(path))
-        files, about = (as_table(metrics.get(key, {}), f"{path}: {key}") for key in ("files", "about"))
-        check_digest(folder / OUTCOMES, files[OUTCOMES], METRICS, AGAIN)
-        return cls(folder, str(about.get("preset")), Outcomes.read(folder / OUTCOMES))
+        metrics = read_metrics(path)
+        check_other_files(folder, metrics)
+        return cls(folder, str(metrics.get("about", {}).get("preset")), Outcomes.read(folder / OUTCOMES))
 
     @property
     def branches(self) -> list[str]:

@@ -159,7 +159,18 @@ def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Meas
         best = [[max(value for _, value in curve) for curve in _curves(folders, key)] for key in keys]
         return [summarize(values, places=2) for values in best]
     metrics = [read_metrics(folder / METRICS) for folder in folders if (folder / METRICS).is_file()]
-    return [summarize([lookup(entries, key.split(".")) for entries in metrics], places=2) for key in keys]
+    return [summarize([_figure(entries, key) for entries in metrics], places=2) for key in keys]
+
+
+def _figure(metrics: dict[str, Any], key: str) -> Any:
+    """Return the figure at a key of metrics.json, or None if it was not measured."""
+    figure = lookup(metrics, key.split("."))
+    if isinstance(figure, dict) and "value" not in figure:
+        raise UserError(
+            f"the column {key} of the papers' tables: expected a figure, found a table; add one of its keys: "
+            f"{', '.join(figure)}"
+        )
+    return figure
 
 
 def _curves(folders: Sequence[Path], name: str) -> list[Points]:

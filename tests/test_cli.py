@@ -148,7 +148,7 @@ def test_ctrl_c_during_an_import_ends_without_a_traceback(module, tmp_path):
         [sys.executable, "-m", "sclip", "embed", "text", __file__, "--out", str(tmp_path / "x.npy")],
         env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True,
     )  # fmt: skip
-    assert (run.returncode, run.stdout, run.stderr) == (1, "", "\nAborted!\n")
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "\nstopped; to go on, run the same command again\n")
 
 
 def test_help_shows_the_arguments():

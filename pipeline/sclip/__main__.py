@@ -2,17 +2,16 @@
 
 import sys
 
+from sclip.startup import STOPPED, STOPPED_STATUS
+
 
 def run() -> None:
-    """Run a command.
-
-    If Ctrl-C arrives while modules are imported, the command ends without a traceback, as click ends it later.
-    """
+    """Run a command. Ctrl-C ends it without a traceback, also while modules are imported."""
     try:
         from sclip.cli import main
     except KeyboardInterrupt:
-        print("\nAborted!", file=sys.stderr)
-        sys.exit(1)
+        print(STOPPED, file=sys.stderr)
+        sys.exit(STOPPED_STATUS)
     main()
 
 

@@ -1,8 +1,11 @@
-"""A faster start of the commands that need large libraries."""
+"""The start of a command: a faster import of large libraries, and the end by Ctrl-C."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+STOPPED = "\nstopped; to go on, run the same command again"  # after Ctrl-C; it may stand next to a progress bar
+STOPPED_STATUS = 130  # the exit status after Ctrl-C, as shells have it
 
 
 @contextmanager

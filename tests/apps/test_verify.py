@@ -160,6 +160,20 @@ def test_damaged_results_are_found(project):
     assert "words.json: its SHA-256 is not the one in metrics.json" in run_sclip("verify", "tiny", status=1)
 
 
+def test_results_of_other_weights_are_found(project):
+    run_sclip("evaluate", "--arch", "hybrid", "--device", "cpu")
+    assert verify_preset("tiny").faults == []
+    run_sclip("train", "--arch", "hybrid", "--device", "cpu", "-S", "presets.tiny.training.learning_rate=0.5")
+    (fault,) = verify_preset("tiny").faults
+    assert fault.where == "results/tiny/runs/hybrid/seed-0/metrics.json"
+    assert fault.what == (
+        "not the results of the weights that models/tiny/hybrid/seed-0 has now; run `sclip evaluate` again"
+    )
+    assert fault.what in run_sclip("report", "tiny", "-S", "run.architectures=[hybrid]", status=1)
+    shutil.rmtree("models/tiny/hybrid/seed-0")  # results alone can be kept
+    assert verify_preset("tiny").faults == []
+
+
 RESULTS = {
     "imported": (("--model", "models/tiny/hybrid/seed-0"), "results/tiny/runs/hybrid/imported"),
     "exact": (("--arch", "hybrid", "--exact"), "results/tiny/exact/hybrid/seed-0"),
@@ -243,7 +257,7 @@ def test_the_last_line_says_what_to_do(project):
     lines = run_sclip("verify", "tiny", status=1).splitlines()
     assert lines[-2].endswith(": 1 fault")
     assert lines[-1] == (
-        "Delete what is damaged or left over; the command that wrote it makes what is missing. Get recordings and "
+        "Delete what is damaged or left over, and run the command that is named or that wrote it. Get recordings and "
         "pictures of your own from a copy."
     )
 

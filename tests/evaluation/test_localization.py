@@ -38,6 +38,11 @@ def test_figures_by_hand():
     assert figures["content"]["chance"]["value"] == pytest.approx(40)  # both words "dog", 0.8 of 2 s
     assert figures["content"]["in_order"]["value"] == pytest.approx(100)  # peaks at 0.25 and 0.75
     assert figures["all"]["in_order"]["value"] == pytest.approx(100 * 2 / 3)  # "a" at 1.25
+    figures, _ = localization(
+        tokens[:, 2:3], valid[:, 2:3], SlotTimes(peaks[:, 2:3], spans[:, 2:3]), timed, durations, content, pictures,
+        Bootstrap(2, seed=0),
+    )  # fmt: skip
+    assert figures["all"]["keywords"] == 1 and figures["content"] == {"keywords": 0}  # not a share of 0
     shorter = torch.tensor([0.8, 1.0], dtype=torch.float64)  # frames end before the word does
     figures, _ = localization(
         tokens, valid, SlotTimes(peaks, spans), timed, shorter, content, pictures, Bootstrap(2, seed=0)

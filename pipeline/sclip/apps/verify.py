@@ -14,7 +14,7 @@ from sclip.corpora.manifest import digest_file, read_manifest
 from sclip.corpora.recordings import Recording, inspect
 from sclip.corpora.rows import Row
 from sclip.errors import Problems, UserError
-from sclip.evaluation.metrics_file import check_other_files, read_metrics
+from sclip.evaluation.metrics_file import check_other_files, check_weights, read_metrics
 from sclip.features.embed import content_fingerprint, hash_pictures
 from sclip.features.store import INDEX_FILE, read_index
 from sclip.features.transcripts import Transcripts
@@ -186,7 +186,8 @@ def _check_vectors(folder: Path, rows: Sequence[Row] | None, checked: dict[str, 
 def _check_content(folder: Path, vectors: ClipVectors, rows: Sequence[Row]) -> list[Finding]:
     if vectors.content == content_fingerprint(rows, hash_pictures(rows)):
         return []
-    changed = "not of the pictures and captions that the manifest names: a file or a row has changed since"
+    changed = "not of the pictures and captions that the manifest names: a file or a row has changed since; "
+    changed += "run `sclip embed-clip` again"
     return [Finding(str(folder), changed)]
 
 
@@ -216,5 +217,7 @@ def _check_checkpoint(path: Path) -> list[Finding]:
 
 
 def _check_results(path: Path) -> list[Finding]:
-    check_other_files(path.parent, read_metrics(path))
+    metrics = read_metrics(path)
+    check_other_files(path.parent, metrics)
+    check_weights(path.parent, metrics)
     return []

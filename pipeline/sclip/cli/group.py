@@ -12,6 +12,7 @@ import click
 
 from sclip import __version__
 from sclip.errors import UserError, printable
+from sclip.startup import STOPPED, STOPPED_STATUS
 
 MORE_MEMORY = (
     "Use a GPU with more free memory, or set features.batch_seconds (finished shards are kept) or training.batch (the "
@@ -36,9 +37,12 @@ class _Handler(logging.Handler):
 
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Turn errors that a user can act on into one line."""
+        """Turn errors that a user can act on, and Ctrl-C, into one line."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo(STOPPED, err=True)
+            raise SystemExit(STOPPED_STATUS) from None
         except BrokenPipeError:
             raise  # of `| head`: click ends without a message
         except UserError as error:

@@ -128,8 +128,8 @@ def verify(preset: str | None, params_file: Path, overrides: tuple[str, ...], as
         click.echo(f"{name}: {counts}: {counted(len(result.faults), 'faults')}")
     if result.faults:
         click.echo(
-            "Delete what is damaged or left over; the command that wrote it makes what is missing. Get recordings and "
-            "pictures of your own from a copy.",
+            "Delete what is damaged or left over, and run the command that is named or that wrote it. Get recordings "
+            "and pictures of your own from a copy.",
             err=as_json,
         )
         raise SystemExit(1)

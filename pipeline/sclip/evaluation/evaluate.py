@@ -4,12 +4,14 @@
 
     about             what was evaluated and how: `states` describes the hidden states that were evaluated,
                       `training_states` those of the training, and `training` its settings, if known;
-                      `stop_words`: see keywords.py; `transcripts`: whose they are
+                      `stop_words`: see keywords.py; `transcripts`: whose they are; `weights`: the SHA-256 of the
+                      model's weights
     counts            utterances, pictures, captions (utterances with text), distinct_captions (different strings;
                       retrieval also merges texts that differ only in capitals or spaces), and `transcripts` if there
                       are any
     layers            the weight of each hidden state of the speech encoder; 0 is the first
-    speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank; for `chance` only the recalls
+    speech_to_image   for each branch R@1, R@5, R@10, mean_rank, median_rank (of an even number of ranks, the lower one
+                      of the two in the middle); for `chance` only the recalls
     image_to_speech   the same, with pictures as queries
     speech_to_text    if there are captions: zero-shot, with CLIP's vectors of the captions
     text_to_speech
@@ -84,7 +86,7 @@ def evaluate(
     dataset: Dataset,
     device: str | torch.device,
     out: Path,
-    about: Mapping[str, str | int] | None = None,
+    about: Mapping[str, Any] | None = None,
     annotations: Annotations = NO_ANNOTATIONS,
 ) -> dict[str, Any]:
     """Write metrics.json and the files next to it, and return the metrics.
@@ -124,7 +126,7 @@ def evaluate(
 
 
 def _description(
-    model: SpeechCLIP, dataset: Dataset, about: Mapping[str, str | int], annotations: Annotations
+    model: SpeechCLIP, dataset: Dataset, about: Mapping[str, Any], annotations: Annotations
 ) -> dict[str, Any]:
     """Return what was evaluated, on how much data, and the weights that the head gives to the hidden states."""
     transcripts = annotations.transcripts

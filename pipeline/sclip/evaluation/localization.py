@@ -75,6 +75,8 @@ def localization(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the figures for all keywords and for content words, and the counts (N, 2) from which `located` comes.
 
+    Without a single keyword that counts, there are no figures.
+
     `tokens` (N, S) are the keywords, and `valid` (N, S) marks those that are not padding. `durations` (N,) are in
     seconds. `content` marks those of CLIP's tokens that belong to content words.
     """
@@ -87,10 +89,11 @@ def localization(
         slots = spoken & counted[tokens]  # (N, S)
         number = slots.sum(1)
         counts[name] = torch.stack([(figures[0] * slots).sum(1).long(), number], 1)
-        scores[name] = {
+        scores[name] = {"keywords": int(number.sum())} | {
             figure: bootstrap.mean(100 * ratio((values * slots).sum(1), number), pictures, number > 0)
             for figure, values in zip(FIGURES, figures, strict=True)
-        } | {"keywords": int(number.sum())}
+            if number.any()
+        }
     return scores, counts
 
 

@@ -7,8 +7,9 @@ from typing import Any
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, write_json
 from sclip.index_file import read_checked, write_index_file
+from sclip.model.listing import weights_digest
 from sclip.parsing import parse
-from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
+from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS, model_folder
 
 FORMAT = "sclip metrics 1"
 AGAIN = "run `sclip evaluate` again"
@@ -19,6 +20,16 @@ _TYPES: dict[str, Any] = {
     "layers": dict[str, float],
     "speech_to_image": dict[str, dict[str, Any]],
     "files": dict[str, str],
+}
+_ABOUT: dict[str, Any] = {
+    "arch": str,
+    "preset": str,
+    "seed": int,
+    "model": str,
+    "weights": str | None,
+    "states": str,
+    "stop_words": str,
+    "encoders": dict[str, str],
 }
 
 
@@ -41,6 +52,20 @@ def check_no_other_results(folder: Path, about: Mapping[str, Any]) -> None:
         raise UserError(f"{folder}: has the results of {other}; move this folder to keep them, or delete it")
 
 
+def check_weights(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Refuse results of other weights than the model has now. Nothing is compared if there is no such model."""
+    about = metrics.get("about", {})
+    if "model" in about:
+        model = Path(about["model"])
+    elif {"preset", "arch", "seed"} <= about.keys():
+        model = model_folder(about["preset"], about["arch"], about["seed"])
+    else:
+        return
+    now = weights_digest(model)
+    if now is not None and about.get("weights") not in (None, now):
+        raise UserError(f"{folder / METRICS}: not the results of the weights that {model} has now; {AGAIN}")
+
+
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read a metrics.json that `write_results` wrote."""
     metrics = read_checked(path, FORMAT, AGAIN)
@@ -54,7 +79,7 @@ def _check_types(path: Path, metrics: Mapping[str, Any]) -> None:
         for key, kind in _TYPES.items():
             if key in metrics:
                 parse(kind, metrics[key], f"{path}: {key}")
-        for key, kind in {"arch": str, "states": str, "stop_words": str, "encoders": dict[str, str]}.items():
+        for key, kind in _ABOUT.items():
             if key in metrics.get("about", {}):
                 parse(kind, metrics["about"][key], f"{path}: about.{key}")
     except UserError as error:

@@ -23,7 +23,10 @@ from sclip.features.store import (
 )
 from sclip.fingerprints import data_fingerprint
 
-CHANGED = "not of the recordings that the manifest names: a file or a row has changed since"
+CHANGED = (
+    "not of the recordings that the manifest names: a file or a row has changed since; run `sclip extract-features` "
+    "again"
+)
 
 
 @dataclass(frozen=True)

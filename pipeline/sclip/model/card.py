@@ -12,7 +12,8 @@ import open_clip
 from huggingface_hub import EvalResult, ModelCardData
 
 from sclip.errors import counted
-from sclip.model.folder import CLIP, SPEECH, WEIGHTS_FILE, EncoderReference, ModelConfig
+from sclip.model.folder import CLIP, SPEECH, EncoderReference, ModelConfig
+from sclip.model.listing import WEIGHTS_FILE
 
 TAGS = ["speech", "clip", "speech-image-retrieval"]
 UNKNOWN_LICENCE = "see where it comes from"

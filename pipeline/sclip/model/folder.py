@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sclip import __version__
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig, require_folder_name
 from sclip.encoders.clip_folder import CONFIG_FILE as CLIP_CONFIG_FILE
@@ -16,14 +18,15 @@ from sclip.files import check_digest, file_digest
 from sclip.fingerprints import data_fingerprint
 from sclip.formats import VERSION, check_format
 from sclip.heads.head import EncoderSizes
-from sclip.model.listing import CONFIG_FILE, find_models
+from sclip.model.listing import CONFIG_FILE, WEIGHTS_FILE, find_models
 from sclip.parsing import parse, read_json, read_table
+from sclip.tensors import save_tensors
 
 FORMAT = "sclip model 2"
 SPEECH, CLIP = "speech encoder", "CLIP"  # the keys of `origin` with the names of encoders that were copied
 STATES = "states in training"  # the key of `origin` that says which hidden states the head was trained on
 TRAINING = "training"  # the key of `origin` that says with which settings the head was trained
-WEIGHTS_FILE, VOCABULARY_FILE = "model.safetensors", "vocabulary.json"
+VOCABULARY_FILE = "vocabulary.json"
 ENCODERS = ("speech", "clip")  # the folders of encoders inside a model folder
 MAX_MODELS = 5  # models in an error
 EXPECTED = "name a folder with a trained model; `sclip list models` lists them"
@@ -96,6 +99,11 @@ def settings_digest(data: dict[str, Any]) -> str:
     for encoder in ("speech_encoder", "clip_encoder"):
         settings[encoder] = {key: data[encoder][key] for key in data[encoder] if key not in ("name", "revision")}
     return data_fingerprint(settings)
+
+
+def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write the trained tensors, in the form that transformers reads."""
+    save_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
 
 
 def written_files(folder: Path) -> dict[str, str]:

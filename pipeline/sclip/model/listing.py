@@ -1,4 +1,6 @@
-"""Find model folders. Files of other programs, and files that cannot be read, are passed over.
+"""Find model folders, and read what their configurations say.
+
+Files of other programs, and files that cannot be read, are passed over.
 
 This module imports nothing that takes time, because shell completion uses it.
 """
@@ -10,7 +12,7 @@ from pathlib import Path
 from sclip.formats import MODEL_KIND
 from sclip.parsing import read_table
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,9 @@ def find_models(folder: Path, depth: int) -> Iterator[ListedModel]:
                 origin = config.get("origin")
                 trained_on = origin.get("trained on") if isinstance(origin, dict) else None
                 yield ListedModel(path.parent, str(config.get("arch")), trained_on)
+
+
+def weights_digest(folder: Path) -> str | None:
+    """Return the SHA-256 of a model's weights by its configuration, or None if there is none."""
+    files = read_table(folder / CONFIG_FILE).get("files")
+    return files.get(WEIGHTS_FILE) if isinstance(files, dict) else None

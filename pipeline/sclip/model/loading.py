@@ -17,12 +17,12 @@ from sclip.errors import UserError
 from sclip.heads.vocabulary import Vocabulary
 from sclip.model.folder import (
     VOCABULARY_FILE,
-    WEIGHTS_FILE,
     EncoderReference,
     check_files,
     encoder_path,
     read_config,
 )
+from sclip.model.listing import WEIGHTS_FILE
 from sclip.model.speechclip import SpeechCLIP
 from sclip.tensors import fill, read_tensors, with_prefix
 

@@ -30,15 +30,14 @@ from sclip.model.card import model_card
 from sclip.model.folder import (
     FORMAT,
     VOCABULARY_FILE,
-    WEIGHTS_FILE,
     EncoderReference,
     ModelConfig,
     write_config,
+    write_weights,
     written_files,
 )
 from sclip.model.inputs import AudioInput, as_picture, batched, batches, check_several, recordings, total
 from sclip.objective import Objective
-from sclip.tensors import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -321,7 +320,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         if self.encoders_inside:
             self.speech.save(save_directory / "speech")
             self.clip.save(save_directory / "clip")
-        save_tensors(save_directory / WEIGHTS_FILE, self._trained(), {"format": "pt"})
+        write_weights(save_directory, self._trained())
         if self.vocabulary is not None:
             self.vocabulary.save(save_directory / VOCABULARY_FILE)
         config = ModelConfig(

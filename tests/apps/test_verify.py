@@ -122,6 +122,10 @@ def test_a_recording_or_picture_that_changed_is_found(project, kind):
     faults = verify_preset("tiny").faults
     assert len(faults) == 1
     assert "a file or a row has changed since" in faults[0].what
+    if kind == "images":
+        assert "run `sclip embed-clip` again" in faults[0].what
+        assert "22 pictures (22 of them reused), " in run_sclip("embed-clip", "tiny", "--device", "cpu")
+        assert verify_preset("tiny").faults == []
     first.unlink()
     where = {fault.where for fault in verify_preset("tiny").faults}
     assert f"data/tiny/../{first.relative_to('data')}" in where  # as the manifest names it
@@ -169,7 +173,8 @@ def test_results_of_other_weights_are_found(project):
     assert fault.what == (
         "not the results of the weights that models/tiny/hybrid/seed-0 has now; run `sclip evaluate` again"
     )
-    assert fault.what in run_sclip("report", "tiny", "-S", "run.architectures=[hybrid]", status=1)
+    pushed = run_sclip("push", "models/tiny/hybrid/seed-0", "me/x", status=1)
+    assert "metrics.json: not the results of the model's present weights; run `sclip evaluate` again" in pushed
     shutil.rmtree("models/tiny/hybrid/seed-0")  # results alone can be kept
     assert verify_preset("tiny").faults == []
 

@@ -364,6 +364,10 @@ def test_a_config_without_a_format_is_of_another_program(content, tmp_path):
         (lambda f: (f / "clip/open_clip_model.safetensors").write_bytes(b"x" * 9), "CLIP "),
         (lambda f: (f / "speech/model.safetensors").write_bytes(b"x" * 9), "speech encoder "),
         (lambda f: write(f, "speech/config.json", "{"), "speech/config.json: not JSON"),
+        (
+            lambda f: edit_config(f, "format", "sclip model 1"),
+            "found 'sclip model 1'; download the model again, or train or import it again",
+        ),
     ],
 )
 def test_damaged_folders_give_one_line_errors(folder, tmp_path, damage, message):

@@ -16,7 +16,7 @@ from sclip.evaluation.metrics_file import read_metrics
 from sclip.files import write_text
 from sclip.model.card import model_card
 from sclip.model.folder import ENCODERS, ModelConfig, read_config
-from sclip.model.listing import CONFIG_FILE
+from sclip.model.listing import CONFIG_FILE, WEIGHTS_FILE
 from sclip.model.loading import REPO_FILES, load
 from sclip.paths import METRICS
 
@@ -89,6 +89,8 @@ def _find_metrics(config: ModelConfig, given: Path | None) -> tuple[Path | None,
         raise UserError(
             f"{file}: about.arch: expected {config.arch!r}, found {found!r}; give the model's own {METRICS}"
         )
+    if metrics["about"].get("weights") not in (None, config.files.get(WEIGHTS_FILE)):
+        raise UserError(f"{file}: not the results of the model's present weights; run `sclip evaluate` again")
     return file, metrics
 
 

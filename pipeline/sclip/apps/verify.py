@@ -14,7 +14,7 @@ from sclip.corpora.manifest import digest_file, read_manifest
 from sclip.corpora.recordings import Recording, inspect
 from sclip.corpora.rows import Row
 from sclip.errors import Problems, UserError
-from sclip.evaluation.metrics_file import check_other_files, check_weights, read_metrics
+from sclip.evaluation.verify import verify_results
 from sclip.features.embed import content_fingerprint, hash_pictures
 from sclip.features.store import INDEX_FILE, read_index
 from sclip.features.transcripts import Transcripts
@@ -52,7 +52,7 @@ def verify_preset(preset: str) -> Verification:
     checkpoints = [folder / CHECKPOINT_FILE for folder in paths.scratch_folders(preset)]
     faults += _check_each("checkpoints", filter(Path.is_file, checkpoints), _check_checkpoint, checked)
     results = [folder / paths.METRICS for folder in paths.results_folders(preset)]
-    faults += _check_each("results", filter(Path.is_file, results), _check_results, checked)
+    faults += _check_each("results", filter(Path.is_file, results), verify_results, checked)
     return Verification(checked, faults)
 
 
@@ -214,10 +214,3 @@ def _check_model(folder: Path) -> list[Finding]:
 def _check_checkpoint(path: Path) -> list[Finding]:
     damaged = Finding(str(path), "its SHA-256 does not match; delete it, and training starts from step 0")
     return [damaged] if read_checked(path) is None else []
-
-
-def _check_results(path: Path) -> list[Finding]:
-    metrics = read_metrics(path)
-    check_other_files(path.parent, metrics)
-    check_weights(path.parent, metrics)
-    return []

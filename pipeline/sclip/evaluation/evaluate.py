@@ -86,7 +86,7 @@ def evaluate(
     dataset: Dataset,
     device: str | torch.device,
     out: Path,
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, str | int] | None = None,
     annotations: Annotations = NO_ANNOTATIONS,
 ) -> dict[str, Any]:
     """Write metrics.json and the files next to it, and return the metrics.
@@ -126,7 +126,7 @@ def evaluate(
 
 
 def _description(
-    model: SpeechCLIP, dataset: Dataset, about: Mapping[str, Any], annotations: Annotations
+    model: SpeechCLIP, dataset: Dataset, about: Mapping[str, str | int], annotations: Annotations
 ) -> dict[str, Any]:
     """Return what was evaluated, on how much data, and the weights that the head gives to the hidden states."""
     transcripts = annotations.transcripts

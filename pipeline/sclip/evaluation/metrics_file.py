@@ -1,15 +1,14 @@
 """metrics.json: the measurements of one model, with a digest of itself and of the files next to it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, write_json
 from sclip.index_file import read_checked, write_index_file
-from sclip.model.listing import weights_digest
 from sclip.parsing import parse
-from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS, model_folder
+from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
 
 FORMAT = "sclip metrics 1"
 AGAIN = "run `sclip evaluate` again"
@@ -26,7 +25,7 @@ _ABOUT: dict[str, Any] = {
     "preset": str,
     "seed": int,
     "model": str,
-    "weights": str | None,
+    "weights": str,
     "states": str,
     "stop_words": str,
     "encoders": dict[str, str],
@@ -52,20 +51,6 @@ def check_no_other_results(folder: Path, about: Mapping[str, Any]) -> None:
         raise UserError(f"{folder}: has the results of {other}; move this folder to keep them, or delete it")
 
 
-def check_weights(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Refuse results of other weights than the model has now. Nothing is compared if there is no such model."""
-    about = metrics.get("about", {})
-    if "model" in about:
-        model = Path(about["model"])
-    elif {"preset", "arch", "seed"} <= about.keys():
-        model = model_folder(about["preset"], about["arch"], about["seed"])
-    else:
-        return
-    now = weights_digest(model)
-    if now is not None and about.get("weights") not in (None, now):
-        raise UserError(f"{folder / METRICS}: not the results of the weights that {model} has now; {AGAIN}")
-
-
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read a metrics.json that `write_results` wrote."""
     metrics = read_checked(path, FORMAT, AGAIN)
@@ -86,8 +71,10 @@ def _check_types(path: Path, metrics: Mapping[str, Any]) -> None:
         raise UserError(f"{error}; {AGAIN}") from None
 
 
-def check_other_files(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Refuse a results folder whose other files are not those that metrics.json was written with."""
+def check_other_files(
+    folder: Path, metrics: Mapping[str, Any], names: Sequence[str] = (EXAMPLES, WORDS, OUTCOMES)
+) -> None:
+    """Refuse a results folder if one of these files is not the one that metrics.json was written with."""
     for name, digest in metrics.get("files", {}).items():
-        if name in (EXAMPLES, WORDS, OUTCOMES):
+        if name in names:
             check_digest(folder / name, digest, METRICS, AGAIN)

@@ -18,6 +18,7 @@ def describe_run(model: SpeechCLIP, dataset: Dataset, language: str | None) -> d
     is_cuda = model.device.type == "cuda"
     return {
         "arch": model.name,
+        **({"weights": model.weights_digest} if model.weights_digest is not None else {}),
         "encoders": _encoders(dataset),
         "states": describe_states(dataset.store.features),
         **({"training_states": model.origin[STATES]} if STATES in model.origin else {}),

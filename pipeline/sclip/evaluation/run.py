@@ -1,9 +1,7 @@
 """Open a model, evaluate it on the test split of a preset, and write its results folder."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sclip import paths
 from sclip.config import Flickr8kConfig, Params
@@ -15,7 +13,6 @@ from sclip.evaluation.evaluate import Annotations, evaluate
 from sclip.evaluation.spotting import KeywordLabels
 from sclip.features.dataset import Dataset
 from sclip.features.transcripts import Transcripts
-from sclip.model.listing import weights_digest
 from sclip.model.loading import load
 from sclip.model.speechclip import SpeechCLIP
 
@@ -43,8 +40,7 @@ def run_trained(
             f"--arch {arch} --seed {seed}`"
         )
     dataset = open_test_split(params, preset, model, problems, exact)
-    about = {"seed": seed, "weights": weights_digest(folder)}
-    return _evaluate(params, preset, model, dataset, paths.results_folder(preset, arch, seed, exact), about)
+    return _evaluate(params, preset, model, dataset, paths.results_folder(preset, arch, seed, exact), {"seed": seed})
 
 
 def run_imported(
@@ -54,11 +50,11 @@ def run_imported(
     model = load(folder, device=device)
     out = paths.imported_results_folder(preset, model.name, exact)
     dataset = open_test_split(params, preset, model, problems, exact)
-    return _evaluate(params, preset, model, dataset, out, {"model": str(folder), "weights": weights_digest(folder)})
+    return _evaluate(params, preset, model, dataset, out, {"model": str(folder)})
 
 
 def _evaluate(
-    params: Params, preset: str, model: SpeechCLIP, dataset: Dataset, out: Path, about: Mapping[str, Any]
+    params: Params, preset: str, model: SpeechCLIP, dataset: Dataset, out: Path, about: dict[str, str | int]
 ) -> EvaluationResult:
     corpus = params.preset(preset).corpus
     annotations = Annotations(

@@ -73,7 +73,7 @@ def read_config(folder: Path) -> ModelConfig:
     data = read_json(path) if path.is_file() else {}
     if isinstance(data, dict) and "format" not in data:
         raise _not_a_model(folder)
-    check_format(path, data, FORMAT)
+    check_format(path, data, FORMAT, "download the model again, or train or import it again")
     config = parse(ModelConfig, data, str(path))
     if config.digest is not None and config.digest != settings_digest(data):
         raise UserError(

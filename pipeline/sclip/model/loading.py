@@ -60,6 +60,7 @@ def load(
     tensors = read_tensors(folder / WEIGHTS_FILE)
     fill(model.head, with_prefix(tensors, "head."), f"{folder / WEIGHTS_FILE}: head")
     fill(model.objective, with_prefix(tensors, "objective."), f"{folder / WEIGHTS_FILE}: objective")
+    model.weights_digest = config.files[WEIGHTS_FILE]
     return model.to(device)
 
 

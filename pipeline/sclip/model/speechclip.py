@@ -77,6 +77,7 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         super().__init__()
         self.name, self.architecture, self.vocabulary, self.origin = name, architecture, vocabulary, provenance or {}
         self.speech, self.clip, self.encoders_inside = speech, clip, encoders_inside
+        self.weights_digest: str | None = None  # the SHA-256 of the weights file, if the model was loaded from one
         keywords = architecture.head.keywords
         self.text_tower = clip.text_tower if keywords is not None else None
         table, blocked = None, None

@@ -55,7 +55,7 @@ class EvaluatedModel:
                 f"writes, such as {_example_below(folder)}"
             )
         metrics = read_metrics(path)
-        check_other_files(folder, metrics)
+        check_other_files(folder, metrics, [OUTCOMES])
         return cls(folder, str(metrics.get("about", {}).get("preset")), Outcomes.read(folder / OUTCOMES))
 
     @property

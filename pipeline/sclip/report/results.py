@@ -11,7 +11,7 @@ from sclip import paths
 from sclip.config import BRANCHES, Params
 from sclip.encoders.source import is_random
 from sclip.errors import UserError
-from sclip.evaluation.metrics_file import check_other_files, check_weights, read_metrics
+from sclip.evaluation.metrics_file import check_other_files, read_metrics
 from sclip.parsing import read_json, read_text, shortened
 from sclip.paths import EXAMPLES, METRICS, WORDS
 
@@ -125,7 +125,6 @@ def _read(preset: str, arch: str, seed: int) -> EvaluatedRun:
             raise UserError(f"{folder / name}: no such file; run `{command}` to write it")
     metrics = read_metrics(folder / METRICS)
     check_other_files(folder, metrics)
-    check_weights(folder, metrics)
     examples, words = read_json(folder / EXAMPLES), read_json(folder / WORDS)
     return EvaluatedRun(arch, seed, metrics, examples, words, read_curves(folder))
 

@@ -23,7 +23,7 @@ from sclip.apps import keywords as apps
 from sclip.apps.keywords import FoundKeywords, Word, keywords, segment
 from sclip.cli import main
 from sclip.errors import UserError
-from sclip.model.speechclip import Piece
+from sclip.model.pieces import Piece
 
 RATE = 16_000
 CIF, FIXED = "hybrid-cif", "cascaded"

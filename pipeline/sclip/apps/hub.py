@@ -90,7 +90,10 @@ def _find_metrics(config: ModelConfig, given: Path | None) -> tuple[Path | None,
             f"{file}: about.arch: expected {config.arch!r}, found {found!r}; give the model's own {METRICS}"
         )
     if metrics["about"].get("weights") not in (None, config.files.get(WEIGHTS_FILE)):
-        raise UserError(f"{file}: not the results of the model's present weights; run `sclip evaluate` again")
+        raise UserError(
+            f"{file}: not the results of the model's present weights; run `sclip evaluate` again, or give the "
+            f"model's own {METRICS}"
+        )
     return file, metrics
 
 

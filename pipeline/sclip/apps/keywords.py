@@ -28,7 +28,8 @@ from sclip.errors import UserError
 from sclip.heads.head import HeadOutput
 from sclip.model.inputs import AudioInput, check_several, recordings
 from sclip.model.loading import load
-from sclip.model.speechclip import Piece, SpeechCLIP, warn_of_lost_keywords
+from sclip.model.pieces import Piece, warn_of_lost_keywords
+from sclip.model.speechclip import SpeechCLIP
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sclip import __version__
 from sclip.config import Architecture, HeadConfig, ObjectiveConfig, require_folder_name
+from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.clip_folder import CONFIG_FILE as CLIP_CONFIG_FILE
-from sclip.encoders.speech import FAMILY
+from sclip.encoders.open import AnySpeechEncoder
+from sclip.encoders.speech import FAMILY, SpeechEncoder
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest
 from sclip.fingerprints import data_fingerprint
@@ -81,6 +83,13 @@ def read_config(folder: Path) -> ModelConfig:
             "copy it again, or remove `digest` to accept an edit"
         )
     return config
+
+
+def reference(encoder: AnySpeechEncoder | ClipEncoder, *, inside: bool) -> EncoderReference:
+    """Describe an encoder that lies inside the model folder, or that is named by its place."""
+    normalize = encoder.normalize_waveform if isinstance(encoder, SpeechEncoder) else None
+    name, revision = (None, None) if inside else (encoder.source.name, encoder.source.revision)
+    return EncoderReference(name, revision, encoder.fingerprint(), normalize)
 
 
 def write_config(folder: Path, config: ModelConfig) -> None:

@@ -6,8 +6,7 @@ revision and the hash of their weights.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from sclip.config import Architecture, HeadConfig
 from sclip.encoders.audio import SAMPLE_RATE
 from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import AnySpeechEncoder
-from sclip.encoders.speech import SpeechEncoder
 from sclip.errors import UserError
 from sclip.files import atomic_folder
 from sclip.heads.head import EncoderSizes, HeadOutput, SpeechHead
@@ -30,34 +28,17 @@ from sclip.model.card import model_card
 from sclip.model.folder import (
     FORMAT,
     VOCABULARY_FILE,
-    EncoderReference,
     ModelConfig,
+    reference,
     write_config,
     write_weights,
     written_files,
 )
 from sclip.model.inputs import AudioInput, as_picture, batched, batches, check_several, recordings, total
+from sclip.model.pieces import Keyword, keywords_of, warn_of_lost_keywords
 from sclip.objective import Objective
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A word piece of CLIP's vocabulary that is near a keyword slot."""
-
-    text: str
-    token: int  # its id in CLIP's whole vocabulary
-    score: float  # cosine
-    ends_word: bool
-
-
-@dataclass(frozen=True)
-class Keyword:
-    """One keyword slot: the nearest pieces, best first, and with CIF the span of its frames in seconds."""
-
-    pieces: tuple[Piece, ...]
-    span: tuple[float, float] | None
 
 
 class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
@@ -255,26 +236,10 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
             raise UserError(f"top: expected at least 1, found {top}")
 
     def keywords_of(self, output: HeadOutput, top: int) -> Iterator[list[Keyword]]:
-        """Yield the keywords of a head's output, one utterance after the other, with at most `top` pieces of a slot."""
-        assert output.keywords is not None
+        """Return an iterator over the keywords of each utterance in a head's output, with `top` pieces of a slot."""
         assert self.vocabulary is not None
         assert self.head.keywords is not None
-        top = min(top, len(self.vocabulary) - len(self.vocabulary.blocked))
-        nearest = self.head.keywords.quantize.allowed(output.keywords).topk(top)  # (B, S, top)
-        scores, rows = nearest.values.tolist(), nearest.indices.tolist()
-        all_spans = None if output.cif is None else output.slot_times(self.frame_seconds).spans  # (B, S, 2)
-        for b, slots in enumerate(output.keywords.embeddings.lengths.tolist()):
-            spans: list[tuple[float, float] | None] = [None] * slots
-            if all_spans is not None:
-                spans = [(start, end) for start, end in all_spans[b, :slots].tolist()]
-            yield [
-                Keyword(tuple(self._piece(r, s) for r, s in zip(rows[b][k], scores[b][k], strict=True)), spans[k])
-                for k in range(slots)
-            ]
-
-    def _piece(self, row: int, score: float) -> Piece:
-        assert self.vocabulary is not None
-        return Piece(self.vocabulary.text(row), self.vocabulary.ids[row], score, self.vocabulary.ends_word(row))
+        return keywords_of(output, self.head.keywords, self.vocabulary, self.frame_seconds, top)
 
     def run(
         self, audio: Iterable[Any], *, sample_rate: int = SAMPLE_RATE, batch_size: int = 16, progress: bool = False
@@ -330,18 +295,13 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
             head=self.architecture.head,
             objective=self.architecture.objective,
             sizes=self.head.sizes,
-            speech_encoder=self._reference(self.speech),
-            clip_encoder=self._reference(self.clip),
+            speech_encoder=reference(self.speech, inside=self.encoders_inside),
+            clip_encoder=reference(self.clip, inside=self.encoders_inside),
             origin=self.origin,
             files=written_files(save_directory),
         )
         write_config(save_directory, config)
         (save_directory / "README.md").write_text(model_card(config), encoding="utf-8")
-
-    def _reference(self, encoder: AnySpeechEncoder | ClipEncoder) -> EncoderReference:
-        normalize = encoder.normalize_waveform if isinstance(encoder, SpeechEncoder) else None
-        name, revision = (None, None) if self.encoders_inside else (encoder.source.name, encoder.source.revision)
-        return EncoderReference(name, revision, encoder.fingerprint(), normalize)
 
     def _trained(self) -> dict[str, Tensor]:
         """Return the trained tensors, without the encoders."""
@@ -357,14 +317,6 @@ class SpeechCLIP(nn.Module, PyTorchModelHubMixin):
         from sclip.model.loading import load  # which imports this module
 
         return load(name, revision=revision, **download)
-
-
-def warn_of_lost_keywords(batch: Sequence[AudioInput], output: HeadOutput) -> None:
-    """Log which recordings of a batch have more keywords than CLIP's text tower has room for."""
-    if output.cif is not None:
-        for i in output.cif.firing.truncated.nonzero().flatten().tolist():
-            slots = output.cif.firing.weights.shape[1]
-            log.warning("%s: more than %d keywords; the last ones are left out", batch[i].name, slots)
 
 
 def _check_batch_size(size: int) -> None:

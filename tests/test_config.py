@@ -11,7 +11,7 @@ from dvc.utils.hydra import apply_overrides
 from shipped import PARAMS, ROOT
 
 from sclip.config import Architecture, ManifestConfig, SpeechEncoderConfig, TableConfig, TrainingConfig, load_params
-from sclip.config.params import BASES
+from sclip.config.params import BASES, RECIPES
 from sclip.errors import UserError
 from sclip.parsing import parse
 
@@ -169,6 +169,29 @@ def test_dvc_runs_only_what_dvc_yaml_follows(tmp_path):
         load_params(tmp_path / "params.yaml")
     assert load_params(tmp_path / "params.yaml", ["run.presets=[scenes-mfcc]"]).preset("scenes").recipe == "mine"
     assert load_params(PARAMS, ["+presets.scenes-mfcc.training.steps=77"]).preset("scenes-mfcc").training.steps == 77
+
+
+def test_all_keys_that_dvc_needs_for_an_architecture_are_named_at_once():
+    """Of a new architecture that has its tables in both recipes."""
+    recipes = [f"recipes.{name}.mine={json.dumps(yaml.safe_load(HYBRID))}" for name in RECIPES]
+    message = (
+        r"presets\.scenes\.arch, presets\.scenes-study\.arch, .*, presets\.spokencoco-large\.arch: no 'mine', "
+        r"which run\.architectures lists and dvc\.yaml follows; add `mine: \{\}` to each"
+    )
+    with pytest.raises(UserError, match=message):
+        load_params(PARAMS, [*recipes, "run.architectures=[mine]"])
+    added = [f"presets.{name}.arch={{mine: {{}}}}" for name in BASES[1:]]
+    with pytest.raises(UserError, match=r"yaml: presets\.scenes\.arch: no 'mine', .*; add `mine: \{\}`$"):
+        load_params(PARAMS, [*recipes, *added, "run.architectures=[mine]"])
+
+
+def test_a_mistake_in_a_base_is_not_that_of_a_preset_above_it(tmp_path):
+    own = "  own:\n    base: scenes\n    recipe: sclip\n    corpus: {nouns: 50}\n"
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text().replace("\npresets:\n", f"\npresets:\n{own}", 1))
+    assert list(load_params(tmp_path / "params.yaml").presets)[:2] == ["own", "scenes"]
+    for key, message in (("corpus.seed", "expected 0 to"), ("training.batch", "expected at least 2")):
+        with pytest.raises(UserError, match=rf"presets\.scenes\.{key.replace('.', chr(92) + '.')}: {message}"):
+            load_params(tmp_path / "params.yaml", [f"presets.scenes.{key}=-1"])
 
 
 @pytest.mark.parametrize(

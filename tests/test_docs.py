@@ -285,7 +285,7 @@ def test_shell_examples_that_are_not_run_have_valid_arguments():
         if program == "dvc":
             parsed = parse_dvc(arguments)
             assert {target.partition("@")[0] for target in getattr(parsed, "targets", None) or []} <= stages.keys()
-            load_params(ROOT / "params.yaml", getattr(parsed, "set_param", None) or [])
+            load_params(PARAMS, getattr(parsed, "set_param", None) or [])
         if program == "torchrun":
             parsed = get_args_parser().parse_args(arguments)
             assert parsed.module

@@ -58,6 +58,21 @@ def data_fingerprint(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def differing_keys(
+    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the keys of plain data that have other values, or that only one has, with both values.
+
+    The keys of nested tables are joined by dots. The value of a missing key is None.
+    """
+    for key in {**one, **other}:
+        first, second = one.get(key), other.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            yield from differing_keys(first, second, f"{prefix}{key}.")
+        elif key not in one or key not in other or json.dumps(first) != json.dumps(second):
+            yield f"{prefix}{key}", first, second
+
+
 def module_fingerprint(module: "nn.Module", config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a module's weights and configuration. It does not depend on the file they came from."""
     return tensors_fingerprint(module.state_dict(), config)

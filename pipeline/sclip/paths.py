@@ -62,8 +62,13 @@ def scratch_folders(preset: str) -> list[Path]:
 
 def results_folders(preset: str) -> list[Path]:
     """Return all folders that `evaluate` writes to: also those of exact hidden states and of imported models."""
-    places = [Path("results") / preset / _runs(exact) for exact in (False, True)]
-    return [folder for place in places for folder in (*_of_seeds(place), *sorted(place.glob("*/imported")))]
+    return run_folders(preset) + run_folders(preset, exact=True)
+
+
+def run_folders(preset: str, exact: bool = False) -> list[Path]:
+    """Return the folders that `evaluate` writes to with stored hidden states, or with exact ones."""
+    place = Path("results") / preset / _runs(exact)
+    return [*_of_seeds(place), *sorted(place.glob("*/imported"))]
 
 
 def _of_seeds(folder: Path) -> list[Path]:

@@ -181,10 +181,14 @@ def test_tables_of_hit_rate_and_word_recall():
     assert [row["hit rate"] for row in plotted] == [31.0, 32.0, 33.0]
 
 
-def test_results_of_other_seeds_are_ignored():
+def test_results_of_other_seeds_are_named_and_left_out(caplog):
+    caplog.set_level("INFO")
     add_run("parallel", 0, parallel=40.0)
     add_run("parallel", 7, parallel=80.0)
+    add_run("mine", 0, parallel=80.0)
     assert cells(report(), "parallel")[2] == "40.0 [35.0, 45.0]"
+    assert caplog.text.endswith("not in the report, because `run` in params.yaml does not name them: "
+                                "mine/seed-0, parallel/seed-7\n")  # fmt: skip
 
 
 def test_seeds_are_averaged_and_a_hybrid_has_one_row_per_branch():
@@ -429,6 +433,23 @@ def test_page_shows_the_settings_that_the_models_recorded():
         "parallel: seed 1",
         "settings not recorded",
     ]
+
+
+def test_report_says_that_seeds_are_of_different_architectures():
+    """As after `sclip train --seed 1 -S recipes.…head.keywords.slots=4`, which docs/results.md recommends."""
+    for seed, slots in enumerate((8, 4, None)):
+        file = add_run("cascaded", seed, cascaded=20.0) / "metrics.json"
+        metrics = read_metrics(file)
+        if slots:
+            head, objective = {"keywords": {"slots": slots, "dropout": 0.1}}, {"margin": 0.0}
+            metrics["about"]["architecture"] = {"head": head, "objective": objective}
+        write_metrics(file, metrics)
+    lines = [
+        "cascaded, seed 0: settings not recorded, head.keywords.slots 8",
+        "cascaded, seed 1: settings not recorded, head.keywords.slots 4",
+        "cascaded, seed 2: settings not recorded.",
+    ]
+    assert f"Mean and deviation mix seeds that were trained in different ways. {'. '.join(lines)}" in report()
 
 
 def test_report_says_which_recalls_are_certain():

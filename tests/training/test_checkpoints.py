@@ -5,7 +5,8 @@ import errno
 import pytest
 import torch
 
-from sclip.training.checkpoints import Checkpoint, _differences
+from sclip.fingerprints import differing_keys
+from sclip.training.checkpoints import Checkpoint, describe_change
 
 STATE = {"step": 3, "weights": torch.arange(1000.0), "optimizer": {"state": {0: torch.ones(5)}}}
 
@@ -72,13 +73,18 @@ def test_a_checkpoint_that_was_moved_aside_comes_back_for_its_own_training(check
 
 
 def test_a_number_of_another_type_and_a_missing_key_are_differences():
-    assert list(_differences({"a": 1, "b": None}, {"a": 1.0})) == ["a (1, now 1.0)", "b"]
-    assert list(_differences({}, {"b": None})) == ["b"]
+    assert list(differing_keys({"a": 1, "b": None, "c": 2}, {"a": 1.0, "c": 2})) == [("a", 1, 1.0), ("b", None, None)]
+    assert list(differing_keys({}, {"b": None})) == [("b", None, None)]
 
 
 def test_a_difference_in_a_table_has_the_full_key():
     saved = {"head": {"slots": 8, "kernel": 3, "cif": {"bias": "x"}}}
-    assert list(_differences(saved, {"head": {"slots": 4, "kernel": 3, "cif": {"bias": "y"}}})) == [
-        "head.slots (8, now 4)",
-        "head.cif.bias",
+    assert list(differing_keys(saved, {"head": {"slots": 4, "kernel": 3, "cif": {"bias": "y"}}})) == [
+        ("head.slots", 8, 4),
+        ("head.cif.bias", "x", "y"),
     ]
+
+
+def test_only_numbers_are_shown_with_both_values():
+    assert describe_change("head.slots", 8, 4) == "head.slots (8, now 4)"
+    assert describe_change("code", "1f", "2e") == "code"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import small
 import torch
 from project import write_encoders
 from shipped import PARAMS
@@ -106,3 +107,47 @@ def test_corpus_without_text_trains_only_heads_without_keywords(params, tmp_path
     with pytest.raises(sclip.UserError, match=r"cascaded: keywords are words of captions, but no row of split train"):
         run_training(params, "scenes", "cascaded", 0)
     run_training(params, "scenes", "parallel", 0)
+
+
+def trained(params, arch: str, seed: int, start=None) -> tuple[Path, sclip.SpeechCLIP]:
+    run_training(params, "scenes", arch, seed, start=start)
+    folder = Path(f"models/scenes/{arch}/seed-{seed}")
+    return folder, sclip.load(folder)
+
+
+def test_a_training_starts_from_the_weights_of_another_model(params, caplog):
+    """The other model may have another vocabulary, because no weight depends on it."""
+    smallest = ["presets.scenes.training.learning_rate=1e-30", "presets.scenes.training.final_learning_rate=0"]
+    corpus = [*OVERRIDES, "presets.scenes.training.vocabulary=corpus"]
+    folder, first = trained(load_params(PARAMS, corpus), "hybrid", 7)
+    _, second = trained(load_params(PARAMS, [*OVERRIDES, *smallest]), "hybrid", 8, folder)
+    assert len(second.vocabulary.ids) < len(first.vocabulary.ids)
+    assert second.origin["started from"] == f"models/scenes/hybrid/seed-7 ({first.weights_digest[:12]})"
+    weights = dict(second.head.named_parameters()) | dict(second.objective.named_parameters())
+    expected = dict(first.head.named_parameters()) | dict(first.objective.named_parameters())
+    assert "log_scale" in weights
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-25)
+    assert "replace" not in caplog.text
+
+
+def test_a_model_that_does_not_fit_is_not_started_from(params, tmp_path):
+    parallel, _ = trained(params, "parallel", 7)
+    message = r"parallel/seed-7: head\.tokens: expected .*; its architecture is parallel, that of this training hybrid"
+    with pytest.raises(sclip.UserError, match=message):
+        run_training(params, "scenes", "hybrid", 8, start=parallel)
+    other = small.model("hybrid", seed=5)
+    other.save(tmp_path / "other")
+    message = r"other: was trained with another speech encoder \(.*other/speech, here speech\); choose a model"
+    with pytest.raises(sclip.UserError, match=message):
+        run_training(params, "scenes", "hybrid", 8, start=tmp_path / "other")
+
+
+def test_a_training_says_that_it_replaces_a_model_that_was_trained_in_another_way(params, caplog):
+    for _ in range(2):
+        run_training(params, "scenes", "parallel", 7)
+    assert "replace" not in caplog.text
+    changes = ["recipes.sclip.parallel.objective.margin=0.1", "presets.scenes.training.batch=7"]
+    run_training(load_params(PARAMS, [*OVERRIDES, *changes]), "scenes", "parallel", 7)
+    message = "models/scenes/parallel/seed-7: this training will replace a model that differs in "
+    assert f"{message}objective.margin (0.0, now 0.1), training; to keep that model, stop" in caplog.text

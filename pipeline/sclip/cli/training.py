@@ -6,9 +6,11 @@ import click
 
 from sclip import paths
 from sclip.apps.outputs import check_writable
+from sclip.cli.completion import complete_models
 from sclip.cli.options import (
     arch_option,
     device_option,
+    folder_or_repo,
     preset_or_argument,
     preset_settings,
     random_encoders_option,
@@ -22,6 +24,13 @@ from sclip.cli.output import json_option, print_json
 @arch_option
 @preset_or_argument
 @seed_option
+@click.option(
+    "--start-from",
+    metavar="MODEL",
+    callback=folder_or_repo,
+    shell_complete=complete_models,
+    help="Start from the weights of this model folder or hub repo, not from random ones.",
+)
 @device_option
 @random_encoders_option
 @json_option
@@ -30,6 +39,7 @@ def train(
     arch: str,
     preset: str | None,
     seed: int | None,
+    start_from: Path | str | None,
     device: str,
     random: bool,
     params_file: Path,
@@ -54,7 +64,7 @@ def train(
     for folder in (out.parent, paths.scratch_folder(name, arch, chosen_seed), curves):
         check_writable(folder, folder)
     with distributed.process_group(chosen_device):
-        result = run_training(params, name, arch, chosen_seed, chosen_device, curves)
+        result = run_training(params, name, arch, chosen_seed, chosen_device, curves, start_from)
         if not distributed.is_main():
             return
     if as_json:

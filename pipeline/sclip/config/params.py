@@ -119,7 +119,9 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
     for override in overrides:
         data = _override(data, override)
     written = as_table(as_table(data, str(path)).get("presets", {}), f"{path}: presets")
-    data = {**data, "presets": {name: _with_base(written, name, str(path)) for name in written}}
+    # The bases come first, so that a mistake in one of them is not reported as that of a preset which inherits it.
+    ordered = sorted(written, key=lambda name: name not in BASES)
+    data = {**data, "presets": {name: _with_base(written, name, str(path)) for name in ordered}}
     file: _ParamsFile = parse(_ParamsFile, data, str(path))
     for name in file.run.presets:
         entry(file.presets, name, f"{path}: run.presets")
@@ -131,7 +133,8 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
             _check_keys_of_dvc(written, name, file, str(path))
         preset, recipe = data["presets"][name], data["recipes"][file.presets[name].recipe]
         experiments[name] = {arch: _experiment(recipe[arch], preset, arch, where) for arch in recipe}
-    return Params(**vars(file), where=str(path), experiments=experiments)
+    presets = {name: file.presets[name] for name in written}
+    return Params(file.run, file.pretrain, file.recipes, presets, str(path), experiments)
 
 
 def _with_base(presets: Mapping[str, Any], name: str, path: str) -> Mapping[str, Any]:
@@ -184,15 +187,17 @@ def _check_keys_of_dvc(presets: Mapping[str, Any], name: str, file: _ParamsFile,
             f"{where}.recipe: dvc.yaml follows the recipes {' and '.join(RECIPES)}, found "
             f"{file.presets[name].recipe!r}; change one of the two, or start the commands without DVC"
         )
+    followed = (name, *(base for base in BASES if base in presets and base != name))
     for arch in file.run.architectures:
         for recipe in RECIPES:
             architectures = entry(file.recipes, recipe, f"{path}: recipes, which dvc.yaml follows")
             entry(architectures, arch, f"{path}: recipes.{recipe}, for run.architectures")
-        for preset in (name, *(base for base in BASES if base in presets)):
-            if arch not in presets[preset].get("arch", {}):
-                raise UserError(
-                    f"{path}: presets.{preset}.arch: no {arch!r}, which run.architectures lists; add `{arch}: {{}}`"
-                )
+        missing = [f"presets.{preset}.arch" for preset in followed if arch not in presets[preset].get("arch", {})]
+        if missing:
+            raise UserError(
+                f"{path}: {', '.join(missing)}: no {arch!r}, which run.architectures lists and dvc.yaml follows; add "
+                f"`{arch}: {{}}`{' to each' if len(missing) > 1 else ''}"
+            )
 
 
 def _experiment(architecture: Mapping[str, Any], preset: Mapping[str, Any], arch: str, where: str) -> Experiment:

@@ -4,6 +4,7 @@
 
     about             what was evaluated and how: `states` describes the hidden states that were evaluated,
                       `training_states` those of the training, and `training` its settings, if known;
+                      `architecture`: the settings of the head and of its losses;
                       `stop_words`: see keywords.py; `transcripts`: whose they are; `weights`: the SHA-256 of the
                       model's weights
     counts            utterances, pictures, captions (utterances with text), distinct_captions (different strings;

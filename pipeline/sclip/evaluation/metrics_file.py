@@ -22,6 +22,7 @@ _TYPES: dict[str, Any] = {
 }
 _ABOUT: dict[str, Any] = {
     "arch": str,
+    "architecture": dict[str, dict[str, Any]],
     "preset": str,
     "seed": int,
     "model": str,

@@ -1,5 +1,6 @@
 """What metrics.json says about an evaluation: the model, the data, and what is needed to run it again."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ def describe_run(model: SpeechCLIP, dataset: Dataset, language: str | None) -> d
     is_cuda = model.device.type == "cuda"
     return {
         "arch": model.name,
+        "architecture": dataclasses.asdict(model.architecture),
         **({"weights": model.weights_digest} if model.weights_digest is not None else {}),
         "encoders": _encoders(dataset),
         "states": describe_states(dataset.store.features),

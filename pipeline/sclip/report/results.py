@@ -1,7 +1,9 @@
 """Read what training and evaluation wrote for a preset: the metrics, examples and curves of each run."""
 
+import logging
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,8 +14,11 @@ from sclip.config import BRANCHES, Params
 from sclip.encoders.source import is_random
 from sclip.errors import UserError
 from sclip.evaluation.metrics_file import check_other_files, read_metrics
+from sclip.fingerprints import differing_keys
 from sclip.parsing import read_json, read_text, shortened
 from sclip.paths import EXAMPLES, METRICS, WORDS
+
+log = logging.getLogger(__name__)
 
 Points = list[tuple[float, float]]  # (step, value)
 
@@ -96,7 +101,7 @@ class Results:
 def read_results(params: Params, preset: str) -> Results:
     """Read the results of the architectures and seeds that `run` in params.yaml names.
 
-    Other results in the folder are ignored: they may come from another corpus or another training.
+    Other results in the folder are named and left out: they may come from another corpus or another training.
     """
     runs = defaultdict(list)
     for arch, seed in product(params.run.architectures, params.run.seeds):
@@ -114,7 +119,16 @@ def read_results(params: Params, preset: str) -> Results:
     }
     results = Results(preset, ordered, [arch for arch in params.run.architectures if arch not in ordered])
     _check_comparable(results)
+    _log_other_results(results)
     return results
+
+
+def _log_other_results(results: Results) -> None:
+    """Log the results of other architectures and seeds, so that nobody looks for them in the report."""
+    read = {paths.results_folder(results.preset, run.arch, run.seed) for run in results.all_runs}
+    evaluated = [folder for folder in paths.run_folders(results.preset) if (folder / METRICS).is_file()]
+    if others := [f"{folder.parent.name}/{folder.name}" for folder in evaluated if folder not in read]:
+        log.info(f"not in the report, because `run` in params.yaml does not name them: {', '.join(others)}")
 
 
 def _read(preset: str, arch: str, seed: int) -> EvaluatedRun:
@@ -132,6 +146,12 @@ def _read(preset: str, arch: str, seed: int) -> EvaluatedRun:
 def training_of(run: EvaluatedRun) -> str:
     """Return the settings of a run's training, as its model recorded them."""
     return str(run.metrics["about"].get("training", "settings not recorded"))
+
+
+def differing_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Return the settings of the head and of its losses that differ between runs, as far as they are recorded."""
+    recorded = [run.metrics["about"]["architecture"] for run in runs if "architecture" in run.metrics["about"]]
+    return list(dict.fromkeys(key for other in recorded for key, *_ in differing_keys(recorded[0], other)))
 
 
 def random_encoders(metrics: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sclip.errors import counted, printable
 from sclip.evaluation.retrieval import always_found
-from sclip.report.results import EvaluatedRun, Results, training_of
+from sclip.report.results import EvaluatedRun, Results, differing_settings, training_of
 from sclip.report.table import Column, Measurement, Table, TableRow, lookup, measure, summarize
 
 MAX_SLOT_COLUMNS = 12
@@ -44,14 +44,26 @@ def results_note(results: Results) -> str:
         )
     if several := [f"{arch}: {len(runs)}" for arch, runs in results.runs.items() if len(runs) > 1]:
         sentences.append(f"With ±: mean and standard deviation over seeds (number of seeds: {', '.join(several)}).")
-    if different := [arch for arch, runs in results.runs.items() if len({training_of(run) for run in runs}) > 1]:
-        trained = [f"{arch}, seed {run.seed}: {training_of(run)}" for arch in different for run in results.runs[arch]]
-        sentences.append(f"Mean and deviation mix seeds that were trained in different ways. {'. '.join(trained)}.")
+    if mixed := [line for runs in results.runs.values() for line in _different_trainings(runs)]:
+        sentences.append(f"Mean and deviation mix seeds that were trained in different ways. {'. '.join(mixed)}.")
     if results.random_encoders:
         sentences.append(f"Not a result of trained encoders: {' and '.join(results.random_encoders)}.")
     if results.missing:
         sentences.append(f"Not run: {', '.join(results.missing)}.")
     return " ".join(sentences)
+
+
+def _different_trainings(runs: list[EvaluatedRun]) -> list[str]:
+    """Return a line for each run of one architecture if they were not trained in the same way, otherwise none."""
+    different = differing_settings(runs)
+    if not different and len({training_of(run) for run in runs}) == 1:
+        return []
+    lines = []
+    for run in runs:
+        architecture = run.metrics["about"].get("architecture")
+        settings = [f"{key} {lookup(architecture, key.split('.'))}" for key in different if architecture is not None]
+        lines.append(", ".join([f"{run.arch}, seed {run.seed}: {training_of(run)}", *settings]))
+    return lines
 
 
 def retrieval(results: Results) -> Table:

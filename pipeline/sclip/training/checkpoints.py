@@ -8,8 +8,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from io import BytesIO
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from sclip import distributed
 from sclip.files import atomic_file
-from sclip.fingerprints import data_fingerprint
+from sclip.fingerprints import data_fingerprint, differing_keys
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Checkpoint:
         saved = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
-        different = ", ".join(_differences(saved["identity"], self.identity))
+        different = ", ".join(starmap(describe_change, differing_keys(saved["identity"], self.identity)))
         reason = f"its training differs from this one in {different}"
         _move(path, self._moved(saved["fingerprint"]), reason, consequence)
         return None
@@ -102,15 +103,10 @@ def _move(path: Path, target: Path, reason: str, consequence: str) -> None:
         log.warning(f"{path}: {reason}; moved to {target.name}{consequence}")
 
 
-def _differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the keys with other values, with both values if they are numbers."""
-    for key in {**saved, **current}:
-        old, new = saved.get(key), current.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key}.")
-        elif key not in saved or key not in current or json.dumps(old) != json.dumps(new):
-            are_numbers = isinstance(old, int | float) and isinstance(new, int | float)
-            yield f"{prefix}{key} ({old}, now {new})" if are_numbers else f"{prefix}{key}"
+def describe_change(key: str, old: Any, new: Any) -> str:
+    """Name a key with another value, with both values if they are numbers."""
+    are_numbers = isinstance(old, int | float) and isinstance(new, int | float)
+    return f"{key} ({old}, now {new})" if are_numbers else key
 
 
 def _digest(content: bytes | memoryview) -> bytes:

@@ -6,28 +6,36 @@ from pathlib import Path
 import torch
 
 from sclip import paths
-from sclip.config import ClipEncoderConfig, Experiment, Params, SpeechEncoderConfig
+from sclip.config import ClipEncoderConfig, Params, SpeechEncoderConfig
 from sclip.distributed import is_main, locked_by_main
-from sclip.encoders.clip import ClipEncoder
 from sclip.encoders.open import open_clip_encoder, open_speech
-from sclip.errors import UserError, counted
+from sclip.errors import counted
 from sclip.evaluation.retrieval import always_found
 from sclip.features.dataset import Dataset
 from sclip.features.encode import FeatureEncoder
 from sclip.features.settings import check_settings, describe_states
-from sclip.features.vectors import TokenVectors
-from sclip.heads.vocabulary import Vocabulary
 from sclip.model.folder import CLIP, SPEECH, STATES, TRAINING
 from sclip.model.speechclip import SpeechCLIP
 from sclip.training.loop import TrainingResult, train
+from sclip.training.start import start_from, warn_of_replacement
+from sclip.training.vocabulary import caption_vocabulary
 
 log = logging.getLogger(__name__)
 
 
 def run_training(
-    params: Params, preset_name: str, arch: str, seed: int, device: str = "cpu", curves_folder: Path | None = None
+    params: Params,
+    preset_name: str,
+    arch: str,
+    seed: int,
+    device: str = "cpu",
+    curves_folder: Path | None = None,
+    start: Path | str | None = None,
 ) -> TrainingResult:
-    """Train the head `arch` of a preset with one seed, and write it to the preset's model folder."""
+    """Train the head `arch` of a preset with one seed, and write it to the preset's model folder.
+
+    The weights are drawn at random, or are those of the trained model `start`.
+    """
     preset, experiment = params.preset(preset_name), params.experiment(preset_name, arch)
     manifest = paths.manifest(preset_name)
     features, vectors = paths.features_folder(preset_name), paths.vectors_folder(preset_name)
@@ -35,7 +43,7 @@ def run_training(
     encoder = FeatureEncoder(speech, None, preset.features, device)
     train_set, dev_set = Dataset.open_splits(manifest, features, vectors, ("train", "dev"), encoder)
     copy_encoders = _is_local(preset.encoders.speech) or _is_local(preset.encoders.clip)
-    vocabulary = _vocabulary(train_set.tokens, experiment, clip, f"{manifest}: {arch}")
+    vocabulary = caption_vocabulary(train_set.tokens, experiment, clip, f"{manifest}: {arch}")
     check_settings(train_set.store.features, preset.features, features, preset_name)
     _warn_of_few_pictures(len(dev_set.images))
     origin = {"trained on": preset.corpus.kind, "preset": preset_name, "seed": str(seed)}
@@ -48,8 +56,12 @@ def run_training(
     torch.manual_seed(seed)
     model = SpeechCLIP(arch, experiment.architecture, speech, clip, vocabulary, origin, encoders_inside=copy_encoders)
     train_set.check_encoders(model.speech, model.clip, model.name)
+    if start is not None:
+        start_from(model, start)
     out, scratch = paths.model_folder(preset_name, arch, seed), paths.scratch_folder(preset_name, arch, seed)
     with locked_by_main(scratch):
+        if is_main():
+            warn_of_replacement(model, out)
         return train(train_set, dev_set, model, experiment.training, seed, device, out, scratch, curves_folder)
 
 
@@ -67,21 +79,3 @@ def _is_local(encoder: SpeechEncoderConfig | ClipEncoderConfig) -> bool:
     Nobody else can download such an encoder, so the model folder includes a copy.
     """
     return encoder.random_seed is not None or Path(encoder.name.removeprefix("local-dir:")).is_dir()
-
-
-def _vocabulary(
-    tokens: TokenVectors | None, experiment: Experiment, clip: ClipEncoder, where: str
-) -> Vocabulary | None:
-    """Return the tokens of the captions, most frequent first, or None if the architecture has no keywords."""
-    if experiment.head.keywords is None:
-        return None
-    _ = clip.text_tower  # raises an error if this CLIP takes no keywords
-    if tokens is None:
-        raise UserError(
-            f"{where}: keywords are words of captions, but no row of split train has text; "
-            "add text to the manifest, or choose an architecture without keywords"
-        )
-    counts = dict(zip(tokens.ids, tokens.counts.tolist(), strict=True))
-    if experiment.training.vocabulary == "train":
-        counts = {token: count for token, count in counts.items() if count}
-    return Vocabulary.from_counts(counts, clip)

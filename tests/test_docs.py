@@ -2,10 +2,12 @@
 
 import glob
 import itertools
+import json
 import pkgutil
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import miniature
@@ -23,6 +25,7 @@ from torch.distributed.run import get_args_parser
 
 from sclip.cli import main
 from sclip.config import load_params
+from sclip.corpora.manifest import write_manifest
 from sclip.fingerprints import PACKAGE
 
 ROOT = Path(__file__).parents[1]
@@ -210,6 +213,10 @@ NOT_RUN = {
     "sclip compare results/scenes/runs/cascaded/seed-0 results/scenes/runs/cascaded-cif/seed-0": (
         "needs the results of make repro; report/test_comparison.py compares others"
     ),
+    "sclip train mine --arch parallel --start-from models/flickr8k-base/parallel/seed-0": (
+        "needs a model of flickr8k-base; training/test_run.py starts from another"
+    ),
+    "awk": "needs the data of make repro; test_a_part_of_a_manifest_has_a_tenth_of_the_training_rows runs it",
     "pip": "installs from the network",
     "uv": "installs from the network",
     "cd": "has no arguments to check",
@@ -220,6 +227,18 @@ NOT_RUN = {
         "downloads the tasks' data; interop/test_mteb.py runs a local task"
     ),
 }
+
+
+def test_a_part_of_a_manifest_has_a_tenth_of_the_training_rows(tmp_path):
+    (command,) = re.findall(r"^awk .*", (ROOT / "docs/experiments.md").read_text(), re.MULTILINE)
+    splits = [*["train"] * 25, *["dev"] * 3, *["test"] * 2]
+    files = {"audio": "a.wav", "image": "a.jpg", "text": 'the words of a row: "split": "test"'}
+    rows = [{"id": f"u{i}", "split": split, "image_id": f"p{i}", **files} for i, split in enumerate(splits)]
+    (tmp_path / "data/scenes").mkdir(parents=True)
+    write_manifest(tmp_path / "data/scenes/manifest.jsonl", rows)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    kept = [json.loads(line)["id"] for line in (tmp_path / "data/scenes/tenth.jsonl").read_text().splitlines()]
+    assert kept == ["u0", "u10", "u20", "u25", "u26", "u27", "u28", "u29"]
 
 
 def shell_commands(page: Path) -> list[list[str]]:

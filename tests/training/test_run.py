@@ -1,17 +1,20 @@
 """Test a training run from params.yaml and stored features to a model folder that loads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import small
 import torch
+from click.testing import CliRunner
 from project import write_encoders
 from shipped import PARAMS
 from small import CAPTIONS, load_params, recordings
 from stored_corpus import write_corpus
 
 import sclip
+from sclip.cli import main
 from sclip.training.run import run_training
 
 OVERRIDES = [
@@ -129,6 +132,18 @@ def test_a_training_starts_from_the_weights_of_another_model(params, caplog):
     for name, weight in weights.items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-25)
     assert "replace" not in caplog.text
+
+
+def test_the_command_starts_from_a_model_folder_relative_to_where_one_is(params, tmp_path, monkeypatch):
+    folder, _ = trained(params, "parallel", 7)
+    shutil.copy(PARAMS, "params.yaml")
+    monkeypatch.chdir(folder)
+    arguments = ["scenes", "--arch", "parallel", "--seed", "8", "--device", "cpu", "--start-from", "."]
+    overrides = [word for override in OVERRIDES for word in ("-S", override)]
+    result = CliRunner().invoke(main, ["train", *arguments, "--params", "../../../../params.yaml", *overrides])
+    assert result.exit_code == 0, result.output
+    origin = sclip.load(tmp_path / "models/scenes/parallel/seed-8").origin
+    assert origin["started from"].startswith(f"{tmp_path}/models/scenes/parallel/seed-7 (")
 
 
 def test_a_model_that_does_not_fit_is_not_started_from(params, tmp_path):

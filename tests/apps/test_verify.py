@@ -115,6 +115,17 @@ def test_a_manifest_without_a_digest_is_a_fault(project):
     assert verify_preset("tiny").faults == []
 
 
+def test_all_wrong_rows_of_a_manifest_are_faults(project):
+    """Without a digest, as of a manifest that was edited by hand."""
+    Path("data/tiny/manifest.digest.json").unlink()
+    manifest = Path("data/tiny/manifest.jsonl")
+    lines = manifest.read_text().splitlines()
+    lines[1], lines[3] = lines[1].replace('"split": "', '"split": "my'), "{"
+    manifest.write_text("\n".join(lines))
+    faults = [fault.where for fault in verify_preset("tiny").faults if fault.where.startswith("manifest row")]
+    assert [where.split(" (")[0] for where in faults] == ["manifest row 2", "manifest row 4"]
+
+
 @pytest.mark.parametrize("kind", ["audio", "images"])
 def test_a_recording_or_picture_that_changed_is_found(project, kind):
     first, second = sorted(Path("data").glob(f"scenes-*/{kind}/train/*"))[:2]

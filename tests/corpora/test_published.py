@@ -302,6 +302,9 @@ def test_rows_with_an_empty_split_and_pictures_in_several_splits_are_noted(tmp_p
     make_corpus(config, tmp_path / "manifest.jsonl", problems)
     assert problems.notes[SHARED_PICTURES] == ["dog.jpg (test, train)"]
     assert problems.notes[NO_SPLIT] == ["c.wav"]
+    problems, config = Problems(), TableConfig("table", str(path), Columns(audio="clip", image="photo"))
+    make_corpus(config, tmp_path / "manifest.jsonl", problems)
+    assert NO_SPLIT not in problems.notes  # all pictures are divided, because no column says how
 
 
 def test_usual_names_of_splits_need_no_setting_and_others_get_advice(tmp_path):

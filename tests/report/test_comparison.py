@@ -19,7 +19,7 @@ from sclip.evaluation.outcomes import Outcomes
 from sclip.files import file_digest
 from sclip.index_file import write_index_file
 from sclip.report.comparison import EvaluatedModel, Figure, compare, compare_figures, compare_models, p_value
-from sclip.tensors import read_tensors_and_metadata, write_tensors
+from sclip.tensors import read_tensors_and_metadata, save_tensors, write_tensors
 
 UTTERANCES, PICTURES = 14, 5
 ENGLISH = Annotations(language="en", synonyms=[["dog", "fence"]])
@@ -286,6 +286,13 @@ WRONG = {
     "no hits": {"keywords/hits": None},
     "no located keywords": {"localization/content": None},
 }
+
+
+@pytest.mark.parametrize("metadata", [{}, {"sclip": "[1]"}, {"sclip": "{"}])
+def test_outcomes_without_their_metadata_are_refused(metadata, tmp_path):
+    save_tensors(tmp_path / "a.safetensors", {"ranks": torch.ones(2)}, metadata)
+    with pytest.raises(UserError, match=r"a\.safetensors: its metadata 'sclip' is missing or damaged"):
+        read_tensors_and_metadata(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("kind", WRONG)

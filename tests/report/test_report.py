@@ -25,6 +25,7 @@ from sclip.errors import UserError
 from sclip.evaluation.evaluate import evaluate
 from sclip.evaluation.metrics_file import read_metrics
 from sclip.report.run import write_report
+from sclip.report.utterances import weights_path
 
 SETTINGS, PRESET = load_params(PARAMS, ["run.seeds=[0, 1, 2]"]), "scenes"
 CAPTIONS = ["a dog", 'a "red" <script>alert(1)</script> & more', "two children"]
@@ -214,6 +215,19 @@ def test_seeds_are_averaged_and_a_hybrid_has_one_row_per_branch():
     }
     losses = json.loads((paths.report_folder(PRESET) / "plots/loss.json").read_text())
     assert {(row["run"], row["seed"]) for row in losses} == {("parallel", 0), *(("hybrid-cif", s) for s in range(3))}
+
+
+@pytest.mark.parametrize(("seeds", "note"), [(1, False), (2, True)])
+def test_mean_and_deviation_are_explained_where_there_are_some(seeds, note):
+    for seed in range(seeds):
+        add_run("parallel", seed, parallel=40.0)
+    assert ("With ±: mean and standard deviation over seeds (number of seeds: parallel: 2)." in report()) == note
+
+
+def test_the_highest_weight_of_cif_fills_the_box():
+    assert weights_path([0.25, 0.5], 0.5) == "M0 100V50H200.0V0H400.0"
+    assert weights_path([0.0], 1.0) == "M0 100V100H400.0"
+    assert weights_path([], 0.5) == ""
 
 
 def test_page_is_self_contained_and_escapes_its_texts():

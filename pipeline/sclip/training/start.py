@@ -14,14 +14,12 @@ from sclip.training.checkpoints import describe_change
 
 log = logging.getLogger(__name__)
 
-START = "started from"  # the key of `origin` that names the model whose weights a training started with
-
 
 def start_from(model: SpeechCLIP, start: Path | str) -> None:
     """Give a new model the weights of the trained model `start`, a model folder or a hub repo.
 
     All layers must have the same shapes. The vocabulary and the other settings may differ, because no weight depends on
-    them. A learned temperature is also taken over.
+    them. A learned temperature is also taken over. The description of the training names the model.
     """
     trained = load(start)
     for encoder, ours, theirs in (
@@ -39,7 +37,7 @@ def start_from(model: SpeechCLIP, start: Path | str) -> None:
         raise UserError(f"{error}; its architecture is {trained.name}, that of this training {model.name}") from None
     if model.objective.config.learn_temperature and trained.objective.config.learn_temperature:
         model.objective.log_scale.data.copy_(trained.objective.log_scale)
-    model.origin[START] = f"{start} ({(trained.weights_digest or '')[:12]})"
+    model.origin[TRAINING] += f", started from {start} ({str(trained.weights_digest)[:12]})"
 
 
 def warn_of_replacement(model: SpeechCLIP, out: Path) -> None:
@@ -50,7 +48,7 @@ def warn_of_replacement(model: SpeechCLIP, out: Path) -> None:
         return
     different = list(differing_keys(dataclasses.asdict(old.architecture), dataclasses.asdict(model.architecture)))
     changes = [describe_change(*change) for change in different]
-    changes += [key for key in (TRAINING, STATES, START) if old.origin.get(key) != model.origin.get(key)]
+    changes += [key for key in (TRAINING, STATES) if old.origin.get(key) != model.origin.get(key)]
     if changes:
         log.warning(
             f"{out}: this training will replace a model that differs in {', '.join(changes)}; to keep that model, stop "

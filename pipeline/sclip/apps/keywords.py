@@ -271,7 +271,7 @@ def _join(windows: list[_WindowKeywords], frame_seconds: float) -> FoundKeywords
     alpha = np.zeros(math.ceil(end / frame_seconds - 1e-6), np.float32) if has_cif else None
     words: list[Word] = []
     firings: set[float] = set()
-    spoken = [window for window in windows if len(windows) == 1 or not window.is_silent]
+    spoken = [window for window in windows if not window.is_silent]
     for window in spoken:
         until = math.inf if window.joint is None else window.joint
         near = [word for word in words if word.end > window.start]

@@ -2,18 +2,19 @@
 
 import logging
 import os
-import tempfile
 
-_hub = tempfile.TemporaryDirectory(prefix="sclip-hub-")
+from shipped import SCRATCH
+
 # Read when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = _hub.name
+os.environ["HF_HOME"] = f"{SCRATCH.name}/hub"
+os.environ["DVC_NO_ANALYTICS"] = "1"  # `dvc init` would send a report
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+import torch
+from hypothesis import settings
 
-from sclip.device import configure_cuda  # noqa: E402
+from sclip.device import configure_cuda
 
 configure_cuda()  # as every command does
 logging.getLogger("sclip").setLevel(logging.INFO)  # likewise
@@ -34,6 +35,11 @@ def cores():
 def bf16(monkeypatch):
     """Compute in bf16 on any CPU, as far as one test is concerned."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+
+def pytest_unconfigure():
+    """Remove the folder here, because a process of pytest-xdist ends without the functions of atexit."""
+    SCRATCH.cleanup()
 
 
 def pytest_collection_modifyitems(items):

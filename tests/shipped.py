@@ -30,6 +30,6 @@ def _as_shipped(text: str) -> str:
     return before + "".join(block for block in blocks if block.strip().partition(":")[0] in PRESETS) + after
 
 
-_folder = tempfile.TemporaryDirectory(prefix="sclip-params-")
-PARAMS = Path(_folder.name) / "params.yaml"  # that of the project, as shipped
+SCRATCH = tempfile.TemporaryDirectory(prefix="sclip-tests-")
+PARAMS = Path(SCRATCH.name) / "params.yaml"  # that of the project, as shipped
 PARAMS.write_text(_as_shipped((ROOT / "params.yaml").read_text()))

@@ -36,6 +36,7 @@ def run_program(inputs, out: Path, processes: int, machines: int = 1) -> Path:
     torchrun = [
         *("-m", "torch.distributed.run", "--nnodes", machines, "--nproc-per-node", processes // machines),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{_free_port()}", "--rdzv-id", "sclip"),
+        *("--log-dir", out / "torchrun"),
     ]
     command = [sys.executable, *(torchrun if processes > 1 else ()), HERE / "distributed_program.py", *inputs, out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

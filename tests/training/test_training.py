@@ -150,7 +150,7 @@ def test_resume_gives_identical_weights_history_and_curves(arch, number, when, l
     """Interrupt and resume. SIGTERM and SIGINT lose no step; SIGKILL loses the steps since the last checkpoint."""
     write_corpus(tmp_path)
     uninterrupted = run(tmp_path, arch, "uninterrupted")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "TMPDIR": str(tmp_path)}
     command = [sys.executable, HERE / "interrupted_run.py", tmp_path, arch, str(int(number)), str(when)]
     process = subprocess.run(command, env=env, capture_output=True, timeout=300)
     handled = number != signal.SIGKILL

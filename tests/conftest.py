@@ -3,13 +3,7 @@
 import logging
 import os
 
-from shipped import SCRATCH
-
-# Read when huggingface_hub is imported.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = f"{SCRATCH.name}/hub"
-os.environ["DVC_NO_ANALYTICS"] = "1"  # `dvc init` would send a report
-
+import isolation  # first, because libraries read the environment when they are imported
 import pytest
 import torch
 from hypothesis import settings
@@ -18,9 +12,9 @@ from sclip.device import configure_cuda
 
 configure_cuda()  # as every command does
 logging.getLogger("sclip").setLevel(logging.INFO)  # likewise
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("desk", deadline=None)  # other programs may make a test slow
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
 @pytest.fixture
@@ -39,7 +33,7 @@ def bf16(monkeypatch):
 
 def pytest_unconfigure():
     """Remove the folder here, because a process of pytest-xdist ends without the functions of atexit."""
-    SCRATCH.cleanup()
+    isolation.SCRATCH.cleanup()
 
 
 def pytest_collection_modifyitems(items):

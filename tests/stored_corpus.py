@@ -14,12 +14,16 @@ from sclip.features.dataset import Dataset
 from sclip.features.store import CODES, DIRECTIONS_FILE
 from sclip.features.vectors import TokenVectors
 from sclip.files import file_digest
+from sclip.fingerprints import FEATURES as CODE
+from sclip.fingerprints import code_fingerprint
 from sclip.tensors import write_tensors
 
 STATES, WIDTH, JOINT = 3, 32, 20  # as in the encoders of small.py
 FEATURES = {
     "encoder": "small",
     "revision": None,
+    "hash": "",
+    "code": code_fingerprint(CODE),
     "states": STATES,
     "width": WIDTH,
     "frame_seconds": 0.02,

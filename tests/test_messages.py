@@ -40,6 +40,7 @@ def test_a_full_disk_below_the_curves_is_named_with_what_to_do(tmp_path, monkeyp
     def write(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as the error of a write: without a file
 
+    monkeypatch.chdir(tmp_path)  # DVCLive writes to `.dvc` of the repository it is in
     corpus = write_corpus(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("dvclive.live.Live.make_summary", write)

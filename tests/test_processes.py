@@ -63,10 +63,17 @@ def test_a_pipe_that_ends_within_an_array_is_an_error():
         ours.receive()
 
 
+def test_a_process_that_is_killed_is_named_by_what_it_computes():
+    with pytest.raises(UserError, match=r"a process that computes scenes ended unexpectedly; .* too little memory"):
+        list(map_in_processes(read, [1, KILLED, 2], "scenes"))
+
+
 def test_the_processes_of_torchrun_divide_the_cores(monkeypatch):
     monkeypatch.setattr("sclip.processes._cores", lambda: 12)
     assert processes._reading_processes() == 8
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # of a program that started this one
+    assert processes._reading_processes() == 8
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "sclip")
     assert processes._reading_processes() == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert processes._reading_processes() == 1

@@ -105,7 +105,8 @@ def test_dvc_overrides_an_inherited_setting_only_with_a_plus_sign(tmp_path):
     assert changed.preset("scenes") == before.preset("scenes")
 
 
-def test_what_changed_runs_again_and_nothing_else(repository, first_run):
+def test_what_changed_runs_again_and_nothing_else(repository, first_run, tmp_path):
+    repository = shutil.copytree(repository, tmp_path / "copy", symlinks=True)
     assert len(first_run) == 14
     assert first_run[-1] == "report"
     assert reran(repository) == []

@@ -1,12 +1,16 @@
 """Start the command line: for `python -m sclip`, which torchrun starts, and for the script `sclip`."""
 
 import sys
+from io import TextIOWrapper
 
 from sclip.startup import STOPPED, STOPPED_STATUS
 
 
 def run() -> None:
     """Run a command. Ctrl-C ends it without a traceback, also while modules are imported."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # None if it is closed
+            stream.reconfigure(errors="backslashreplace")  # for names that a terminal's encoding does not have
     try:
         from sclip.cli import main
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from itertools import cycle
 from multiprocessing import resource_tracker
@@ -44,7 +45,13 @@ def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], t
     with ProcessPoolExecutor(_cores(), mp_context=context, initializer=_end_with_parent) as pool:
         with _without_interrupts():
             results = pool.map(compute, items)
-        yield from tqdm(results, title, len(items), disable=None)
+        try:
+            yield from tqdm(results, title, len(items), disable=None)
+        except BrokenProcessPool:
+            raise UserError(
+                f"a process that computes {title} ended unexpectedly; if no lines above say why, the machine probably "
+                "has too little memory: stop other programs, and run the same command again"
+            ) from None
 
 
 def prefetch_in_processes(read: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
@@ -227,7 +234,8 @@ def _reading_processes() -> int:
 
     Under torchrun, the processes of a machine divide its cores.
     """
-    cores = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    cores = _cores() // (int(os.environ["LOCAL_WORLD_SIZE"]) if started_by_torchrun else 1)
     return max(1, min(READING_PROCESSES, cores))
 
 

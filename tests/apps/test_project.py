@@ -15,10 +15,12 @@ from stand_in import dvc, reran, run, write_stand_in
 
 import sclip
 from sclip import fingerprints
+from sclip.apps.project import init_project
 from sclip.cli import main
 from sclip.cli.completion import complete_models
 from sclip.config import load_params
 from sclip.fingerprints import PACKAGE, STAGES, stage_fingerprints
+from sclip.paths import STARTER
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ["models/scenes-cif", "models/scenes-hybrid-cif", "models/scenes-parallel"]
@@ -109,6 +111,15 @@ def test_fingerprint_code_writes_the_file_of_dvc_yaml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_sclip("fingerprint-code")
     assert json.loads(Path("code.json").read_text()) == stage_fingerprints()
+
+
+def test_a_project_of_a_read_only_package_can_be_changed(tmp_path, monkeypatch):
+    package = shutil.copytree(STARTER, tmp_path / "package")
+    for path in (package, *package.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    monkeypatch.setattr("sclip.apps.project.STARTER", package)
+    init_project(tmp_path / "project")
+    assert all(path.stat().st_mode & 0o200 for path in (tmp_path / "project").rglob("*"))
 
 
 def test_a_folder_with_something_in_it_is_refused_and_one_of_git_is_not(tmp_path):

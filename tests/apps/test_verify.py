@@ -108,9 +108,11 @@ def test_a_manifest_without_a_digest_is_a_fault(project):
     Path("data/tiny/manifest.digest.json").unlink()
     (fault,) = verify_preset("tiny").faults
     assert fault.where == "data/tiny/manifest.digest.json"
-    assert fault.what.endswith("`sclip make-corpus` writes it")
+    assert fault.what.endswith("changes that you have made in the manifest are lost")
     other_default = ("-S", "run.presets=[scenes]")
-    assert "`sclip make-corpus --preset tiny` writes it" in run_sclip("verify", "tiny", *other_default, status=1)
+    assert "`sclip make-corpus --preset tiny` writes both again" in run_sclip(
+        "verify", "tiny", *other_default, status=1
+    )
     run_sclip("make-corpus", "tiny")
     assert verify_preset("tiny").faults == []
 
@@ -182,12 +184,17 @@ def test_results_of_other_weights_are_found(project):
     (fault,) = verify_preset("tiny").faults
     assert fault.where == "results/tiny/runs/hybrid/seed-0/metrics.json"
     assert fault.what == (
-        "not the results of the weights that models/tiny/hybrid/seed-0 has now; run `sclip evaluate` again"
+        "not the results of the weights that models/tiny/hybrid/seed-0 has now; run `sclip evaluate --preset tiny "
+        "--arch hybrid --seed 0` again"
     )
     pushed = run_sclip("push", "models/tiny/hybrid/seed-0", "me/x", status=1)
     assert "metrics.json: not the results of the model's present weights; run `sclip evaluate` again" in pushed
     shutil.rmtree("models/tiny/hybrid/seed-0")  # results alone can be kept
     assert verify_preset("tiny").faults == []
+    shutil.copytree("results/tiny/runs/hybrid/seed-0", "results/tiny/runs/hybrid/seed-1")
+    (fault,) = verify_preset("tiny").faults
+    assert fault.where == "results/tiny/runs/hybrid/seed-1/metrics.json"
+    assert fault.what.startswith("expected the results of preset tiny, arch hybrid, seed 1, found those of")
 
 
 RESULTS = {
@@ -209,6 +216,17 @@ def test_damaged_results_of_other_kinds_are_found(project, kind):
         (fault,) = verify_preset("tiny").faults
         assert name in f"{fault.where} {fault.what}" and fault.where == folder + "/metrics.json"
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_the_command_for_results_of_other_weights_writes_those_results(project, kind):
+    options, folder = RESULTS[kind]
+    run_sclip("evaluate", *options, "--device", "cpu")
+    run_sclip("train", "--arch", "hybrid", "--device", "cpu", "-S", "presets.tiny.training.learning_rate=0.5")
+    (fault,) = verify_preset("tiny").faults
+    assert fault.where == folder + "/metrics.json"
+    run_sclip(*fault.what.partition("`sclip ")[2].partition("`")[0].split(), "--device", "cpu")
+    assert verify_preset("tiny").faults == []
 
 
 def test_damaged_transcripts_are_found(project):

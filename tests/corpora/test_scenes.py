@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -47,13 +48,14 @@ def test_equal_configurations_give_equal_bytes(manifest, tmp_path):
     assert len(list(tmp_path.glob("scenes-*"))) == 2
 
 
-def test_presets_of_one_configuration_share_files(manifest):
-    before = hashes(manifest.parent.parent)
-    picture = next(manifest.parent.parent.rglob("*.png"))
+def test_presets_of_one_configuration_share_files(manifest, tmp_path):
+    folder = shutil.copytree(manifest.parent.parent, tmp_path / "data")
+    before = hashes(folder)
+    picture = next(folder.rglob("*.png"))
     written = picture.stat().st_mtime_ns
-    make_scenes(SMALL, manifest.parent.parent / "again" / "manifest.jsonl")
+    make_scenes(SMALL, folder / "again" / "manifest.jsonl")
     assert picture.stat().st_mtime_ns == written
-    new = set(hashes(manifest.parent.parent)) - set(before)
+    new = set(hashes(folder)) - set(before)
     assert new == {"again/manifest.jsonl", "again/manifest.digest.json"}
 
 

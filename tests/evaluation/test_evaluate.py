@@ -317,7 +317,7 @@ def test_stop_words_are_those_of_the_language(dataset, tmp_path):
 @pytest.mark.parametrize(("content", "found"), [("{}", "None"), ("[]", "None"), ('{"format": "x"}', "'x'")])
 def test_metrics_of_another_form_are_refused(content, found, tmp_path):
     (tmp_path / METRICS).write_text(content)
-    message = f"metrics.json: format: expected 'sclip metrics 1', found {found}; run `sclip evaluate` again"
+    message = f"metrics.json: format: expected 'sclip metrics 2', found {found}; run `sclip evaluate` again"
     with pytest.raises(UserError, match=message):
         read_metrics(tmp_path / METRICS)
 

@@ -117,6 +117,22 @@ def test_vectors_of_other_rows_are_refused(corpus, tmp_path):
             Dataset.open(corpus.path, tmp_path / "f", tmp_path / "v", "train")
 
 
+def test_hidden_states_of_other_recordings_are_refused(corpus, tmp_path):
+    """Two corpora can have the same ids."""
+    features, vectors = tmp_path / "f", tmp_path / "v"
+    for online in (False, True):
+        config, problems = FeaturesConfig(compute="fp32", online=online), Problems()
+        extract_features(speech_encoder(), config, corpus.path, features, "cpu", problems)
+        embed_clip(clip_encoder(), corpus.path, vectors, "cpu", problems)
+        first, second = corpus.rows[:2]
+        first["audio"], second["audio"] = second["audio"], first["audio"]
+        corpus.write()
+        with pytest.raises(
+            UserError, match=r"manifest\.jsonl: its rows have changed since .*f was written .* extract-features"
+        ):
+            Dataset.open(corpus.path, features, vectors, "train")
+
+
 def test_the_fingerprint_is_that_of_the_rows_and_their_pictures(folder):
     before = open_split(folder).fingerprint()
     assert open_split(folder).fingerprint() == before

@@ -376,7 +376,7 @@ def test_extraction_can_be_killed_at_any_moment(corpus, tmp_path):
     assert all(after[name] == file for name, file in before.items() if name.endswith(".safetensors"))
 
 
-def test_only_what_changed_is_computed_again(corpus, tmp_path):
+def test_only_what_changed_is_computed_again(corpus, tmp_path, caplog):
     out = tmp_path / "out"
     first, _ = extract(corpus, out)
     before = files(out)
@@ -394,9 +394,15 @@ def test_only_what_changed_is_computed_again(corpus, tmp_path):
     assert extract(corpus, out)[0].shards_computed == 2
     assert verify(out, [row["id"] for row in corpus.rows]) == []
 
-    for changed in ({"speech": encoder(seed=1)}, {"precision": "bf16"}, {"compute": "bf16"}):
+    for differing, changed in (
+        ("hash", {"speech": encoder(seed=1)}),
+        ("hash, precision", {"precision": "bf16"}),  # and the first encoder again
+        ("compute, precision", {"compute": "bf16"}),
+    ):
+        caplog.clear()
         summary, _ = extract(corpus, out, **changed)
         assert summary.shards_reused == 0
+        assert f"all hidden states are computed again, because these differ: {differing}\n" in caplog.text
         assert len(list(out.iterdir())) == summary.shards_computed + 1  # the old shards are removed
     assert first.shards_computed > 2
 

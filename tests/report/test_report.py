@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,9 @@ def add_run(arch: str, seed: int = 0, cif: bool = False, wordless: bool = False,
     keywords = ["dog", "</script>"] if "cascaded" in recalls else []
     examples["utterances"] = [utterance(i, keywords) for i in range(3)]
     words = keyword_study(wordless) if "cascaded" in recalls else {}
-    write_metrics(folder / "metrics.json", run_metrics(recalls, cif))
+    metrics = run_metrics(recalls, cif)
+    metrics["about"] |= {"preset": PRESET, "arch": arch, "seed": seed}
+    write_metrics(folder / "metrics.json", metrics)
     for name, data in (("examples", examples), ("words", words)):
         (folder / f"{name}.json").write_text(json.dumps(data))
     return folder
@@ -81,6 +84,8 @@ def run_metrics(recalls: dict[str, float], cif: bool) -> dict:
     metrics = {
         "about": {
             "encoders": {"speech": "hubert", "clip": "vit"},
+            "encoder_hashes": {"speech": "hash of hubert", "clip": "hash of vit"},
+            "test_data": "hash of the utterances",
             "states": "hidden states stored in fp16",
             "stop_words": "English stop words",
             **{"sclip": "1", "torch": "2", "device": "cpu", "bootstrap": {"resamples": 1000, "seed": 0}},
@@ -337,13 +342,27 @@ def test_report_reads_what_evaluate_writes():
     rows = [row(i) for i in range(len(CAPTIONS))]
     dataset = write_test_split(paths.manifest(PRESET).parent, rows, frames=range(39, 40))
     for arch in ("hybrid", "hybrid-cif"):
-        evaluate(model(arch), dataset, "cpu", paths.results_folder(PRESET, arch, 0))
+        out = paths.results_folder(PRESET, arch, 0)
+        evaluate(model(arch), dataset, "cpu", out, about={"preset": PRESET, "seed": 0})
     table = report()
     assert cells(table, "hybrid/cascaded")[2].startswith("100.0")
     assert len(cells(table, "hybrid-cif", "Keywords")) == 7
     assert len(cells(table, "at random", "Word boundaries")) == 4
     assert all(cell.endswith("]") for cell in cells(table, "hybrid-cif", "Keyword localisation"))
     assert not (paths.report_folder(PRESET) / "report.html.unfinished").exists()
+
+
+@pytest.mark.parametrize("copy", ["parallel/seed-1", "hybrid/seed-0"])
+def test_a_copied_results_folder_is_not_another_run(copy):
+    folder = add_run("parallel", parallel=50.0)
+    shutil.copytree(folder, folder.parents[1] / copy)
+    arch, _, seed = copy.partition("/seed-")
+    message = (
+        f"{copy}/metrics.json: expected the results of preset scenes, arch {arch}, seed {seed}, found those of preset "
+        "scenes, arch parallel, seed 0; move the folder back, or run `sclip evaluate` again"
+    )
+    with pytest.raises(UserError, match=message):
+        report()
 
 
 def test_missing_files_are_reported_with_the_command_that_writes_them():
@@ -392,6 +411,8 @@ DIFFERENT_CONDITIONS = [
     ('"clip": "vit"}', '"clip": "vit"}, "transcripts": "tiny-whisper"', "speech recogniser"),
     ("stored in fp16", "stored in fp32", "hidden states"),
     ("English stop words", "none: language not given", "stop words"),
+    ("hash of vit", "another hash", "weights of the encoders"),
+    ("hash of the utterances", "another hash", "test data"),
 ]
 
 

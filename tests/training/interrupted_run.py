@@ -6,6 +6,7 @@ first evaluation of the development split.
 
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,7 @@ def send_signal(number: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     folder, arch, number, when = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     if when == "saving":
         write, written = Path.write_bytes, []

@@ -72,6 +72,20 @@ def test_a_checkpoint_that_was_moved_aside_comes_back_for_its_own_training(check
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+def test_a_checkpoint_without_settings_is_moved_aside(tmp_path, monkeypatch, caplog):
+    """Earlier versions wrote such checkpoints."""
+    earlier = Checkpoint(tmp_path / "checkpoint.pt", {"seed": 1})
+    save = torch.save
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            torch, "save", lambda data, file: save({k: v for k, v in data.items() if k != "identity"}, file)
+        )
+        earlier.save(STATE)
+    assert Checkpoint(earlier.path, {"seed": 0}).load() is None
+    assert "an earlier version of sclip wrote it, without the settings of its training; moved to" in caplog.text
+    assert earlier.load()["step"] == 3
+
+
 def test_a_number_of_another_type_and_a_missing_key_are_differences():
     assert list(differing_keys({"a": 1, "b": None, "c": 2}, {"a": 1.0, "c": 2})) == [("a", 1, 1.0), ("b", None, None)]
     assert list(differing_keys({}, {"b": None})) == [("b", None, None)]

@@ -93,6 +93,17 @@ def test_feature_settings_that_differ_from_the_stored_states_are_an_error(params
     assert not Path("models/scenes").exists()
 
 
+def test_states_that_other_code_computed_give_a_warning(params, caplog, monkeypatch):
+    run_training(params, "scenes", "parallel", 0)
+    assert "another version" not in caplog.text
+    monkeypatch.setattr("sclip.features.settings.code_fingerprint", lambda roots: "changed")
+    run_training(params, "scenes", "parallel", 1)
+    assert (
+        "data/scenes/features: its hidden states were computed by another version of sclip's code; `sclip "
+        "extract-features --preset scenes` computes them again"
+    ) in caplog.text
+
+
 def test_vocabulary_is_of_the_training_captions_or_of_the_whole_corpus(params):
     """The published vocabularies were counted over all captions of a corpus."""
     sizes = {}

@@ -141,13 +141,13 @@ def test_saved_model_has_the_reported_dev_recalls(corpus, tmp_path):
         ("cascaded-cif", signal.SIGKILL, 8, 5),
         ("parallel", signal.SIGKILL, "saving", 5),
         ("hybrid-cif", signal.SIGTERM, 6, 7),
-        ("parallel", signal.SIGTERM, "evaluating", 5),
+        ("parallel", signal.SIGHUP, "evaluating", 5),
         ("sclip hybrid-cif", signal.SIGKILL, 8, 5),
         ("cascaded", signal.SIGINT, 4, 5),  # the development split is evaluated after step 5
     ],
 )
 def test_resume_gives_identical_weights_history_and_curves(arch, number, when, last, tmp_path, caplog):
-    """Interrupt and resume. SIGTERM and SIGINT lose no step; SIGKILL loses the steps since the last checkpoint."""
+    """Interrupt and resume. SIGKILL loses the steps since the last checkpoint; the other signals lose none."""
     write_corpus(tmp_path)
     uninterrupted = run(tmp_path, arch, "uninterrupted")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "TMPDIR": str(tmp_path)}
@@ -180,6 +180,15 @@ def test_a_git_repository_without_a_commit_is_one_line(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "--quiet"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
     with pytest.raises(UserError, match="make a first commit"), curves(tmp_path / "curves", []):
+        pass
+
+
+def test_a_worktree_without_its_repository_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(HERE.parents[1] / ".dvc", ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    Path(".git").write_text("gitdir: /nonexistent/.git/worktrees/x\n")
+    message = rf"{tmp_path}/\.git names a folder that does not exist; make it available, or move .*\.git away"
+    with pytest.raises(UserError, match=message), curves(tmp_path / "curves", []):
         pass
 
 

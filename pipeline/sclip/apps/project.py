@@ -117,9 +117,7 @@ def init_project(folder: Path) -> list[str]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sclip-init-") as scratch:
         new = Path(scratch)
         for name, source in STARTER_FILES.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            copy = shutil.copytree if (STARTER / source).is_dir() else shutil.copy
-            copy(STARTER / source, new / name)
+            _copy(STARTER / source, new / name)
         if not any((parent / ".git").exists() for parent in (folder.resolve(), *folder.resolve().parents)):
             with (new / ".dvc/config").open("a", encoding="utf-8") as config:
                 config.write(NO_GIT)
@@ -129,6 +127,16 @@ def init_project(folder: Path) -> list[str]:
         for name in names:
             os.rename(new / name, folder / name)
     return names
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder, but not its permissions, because an installed package may be read-only."""
+    if not source.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    else:
+        for child in source.iterdir():
+            _copy(child, target / child.name)
 
 
 def installed_stages() -> str:

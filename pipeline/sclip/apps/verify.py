@@ -68,7 +68,10 @@ def _check_manifest(manifest: Path, checked: dict[str, int]) -> tuple[Sequence[R
     checked["rows"] = len(rows)
     faults = [Finding(row, reason) for row, reason in problems.skipped.items()]
     if not digest_file(manifest).is_file():
-        missing = "no such file, so nothing shows whether the manifest is damaged; `sclip make-corpus` writes it"
+        missing = (
+            "no such file, so nothing shows whether the manifest is damaged; `sclip make-corpus` writes both again, "
+            "and changes that you have made in the manifest are lost"
+        )
         faults.append(Finding(str(digest_file(manifest)), missing))
     return rows, faults
 

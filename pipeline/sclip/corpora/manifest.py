@@ -143,6 +143,14 @@ class Manifest(Sequence[Row]):
             data = self._decoded(i)
             yield tuple(data.get(key) for key in keys)
 
+    def fingerprint(self, *keys: str) -> str:
+        """Return the SHA-256 of what each row has written under some keys, where None is allowed besides strings."""
+        digest = hashlib.sha256()
+        for row in self.values(*keys):
+            for value in row:
+                digest.update(b"-" if value is None else b"%d:" % len(value) + value.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
     def _view(self, lines: "range | NDArray[np.int64]") -> "Manifest":
         return Manifest(self._file, self._folder, self._starts, lines)
 

@@ -5,8 +5,8 @@
     about             what was evaluated and how: `states` describes the hidden states that were evaluated,
                       `training_states` those of the training, and `training` its settings, if known;
                       `architecture`: the settings of the head and of its losses;
-                      `stop_words`: see keywords.py; `transcripts`: whose they are; `weights`: the SHA-256 of the
-                      model's weights
+                      `stop_words`: see keywords.py; `transcripts`: whose they are. SHA-256 of the model's `weights`,
+                      of the encoders (`encoder_hashes`), and of the utterances' ids, pictures and texts (`test_data`)
     counts            utterances, pictures, captions (utterances with text), distinct_captions (different strings;
                       retrieval also merges texts that differ only in capitals or spaces), and `transcripts` if there
                       are any
@@ -101,7 +101,8 @@ def evaluate(
     bootstrap = Bootstrap(len(dataset.images), SEED, device)
     retrieval, outcomes = score_retrieval(model, predictions, dataset, transcripts, bootstrap)
     ranks = {branch: outcomes.groups["speech_to_image"][branch] for branch in model.branches}
-    metrics = _description(model, dataset, about or {}, annotations) | retrieval
+    about = {**(about or {}), "test_data": outcomes.test_data}
+    metrics = _description(model, dataset, about, annotations) | retrieval
     words: dict[str, Any] = {}
     counts: dict[str, Tensor] = {}
     lexicon = describe_vocabulary(model, annotations.language, annotations.synonyms)

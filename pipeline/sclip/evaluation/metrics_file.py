@@ -10,7 +10,8 @@ from sclip.index_file import read_checked, write_index_file
 from sclip.parsing import parse
 from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
 
-FORMAT = "sclip metrics 1"
+# The number rises when a figure gets another definition, because the report must not mix the two.
+FORMAT = "sclip metrics 2"
 AGAIN = "run `sclip evaluate` again"
 # The types of the parts that other modules read as tables. All other values are looked up by key, and may be missing.
 _TYPES: dict[str, Any] = {
@@ -30,6 +31,8 @@ _ABOUT: dict[str, Any] = {
     "states": str,
     "stop_words": str,
     "encoders": dict[str, str],
+    "encoder_hashes": dict[str, str],
+    "test_data": str,
 }
 
 
@@ -70,6 +73,15 @@ def _check_types(path: Path, metrics: Mapping[str, Any]) -> None:
                 parse(kind, metrics["about"][key], f"{path}: about.{key}")
     except UserError as error:
         raise UserError(f"{error}; {AGAIN}") from None
+
+
+def wrong_owner(metrics: Mapping[str, Any], preset: str, arch: str, seed: int) -> str | None:
+    """Return whose results these are, if their folder is that of another preset, architecture or seed."""
+    about, own = metrics.get("about", {}), {"preset": preset, "arch": arch, "seed": seed}
+    if all(about.get(key) == value for key, value in own.items()):
+        return None
+    found, expected = (", ".join(f"{key} {record.get(key)}" for key in own) for record in (about, own))
+    return f"expected the results of {expected}, found those of {found}; move the folder back, or {AGAIN}"
 
 
 def check_other_files(

@@ -30,6 +30,7 @@ from sclip.corpora.rows import Row
 from sclip.errors import UserError
 from sclip.evaluation.bootstrap import ratio
 from sclip.evaluation.metrics_file import AGAIN
+from sclip.fingerprints import data_fingerprint
 from sclip.formats import check_format
 from sclip.tensors import read_tensors_and_metadata, write_tensors
 
@@ -67,6 +68,11 @@ class Outcomes:
         if not outcomes._is_valid():
             raise UserError(f"{path}: not what `sclip evaluate` writes; {AGAIN}")
         return outcomes
+
+    @property
+    def test_data(self) -> str:
+        """Return the SHA-256 of the utterances' hashes and of the number of pictures."""
+        return data_fingerprint([self.pictures, self.utterances.tolist()])
 
     def _is_valid(self) -> bool:
         """Check types and shapes, which a right digest does not promise."""

@@ -22,6 +22,7 @@ def describe_run(model: SpeechCLIP, dataset: Dataset, language: str | None) -> d
         "architecture": dataclasses.asdict(model.architecture),
         **({"weights": model.weights_digest} if model.weights_digest is not None else {}),
         "encoders": _encoders(dataset),
+        "encoder_hashes": {"speech": dataset.store.features["hash"], "clip": dataset.clip["hash"]},
         "states": describe_states(dataset.store.features),
         **({"training_states": model.origin[STATES]} if STATES in model.origin else {}),
         **({"training": model.origin[TRAINING]} if TRAINING in model.origin else {}),

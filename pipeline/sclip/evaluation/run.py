@@ -1,11 +1,13 @@
 """Open a model, evaluate it on the test split of a preset, and write its results folder."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from sclip import paths
 from sclip.config import Flickr8kConfig, Params
 from sclip.corpora.scenes.captions import SIZE_WORDS
+from sclip.distributed import is_main
 from sclip.errors import Problems, UserError
 from sclip.evaluation.bootstrap import Estimate
 from sclip.evaluation.data import open_test_split
@@ -15,6 +17,8 @@ from sclip.features.dataset import Dataset
 from sclip.features.transcripts import Transcripts
 from sclip.model.loading import load
 from sclip.model.speechclip import SpeechCLIP
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,19 @@ def run_trained(
             f"of its training, set the keys of {arch} back, or train it again with `sclip train --preset {preset} "
             f"--arch {arch} --seed {seed}`"
         )
+    _warn_of_other_training(model, folder, preset, seed)
     dataset = open_test_split(params, preset, model, problems, exact)
     return _evaluate(params, preset, model, dataset, paths.results_folder(preset, arch, seed, exact), {"seed": seed})
+
+
+def _warn_of_other_training(model: SpeechCLIP, folder: Path, preset: str, seed: int) -> None:
+    """Log a warning if a model folder was copied or renamed: its results count as those of the new name."""
+    trained = {key: model.origin.get(key) for key in ("preset", "seed")}
+    if is_main() and trained != {"preset": preset, "seed": str(seed)} and None not in trained.values():
+        log.warning(
+            f"{folder}: this model was trained with preset {trained['preset']} and seed {trained['seed']}; its results "
+            f"count as those of preset {preset}, seed {seed}"
+        )
 
 
 def run_imported(

@@ -28,7 +28,7 @@ from sclip.features.online import OnlineStore, online_index
 from sclip.features.resident import ResidentStore, fits
 from sclip.features.settings import describe
 from sclip.features.store import FeatureStore, read_index
-from sclip.features.vectors import ClipVectors, TokenVectors, rows_fingerprint
+from sclip.features.vectors import ClipVectors, TokenVectors
 from sclip.padded import Padded
 
 
@@ -104,6 +104,7 @@ class Dataset:
     ) -> list["Dataset"]:
         """Open several splits and read the manifest once."""
         all_rows, index = read_manifest(manifest, Problems(skip=True)), read_index(features)
+        _check_recordings(index, all_rows, manifest, features)
         store: FeatureStore | OnlineStore
         if "online" in index["features"]:
             assert encoder is not None
@@ -241,10 +242,19 @@ class Dataset:
                 raise UserError(f"{row.name}: its picture's vector is not finite; run `sclip embed-clip` again")
 
 
+def _check_recordings(index: Mapping[str, Any], rows: Manifest, manifest: Path, features: Path) -> None:
+    """Refuse hidden states of other recordings. The recordings of two corpora can have the same ids."""
+    if index.get("rows") not in (None, rows.fingerprint("id", "audio")):  # earlier versions wrote none
+        raise UserError(
+            f"{manifest}: its rows have changed since {features} was written (their order, an id or a recording's "
+            "path); run `sclip extract-features` again"
+        )
+
+
 def _open_vectors(vectors: Path, rows: Manifest, manifest: Path) -> ClipVectors:
     """Open CLIP's vectors of the manifest's rows. A changed caption does not change an id, so ids show no change."""
     clip = ClipVectors.open(vectors)
-    if clip.rows is not None and clip.rows != rows_fingerprint(rows.values("id", "split", "image_id", "text")):
+    if clip.rows is not None and clip.rows != rows.fingerprint("id", "split", "image_id", "text"):
         raise UserError(
             f"{manifest}: its rows have changed since {vectors} was written (their order, an id, a split, a picture's "
             "name or a caption); run `sclip embed-clip` again"

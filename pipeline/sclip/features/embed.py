@@ -25,7 +25,6 @@ from sclip.features.vectors import (
     EmbeddedPicture,
     picture_tensors,
     read_pictures,
-    rows_fingerprint,
     write_vectors,
 )
 from sclip.files import file_digest, remove_unfinished
@@ -57,7 +56,7 @@ def embed_clip(
     content = content_fingerprint(rows, hashes)
     embedder = data_fingerprint([FORMAT, encoder, code_fingerprint(VECTORS)])
     fingerprint = data_fingerprint([embedder, content])
-    own_rows = rows_fingerprint((row.id, row.split, row.image_id, row.text) for row in rows)
+    own_rows = rows.fingerprint("id", "split", "image_id", "text")
     reused, computed = _is_written(out, fingerprint), 0
     if not reused:
         origin = {"fingerprint": fingerprint, "content": content, "rows": own_rows, "embedder": embedder}

@@ -8,6 +8,7 @@
 4. Write the index, and remove the shards that it does not list.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,9 @@ from sclip.features.store import (
     write_shard,
 )
 from sclip.files import file_digest, remove_unfinished
-from sclip.fingerprints import data_fingerprint
+from sclip.fingerprints import data_fingerprint, differing_keys
+
+log = logging.getLogger(__name__)
 
 MEGABYTE = 1_000_000
 WRITERS = 2  # threads that write shards while a GPU encodes the next one; up to five are in memory, with their copies
@@ -96,11 +99,12 @@ def extract_features(
     with ThreadPoolExecutor(1) as pool:  # hashes the encoder's weights while the recordings are read
         described = pool.submit(describe, encoder, config)
         recordings = inspect_corpus(rows, device, problems)
-    features = described.result()
+    features, own_rows = described.result(), rows.fingerprint("id", "audio")
     state_encoder = FeatureEncoder(encoder, None, config, device)
     state_encoder.check_precision(recordings)
     if config.online:
-        return _online(manifest, out, features, recordings, encoder, problems, began)
+        index = online_index(features, recordings, encoder, str(manifest), problems)
+        return _write_online(out, index, own_rows, encoder, began)
     with state_encoder.weights_cast_once():
         directions = None
         if config.components is not None:
@@ -111,7 +115,7 @@ def extract_features(
     shards = [Shard.open(part.path) for part in parts]
     if not any(len(shard.lengths) for shard in shards):
         raise problems.nothing_left(f"{manifest}: none of {counted(len(rows), 'recordings')} can be used")
-    _publish(out, features, shards)
+    _publish(out, features, shards, own_rows)
     frames = sum(len(shard.states) for shard in shards)
     return ExtractionResult(
         utterances=sum(len(shard.lengths) for shard in shards),
@@ -140,36 +144,33 @@ def _compute_missing(
 
 
 def _listed_shards(out: Path, features: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the index's entries by file name, if the index is of the same features."""
+    """Return the index's entries by file name, if the index is of the same features. If not, log the difference."""
     try:
         index = read_index(out)
     except UserError:
         return {}
-    return {entry["file"]: entry for entry in index["shards"] if index["fingerprint"] == data_fingerprint(features)}
+    if different := [key for key, *_ in differing_keys(index["features"], features)]:
+        if distributed.is_main():
+            log.info(f"{out}: all hidden states are computed again, because these differ: {', '.join(different)}")
+        return {}
+    return {entry["file"]: entry for entry in index["shards"]}
 
 
-def _publish(out: Path, features: dict[str, Any], shards: Sequence[Shard]) -> None:
+def _publish(out: Path, features: dict[str, Any], shards: Sequence[Shard], rows: str) -> None:
     """Write the index, and remove the files that it does not list."""
     if distributed.is_main():
-        write_index(out, features, shards)
+        write_index(out, features, shards, rows)
         listed = {shard.path for shard in shards} | ({out / DIRECTIONS_FILE} if "directions" in features else set())
         for path in set(out.glob("*.safetensors")) - listed:
             path.unlink()
     distributed.barrier()
 
 
-def _online(
-    manifest: Path,
-    out: Path,
-    features: dict[str, Any],
-    recordings: Sequence[Recording],
-    encoder: AnySpeechEncoder,
-    problems: Problems,
-    began: float,
+def _write_online(
+    out: Path, index: Mapping[str, Any], rows: str, encoder: AnySpeechEncoder, began: float
 ) -> ExtractionResult:
-    index = online_index(features, recordings, encoder, str(manifest), problems)
     if distributed.is_main():
-        write_online_index(out, index)
+        write_online_index(out, index, rows)
     distributed.barrier()
     hours = index["frames"] * encoder.frame_seconds / 3600
     return ExtractionResult(index["utterances"], hours, index["frames"], 0.0, 0, 0, time.monotonic() - began)

@@ -60,9 +60,9 @@ def online_index(
     }
 
 
-def write_online_index(out: Path, index: Mapping[str, Any]) -> None:
-    """Write index.json, and remove the shards of an earlier cache."""
-    write_index_file(out / INDEX_FILE, index)
+def write_online_index(out: Path, index: Mapping[str, Any], rows: str) -> None:
+    """Write index.json with the fingerprint of the manifest's rows, and remove the shards of an earlier cache."""
+    write_index_file(out / INDEX_FILE, {**index, "rows": rows})
     for path in out.glob("*.safetensors"):
         path.unlink()
 

@@ -1,15 +1,19 @@
 """The settings that decide hidden states: record them in an index, describe them, and compare them with a preset."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sclip.config import FeaturesConfig
+from sclip.distributed import is_main
 from sclip.encoders.open import AnySpeechEncoder
 from sclip.errors import UserError
 from sclip.features.store import CODES, FORMAT
 from sclip.fingerprints import FEATURES, code_fingerprint
+
+log = logging.getLogger(__name__)
 
 
 def describe(encoder: AnySpeechEncoder, config: FeaturesConfig) -> dict[str, Any]:
@@ -58,7 +62,10 @@ def describe_states(features: Mapping[str, Any]) -> str:
 
 
 def check_settings(features: Mapping[str, Any], config: FeaturesConfig, folder: Path, preset: str) -> None:
-    """Raise an error if the states in `folder` have other settings than those of the preset and its overrides."""
+    """Raise an error if the states in `folder` have other settings than those of the preset and its overrides.
+
+    Log a warning if they were computed by other code.
+    """
     stored = {
         "online": features.get("online", False),
         "components": features.get("components"),
@@ -71,6 +78,11 @@ def check_settings(features: Mapping[str, Any], config: FeaturesConfig, folder: 
     wanted = {key: getattr(config, key) for key in stored}
     differing = [key for key in stored if stored[key] != wanted[key]]
     if not differing:
+        if is_main() and features["code"] != code_fingerprint(FEATURES):
+            log.warning(
+                f"{folder}: its hidden states were computed by another version of sclip's code; `sclip "
+                f"extract-features --preset {preset}` computes them again"
+            )
         return
     found, expected = (
         ", ".join(f"{key} {_as_yaml(settings[key])}" for key in differing) for settings in (stored, wanted)

@@ -171,11 +171,13 @@ def shard_name(fingerprint: str, recordings: Sequence[tuple[str, str]]) -> str:
     return f"{data_fingerprint([fingerprint, [list(pair) for pair in recordings]])[:16]}.safetensors"
 
 
-def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+def write_index(folder: Path, features: Mapping[str, Any], shards: Sequence[Shard], rows: str | None = None) -> None:
+    """Write a folder's index. `rows` is the fingerprint of the ids and paths of the recordings in the manifest."""
     index = {
         "format": FORMAT,
         "fingerprint": data_fingerprint(features),
         "features": dict(features),
+        "rows": rows,
         "utterances": sum(len(shard.lengths) for shard in shards),
         "frames": sum(len(shard.states) for shard in shards),
         "skipped": {name: reason for shard in shards for name, reason in shard.skipped.items()},

@@ -1,8 +1,7 @@
 """CLIP's vectors of a corpus, of unit length: of each picture, each caption and each token. They fit in memory."""
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +62,6 @@ class _Index:
     content: str | None = None  # fingerprint of the rows, pictures and captions
     rows: str | None = None  # fingerprint of the rows alone, which costs little to compare
     embedder: str | None = None  # fingerprint of CLIP and the code
-
-
-def rows_fingerprint(rows: Iterable[Sequence[str | None]]) -> str:
-    """Return the SHA-256 of the id, split, picture's name and caption of each row."""
-    digest = hashlib.sha256()
-    for row in rows:
-        for value in row:
-            digest.update(b"-" if value is None else b"%d:" % len(value) + value.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 class ClipVectors:

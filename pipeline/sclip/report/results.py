@@ -13,7 +13,7 @@ from sclip import paths
 from sclip.config import BRANCHES, Params
 from sclip.encoders.source import is_random
 from sclip.errors import UserError
-from sclip.evaluation.metrics_file import check_other_files, read_metrics
+from sclip.evaluation.metrics_file import check_other_files, read_metrics, wrong_owner
 from sclip.fingerprints import differing_keys
 from sclip.parsing import read_json, read_text, shortened
 from sclip.paths import EXAMPLES, METRICS, WORDS
@@ -138,6 +138,8 @@ def _read(preset: str, arch: str, seed: int) -> EvaluatedRun:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file; run `{command}` to write it")
     metrics = read_metrics(folder / METRICS)
+    if owner := wrong_owner(metrics, preset, arch, seed):
+        raise UserError(f"{folder / METRICS}: {owner}")
     check_other_files(folder, metrics)
     examples, words = read_json(folder / EXAMPLES), read_json(folder / WORDS)
     return EvaluatedRun(arch, seed, metrics, examples, words, read_curves(folder))
@@ -189,10 +191,12 @@ def _check_comparable(results: Results) -> None:
         return {
             **{name.replace("_", " "): count for name, count in run.metrics["counts"].items()},
             "encoders": about["encoders"],
+            "weights of the encoders": about["encoder_hashes"],
             "hidden states": about["states"],
             "stop words": about["stop_words"],
             "speech recogniser": about.get("transcripts"),
-            "test utterances": [[entry["id"] for entry in run.examples[key]] for key in ("examples", "utterances")],
+            "test data": about["test_data"],
+            "examples": [[entry["id"] for entry in run.examples[key]] for key in ("examples", "utterances")],
         }
 
     first = results.first_run

@@ -60,8 +60,10 @@ class Checkpoint:
         saved = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
         if saved["fingerprint"] == self.fingerprint:
             return saved["state"]
-        different = ", ".join(starmap(describe_change, differing_keys(saved["identity"], self.identity)))
-        reason = f"its training differs from this one in {different}"
+        reason = "an earlier version of sclip wrote it, without the settings of its training"
+        if "identity" in saved:
+            different = ", ".join(starmap(describe_change, differing_keys(saved["identity"], self.identity)))
+            reason = f"its training differs from this one in {different}"
         _move(path, self._moved(saved["fingerprint"]), reason, consequence)
         return None
 

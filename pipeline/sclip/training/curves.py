@@ -53,7 +53,17 @@ def _open(folder: Path) -> "Live":
     try:
         return Live(str(folder), dvcyaml=None, save_dvc_exp=False)
     except SCMError as error:
-        raise UserError(
-            f"{folder}: DVCLive cannot read the git repository ({error}); "
-            "make a first commit, such as `git commit --allow-empty -m start`"
-        ) from error
+        advice = "make a first commit, such as `git commit --allow-empty -m start`"
+        if (link := _broken_link()) is not None:
+            advice = f"{link} names a folder that does not exist; make it available, or move {link} away"
+        raise UserError(f"{folder}: DVCLive cannot read the git repository ({error}); {advice}") from error
+
+
+def _broken_link() -> Path | None:
+    """Return the file `.git` of a worktree or submodule if the repository that it names is missing."""
+    here = Path.cwd()
+    git = next((parent / ".git" for parent in (here, *here.parents) if (parent / ".git").exists()), None)
+    if git is None or not git.is_file():
+        return None
+    named = git.parent / git.read_text(errors="replace").removeprefix("gitdir:").strip()
+    return None if named.is_dir() else git

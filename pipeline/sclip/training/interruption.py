@@ -1,4 +1,7 @@
-"""Handle SIGTERM and Ctrl-C during training: finish the current step, save a checkpoint and exit."""
+"""Handle SIGTERM, SIGHUP and Ctrl-C during training: finish the current step, save a checkpoint and exit.
+
+A terminal that is closed sends SIGHUP. It is ignored under nohup.
+"""
 
 import signal
 import threading
@@ -56,7 +59,9 @@ def interruptions() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():  # Python delivers signals only to the main thread
         yield interruption
         return
-    previous = {number: signal.signal(number, interruption.handle) for number in SIGNALS}
+    ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    handled = SIGNALS if ignores_hangup else (*SIGNALS, signal.SIGHUP)
+    previous = {number: signal.signal(number, interruption.handle) for number in handled}
     try:
         yield interruption
     finally:

@@ -43,7 +43,7 @@ PAGES = [
 ]
 SCRIPTS = [ROOT / "docs/slurm.sh"]
 PAGES_WITH_A_PRESET = ("README.md", "docs/development.md")
-FORMATS = {"features", "vectors", "model"}  # file formats, such as `sclip model 2`
+FORMATS = {"features", "vectors", "model", "metrics"}  # file formats, such as `sclip model 2`
 
 
 def page_name(page: Path) -> str:

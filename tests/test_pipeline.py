@@ -113,8 +113,10 @@ def test_a_command_works_in_the_folder_of_params_yaml(tiny_project, tmp_path, mo
     run_sclip("train", "--arch", "parallel", "--seed", "4", "--device", "cpu", *params)
     assert (tiny_project / "models/tiny/parallel/seed-4/config.json").is_file()
     assert "results/tiny/runs/parallel/imported" in run_sclip("evaluate", "--model", "mine", "--device", "cpu", *params)
-    metrics = json.loads((tiny_project / "results/tiny/runs/parallel/imported/metrics.json").read_text())
+    results = tiny_project / "results/tiny/runs/parallel/imported/metrics.json"
+    metrics = json.loads(results.read_text())
     assert metrics["about"]["model"] == str(tmp_path / "elsewhere/mine")
+    results.write_text(json.dumps(metrics | {"format": "sclip metrics 1"}))  # of an earlier version
     shutil.copytree("mine", "other")
     refused = run_sclip("evaluate", "--model", "other", "--device", "cpu", *params, status=1)
     assert f"runs/parallel/imported: has the results of {tmp_path}/elsewhere/mine; move this folder to keep" in refused

@@ -7,7 +7,7 @@ from typing import Any
 from sclip.errors import UserError
 from sclip.files import check_digest, file_digest, write_json
 from sclip.index_file import read_checked, write_index_file
-from sclip.parsing import parse
+from sclip.parsing import parse, read_json
 from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
 
 # The number rises when a figure gets another definition, because the report must not mix the two.
@@ -45,13 +45,13 @@ def write_results(folder: Path, metrics: Mapping[str, Any], examples: Any, words
 
 
 def check_no_other_results(folder: Path, about: Mapping[str, Any]) -> None:
-    """Refuse to replace the results of another imported model of the same architecture."""
+    """Refuse to replace the results of another imported model of this architecture, also those of another format."""
     try:
-        other = read_metrics(folder / METRICS).get("about", {}).get("model")
-    except UserError:  # no results, or damaged ones
+        other = read_json(folder / METRICS)["about"]["model"]
+    except (UserError, OSError, KeyError, TypeError):  # no results, or damaged ones
         return
     model = about.get("model")
-    if other is not None and (model is None or Path(other).resolve() != Path(model).resolve()):
+    if isinstance(other, str) and (model is None or Path(other).resolve() != Path(model).resolve()):
         raise UserError(f"{folder}: has the results of {other}; move this folder to keep them, or delete it")
 
 

@@ -1,6 +1,7 @@
 """The command line starts at once and says what it does."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,10 @@ assert result.output.splitlines() == ["a warning", "another", "step 20"], result
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_what_a_terminal_cannot_print_is_escaped():
+    command = [sys.executable, "-m", "sclip", "list", "archs"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "latin-1:strict"}
+    printed = subprocess.run(command, env=environment, capture_output=True, check=True).stdout.decode("latin-1")
+    assert re.search(r"cascaded-cif +\\u2013 +CIF", printed)

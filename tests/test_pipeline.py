@@ -76,6 +76,21 @@ def test_every_architecture_trains_and_is_evaluated(arch, tiny_project):
     assert ("boundaries" in metrics) == arch.endswith("cif")
 
 
+def test_a_model_of_another_architecture_or_seed_is_not_evaluated_without_a_word(tiny_project):
+    run_sclip("train", "--arch", "parallel", "--device", "cpu")
+    trained = Path("models/tiny/parallel/seed-0")
+    for copy in ("hybrid/seed-8", "parallel/seed-8"):
+        shutil.copytree(trained, Path("models/tiny", copy))
+    refused = run_sclip("evaluate", "--arch", "hybrid", "--seed", "8", "--device", "cpu", status=1)
+    assert "models/tiny/hybrid/seed-8: expected a model of architecture hybrid, found one of parallel" in refused
+    warned = run_sclip("evaluate", "--arch", "parallel", "--seed", "8", "--device", "cpu")
+    assert (
+        "parallel/seed-8: this model was trained with preset tiny and seed 0; its results count as those of" in warned
+    )
+    for written in ("models/tiny/hybrid/seed-8", "models/tiny/parallel/seed-8", "results/tiny/runs/parallel/seed-8"):
+        shutil.rmtree(written)
+
+
 def test_report_has_a_table_and_a_page_with_audio(tiny_project):
     run_sclip("train", "--arch", "hybrid-cif", "--device", "cpu")
     run_sclip("evaluate", "--arch", "hybrid-cif", "--device", "cpu")

@@ -23,13 +23,13 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 def choose_device(name: str) -> str:
     """Check a device and configure torch and the allocator of this process for it; return the device's name.
 
-    `auto` means `cuda` if there is a GPU, else `cpu`. `cuda` means the first GPU. Under torchrun it means the GPU whose
-    number is LOCAL_RANK, so that each process of a machine gets its own.
+    `auto` means `cuda` if there is a GPU, else `cpu`. `cuda` means the GPU whose number is LOCAL_RANK, so that each
+    process of a machine gets its own.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        name = f"cuda:{os.environ['LOCAL_RANK'] if 'TORCHELASTIC_RUN_ID' in os.environ else 0}"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     device = check_device(name, "--device")
     configure_cuda()
     if device.type == "cpu" and sys.platform == "linux":

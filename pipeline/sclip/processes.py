@@ -43,9 +43,9 @@ def map_in_processes(compute: Callable[[Item], Result], items: Sequence[Item], t
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(_cores(), mp_context=context, initializer=_end_with_parent) as pool:
-        with _without_interrupts():
-            results = pool.map(compute, items)
         try:
+            with _without_interrupts():
+                results = pool.map(compute, items)
             yield from tqdm(results, title, len(items), disable=None)
         except BrokenProcessPool:
             raise UserError(

@@ -12,7 +12,7 @@ from project import run_sclip, write_encoders, write_preset
 from sclip.apps import verify as verify_module
 from sclip.apps.verify import verify_preset
 from sclip.corpora import recordings as recordings_module
-from sclip.corpora.manifest import read_manifest
+from sclip.corpora.manifest import read_manifest, write_manifest
 from sclip.errors import Problems, UserError
 from sclip.features import embed as embed_module
 from sclip.features.vectors import ClipVectors
@@ -167,6 +167,20 @@ def test_a_newer_format_is_refused_with_the_version_that_wrote_it(project):
         with pytest.raises(UserError, match=rf"expected '{kind}\d', found '{kind}0'") as error:
             read()
         assert "9.8.7" not in str(error.value)
+
+
+def test_the_same_recording_at_another_path_is_a_fault_that_extraction_mends(project):
+    manifest = Path("data/tiny/manifest.jsonl")
+    first, *others = map(json.loads, manifest.read_text().splitlines())
+    old = manifest.parent / first["audio"]
+    old.rename(old.with_stem("moved"))
+    moved = {**first, "audio": str(Path(first["audio"]).with_stem("moved"))}
+    write_manifest(manifest, [moved, *others])
+    (fault,) = verify_preset("tiny").faults
+    assert fault.where == "data/tiny/features/index.json"
+    assert "an id or a recording's path has changed; run `sclip extract-features` again" in fault.what
+    assert "0 shards computed" in run_sclip("extract-features", "tiny")
+    assert verify_preset("tiny").faults == []
 
 
 def test_damaged_results_are_found(project):

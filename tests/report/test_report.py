@@ -359,7 +359,8 @@ def test_a_copied_results_folder_is_not_another_run(copy):
     arch, _, seed = copy.partition("/seed-")
     message = (
         f"{copy}/metrics.json: expected the results of preset scenes, arch {arch}, seed {seed}, found those of preset "
-        "scenes, arch parallel, seed 0; move the folder back, or run `sclip evaluate` again"
+        f"scenes, arch parallel, seed 0; delete this folder or move it back, or run `sclip evaluate --preset scenes "
+        f"--arch {arch} --seed {seed}` to replace them"
     )
     with pytest.raises(UserError, match=message):
         report()

@@ -31,6 +31,8 @@ def run(folder: Path, arch: str, name: str) -> loop.TrainingResult:
 
 def send_signal(number: int) -> None:
     os.kill(os.getpid(), number)
+    if number == signal.SIGHUP:  # a shell sends it more than once
+        os.kill(os.getpid(), number)
 
 
 if __name__ == "__main__":

@@ -140,8 +140,8 @@ def test_saved_model_has_the_reported_dev_recalls(corpus, tmp_path):
     [
         ("cascaded-cif", signal.SIGKILL, 8, 5),
         ("parallel", signal.SIGKILL, "saving", 5),
-        ("hybrid-cif", signal.SIGTERM, 6, 7),
-        ("parallel", signal.SIGHUP, "evaluating", 5),
+        ("hybrid-cif", signal.SIGHUP, 6, 7),
+        ("parallel", signal.SIGTERM, "evaluating", 5),
         ("sclip hybrid-cif", signal.SIGKILL, 8, 5),
         ("cascaded", signal.SIGINT, 4, 5),  # the development split is evaluated after step 5
     ],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sclip import paths
 from sclip.concurrency import chunks, prefetch_batches
-from sclip.corpora.manifest import digest_file, read_manifest
+from sclip.corpora.manifest import Manifest, digest_file, read_manifest
 from sclip.corpora.recordings import Recording, inspect
 from sclip.corpora.rows import Row
 from sclip.errors import Problems, UserError
@@ -56,7 +56,7 @@ def verify_preset(preset: str) -> Verification:
     return Verification(checked, faults)
 
 
-def _check_manifest(manifest: Path, checked: dict[str, int]) -> tuple[Sequence[Row] | None, list[Finding]]:
+def _check_manifest(manifest: Path, checked: dict[str, int]) -> tuple[Manifest | None, list[Finding]]:
     """Return the rows of a manifest, or None if it is damaged, and its faults."""
     problems = Problems(skip=True)
     try:
@@ -129,12 +129,22 @@ def _check_file(path: Path, row: Row) -> list[Finding]:
     return [] if path.is_file() else [Finding(str(path), f"no such file; {row.name} names it")]
 
 
-def _check_features(folder: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> list[Finding]:
+def _check_features(folder: Path, rows: Manifest | None, checked: dict[str, int]) -> list[Finding]:
     ids = None if rows is None else [row.id for row in rows]
     findings = _guarded(folder, lambda: _check_store(folder, ids, checked))
     if rows is not None:
         findings += [finding for finding in _check_recordings(folder, rows) if finding not in findings]
+        findings = findings or _guarded(folder, lambda: _check_paths(folder, rows))
     return findings
+
+
+def _check_paths(folder: Path, rows: Manifest) -> list[Finding]:
+    """Compare the ids and the recordings' paths, as `train` and `evaluate` do, which read no recording."""
+    if read_index(folder).get("rows") in (None, rows.fingerprint("id", "audio")):
+        return []
+    changed = "not of the manifest's rows: their order, an id or a recording's path has changed; "
+    changed += "run `sclip extract-features` again"
+    return [Finding(str(folder / INDEX_FILE), changed)]
 
 
 def _check_store(folder: Path, ids: Sequence[str] | None, checked: dict[str, int]) -> list[Finding]:
@@ -170,7 +180,7 @@ def _inspect(row: Row) -> Recording | Finding:
         return Finding(str(row.audio), _reason(error))
 
 
-def _check_vectors(folder: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> list[Finding]:
+def _check_vectors(folder: Path, rows: Manifest | None, checked: dict[str, int]) -> list[Finding]:
     checked["files of vectors"] = len(FILES)
     vectors = ClipVectors.open(folder)  # compares every file with its digest
     tensors: dict[str, Tensor] = {"pictures": vectors.images, "captions": vectors.captions}
@@ -194,7 +204,7 @@ def _check_content(folder: Path, vectors: ClipVectors, rows: Sequence[Row]) -> l
     return [Finding(str(folder), changed)]
 
 
-def _check_transcripts(path: Path, rows: Sequence[Row] | None, checked: dict[str, int]) -> list[Finding]:
+def _check_transcripts(path: Path, rows: Manifest | None, checked: dict[str, int]) -> list[Finding]:
     """Open the transcripts as `evaluate` does, which compares them with their digest and with the rows."""
     spoken = [row for row in rows or () if row.split == "test"]
     if any(row.transcript is not None for row in spoken):  # those are used, and the file is not

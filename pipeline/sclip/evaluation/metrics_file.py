@@ -81,7 +81,11 @@ def wrong_owner(metrics: Mapping[str, Any], preset: str, arch: str, seed: int) -
     if all(about.get(key) == value for key, value in own.items()):
         return None
     found, expected = (", ".join(f"{key} {record.get(key)}" for key in own) for record in (about, own))
-    return f"expected the results of {expected}, found those of {found}; move the folder back, or {AGAIN}"
+    command = f"sclip evaluate --preset {preset} --arch {arch} --seed {seed}"
+    return (
+        f"expected the results of {expected}, found those of {found}; delete this folder or move it back, or run "
+        f"`{command}` to replace them"
+    )
 
 
 def check_other_files(

@@ -37,6 +37,12 @@ def run_trained(
             f"{folder}: no such folder; `sclip train --preset {preset} --arch {arch} --seed {seed}` makes it"
         )
     model = load(folder, device=device)
+    if model.name != arch:
+        raise UserError(
+            f"{folder}: expected a model of architecture {arch}, found one of {model.name}; move the folder to "
+            f"{paths.model_folder(preset, model.name, seed)}, or evaluate it with `sclip evaluate --preset {preset} "
+            f"--model {folder}`"
+        )
     if model.architecture != params.experiment(preset, arch).architecture:
         raise UserError(
             f"{folder}: was trained with another architecture than {params.where} and -S describe; give the -S options "

@@ -294,7 +294,7 @@ def _describe_sizes(plan: Plan, preset: str, folder: Path) -> Iterator[str]:
     yield f"vectors of pictures and captions: {size_text(plan.vector_bytes)}"
     yield f"free on the disk of {folder}: {size_text(plan.free_bytes)}"
     if plan.cached_bytes:
-        yield f"already there in {folder}: {size_text(plan.cached_bytes)}; what fits settings and code is used again"
+        yield f"already there in {folder}: {size_text(plan.cached_bytes)}; shards of equal settings are used again"
 
 
 def _read_speeds(plan: Plan) -> str:

@@ -78,7 +78,7 @@ def check_settings(features: Mapping[str, Any], config: FeaturesConfig, folder: 
     wanted = {key: getattr(config, key) for key in stored}
     differing = [key for key in stored if stored[key] != wanted[key]]
     if not differing:
-        if is_main() and features["code"] != code_fingerprint(FEATURES):
+        if is_main() and "online" not in features and features["code"] != code_fingerprint(FEATURES):
             log.warning(
                 f"{folder}: its hidden states were computed by another version of sclip's code; `sclip "
                 f"extract-features --preset {preset}` computes them again"

@@ -26,8 +26,10 @@ class Interruption:
         self._may_raise = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # a second signal stops at once
-            raise KeyboardInterrupt
+        if self.signal is not None:
+            if number == signal.SIGHUP:  # a shell sends it more than once
+                return
+            raise KeyboardInterrupt  # a second signal stops at once
         self.signal = number
         if self._may_raise:
             raise Interrupted

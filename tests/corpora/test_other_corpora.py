@@ -326,8 +326,10 @@ def write_cells(path: Path, *rows: dict) -> None:
 def test_folders_around_a_hub_data_set_decide_no_split(name, split, tmp_path):
     write_cells(tmp_path / name, {"key": "a"}, {"key": "b"})
     config = HubConfig("hub", str(tmp_path / name), Columns("audio", "image", image_id="key"))
-    row = next(iter(list_hub(config, tmp_path / "out", Problems()).rows))
-    assert row.data["split"] == (split or split_by_hash(row.data["image_id"]))
+    rows = list(list_hub(config, tmp_path / "out", Problems()).rows)
+    assert rows
+    for row in rows:
+        assert row.data["split"] == (split or split_by_hash(row.data["image_id"]))
 
 
 def test_names_of_hub_data_sets_may_have_the_characters_of_a_pattern(tmp_path):

@@ -133,6 +133,21 @@ def test_hidden_states_of_other_recordings_are_refused(corpus, tmp_path):
             Dataset.open(corpus.path, features, vectors, "train")
 
 
+def test_a_recording_that_moved_does_not_change_the_fingerprint(corpus, tmp_path):
+    """So a training continues from its checkpoint after `extract-features` has read the new path."""
+    config, problems, speech = FeaturesConfig(compute="fp32"), Problems(), speech_encoder()
+    embed_clip(clip_encoder(), corpus.path, tmp_path / "v", "cpu", problems)
+    fingerprints = set()
+    for name in (corpus.rows[0]["audio"], "moved.wav"):
+        folder = corpus.path.parent
+        (folder / corpus.rows[0]["audio"]).rename(folder / name)
+        corpus.rows[0]["audio"] = name
+        corpus.write()
+        extract_features(speech, config, corpus.path, tmp_path / "f", "cpu", problems)
+        fingerprints.add(Dataset.open(corpus.path, tmp_path / "f", tmp_path / "v", "train").fingerprint())
+    assert len(fingerprints) == 1
+
+
 def test_the_fingerprint_is_that_of_the_rows_and_their_pictures(folder):
     before = open_split(folder).fingerprint()
     assert open_split(folder).fingerprint() == before

@@ -56,11 +56,15 @@ def paper(tmp_path, monkeypatch):
     return read_paper(Path("paper.yaml"))
 
 
-def write_results(name: str, value: float, speech: str = "hubert") -> None:
+def write_results(name: str, value: float, speech: str = "hubert", arch: str = "parallel", data: str = "a") -> None:
     folder = Path("results/p/runs/parallel") / name
     (folder / "curves/plots/metrics/dev").mkdir(parents=True)
     entry = {"value": value, "low": value - 2, "high": value + 2}
-    metrics = {"about": {"encoders": {"speech": speech}}, "speech_to_image": {"parallel": {"R@1": entry}}}
+    seed = int(name.removeprefix("seed-")) if name != "imported" else None
+    encoders = {"encoders": {"speech": speech}, "encoder_hashes": {}}
+    conditions = {**encoders, "states": "", "stop_words": "", "test_data": data}
+    about = {"preset": "p", "arch": arch, **({} if seed is None else {"seed": seed}), **conditions}
+    metrics = {"about": about, "counts": {}, "speech_to_image": {"parallel": {"R@1": entry}}}
     write_metrics(folder / "metrics.json", metrics)
     (folder / "curves/plots/metrics/dev/parallel.tsv").write_text("step\tv\n5\t70\n10\t81\n15\t79\n")
 
@@ -101,6 +105,26 @@ def test_seeds_are_averaged_and_the_imported_checkpoint_has_its_own_row(paper):
     text = as_markdown(paper, True)
     assert "|  | ours | 28.00 ± 1.41 |  |" in text
     assert "|  | published checkpoint, measured here | 26.50 [24.50, 28.50] |  |" in text
+
+
+def test_seeds_with_other_test_data_are_not_averaged(paper):
+    write_results("seed-0", 27.0)
+    write_results("seed-1", 29.0, data="b")
+    with pytest.raises(UserError, match=r"parallel, seed 1, was evaluated with other test data than seed 0; run"):
+        as_markdown(paper, True)
+
+
+def test_results_of_another_architecture_in_the_folder_are_refused(paper):
+    write_results("seed-0", 27.0, arch="cascaded")
+    with pytest.raises(UserError, match=r"expected the results of preset p, arch parallel, seed 0, found those of"):
+        as_markdown(paper, True)
+
+
+def test_a_folder_that_a_killed_command_left_is_no_seed(paper):
+    write_results("seed-1", 30.0)
+    Path("results/p/runs/parallel/seed-1").rename("results/p/runs/parallel/seed-1.tmp")
+    write_results("seed-0", 28.0)
+    assert "|  | ours | 28.00 [26.00, 30.00] |  |" in as_markdown(paper, True)
 
 
 def test_results_of_random_encoders_are_marked(paper):

@@ -76,7 +76,7 @@ def _check_types(path: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def wrong_owner(metrics: Mapping[str, Any], preset: str, arch: str, seed: int) -> str | None:
-    """Return whose results these are, if their folder is that of another preset, architecture or seed."""
+    """Return an error message if these are not the results of this preset, architecture and seed, else None."""
     about, own = metrics.get("about", {}), {"preset": preset, "arch": arch, "seed": seed}
     if all(about.get(key) == value for key, value in own.items()):
         return None

@@ -17,7 +17,7 @@ from sclip.errors import UserError
 from sclip.evaluation.metrics_file import read_metrics
 from sclip.parsing import entry, parse, read_yaml
 from sclip.paths import METRICS
-from sclip.report.results import Points, random_encoders, read_curves
+from sclip.report.results import Points, differing_conditions, random_encoders, read_curves, read_run_metrics
 from sclip.report.table import Measurement, lookup, summarize
 from sclip.report.tables import TOPLINE
 
@@ -114,15 +114,16 @@ def printed_rows(table: PaperTable, with_ours: bool) -> Iterator[PrintedRow]:
             yield PrintedRow(row.system, "published", list(published), row.source)
         if row.ours is None or not with_ours:
             continue
-        folders = sorted((paths.report_folder(row.ours.preset) / "runs" / row.ours.arch).glob("seed-*"))
-        ours = _cells(table, row.ours.branch, folders)
-        origin = "ours, with random encoder weights" if _has_random_encoders(folders) else "ours"
+        imported = paths.imported_results_folder(row.ours.preset, row.ours.arch)
+        seeds = [f for f in paths.run_folders(row.ours.preset) if f.parent == imported.parent and f != imported]
+        metrics = _read_seeds(row.ours, seeds)
+        ours = _cells(table, row.ours.branch, seeds, metrics)
+        origin = "ours, with random encoder weights" if any(map(random_encoders, metrics)) else "ours"
         yield PrintedRow(row.system, origin, ours)
         if published:
             yield PrintedRow(row.system, "difference", list(map(_difference, ours, published)))
-        checkpoint = paths.imported_results_folder(row.ours.preset, row.ours.arch)
-        if checkpoint.is_dir():
-            cells = _cells(table, row.ours.branch, [checkpoint])
+        if (imported / METRICS).is_file():
+            cells = _cells(table, row.ours.branch, [imported], [read_metrics(imported / METRICS)])
             yield PrintedRow(row.system, "published checkpoint, measured here", cells)
     if with_ours and table.split == "test":
         yield from _toplines(table)
@@ -134,7 +135,7 @@ def _toplines(table: PaperTable) -> Iterator[PrintedRow]:
     It is the same in all runs of a preset.
     """
     for preset in dict.fromkeys(row.ours.preset for row in table.rows if row.ours is not None):
-        files = sorted((paths.report_folder(preset) / "runs").glob(f"*/*/{METRICS}"))
+        files = [path for folder in paths.run_folders(preset) if (path := folder / METRICS).is_file()]
         metrics: dict[str, Any] = next((m for m in map(read_metrics, files) if "transcript_to_image" in m), {})
         cells = [_topline_cell(metrics, key) for key in table.columns.values()]
         if any(cells):
@@ -149,16 +150,27 @@ def _topline_cell(metrics: dict[str, Any], key: str) -> Measurement | None:
     return summarize([lookup(metrics, name.split("."))], places=2)
 
 
-def _has_random_encoders(folders: Sequence[Path]) -> bool:
-    return any(random_encoders(read_metrics(folder / METRICS)) for folder in folders if (folder / METRICS).is_file())
+def _read_seeds(ours: Ours, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read the metrics of a row's seeds that were evaluated. Refuse seeds whose mean would mix different test data."""
+    seeds = [int(folder.name.removeprefix("seed-")) for folder in folders if (folder / METRICS).is_file()]
+    metrics = [read_run_metrics(ours.preset, ours.arch, seed) for seed in seeds]
+    for seed, other in zip(seeds, metrics, strict=True):
+        if different := differing_conditions(metrics[0], other):
+            raise UserError(
+                f"preset {ours.preset}: {ours.arch}, seed {seed}, was evaluated with other {', '.join(different)} than "
+                f"seed {seeds[0]}; run `sclip evaluate --preset {ours.preset} --arch {ours.arch} --seed {seed}` again"
+            )
+    return metrics
 
 
-def _cells(table: PaperTable, branch: str, folders: Sequence[Path]) -> list[Measurement | None]:
+def _cells(
+    table: PaperTable, branch: str, folders: Sequence[Path], metrics: Sequence[dict[str, Any]]
+) -> list[Measurement | None]:
+    """Return a row's figures: of the metrics, or, in a table of the development split, of the folders' curves."""
     keys = [key.replace("{branch}", branch) for key in table.columns.values()]
     if table.split == "dev":
         best = [[max(value for _, value in curve) for curve in _curves(folders, key)] for key in keys]
         return [summarize(values, places=2) for values in best]
-    metrics = [read_metrics(folder / METRICS) for folder in folders if (folder / METRICS).is_file()]
     return [summarize([_figure(entries, key) for entries in metrics], places=2) for key in keys]
 
 

@@ -137,12 +137,19 @@ def _read(preset: str, arch: str, seed: int) -> EvaluatedRun:
     for name in (EXAMPLES, WORDS):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file; run `{command}` to write it")
-    metrics = read_metrics(folder / METRICS)
-    if owner := wrong_owner(metrics, preset, arch, seed):
-        raise UserError(f"{folder / METRICS}: {owner}")
+    metrics = read_run_metrics(preset, arch, seed)
     check_other_files(folder, metrics)
     examples, words = read_json(folder / EXAMPLES), read_json(folder / WORDS)
     return EvaluatedRun(arch, seed, metrics, examples, words, read_curves(folder))
+
+
+def read_run_metrics(preset: str, arch: str, seed: int) -> dict[str, Any]:
+    """Read the metrics of an architecture and seed. Refuse those of another one in its folder."""
+    path = paths.results_folder(preset, arch, seed) / METRICS
+    metrics = read_metrics(path)
+    if owner := wrong_owner(metrics, preset, arch, seed):
+        raise UserError(f"{path}: {owner}")
+    return metrics
 
 
 def training_of(run: EvaluatedRun) -> str:
@@ -185,27 +192,37 @@ def _point(line: str, where: str) -> tuple[float, float]:
 
 def _check_comparable(results: Results) -> None:
     """Refuse runs that were evaluated on different data or in different ways."""
-
-    def conditions(run: EvaluatedRun) -> dict[str, Any]:
-        about = run.metrics["about"]
-        return {
-            **{name.replace("_", " "): count for name, count in run.metrics["counts"].items()},
-            "encoders": about["encoders"],
-            "weights of the encoders": about["encoder_hashes"],
-            "hidden states": about["states"],
-            "stop words": about["stop_words"],
-            "speech recogniser": about.get("transcripts"),
-            "test data": about["test_data"],
-            "examples": [[entry["id"] for entry in run.examples[key]] for key in ("examples", "utterances")],
-        }
-
     first = results.first_run
     for run in results.all_runs:
-        ours, theirs = conditions(run), conditions(first)
-        different = [name for name in theirs | ours if ours.get(name) != theirs.get(name)]
+        different = differing_conditions(first.metrics, run.metrics)
+        if _example_ids(first) != _example_ids(run):
+            different.append("examples")
         if different:
             command = f"sclip evaluate --preset {results.preset} --arch {run.arch} --seed {run.seed}"
             raise UserError(
                 f"preset {results.preset}: {run.arch}, seed {run.seed}, was evaluated with other "
                 f"{', '.join(different)} than {first.arch}, seed {first.seed}; run `{command}` again"
             )
+
+
+def differing_conditions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Return in what two evaluations differ whose figures cannot be compared for this reason."""
+    ours, theirs = _conditions(first), _conditions(second)
+    return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+
+
+def _conditions(metrics: dict[str, Any]) -> dict[str, Any]:
+    about = metrics["about"]
+    return {
+        **{name.replace("_", " "): count for name, count in metrics["counts"].items()},
+        "encoders": about["encoders"],
+        "weights of the encoders": about["encoder_hashes"],
+        "hidden states": about["states"],
+        "stop words": about["stop_words"],
+        "speech recogniser": about.get("transcripts"),
+        "test data": about["test_data"],
+    }
+
+
+def _example_ids(run: EvaluatedRun) -> list[list[str]]:
+    return [[entry["id"] for entry in run.examples[key]] for key in ("examples", "utterances")]

@@ -189,6 +189,13 @@ def test_ctm_of_flickr8k_fills_the_manifest_and_its_faults_are_named(tmp_path):
     assert check.notes.keys() == {"utterances without word times", "alignments without an utterance"}
 
 
+def test_a_ctm_of_other_utterances_is_named(tmp_path):
+    flickr8k(tmp_path)
+    (tmp_path / "Flickr_8k.ctm").write_text("OTHER.jpg_#0 1 0.1 0.2 dog\n")
+    _, notes = manifest(Flickr8kConfig("flickr8k", str(tmp_path)), tmp_path)
+    assert notes == {"alignments without an utterance": ["OTHER_0"]}
+
+
 def test_a_complete_ctm_has_no_fault(tmp_path):
     flickr8k(tmp_path)
     miniature.ctm(tmp_path)

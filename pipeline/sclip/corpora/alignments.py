@@ -186,10 +186,10 @@ def _shared_folders(path: Path, other: Path) -> int:
 def add_words(rows: Sequence[Row], listing: Listing) -> list[Row]:
     """Return all rows, with the listing's word times. Leave out wrong times, and add them to the listing's faults."""
     timed = [replace(row, words=listing.words.get(row.id, row.words) or None) for row in rows]
-    if not any(row.words for row in timed):
-        return timed
     for name in sorted(listing.words.keys() - {row.id for row in rows}):
         listing.note(UNUSED, name)
+    if not any(row.words for row in timed):
+        return timed
     durations = _durations([row for row in timed if row.words])
     checked = []
     for row in timed:

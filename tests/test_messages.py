@@ -101,6 +101,13 @@ def test_a_name_in_another_unicode_form_is_named(tmp_path):
     assert second.endswith("maçã.wav: no such file")
 
 
+def test_a_folder_in_another_unicode_form_is_named(tmp_path):
+    on_disk, given = (tmp_path / unicodedata.normalize(form, "cão") for form in ("NFD", "NFC"))
+    on_disk.mkdir()
+    (on_disk / "a.wav").touch()
+    assert missing_file_reason(given / "a.wav").endswith(r"exists ('ca\u0303o'); rename it")
+
+
 def test_a_name_that_is_too_long_for_a_file_is_no_file():
     for letter in "aé":
         assert missing_file_reason(letter * 300) == "no such file"

@@ -111,18 +111,22 @@ def missing_file_reason(path: str | Path, expected: str = "file") -> str:
     twin = _unicode_twin(Path(path))
     if twin is None:
         return f"no such {expected}"
-    return f"no such {expected}; one whose name differs only in its Unicode form exists ({twin.name!a}); rename it"
+    return f"no such {expected}; one whose name differs only in its Unicode form exists ({twin!a}); rename it"
 
 
-def _unicode_twin(path: Path) -> Path | None:
-    """Return a file whose name looks the same. macOS writes é as e and an accent (NFD), most programs as one letter."""
+def _unicode_twin(path: Path) -> str | None:
+    """Return the name of the file, or of a folder around it, that exists and looks the same as the one in the path.
+
+    macOS writes é as e and an accent (NFD), most programs as one letter.
+    """
     if str(path).isascii():
         return None
     forms = [
         (unicodedata.normalize(form, str(path)), unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD")
     ]
     candidates = [candidate for whole, name in forms for candidate in (path.with_name(name), Path(whole))]
-    return next((candidate for candidate in candidates if os.path.exists(candidate)), None)
+    twin = next((candidate for candidate in candidates if os.path.exists(candidate)), path)
+    return next((name for name, given in zip(twin.parts, path.parts, strict=True) if name != given), None)
 
 
 def refuse_special_files(folder: Path) -> None:

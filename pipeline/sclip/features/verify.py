@@ -65,11 +65,13 @@ def find_changed_recordings(folder: Path, hashes: Mapping[str, str]) -> list[Fin
     recordings = index.get("recordings")  # online: no shards
     if recordings not in (None, data_fingerprint([list(pair) for pair in hashes.items()])):
         findings.append(Finding(INDEX_FILE, CHANGED))
+    position = {name: i for i, name in enumerate(hashes)}
     for shard in _open_shards(folder, index, []):
         own = {*shard.ids, *shard.skipped}
-        name = shard_name(shard.fingerprint, [(name, hash_) for name, hash_ in hashes.items() if name in own])
-        if own <= hashes.keys() and name != shard.path.name:
-            findings.append(Finding(shard.path.name, CHANGED))
+        if own <= hashes.keys():
+            recordings = [(name, hashes[name]) for name in sorted(own, key=position.__getitem__)]
+            if shard_name(shard.fingerprint, recordings) != shard.path.name:
+                findings.append(Finding(shard.path.name, CHANGED))
     return findings
 
 

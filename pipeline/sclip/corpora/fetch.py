@@ -138,8 +138,9 @@ def _download(source: str, archive: Archive, path: Path) -> None:
 
 def _resume(source: str, archive: Archive, part: Path) -> None:
     """Download the rest of a file, or all of it if the file has changed or the host does not support ranges."""
-    version = _version_file(part)
-    start = part.stat().st_size if part.is_file() and _version(version, source) is not None else 0
+    version_file = _version_file(part)
+    version = _version(version_file, source)
+    start = part.stat().st_size if version and part.is_file() else 0
     response = _request(source, start, version)
     if response is None:  # the partial file was already complete
         return
@@ -152,7 +153,7 @@ def _resume(source: str, archive: Archive, part: Path) -> None:
             part.unlink(missing_ok=True)  # before the new version is written: a kill between the two must not mix them
         if archive.size is not None and start + length != archive.size:
             raise _SourceFailed(f"expected {archive.size:,} bytes, the host has {start + length:,}")
-        _write_version(response.headers, version, source)
+        _write_version(response.headers, version_file, source)
         free = shutil.disk_usage(part.parent).free
         if length > free:
             raise UserError(
@@ -162,11 +163,14 @@ def _resume(source: str, archive: Archive, part: Path) -> None:
         _append(response, part, start, length)
 
 
-def _request(url: str, start: int, version: Path) -> Any:
-    """Request the file from byte `start` on. Return None if the host says that no bytes are left."""
+def _request(url: str, start: int, version: str) -> Any:
+    """Request the file from byte `start` on, or all of it if its version on the host is another one.
+
+    Return None if the host says that no bytes are left.
+    """
     headers = {"User-Agent": "sclip"}
     if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": _version(version, url) or ""}
+        headers |= {"Range": f"bytes={start}-", "If-Range": version}
     try:
         return urlopen(Request(url, headers=headers), timeout=60)
     except HTTPError as error:
@@ -186,12 +190,12 @@ def _version_file(part: Path) -> Path:
     return part.with_name(f"{part.name}.version")
 
 
-def _version(path: Path, source: str) -> str | None:
-    """Return the version of a partial file, or None if it is of another source."""
+def _version(path: Path, source: str) -> str:
+    """Return the version of a partial file, which is empty if it is not known or of another source."""
     if not path.is_file():
-        return None
+        return ""
     tag, _, written_source = path.read_text(encoding="utf-8").partition("\n")
-    return tag if written_source == source else None
+    return tag if written_source == source else ""
 
 
 def _write_version(headers: Message, version: Path, source: str) -> None:

@@ -108,12 +108,11 @@ def _check(archive: Archive, path: Path, size: int) -> None:
     if archive.checksum is None:
         return
     kind, _, expected = archive.checksum.partition(":")
-    digest = hashlib.md5() if kind == "md5" else hashlib.sha1(f"blob {size}\0".encode())  # of a git blob
+    empty = hashlib.md5() if kind == "md5" else hashlib.sha1(f"blob {size}\0".encode())  # of a git blob
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        raise _SourceFailed(f"expected {kind} {expected}, found {digest.hexdigest()}")
+        found = hashlib.file_digest(file, lambda: empty).hexdigest()
+    if found != expected:
+        raise _SourceFailed(f"expected {kind} {expected}, found {found}")
 
 
 def _download(source: str, archive: Archive, path: Path) -> None:

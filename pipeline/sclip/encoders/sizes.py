@@ -86,15 +86,16 @@ def check_whisper_sizes(config: Table, folder: Path, where: str) -> None:
 
 
 def check_clip_sizes(model_cfg: Table, folder: Path, where: str) -> None:
-    """Check the `model_cfg` of the open_clip_config.json in `folder`. `where` names it in errors."""
-    vision, text = (as_table(model_cfg.get(part), f"{where}.{part}") for part in ("vision_cfg", "text_cfg"))
-    weights = 0
+    """Check the `model_cfg` of the open_clip_config.json in `folder`, which `check_model_config` has accepted.
+
+    `where` names it in errors.
+    """
+    vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    weights = _text_weights({**asdict(CLIPTextCfg()), **text}, f"{where}.text_cfg")
     if vision.get("timm_model_name") is None:
         weights += _vision_weights({**asdict(CLIPVisionCfg()), **vision}, f"{where}.vision_cfg")
     else:
         weights += _timm_weights(vision["timm_model_name"], f"{where}.vision_cfg")
-    if text.get("hf_model_name") is None:
-        weights += _text_weights({**asdict(CLIPTextCfg()), **text}, f"{where}.text_cfg")
     if "multimodal_cfg" in model_cfg:
         fusion = as_table(model_cfg["multimodal_cfg"], f"{where}.multimodal_cfg")
         weights += _block_weights({**asdict(CLIPTextCfg()), **fusion}, f"{where}.multimodal_cfg")

@@ -138,12 +138,15 @@ def load_params(path: str | Path = "params.yaml", overrides: Sequence[str] = ())
 
 
 def _with_base(presets: Mapping[str, Any], name: str, path: str) -> Mapping[str, Any]:
-    """Return a preset with the settings that it inherits. Exceptions for architectures belong to their recipe."""
+    """Return a preset with the settings that it inherits. Exceptions for architectures belong to their recipe.
+
+    The bases must have been checked before.
+    """
     preset = as_table(presets[name], f"{path}: presets.{name}")
     if preset.get("base", NO_BASE) == NO_BASE:
         return preset
     where = f"{path}: presets.{name}.base"
-    base = as_table(entry(presets, parse(Literal[(*BASES, NO_BASE)], preset["base"], where), where), f"{path}: presets")
+    base = entry(presets, parse(Literal[(*BASES, NO_BASE)], preset["base"], where), where)
     if name in BASES:
         raise UserError(f"{where}: expected none, because other presets inherit from {name}; found {preset['base']!r}")
     if "recipe" not in preset:
@@ -192,7 +195,7 @@ def _check_keys_of_dvc(presets: Mapping[str, Any], name: str, file: _ParamsFile,
         for recipe in RECIPES:
             architectures = entry(file.recipes, recipe, f"{path}: recipes, which dvc.yaml follows")
             entry(architectures, arch, f"{path}: recipes.{recipe}, for run.architectures")
-        missing = [f"presets.{preset}.arch" for preset in followed if arch not in presets[preset].get("arch", {})]
+        missing = [f"presets.{preset}.arch" for preset in followed if arch not in presets[preset]["arch"]]
         if missing:
             raise UserError(
                 f"{path}: {', '.join(missing)}: no {arch!r}, which run.architectures lists and dvc.yaml follows; add "
@@ -203,10 +206,8 @@ def _check_keys_of_dvc(presets: Mapping[str, Any], name: str, file: _ParamsFile,
 def _experiment(architecture: Mapping[str, Any], preset: Mapping[str, Any], arch: str, where: str) -> Experiment:
     """Combine an architecture of a recipe with a preset: its training, and its exceptions for the architecture."""
     where = f"{where}.arch.{arch}"
-    exceptions = preset.get("arch", {}).get(arch, {})
-    experiment: Experiment = parse(
-        Experiment, merged({**architecture, "training": preset["training"]}, exceptions), where
-    )
+    settings = merged({**architecture, "training": preset["training"]}, preset["arch"].get(arch, {}))
+    experiment: Experiment = parse(Experiment, settings, where)
     return experiment
 
 

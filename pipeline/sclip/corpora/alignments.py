@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +176,8 @@ def try_words(listing: Listing, row_id: str, read: Callable[..., TimedWords | No
 
 def _shared_folders(path: Path, other: Path) -> int:
     """Return the number of folders, counted from the file upwards, with the same names."""
-    count = 0
-    for one, two in zip(reversed(path.parts[:-1]), reversed(other.parts[:-1]), strict=False):
-        if one != two:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(path.parent.parts), reversed(other.parent.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def add_words(rows: Sequence[Row], listing: Listing) -> list[Row]:

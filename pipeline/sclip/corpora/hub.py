@@ -12,6 +12,7 @@ says the split, a hash of the picture's name assigns a tenth of the pictures to 
 
 import io
 import os
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
@@ -190,6 +191,4 @@ def _split(written: str | None, name: PurePosixPath, root: str, image_id: str, s
 
 def _common_folder(paths: list[str]) -> PurePosixPath:
     """Return the innermost folder that holds all files."""
-    folders = [PurePosixPath(path).parent for path in paths]
-    parents = (folders[0], *folders[0].parents)
-    return next(parent for parent in parents if all(folder.is_relative_to(parent) for folder in folders))
+    return PurePosixPath(posixpath.commonpath([posixpath.dirname(path) for path in paths]))

@@ -19,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
@@ -167,8 +168,6 @@ def _file(cell: Any, where: str, out: Path, folder: PurePosixPath) -> Path:
 
 def _wav(samples: Any, rate: Any, where: str) -> bytes:
     """Return samples (N,) or (C, N) as a file."""
-    import numpy as np
-
     file = io.BytesIO()
     try:
         soundfile.write(file, np.asarray(samples, np.float32).T, int(rate), format="WAV", subtype="FLOAT")

@@ -22,6 +22,7 @@ from sclip.encoders.pictures import FLAT, is_flat, picture_fault, read_rgb
 from sclip.errors import Fault, Findings, Problems, list_findings
 
 SHORTEST = 400  # samples at 16 kHz that make one frame of most speech encoders
+NUMBERS = ("utterances", "pictures", "captions", "speakers")  # of a split, in SplitCounts and in a report
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,18 @@ def as_data(check: Check) -> dict[str, Any]:
 def _split_data(counts: SplitCounts) -> dict[str, Any]:
     seconds = sorted(counts.seconds)
     spread = {"least": seconds[0], "median": statistics.median(seconds), "most": seconds[-1]} if seconds else None
-    numbers = {key: getattr(counts, key) for key in ("utterances", "pictures", "captions", "speakers")}
+    numbers = {key: getattr(counts, key) for key in NUMBERS}
     return {**numbers, "hours": sum(seconds) / 3600, "seconds": spread}
 
 
 def report(check: Check) -> Iterator[str]:
     """Yield the lines of a report: a table in Markdown, then notes and faults."""
-    yield "| split | utterances | pictures | captions | speakers | hours | seconds: least, median, most |"
+    yield f"| split | {' | '.join(NUMBERS)} | hours | seconds: least, median, most |"
     yield "|---|---|---|---|---|---|---|"
-    for split, counts in check.splits.items():
-        seconds = sorted(counts.seconds)
-        spread = f"{seconds[0]:.1f}, {statistics.median(seconds):.1f}, {seconds[-1]:.1f}" if seconds else ""
-        numbers = " | ".join(f"{getattr(counts, key):,}" for key in ("utterances", "pictures", "captions", "speakers"))
-        yield f"| {split} | {numbers} | {sum(seconds) / 3600:.2f} | {spread} |"
+    for split, data in as_data(check)["splits"].items():
+        numbers = " | ".join(f"{data[key]:,}" for key in NUMBERS)
+        spread = ", ".join(f"{value:.1f}" for value in (data["seconds"] or {}).values())
+        yield f"| {split} | {numbers} | {data['hours']:.2f} | {spread} |"
     for title, findings in (("note", check.notes), ("fault", check.faults)):
         yield from list_findings(title, dict(sorted(findings.items())), brief=(CONVERTED,))
 

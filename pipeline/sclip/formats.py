@@ -11,7 +11,7 @@ VERSION = "version"  # the key of the version in a JSON file
 MODEL_KIND = "sclip model "  # how the format of a model folder begins
 
 
-def check_format(path: Path, data: Any, expected: str, advice: str = "") -> None:
+def check_format(path: Path, data: Any, expected: str, advice: str) -> None:
     """Refuse the content of a JSON file if its format is not the expected one.
 
     `advice` says what to do with an older file. For a newer one, the error names the version that can read it.
@@ -24,7 +24,7 @@ def check_format(path: Path, data: Any, expected: str, advice: str = "") -> None
     named = isinstance(version, str) and re.fullmatch(r"[\w.+-]{1,40}", version) and version != __version__
     if _is_newer(found, expected) and named:
         raise UserError(f"{problem}, written by sclip {version}, and this is sclip {__version__}; install {version}")
-    raise UserError(problem + (f"; {advice}" if advice else ""))
+    raise UserError(f"{problem}; {advice}")
 
 
 def _is_newer(found: Any, known: str) -> bool:

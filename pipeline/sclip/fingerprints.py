@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 # Modules that read, write and schedule, but compute no number of a result. Modules import settings from `config`
-# itself, so this one name leaves out all modules of settings.
+# itself, so this one name leaves out all modules of settings. Only pretrain/ imports one of them by its own name,
+# because the widths of attention heads in it are not settings, and decide the result.
 NOT_COMPUTING = frozenset(
     {
         "concurrency",

@@ -5,15 +5,14 @@ The sources of an archive are tried in order. Copies that need a client or an ac
 """
 
 from dataclasses import dataclass
-
-PARTS = ("recordings", "captions", "pictures", "splits", "alignments", "keyword-labels")
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Archive:
     """A file to download. A .zip, .tar or .tar.gz is unpacked, any other file is only moved to its place."""
 
-    part: str  # one of PARTS
+    part: Literal["recordings", "captions", "pictures", "splits", "alignments", "keyword-labels"]
     name: str  # of the file
     sources: tuple[str, ...]
     by_hand: str  # what to do if no source works, as the end of a sentence

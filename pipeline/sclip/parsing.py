@@ -318,9 +318,8 @@ def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def _parse_dataclass(kind: Any, data: Any, where: str) -> Any:
-    _expect(isinstance(data, Mapping), "a table", data, where)
     hints, required = _fields(kind)
-    for key in data:
+    for key in as_table(data, where):
         _expect_key(key, hints, where)
     values = {key: parse(hints[key], value, key_path(where, key)) for key, value in data.items()}
     for name in required:

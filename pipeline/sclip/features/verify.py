@@ -69,8 +69,8 @@ def find_changed_recordings(folder: Path, hashes: Mapping[str, str]) -> list[Fin
     for shard in _open_shards(folder, index, []):
         own = {*shard.ids, *shard.skipped}
         if own <= hashes.keys():
-            recordings = [(name, hashes[name]) for name in sorted(own, key=position.__getitem__)]
-            if shard_name(shard.fingerprint, recordings) != shard.path.name:
+            pairs = [(name, hashes[name]) for name in sorted(own, key=position.__getitem__)]
+            if shard_name(shard.fingerprint, pairs) != shard.path.name:
                 findings.append(Finding(shard.path.name, CHANGED))
     return findings
 

@@ -104,6 +104,13 @@ def test_a_listed_file_that_is_damaged_later_is_skipped_and_not_dropped(folder, 
     assert (open_index("index").config.count, open_index("index").config.skipped) == (1, 1)
 
 
+def test_a_listed_name_that_no_file_can_have_is_skipped(folder, model):
+    write_pictures("a/1.png")
+    Path("list.txt").write_text(f"a/1.png\n{'x' * 300}.png\n")
+    result = sclip.index("@list.txt", "index", model=model, kind="image")
+    assert (result.count, list(result.skipped.values())) == (1, ["cannot be read: File name too long"])
+
+
 def test_recordings_that_cannot_be_used_are_named_and_left_out(folder, model):
     write_recordings("a/1.wav")
     write_recordings("a/one.wav", samples=1)
@@ -115,7 +122,7 @@ def test_recordings_that_cannot_be_used_are_named_and_left_out(folder, model):
         "a/one.wav: only 0.0001 s long; expected at least 0.1 s",
         "a/zero.wav: no samples",
         "a/text.wav: cannot be read",
-        "a/pipe.wav: not a file",
+        "a/pipe.wav: a pipe or a device, not a file",
         "skipped  4 recordings",
         "index: 1 recording; 1 embedded, 0 dropped, 4 skipped",
     ):

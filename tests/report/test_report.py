@@ -1,5 +1,6 @@
 """Test the stage `report`: write its files from synthetic results."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -378,6 +379,15 @@ def test_missing_files_are_reported_with_the_command_that_writes_them():
     message = r"examples.json: no such file; run `sclip evaluate .* --arch cascaded --seed 2`"
     with pytest.raises(UserError, match=message):
         report()
+
+
+def test_results_of_an_architecture_that_the_recipe_lacks_are_no_results():
+    add_run("parallel", parallel=50.0)
+    others = {arch: one for arch, one in SETTINGS.experiments[PRESET].items() if arch != "parallel"}
+    with pytest.raises(
+        UserError, match=r"no metrics.json of the architectures and seeds that `run` in params.yaml names"
+    ):
+        write_report(dataclasses.replace(SETTINGS, experiments={PRESET: others}), PRESET)
 
 
 @pytest.mark.parametrize(

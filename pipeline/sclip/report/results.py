@@ -2,10 +2,8 @@
 
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +101,12 @@ def read_results(params: Params, preset: str) -> Results:
 
     Other results in the folder are named and left out: they may come from another corpus or another training.
     """
-    runs = defaultdict(list)
-    for arch, seed in product(params.run.architectures, params.run.seeds):
-        if (paths.results_folder(preset, arch, seed) / METRICS).is_file():
-            runs[arch].append(_read(preset, arch, seed))
+    runs: dict[str, list[EvaluatedRun]] = {}
+    for arch in params.experiments[preset]:
+        seeds = sorted(params.run.seeds) if arch in params.run.architectures else ()
+        evaluated = [seed for seed in seeds if (paths.results_folder(preset, arch, seed) / METRICS).is_file()]
+        if evaluated:
+            runs[arch] = [_read(preset, arch, seed) for seed in evaluated]
     if not runs:
         command = f"sclip evaluate --preset {preset} --arch {params.run.architectures[0]}"
         raise UserError(
@@ -114,10 +114,7 @@ def read_results(params: Params, preset: str) -> Results:
             f"params.yaml names ({', '.join(params.run.architectures)}; {', '.join(map(str, params.run.seeds))}); run "
             f"`{command}` to write one architecture's"
         )
-    ordered = {
-        arch: sorted(runs[arch], key=lambda run: run.seed) for arch in params.experiments[preset] if arch in runs
-    }
-    results = Results(preset, ordered, [arch for arch in params.run.architectures if arch not in ordered])
+    results = Results(preset, runs, [arch for arch in params.run.architectures if arch not in runs])
     _check_comparable(results)
     _log_other_results(results)
     return results

@@ -193,6 +193,18 @@ def test_names_are_completed(line, expected, folder, monkeypatch):
     assert [value for kind, value in kinds if kind == "plain"] == expected
 
 
+@pytest.mark.parametrize("preset", [("--preset", "mine"), ("mine",)])
+def test_architectures_are_those_of_the_preset_on_the_line(preset, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["recipes"]["own"] = {"one": params["recipes"]["sclip"]["parallel"]}
+    params["presets"]["mine"] = params["presets"]["scenes"] | {"recipe": "own", "arch": {}}
+    Path("own.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    words = ["sclip", "train", "--params", "own.yaml", *preset, "--arch", ""]
+    env = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_SCLIP_COMPLETE": "bash_complete"}
+    assert CliRunner().invoke(main, [], prog_name="sclip", env=env).stdout == "plain,one\n"
+
+
 @pytest.mark.parametrize(
     "line",
     ["keywords data/ex", "search an.index data/ex", "index data/ex", "embed audio data/ex", "segment a.wav data/ex"],

@@ -21,7 +21,9 @@ def complete_archs(context: Context, _parameter: Parameter, incomplete: str) -> 
     params = _params(context)
     if params is None:
         return []
-    preset = context.params.get("preset") or params.run.presets[0]
+    # While --arch has no value yet, click leaves an argument before it in `args`.
+    given = (context.params.get("preset"), context.params.get("argument"), *context.args)
+    preset = next(filter(None, given), params.run.presets[0])
     return _items(params.experiments.get(preset, {}), incomplete)
 
 

@@ -358,9 +358,10 @@ def test_a_model_whose_encoders_are_copied_into_the_push_keeps_its_results(monke
     results = Path("results/scenes/runs/hybrid-cif/seed-0/metrics.json")
     results.parent.mkdir(parents=True)
     write_metrics(results, {"about": {"arch": "hybrid-cif"}})
-    pushed = push("models/scenes/hybrid-cif/seed-0", "me/a")
-    assert pushed.encoder_bytes
-    assert pushed.metrics == str(results)
+    for given in (None, str(results)):
+        pushed = push("models/scenes/hybrid-cif/seed-0", "me/a", metrics=given)
+        assert pushed.encoder_bytes
+        assert pushed.metrics == str(results)
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from sclip.errors import UserError
 from sclip.evaluation.metrics_file import read_metrics
 from sclip.files import write_text
 from sclip.model.card import model_card
-from sclip.model.folder import ENCODERS, ModelConfig, read_config
+from sclip.model.folder import ENCODERS, VOCABULARY_FILE, ModelConfig, read_config
 from sclip.model.listing import CONFIG_FILE, WEIGHTS_FILE
 from sclip.model.loading import REPO_FILES, load
 from sclip.paths import METRICS
 
 # Files of an earlier push that the model may no longer have.
-REPLACED = ["vocabulary.json", "speech/*", "clip/*"]
+REPLACED = [VOCABULARY_FILE, *(f"{encoder}/*" for encoder in ENCODERS)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def push(
     private: bool = False,
     revision: str | None = None,
     licence: str | None = None,
-    metrics: Path | None = None,
+    metrics: str | Path | None = None,
 ) -> Pushed:
     """Upload a model folder to the hub repo `repo`, in one commit. The repo is made if it does not exist.
 
@@ -78,9 +78,9 @@ def _is_downloadable(name: str, revision: str | None) -> bool:
     return not Path(name).exists() and bool(open_clip.get_pretrained_cfg(model, tag))
 
 
-def _find_metrics(config: ModelConfig, given: Path | None) -> tuple[Path | None, dict[str, Any] | None]:
+def _find_metrics(config: ModelConfig, given: str | Path | None) -> tuple[Path | None, dict[str, Any] | None]:
     """Return the model's metrics.json and its content, or twice None if there is none."""
-    file = _own_metrics(config) if given is None else given
+    file = _own_metrics(config) if given is None else Path(given)
     if file is None:
         return None, None
     metrics = read_metrics(file)

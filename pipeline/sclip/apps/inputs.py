@@ -33,8 +33,6 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "audio": (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav", ".wave"),
 }
 NOUNS: dict[str, str] = {"image": "pictures", "audio": "recordings", "text": "sentences"}
-
-
 UNKNOWN = -1  # size and time of a file that is to be read again, such as one that does not exist
 
 
@@ -62,7 +60,7 @@ def list_files(arguments: Sequence[str | Path] | str | Path, kind: Kind | None =
         arguments = [arguments]
     if kind is not None and kind not in SUFFIXES:
         raise UserError(f"kind: expected one of {', '.join(SUFFIXES)}, found {kind!r}")
-    found = _without_duplicates(entry for argument in arguments for entry in expand(argument))
+    found = _expanded(arguments)
     nouns, endings = "pictures or recordings", SUFFIXES["image"] + SUFFIXES["audio"]
     if kind is not None:
         nouns, endings = NOUNS[kind], SUFFIXES[kind]
@@ -90,9 +88,8 @@ def _file_item(name: str) -> Item:
 def sentence_items(arguments: Sequence[str | Path] | str | Path) -> list[Item]:
     """Return the sentences of text files, one a line, named FILE:LINE. Empty lines are left out."""
     arguments = [arguments] if isinstance(arguments, str | Path) else arguments
-    files = _without_duplicates(entry for argument in arguments for entry in expand(argument))
     items = []
-    for path, explicit in files:
+    for path, explicit in _expanded(arguments):
         if explicit or path.endswith(".txt"):
             for number, line in enumerate(read_text(Path(path)).split("\n"), 1):
                 if text := line.strip():
@@ -109,7 +106,7 @@ def kind_of(path: str) -> Kind | None:
     return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 
 
-def expand(argument: str | Path) -> Iterator[tuple[str, bool]]:
+def _expand(argument: str | Path) -> Iterator[tuple[str, bool]]:
     """Yield the files of an argument, and whether each was named itself, not only the folder that it is in."""
     name = str(argument)
     if name.startswith("@"):
@@ -142,15 +139,19 @@ def _read_list(name: str) -> Iterator[tuple[str, bool]]:
         yield from ((below, False) for below in walk_folder(path)) if os.path.isdir(path) else [(path, True)]
 
 
-def _without_duplicates(found: Iterator[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """Return each file once, by its absolute path, under the first of its names; `explicit` if any of them is."""
+def _expanded(arguments: Sequence[str | Path]) -> list[tuple[str, bool]]:
+    """Return each file of the arguments once, by its absolute path, and whether it was named itself at least once.
+
+    A file with several names, such as a link, has the first of them.
+    """
     first: dict[str, str] = {}
-    explicit: dict[str, bool] = {}
-    for name, is_explicit in found:
+    explicit: set[str] = set()
+    for name, is_explicit in (entry for argument in arguments for entry in _expand(argument)):
         real = os.path.realpath(name)
         first.setdefault(real, os.path.abspath(name))
-        explicit[real] = explicit.get(real, False) or is_explicit
-    return [(path, explicit[real]) for real, path in first.items()]
+        if is_explicit:
+            explicit.add(real)
+    return [(path, real in explicit) for real, path in first.items()]
 
 
 def _common_kind(found: Sequence[tuple[str, bool]]) -> Kind:

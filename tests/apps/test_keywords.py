@@ -309,6 +309,11 @@ def test_times_lie_within_the_recording():
     assert max(ends) == 0
 
 
+def test_a_long_silent_recording_is_not_called_quiet(models, caplog):
+    assert not list(keywords(models[CIF], [np.zeros(25 * 16_000, np.float32)], on_error="skip"))
+    assert caplog.messages == ["recording 0: silent; expected a recording with speech; left out"]
+
+
 def test_a_long_quiet_recording_is_named_once(models, caplog):
     (loud,) = recordings(30 * 16_000)
     list(keywords(models[CIF], [0.04 * loud / loud.abs().max()]))

@@ -210,9 +210,11 @@ def _parts(
                 continue
             peak = 0.0
             for part in read_windows(recording.audio, recording.rate, recording.name, size, frame):
-                peak = max(peak, float(part.waveform.abs().max()))
+                if not is_silent(part.waveform):
+                    peak = max(peak, float(part.waveform.abs().max()))
                 yield _part(part, recording.name, place)
-            recording.warn_if_quiet(peak, model.speech)
+            if peak:  # a silent recording is refused by `_stream`
+                recording.warn_if_quiet(peak, model.speech)
         except UserError as error:
             _refuse(error, skip)
             failed.add(place)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,8 @@ def _picture_embedder(model: SpeechCLIP, key: str) -> Embedder:
             path = Path(item.name)
             return Fault(picture_fault(path, error).removeprefix(f"image {path.name}: "))
 
-    def encode(pictures: list[Tensor]) -> Tensor:
-        return F.normalize(model.clip.encode_image(pictures).float(), dim=-1)
-
-    return Embedder("image", key, model.device, _picture_batches, _file_digest, read, encode)
+    batches = partial(chunks, size=IMAGES_AT_ONCE)
+    return Embedder("image", key, model.device, batches, _file_digest, read, model.encode_image)
 
 
 def _recording_embedder(model: SpeechCLIP, key: str, branch: str | None) -> Embedder:
@@ -79,9 +78,7 @@ def _recording_embedder(model: SpeechCLIP, key: str, branch: str | None) -> Embe
         except UserError as error:
             return Fault(str(error).removeprefix("audio ").removeprefix(f"{item.name}: "))
 
-    def encode(recordings: list[AudioInput]) -> Tensor:
-        return model.encode_speech(recordings, branch=branch)
-
+    encode = partial(model.encode_speech, branch=branch)
     return Embedder("audio", key, model.device, _recording_batches, _file_digest, read, encode)
 
 
@@ -96,15 +93,7 @@ def _text_embedder(model: SpeechCLIP, key: str) -> Embedder:
     def encode(texts: list[str]) -> Tensor:
         return F.normalize(model.clip.encode_text(texts).float(), dim=-1)
 
-    return Embedder("text", key, model.device, _text_batches, _text_digest, read, encode)
-
-
-def _picture_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    return chunks(items, IMAGES_AT_ONCE)
-
-
-def _text_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    return chunks(items, TEXTS_AT_ONCE)
+    return Embedder("text", key, model.device, partial(chunks, size=TEXTS_AT_ONCE), _text_digest, read, encode)
 
 
 def _recording_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

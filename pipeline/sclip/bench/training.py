@@ -1,6 +1,7 @@
-"""Time a training step that reads stored features against two alternatives.
+"""Time a training step that reads stored features, as states and as codes, against other ways to get features.
 
-One has its features on the device already. The other runs both frozen encoders in every step, as published.
+They are on the device already, or the speech encoder computes them in every step, or both frozen encoders run in every
+step, as published.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Convert a published SpeechCLIP or SpeechCLIP+ checkpoint to a model folder, without the code that wrote it.
 
-The options in config/architecture.py that make a result depend on the rest of the batch stay off. Each utterance then
+CIF's option `convolves_padding`, which makes a result depend on the rest of the batch, stays off. Each utterance then
 has one result, which can differ from the published one in the last digits.
 """
 

@@ -92,7 +92,8 @@ def model_card(
     `repo` is the hub repo that the card is for, `metrics` the content of the model's metrics.json, `licence` that of
     the trained weights, as the hub spells it, and `sizes` the bytes of each part in the folder.
     """
-    scores = list(read_scores(metrics or {}))
+    metrics = metrics or {}
+    scores = list(read_scores(metrics))
     sections = [
         f"---\n{card_data(config, scores, metrics, licence).to_yaml()}\n---\n",
         f"# {config.arch}: speech in CLIP's image–text space\n\n{_description(config)}\n",
@@ -105,7 +106,7 @@ def model_card(
 
 
 def card_data(
-    config: ModelConfig, scores: list[Score], metrics: Mapping[str, Any] | None, licence: str | None
+    config: ModelConfig, scores: list[Score], metrics: Mapping[str, Any], licence: str | None
 ) -> ModelCardData:
     """Return the metadata that the hub reads."""
     results = [
@@ -113,7 +114,7 @@ def card_data(
             task_type="retrieval" if score.key in RECALLS.values() else "keyword-spotting",
             task_name=f"{score.task}, {score.branch}" if score.branch else score.task,
             dataset_type=config.origin.get("trained on", "own"),
-            dataset_name=_test_set(metrics or {}),
+            dataset_name=_test_set(metrics),
             dataset_split="test",
             metric_type=score.key,
             metric_name=score.name,
@@ -206,8 +207,8 @@ def _usage(config: ModelConfig, repo: str | None) -> str:
     )
 
 
-def _results(scores: list[Score], metrics: Mapping[str, Any] | None) -> str:
-    if not scores or metrics is None:
+def _results(scores: list[Score], metrics: Mapping[str, Any]) -> str:
+    if not scores:
         return ""
     rows = [f"| {s.task} | {s.branch or '–'} | {s.name} | {s.value:.1f} | {s.interval} |" for s in scores]
     heading = "| task | branch | metric | % | 95 % interval |\n|---|---|---|---|---|"

@@ -56,7 +56,7 @@ class TimedTokens:
             pieces = [(NO_TOKEN, 0.0, 0.0)]
             pieces += [(token, start, end) for word, start, end in utterance for token in set(tokens_of[word])]
             tokens.append(torch.tensor([token for token, _, _ in pieces], dtype=torch.long))
-            times.append(torch.tensor([[start, end] for _, start, end in pieces], dtype=torch.float64).view(-1, 2))
+            times.append(torch.tensor([[start, end] for _, start, end in pieces], dtype=torch.float64))
         return cls(
             pad_sequence(tokens, batch_first=True, padding_value=NO_TOKEN),
             pad_sequence(times, batch_first=True, padding_value=-1.0),

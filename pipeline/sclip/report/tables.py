@@ -260,8 +260,7 @@ def boundaries(results: Results) -> Table:
             "random": "at random",
         }.items():
             cells = [measure(runs, "boundaries", tolerance, predictor, key) for _, _, tolerance, key in keys]
-            if any(cells):
-                rows.append(TableRow(label, cells, arch if predictor.startswith("cif") else None))
+            rows.append(TableRow(label, cells, arch if predictor.startswith("cif") else None))
     note = (
         "Firing times of continuous integrate-and-fire (CIF) compared with the times at which words end, in %. The "
         "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random. "

@@ -192,7 +192,7 @@ class Trainer:
         if any(map(math.isnan, dev_recalls.values())):
             dataset.check_finite(torch.arange(len(dataset)))
             raise self._diverged(self.step, "vectors of the development split are not finite")
-        score = dev_recalls["parallel"] if "parallel" in dev_recalls else dev_recalls["cascaded"]
+        score = dev_recalls[self.model.branches[0]]
         few = "R@10" in always_found(len(dataset.images))
         if score > self.best["score"] or (few and score == self.best["score"]):
             weights = {name: tensor.cpu().clone() for name, tensor in self.trained.state_dict().items()}

@@ -30,7 +30,7 @@ class EvaluatedRun:
     metrics: dict[str, Any]  # see evaluation/evaluate.py
     examples: dict[str, Any]  # see evaluation/examples.py
     words: dict[str, Any]  # see evaluation/words.py; empty for models without keywords
-    curves: dict[str, Points]  # by name: `train/loss/total`, `dev/parallel`, ...; empty for imported models
+    curves: dict[str, Points]  # by name: `train/loss/total`, `dev/parallel`, ...; empty if trained elsewhere
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sclip.paths import EXAMPLES, METRICS, OUTCOMES, WORDS
 # The number rises when a figure gets another definition, because the report must not mix the two.
 FORMAT = "sclip metrics 2"
 AGAIN = "run `sclip evaluate` again"
-# The types of the parts that other modules read as tables. All other values are looked up by key, and may be missing.
+# The types of the parts that other modules read as tables. All other values are looked up by key.
 _TYPES: dict[str, Any] = {
     "about": dict[str, Any],
     "counts": dict[str, int],

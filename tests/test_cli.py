@@ -66,6 +66,16 @@ def test_full_memory_of_a_gpu_is_one_line_with_what_to_do(monkeypatch):
     assert result.output.count("\n") == 1
 
 
+def test_too_few_threads_are_one_line_with_what_to_do(monkeypatch):
+    def start(*_):
+        raise RuntimeError("can't start new thread")  # what Python's threads raise
+
+    monkeypatch.setattr("sclip.bench.run.run_bench", start)
+    result = CliRunner().invoke(main, ["bench"])
+    assert result.output.startswith("Error: the system allows no more processes and threads. Stop other programs, or")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+
+
 def test_a_mistake_is_one_line_and_imports_no_torch():
     code = f"""
 import sys
@@ -136,17 +146,22 @@ def test_every_command_of_a_preset_takes_it_as_an_argument_or_as_an_option():
 
 
 @pytest.mark.parametrize("module", ["click", "torch"])  # imported by all commands, and inside some
-def test_ctrl_c_during_an_import_ends_without_a_traceback(module, tmp_path):
-    """A module that interrupts its own import stands in for a user who presses Ctrl-C at this moment."""
+def test_ctrl_c_during_an_import_ends_the_command(module, tmp_path):
+    """A module that interrupts its own import stands in for a user who presses Ctrl-C at this moment.
+
+    It drops the exception, as torch does while it imports numpy.
+    """
     (tmp_path / f"{module}.py").write_text(
-        "import os, signal, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a command in the background ignores Ctrl-C\n"
-        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+        "import contextlib, os, signal\n"
+        "with contextlib.suppress(KeyboardInterrupt):\n    os.kill(os.getpid(), signal.SIGINT)"
     )
     project = Path(sclip.__file__).parents[1]
     places = os.pathsep.join([str(tmp_path), str(project)])
+    # A process in the background ignores Ctrl-C, and so would its children.
+    command = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command += "runpy.run_module('sclip', run_name='__main__')"
     run = subprocess.run(
-        [sys.executable, "-m", "sclip", "embed", "text", __file__, "--out", str(tmp_path / "x.npy")],
+        [sys.executable, "-c", command, "embed", "text", __file__, "--out", str(tmp_path / "x.npy")],
         env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True,
     )  # fmt: skip
     assert (run.returncode, run.stdout, run.stderr) == (130, "", "\nstopped; to go on, run the same command again\n")

@@ -3,19 +3,17 @@
 import sys
 from io import TextIOWrapper
 
-from sclip.startup import STOPPED, STOPPED_STATUS
+from sclip.startup import end_at_ctrl_c_during_imports
 
 
 def run() -> None:
     """Run a command. Ctrl-C ends it without a traceback, also while modules are imported."""
+    end_at_ctrl_c_during_imports()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # None if it is closed
             stream.reconfigure(errors="backslashreplace")  # for names that a terminal's encoding does not have
-    try:
-        from sclip.cli import main
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        sys.exit(STOPPED_STATUS)
+    from sclip.cli import main
+
     main()
 
 

@@ -1,8 +1,11 @@
 """The start of a command: a faster import of large libraries, and the end by Ctrl-C."""
 
 import gc
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 STOPPED = "\nstopped; to go on, run the same command again"  # after Ctrl-C; it may stand next to a progress bar
 STOPPED_STATUS = 130  # the exit status after Ctrl-C, as shells have it
@@ -22,3 +25,23 @@ def paused_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def end_at_ctrl_c_during_imports() -> None:
+    """Make Ctrl-C end the process at once while modules are imported; afterwards it raises KeyboardInterrupt as usual.
+
+    Some libraries drop a KeyboardInterrupt while they are imported, or abort. torch goes on with a numpy that is
+    imported in part, and fails later. A process that ignores Ctrl-C, like one in the background, still does.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    place = frame
+    while place is not None:
+        if place.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"{STOPPED}\n".encode())
+            os._exit(STOPPED_STATUS)
+        place = place.f_back
+    signal.default_int_handler(number, frame)

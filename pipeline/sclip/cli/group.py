@@ -18,6 +18,10 @@ MORE_MEMORY = (
     "Use a GPU with more free memory, or set features.batch_seconds (finished shards are kept) or training.batch (the "
     "training starts again) to a smaller number"
 )
+MORE_THREADS = (
+    "the system allows no more processes and threads. Stop other programs, or raise the limit (`ulimit -u`, or the "
+    "limit of a container), and run the same command again"
+)
 CHOSEN_PRESET = "sclip.preset"  # the key of click's context for a preset other than the default one
 
 
@@ -48,6 +52,8 @@ class _Commands(click.Group):
         except UserError as error:
             raise click.ClickException(_shown(with_preset(str(error), ctx))) from None
         except RuntimeError as error:
+            if str(error) == "can't start new thread":  # Python's
+                raise click.ClickException(MORE_THREADS) from None
             if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch
                 raise
             reason = ". ".join(_shown(str(error)).replace("\n", " ").split(". ")[:2]).rstrip(".")

@@ -44,7 +44,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to write into, and move it to `path` when it is written, in place of an older folder."""
+    """Yield an empty folder to write into, and move it to `path` when it is written, in place of an older folder.
+
+    If `path` is a link, for example to a larger disk, the link stays, and the folder that it leads to is replaced.
+    """
+    path = path.resolve() if path.is_symlink() else path
     unfinished, replaced = (path.with_name(path.name + ending) for ending in (UNFINISHED, ".replaced"))
     for leftover in (unfinished, replaced):
         shutil.rmtree(leftover, ignore_errors=True)

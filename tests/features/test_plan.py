@@ -106,6 +106,12 @@ def test_plan_refuses_what_the_extraction_refuses(corpus, tmp_path):
         plan_preset(corpus, tmp_path, components=100_000)
 
 
+def test_plan_names_the_folder_whose_disk_it_cannot_measure(tmp_path):
+    """A user without the right to write would see the random name of a temporary file otherwise."""
+    with pytest.raises(UserError, match=r"missing: the disk's speed is measured with a temporary file of 64 MB in"):
+        plan._disk_speed(tmp_path / "missing")
+
+
 def test_plan_names_what_cannot_be_read(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "SPEECH_SECONDS", 0.05)
     folder = tmp_path / "flickr8k"

@@ -26,6 +26,7 @@ from sclip.corpora.manifest import write_manifest
 from sclip.errors import UserError
 from sclip.evaluation.evaluate import evaluate
 from sclip.evaluation.metrics_file import read_metrics
+from sclip.files import locked
 from sclip.report.run import write_report
 from sclip.report.utterances import weights_path
 
@@ -379,6 +380,16 @@ def test_missing_files_are_reported_with_the_command_that_writes_them():
     message = r"examples.json: no such file; run `sclip evaluate .* --arch cascaded --seed 2`"
     with pytest.raises(UserError, match=message):
         report()
+
+
+def test_a_second_report_of_a_preset_is_refused_while_the_first_writes():
+    add_run("parallel", parallel=50.0)
+    with (
+        locked(paths.report_folder(PRESET)),
+        pytest.raises(UserError, match=r"results/scenes: another command is writing there; wait until it has ended"),
+    ):
+        report()
+    report()
 
 
 def test_results_of_an_architecture_that_the_recipe_lacks_are_no_results():

@@ -29,8 +29,9 @@ def plan(
 ) -> None:
     """Print how large PRESET's caches will be, about how long computing them takes, and how fast they are read.
 
-    Reads presets.PRESET and the headers of some recordings, and computes for about ten seconds. Writes nothing, except
-    that a hub data set is unpacked into data/PRESET/unpacked. Exit status 1 if the disk is too small.
+    Reads presets.PRESET and the headers of some recordings, and computes for about ten seconds. A temporary file in
+    data/PRESET measures the disk. Nothing else is written, except that a hub data set is unpacked into
+    data/PRESET/unpacked. Exit status 1 if the disk is too small.
     """
     params, name = preset_settings(params_file, overrides, preset, random)
     from sclip.corpora.make import find_rows

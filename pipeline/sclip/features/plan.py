@@ -158,16 +158,22 @@ def _storage(features: FeaturesConfig) -> str:
 
 def _disk_speed(folder: Path) -> float:
     """Measure how many bytes per second this disk reads, with a temporary file that is not in the memory's cache."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(os.urandom(DISK_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):  # macOS does not have it, and reads from memory here
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        file.seek(0)
-        began = time.monotonic()
-        file.read()
-        return DISK_BYTES / (time.monotonic() - began)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(os.urandom(DISK_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):  # macOS does not have it, and reads from memory here
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            began = time.monotonic()
+            file.read()
+            return DISK_BYTES / (time.monotonic() - began)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the disk's speed is measured with a temporary file of {DISK_BYTES // 10**6} MB in this folder, "
+            f"and that failed: {error.strerror}"
+        ) from None
 
 
 def _speech_speed(

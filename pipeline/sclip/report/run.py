@@ -13,7 +13,7 @@ from typing import Any
 
 from sclip import paths
 from sclip.config import Params
-from sclip.files import write_json, write_text
+from sclip.files import locked, write_json, write_text
 from sclip.report.page import render_page
 from sclip.report.plots import plots, summary
 from sclip.report.results import read_results
@@ -26,11 +26,12 @@ def write_report(params: Params, preset: str) -> list[Path]:
     out = paths.report_folder(preset)
     sections = [f"# {preset}\n", *(table.markdown() for table in tables(results)), f"{results_note(results)}\n"]
     texts = {out / "table.md": "\n".join(sections), out / "report.html": render_page(results)}
-    for path, text in texts.items():
-        write_text(path, text)
     data: dict[Path, Any] = {out / paths.SUMMARY: summary(results)}
     data |= {out / "plots" / f"{name}.json": rows for name, rows in plots(results).items()}
-    (out / "plots").mkdir(exist_ok=True)
-    for path, content in data.items():
-        write_json(path, content)
+    with locked(out):
+        for path, text in texts.items():
+            write_text(path, text)
+        (out / "plots").mkdir(exist_ok=True)
+        for path, content in data.items():
+            write_json(path, content)
     return [*texts, *data]

@@ -92,7 +92,8 @@ def test_the_tables_have_a_row_that_is_marked_as_using_text(dataset, tmp_path, m
     folder = tmp_path / "results/p/runs/parallel/seed-0"
     folder.mkdir(parents=True)
     of_the_model = {"boundaries": {"20ms": {"cif": {"f1": 12.5}}}}  # no figure of the transcripts
-    write_metrics(folder / "metrics.json", metrics | of_the_model)
+    about = metrics["about"] | {"preset": "p", "seed": 0}
+    write_metrics(folder / "metrics.json", metrics | of_the_model | {"about": about})
     columns = {"R@5": "speech_to_image.{branch}.R@5", "back": "image_to_speech.{branch}.R@1"}
     row = {"system": "Parallel", "ours": {"preset": "p", "arch": "parallel", "branch": "parallel"}}
     tables = {

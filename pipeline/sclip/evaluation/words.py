@@ -1,6 +1,7 @@
 """Study how the number of slots affects the hit rate, and which words the keywords contain.
 
-A word is one or more tokens of CLIP's tokenizer. Keywords contain a word if consecutive slots hold its tokens in order.
+A word is one or more tokens of CLIP's tokenizer. Keywords are read in order, and pieces are joined until one ends a
+word. So a piece that ends no word becomes part of the next keyword's word, also if this keyword is a word by itself.
 `words.json` is empty for an architecture without keywords. Otherwise it has:
 
     slots           for k = 1, 2, …: hit rate of the first k slots, and the share of utterances with any hit among them

@@ -156,9 +156,10 @@ def keywords(results: Results) -> Table:
             cells = [measure(runs, "keywords", predictor, *key) for key in keys.values()]
             rows.append(TableRow(label, cells, row_arch))
     note = (
-        "Keywords compared with the tokens of the spoken caption. Hit rate: the share of keywords, in %, for which the "
-        f"caption contains the keyword or one of the four tokens with the nearest embeddings.{synonyms} Complete "
-        "words: neighbouring keywords that together spell a word. The rows below each architecture are baselines: they "
+        "Keywords compared with the tokens of the spoken caption, means over utterances. Hit rate: the share of "
+        "keywords, in %, for which the caption contains the keyword or one of the four tokens with the nearest "
+        f"embeddings.{synonyms} Complete words: pieces are joined with the keywords after them until one ends a word. "
+        "Distinct tokens: in all keywords of the test split. The rows below each architecture are baselines: they "
         "always predict the most frequent tokens, or content words, of the training captions, as many as the "
         "architecture finds on average."
         f"{_content_words(results)}{_with_text(results)}"
@@ -236,10 +237,11 @@ def localization(results: Results) -> Table:
         if "localization" in runs[0].metrics
     ]
     note = (
-        "Where the keywords lie, in %, counted over keywords that are words of the caption. Located: the frame "
-        "with the slot's greatest weight lies within the word. Overlap: intersection of the slot's span and the word's "
-        "time, divided by their union. Chance: what a random moment of the utterance would locate. In order: what "
-        "evenly spaced moments would locate, one for each slot in turn; CIF's slots are in the order of time."
+        "Where the keywords that are words of the caption lie, in %: means over the utterances that have such "
+        "keywords. Located: the frame with the slot's greatest weight lies within the word. Overlap: intersection of "
+        "the slot's span and the word's time, divided by their union. Chance: what a random moment of the utterance "
+        "would locate. In order: what evenly spaced moments would locate, one for each slot in turn; CIF's slots are "
+        "in the order of time."
     )
     groups = {"all": "all words", "content": "content words"}
     return Table("Keyword localisation", note, [Column(groups[group], name) for group, name in keys], rows)
@@ -263,9 +265,9 @@ def boundaries(results: Results) -> Table:
             rows.append(TableRow(label, cells, arch if predictor.startswith("cif") else None))
     note = (
         "Firing times of continuous integrate-and-fire (CIF) compared with the times at which words end, in %. The "
-        "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random. "
-        "Shifted: all firings are moved by one time, because CIF may fire some time after a word; one half of the "
-        "pictures chooses the time for the other."
+        "rows below each architecture are baselines with the same number of firings: evenly spaced, and at random (the "
+        "mean of ten draws). Shifted: all firings are moved by one time, at most 0.2 s, because CIF may fire some time "
+        "after a word; one half of the pictures chooses the time for the other. R-value: of Räsänen et al. (2009)."
     )
     return Table("Word boundaries", note, [Column(group, name) for group, name, _, _ in keys], rows)
 

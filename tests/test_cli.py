@@ -145,25 +145,52 @@ def test_every_command_of_a_preset_takes_it_as_an_argument_or_as_an_option():
             assert (result.exit_code, message in result.output) == (1, True), (name, result.output)
 
 
+# A process in the background ignores Ctrl-C, and so would its children.
+LIKE_IN_A_TERMINAL = "import os, runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+INTERRUPTED_IMPORT = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except BaseException:
+    pass
+"""
+INTERRUPTED_DEL = """
+from sclip.startup import end_where_ctrl_c_is_dropped
+class Interrupted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+end_where_ctrl_c_is_dropped()
+Interrupted()
+"""
+
+
 @pytest.mark.parametrize("module", ["click", "torch"])  # imported by all commands, and inside some
-def test_ctrl_c_during_an_import_ends_the_command(module, tmp_path):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_during_an_import_ends_the_command(module, terminal, tmp_path):
     """A module that interrupts its own import stands in for a user who presses Ctrl-C at this moment.
 
-    It drops the exception, as torch does while it imports numpy.
+    It drops the exception, as torch does while it imports numpy. Of `2>&1 | tee`, Ctrl-C ends the other end, too.
     """
-    (tmp_path / f"{module}.py").write_text(
-        "import contextlib, os, signal\n"
-        "with contextlib.suppress(KeyboardInterrupt):\n    os.kill(os.getpid(), signal.SIGINT)"
-    )
-    project = Path(sclip.__file__).parents[1]
-    places = os.pathsep.join([str(tmp_path), str(project)])
-    # A process in the background ignores Ctrl-C, and so would its children.
-    command = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command += "runpy.run_module('sclip', run_name='__main__')"
+    (tmp_path / f"{module}.py").write_text(INTERRUPTED_IMPORT)
+    places = os.pathsep.join([str(tmp_path), str(Path(sclip.__file__).parents[1])])
+    reader, writer = os.pipe()
+    if not terminal:
+        os.close(reader)
     run = subprocess.run(
-        [sys.executable, "-c", command, "embed", "text", __file__, "--out", str(tmp_path / "x.npy")],
-        env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True,
+        [sys.executable, "-c", f"{LIKE_IN_A_TERMINAL}runpy.run_module('sclip', run_name='__main__')", "bench"],
+        env={**os.environ, "PYTHONPATH": places}, stdout=subprocess.PIPE, stderr=writer,
     )  # fmt: skip
+    os.close(writer)
+    assert (run.returncode, run.stdout) == (130, b"")
+    if terminal:
+        assert os.read(reader, 10_000) == b"\nstopped; to go on, run the same command again\n"
+        os.close(reader)
+
+
+def test_ctrl_c_while_an_object_is_removed_ends_the_process():
+    """Python drops the exceptions of a `__del__`."""
+    code = LIKE_IN_A_TERMINAL + INTERRUPTED_DEL + "print('went on')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (130, "", "\nstopped; to go on, run the same command again\n")
 
 

@@ -192,15 +192,19 @@ def test_damaged_files_say_what_to_do(tmp_path):
         read_metrics(tmp_path / "metrics.json")
 
 
-@pytest.mark.parametrize("place", ["models", "results"])
+@pytest.mark.parametrize("place", ["models", "results", "disk"])
 def test_train_refuses_a_folder_that_it_cannot_write_before_it_opens_an_encoder(tmp_path, place, monkeypatch):
     (tmp_path / "params.yaml").write_bytes(PARAMS.read_bytes())
     (tmp_path / place).mkdir()
+    if place == "disk":  # where the model folder leads to
+        (tmp_path / "models/scenes/parallel").mkdir(parents=True)
+        (tmp_path / "models/scenes/parallel/seed-0").symlink_to(tmp_path / "disk/seed-0")
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != place and access(path, mode))
     monkeypatch.setattr("sclip.training.run.open_speech", None)
     printed = run_sclip("train", "scenes", "--arch", "parallel", "--params", str(tmp_path / "params.yaml"), status=1)
-    assert f"cannot be written: no permission to write to {place}\n" in printed
+    refused = str(tmp_path / place) if place == "disk" else place
+    assert f"cannot be written: no permission to write to {refused}\n" in printed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -3,12 +3,12 @@
 import sys
 from io import TextIOWrapper
 
-from sclip.startup import end_at_ctrl_c_during_imports
+from sclip.startup import end_where_ctrl_c_is_dropped
 
 
 def run() -> None:
     """Run a command. Ctrl-C ends it without a traceback, also while modules are imported."""
-    end_at_ctrl_c_during_imports()
+    end_where_ctrl_c_is_dropped()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # None if it is closed
             stream.reconfigure(errors="backslashreplace")  # for names that a terminal's encoding does not have

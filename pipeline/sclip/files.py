@@ -48,7 +48,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     If `path` is a link, for example to a larger disk, the link stays, and the folder that it leads to is replaced.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     unfinished, replaced = (path.with_name(path.name + ending) for ending in (UNFINISHED, ".replaced"))
     for leftover in (unfinished, replaced):
         shutil.rmtree(leftover, ignore_errors=True)

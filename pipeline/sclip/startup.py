@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOPPED = "\nstopped; to go on, run the same command again"  # after Ctrl-C; it may stand next to a progress bar
@@ -27,11 +27,11 @@ def paused_collection() -> Iterator[None]:
             gc.enable()
 
 
-def end_at_ctrl_c_during_imports() -> None:
-    """Make Ctrl-C end the process at once while modules are imported; afterwards it raises KeyboardInterrupt as usual.
+def end_where_ctrl_c_is_dropped() -> None:
+    """Make Ctrl-C end the process at once where a KeyboardInterrupt would be dropped. Elsewhere it raises one as usual.
 
-    Some libraries drop a KeyboardInterrupt while they are imported, or abort. torch goes on with a numpy that is
-    imported in part, and fails later. A process that ignores Ctrl-C, like one in the background, still does.
+    Some libraries drop it while they are imported, or abort. torch goes on with a numpy that is imported in part, and
+    fails later. Python drops it in a `__del__`. A process that ignores Ctrl-C, like one in the background, still does.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
@@ -40,8 +40,9 @@ def end_at_ctrl_c_during_imports() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     place = frame
     while place is not None:
-        if place.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, f"{STOPPED}\n".encode())
+        if place.f_code.co_filename.startswith("<frozen importlib") or place.f_code.co_name == "__del__":
+            with suppress(OSError):  # of `2>&1 | tee`: Ctrl-C has ended tee, too
+                os.write(2, f"{STOPPED}\n".encode())
             os._exit(STOPPED_STATUS)
         place = place.f_back
     signal.default_int_handler(number, frame)

@@ -1,5 +1,6 @@
 """The command that trains a head."""
 
+import os
 from pathlib import Path
 
 import click
@@ -61,7 +62,8 @@ def train(
     chosen_device = choose_device(device)
     out = paths.model_folder(name, arch, chosen_seed)
     curves = paths.curves_folder(name, arch, chosen_seed)
-    for folder in (out.parent, paths.scratch_folder(name, arch, chosen_seed), curves):
+    target = Path(os.path.realpath(out))  # if the model folder is a link
+    for folder in (out.parent, target.parent, paths.scratch_folder(name, arch, chosen_seed), curves):
         check_writable(folder, folder)
     with distributed.process_group(chosen_device):
         result = run_training(params, name, arch, chosen_seed, chosen_device, curves, start_from)

@@ -152,7 +152,7 @@ def _topline_cell(metrics: dict[str, Any], key: str) -> Measurement | None:
 
 def _read_seeds(ours: Ours, folders: Sequence[Path]) -> list[dict[str, Any]]:
     """Read the metrics of a row's seeds that were evaluated. Refuse seeds whose mean would mix different test data."""
-    seeds = [int(folder.name.removeprefix("seed-")) for folder in folders if (folder / METRICS).is_file()]
+    seeds = sorted(int(folder.name.removeprefix("seed-")) for folder in folders if (folder / METRICS).is_file())
     metrics = [read_run_metrics(ours.preset, ours.arch, seed) for seed in seeds]
     for seed, other in zip(seeds, metrics, strict=True):
         if different := differing_conditions(metrics[0], other):

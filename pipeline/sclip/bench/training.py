@@ -1,7 +1,7 @@
 """Time a training step that reads stored features, as states and as codes, against other ways to get features.
 
-They are on the device already, or the speech encoder computes them in every step, or both frozen encoders run in every
-step, as published.
+In the other ways, the features are on the device already, the speech encoder computes them in every step, or both
+frozen encoders run in every step, as published.
 """
 
 import copy

@@ -52,7 +52,7 @@ class _Commands(click.Group):
         except UserError as error:
             raise click.ClickException(_shown(with_preset(str(error), ctx))) from None
         except RuntimeError as error:
-            if str(error) == "can't start new thread":  # Python's
+            if str(error) == "can't start new thread":  # the message of Python's threads
                 raise click.ClickException(MORE_THREADS) from None
             if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch
                 raise

@@ -172,7 +172,7 @@ def _disk_speed(folder: Path) -> float:
     except OSError as error:
         raise UserError(
             f"{folder}: the disk's speed is measured with a temporary file of {DISK_BYTES // 10**6} MB in this folder, "
-            f"and that failed: {error.strerror}; make it possible to write there"
+            f"and that failed: {error.strerror}; allow writing there, or free some space"
         ) from None
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -74,6 +75,20 @@ def test_too_few_threads_are_one_line_with_what_to_do(monkeypatch):
     result = CliRunner().invoke(main, ["bench"])
     assert result.output.startswith("Error: the system allows no more processes and threads. Stop other programs, or")
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("error", ["OSError('no libtorchaudio.so')", "RuntimeError('TorchAudio has another CUDA.')"])
+def test_a_torchaudio_that_does_not_fit_is_one_line_with_what_to_do(error, tmp_path):
+    """transformers wraps one of these errors in another."""
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio/__init__.py").write_text(f"raise {error}")
+    search = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "sclip", "keywords", "data/examples/dog.wav"]
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": search}, stderr=subprocess.PIPE, text=True)
+    found = f"torchaudio {version('torchaudio')} does not work with torch {version('torch')}"
+    reason = error.split("'")[1].rstrip(".")
+    assert ended.stderr.startswith(f"Error: {found}: {reason}. Install one that does: ")
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
 
 
 def test_a_mistake_is_one_line_and_imports_no_torch():

@@ -2,9 +2,11 @@
 
 import configparser
 import re
+from importlib.metadata import requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +32,22 @@ def extra(name: str) -> dict[str, Requirement]:
 
 
 def pinned() -> dict[str, str]:
-    """The first version that each constraint allows: 2.11.0 of `torch==2.11.*`."""
+    """Return the version of each package in constraints.txt, which must be exact."""
     found = requirements((ROOT / "constraints.txt").read_text())
-    assert all(re.fullmatch(r"==[\d.]+\.\*", str(pin.specifier)) for pin in found.values())
-    return {name: str(pin.specifier)[2:].replace("*", "0") for name, pin in found.items()}
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in found.values())
+    return {canonicalize_name(name): str(pin.specifier)[2:] for name, pin in found.items()}
+
+
+def add_needed(name: str, extras: frozenset[str], found: set[tuple[str, frozenset[str]]]) -> None:
+    """Add a package to `found`, and what it needs on this machine if its installed version is the pinned one."""
+    if (name, extras) in found:
+        return
+    found.add((name, extras))
+    if name != "sclip" and version(name) != pinned().get(name):
+        return
+    for one in map(Requirement, requires(name) or []):
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras | {""}):
+            add_needed(canonicalize_name(one.name), frozenset(one.extras), found)
 
 
 def tried() -> dict[str, tuple[str, str, str]]:
@@ -44,14 +58,19 @@ def tried() -> dict[str, tuple[str, str, str]]:
 
 
 def test_pinned_versions_lie_in_the_ranges_of_setup_cfg():
-    ranges, pins = required(), pinned()
-    assert {"torch", "torchaudio", "torchvision", "transformers"} <= pins.keys() <= ranges.keys()
-    for name, version in pins.items():
-        assert ranges[name].specifier.contains(version), f"{name} {version}"
+    pins = pinned()
+    for name, one in (required() | extra("dev")).items():
+        assert one.specifier.contains(pins[canonicalize_name(name)]), name
+
+
+def test_every_package_that_an_installation_needs_is_pinned():
+    found = set()
+    add_needed("sclip", frozenset({"dev"}), found)
+    assert {name for name, _ in found} - {"sclip"} <= pinned().keys()
 
 
 def test_ranges_start_at_the_oldest_versions_that_were_tried_and_allow_the_newest():
-    """torch 2.15 fails at the import of torchaudio 2.11, its last release."""
+    """The import of torchaudio 2.11.0 fails with torch 2.15, and that of torchaudio 2.11.1 with torch 2.11."""
     ranges = required() | extra("parquet") | extra("faiss")
     versions = tried()
     python = versions.pop("Python")
@@ -61,8 +80,11 @@ def test_ranges_start_at_the_oldest_versions_that_were_tried_and_allow_the_newes
         (start,) = (part.version for part in ranges[name].specifier if part.operator == ">=")
         assert Version(start) == Version(oldest), name
         assert all(ranges[name].specifier.contains(version) for version in (pin, newest)), name
-    for name, pin in pinned().items():
-        assert versions[name][1].startswith(pin.removesuffix(".0") + "."), name
+    pins = pinned()
+    assert {name: pins[canonicalize_name(name)] for name in versions} == {
+        name: pin for name, (_, pin, _) in versions.items()
+    }
+    assert not ranges["torchaudio"].specifier.contains("2.11.1")
     assert not ranges["torch"].specifier.contains("2.15.0")
 
     first, last = (version.rpartition(".")[0] for version in (python[0], python[2]))

@@ -6,12 +6,13 @@ import logging
 import os
 import re
 import shlex
+from importlib.metadata import version
 from typing import Any
 
 import click
 
 from sclip import __version__
-from sclip.errors import UserError, printable
+from sclip.errors import UserError, one_line, printable
 from sclip.startup import STOPPED, STOPPED_STATUS
 
 MORE_MEMORY = (
@@ -21,6 +22,10 @@ MORE_MEMORY = (
 MORE_THREADS = (
     "the system allows no more processes and threads. Stop other programs, or raise the limit (`ulimit -u`, or the "
     "limit of a container), and run the same command again"
+)
+FITTING_TORCHAUDIO = (
+    "Install one that does: 2.11.1 for torch 2.13 or newer, 2.11.0 for torch 2.11 or 2.12, and that of the same number "
+    "for an older torch. Or uninstall it: only MFCCs need torchaudio"
 )
 CHOSEN_PRESET = "sclip.preset"  # the key of click's context for a preset other than the default one
 
@@ -51,6 +56,9 @@ class _Commands(click.Group):
             raise  # of `| head`: click ends without a message
         except UserError as error:
             raise click.ClickException(_shown(with_preset(str(error), ctx))) from None
+        except ImportError as error:
+            _explain_torchaudio(error)
+            raise
         except RuntimeError as error:
             if str(error) == "can't start new thread":  # the message of Python's threads
                 raise click.ClickException(MORE_THREADS) from None
@@ -59,11 +67,22 @@ class _Commands(click.Group):
             reason = ". ".join(_shown(str(error)).replace("\n", " ").split(". ")[:2]).rstrip(".")
             raise click.ClickException(f"{reason}. {MORE_MEMORY}") from None
         except OSError as error:  # of a full disk, or of a folder that cannot be written
+            _explain_torchaudio(error)
             raise click.ClickException(_shown(_reason(error))) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
         return list(self.commands)
+
+
+def _explain_torchaudio(error: Exception) -> None:
+    """Say what to do if an import failed because of torchaudio. transformers imports it wherever it is installed."""
+    cause = (error.__cause__ or error) if isinstance(error, ImportError) else error  # transformers wraps some errors
+    reason = _shown(one_line(cause)).rstrip(".")
+    is_of_a_file = getattr(cause, "strerror", None) is not None  # whose name may have any word
+    if "torchaudio" in reason.lower() and not is_of_a_file:
+        found = f"torchaudio {version('torchaudio')} does not work with torch {version('torch')}"
+        raise click.ClickException(f"{found}: {reason}. {FITTING_TORCHAUDIO}") from None
 
 
 def with_preset(message: str, ctx: click.Context) -> str:

@@ -4,11 +4,13 @@ MTEB (https://github.com/embeddings-benchmark/mteb) has retrieval tasks between 
 is MTEB's hit_rate_at_K. MTEB's recall_at_K divides by the number of all right answers, and its main score is nDCG@10.
 """
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 from huggingface_hub import constants
 from torch import Tensor
@@ -141,6 +143,7 @@ def run_mteb(name: str, tasks: Sequence[str], out: Path, device: str, branch: st
         found = mteb.get_tasks(tasks=list(tasks))
     except KeyError as error:
         raise UserError(f"MTEB {mteb.__version__}: {error.args[0]}") from None
+    _check_decoder(found)
     _check_data(found)
     model = open_for_mteb(name, device, branch)
     try:
@@ -153,12 +156,31 @@ def run_mteb(name: str, tasks: Sequence[str], out: Path, device: str, branch: st
         )
     except UserError:
         raise
-    except (OSError, RuntimeError, ImportError) as error:  # of the network, the disk, and of what decodes audio
+    except (OSError, RuntimeError, ImportError) as error:  # of the network, the disk, and of a damaged recording
         reason = one_line(error) or type(error).__name__
         raise UserError(f"{', '.join(tasks)}: not evaluated: {reason}") from None
     metrics = {task.metadata.name: str(task.metadata.main_score) for task in found}
     rows = [row for task in result.task_results for row in _scores(task, metrics[task.task_name])]
     return Benchmark(model.name, model.revision, out, rows)
+
+
+def _check_decoder(tasks: Sequence[Any]) -> None:
+    """Refuse tasks whose recordings cannot be decoded, before MTEB downloads them."""
+    from datasets import Audio
+
+    names = [task.metadata.name for task in tasks if "audio" in task.metadata.modalities]
+    if not names:
+        return
+    recording = io.BytesIO()
+    soundfile.write(recording, torch.zeros(160).numpy(), SAMPLE_RATE, format="WAV")
+    try:
+        Audio().decode_example({"bytes": recording.getvalue(), "path": None})["array"]
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = one_line(error).split(". ")[0]
+        raise UserError(
+            f"{', '.join(names)}: the recordings cannot be decoded ({reason}); install FFmpeg, such as Debian's "
+            f"package ffmpeg, and the torchcodec that fits torch {torch.__version__}"
+        ) from None
 
 
 def _check_data(tasks: Sequence[Any]) -> None:

@@ -24,8 +24,8 @@ MORE_THREADS = (
     "limit of a container), and run the same command again"
 )
 FITTING_TORCHAUDIO = (
-    "Install one that does: 2.11.1 for torch 2.13 or newer, 2.11.0 for torch 2.11 or 2.12, and that of the same number "
-    "for an older torch. Or uninstall it: only MFCCs need torchaudio"
+    "Install one that does: 2.11.1 for torch 2.13 or newer, 2.11.0 for torch 2.11 or 2.12, torch's own version for an "
+    "older torch, and a build without CUDA for a torch without CUDA. Or uninstall it: only MFCCs need torchaudio"
 )
 CHOSEN_PRESET = "sclip.preset"  # the key of click's context for a preset other than the default one
 

@@ -166,11 +166,11 @@ def run_mteb(name: str, tasks: Sequence[str], out: Path, device: str, branch: st
 
 def _check_decoder(tasks: Sequence[Any]) -> None:
     """Refuse tasks whose recordings cannot be decoded, before MTEB downloads them."""
-    from datasets import Audio
-
     names = [task.metadata.name for task in tasks if "audio" in task.metadata.modalities]
     if not names:
         return
+    from datasets import Audio
+
     recording = io.BytesIO()
     soundfile.write(recording, torch.zeros(160).numpy(), SAMPLE_RATE, format="WAV")
     try:
